@@ -1,0 +1,51 @@
+"""Vision Transformers made cheaper by condensing their tokens, in JAX.
+
+    import tcvit_jax as tc
+    model = tc.create_model("deit_small_patch16_224", reducer=tc.GTP(), schedule=8)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tcvit_jax import convert, schedule
+    from tcvit_jax.errors import InputError
+    from tcvit_jax.measure import describe
+    from tcvit_jax.models import create_model, list_models
+    from tcvit_jax.reducers import GTP, TCViT
+    from tcvit_jax.tokens import Plan, Tokens, Trace
+    from tcvit_jax.training.checkpoint import load
+
+__version__ = "0.1.0"
+__all__ = [
+    "GTP", "InputError", "Plan", "TCViT", "Tokens", "Trace", "convert", "create_model", "describe", "list_models",
+    "load", "schedule",
+]  # fmt: skip
+
+# Where each public name lives. Resolved on first use: data workers and `--help` do not wait for JAX.
+_HOMES = {
+    "GTP": "reducers",
+    "InputError": "errors",
+    "Plan": "tokens",
+    "TCViT": "reducers",
+    "Tokens": "tokens",
+    "Trace": "tokens",
+    "create_model": "models",
+    "describe": "measure",
+    "list_models": "models",
+    "load": "training.checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("convert", "schedule"):
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

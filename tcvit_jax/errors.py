@@ -1,0 +1,25 @@
+"""The one exception that a user's mistake ends in, and the wording that every such message shares."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used. One line: the thing, its value, and the nearest right one.
+
+    The scripts print it without a traceback; a library user catches it as a `ValueError`.
+    """
+
+
+def unknown(kind: str, name: object, options: Iterable[str]) -> InputError:
+    """The error for a name that is not among `options`: names the nearest one, or lists them all.
+
+    Args:
+        kind: what the name was meant to be, e.g. `"model"`.
+        name: what the user typed.
+        options: every name that would have been right.
+    """
+    options = sorted(options)
+    nearest = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"choose one of: {', '.join(options)}"
+    return InputError(f"unknown {kind} {name!r}: {hint}")

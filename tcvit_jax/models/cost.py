@@ -1,0 +1,98 @@
+"""Multiply-adds (MACs) of a Vision Transformer, for any number of tokens in each block.
+
+The convention of the field: matrix products alone (linear layers, attention, patch embedding, head), attention at the
+length that enters a block and MLP at the length that leaves it; norms, softmax, GELU and biases are free. Reducers
+report their own products, which the papers leave out; here they are counted, on lines of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tcvit_jax.reducers.base import Reducer
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a model's cost depends on."""
+
+    patches: int
+    prefix: int
+    patch_values: int
+    width: int
+    depth: int
+    heads: int
+    mlp_hidden: int
+    classes: int
+
+
+@dataclass(frozen=True)
+class BlockCost:
+    """MACs of one block, which patch tokens enter and leave it."""
+
+    tokens_in: int
+    tokens_out: int
+    attention: int
+    mlp: int
+    reducer: int
+
+    @property
+    def total(self) -> int:
+        """All of the block's products."""
+        return self.attention + self.mlp + self.reducer
+
+
+@dataclass(frozen=True)
+class Cost:
+    """MACs of one image, part by part."""
+
+    embed: int
+    prepare: int
+    blocks: tuple[BlockCost, ...]
+    head: int
+
+    @property
+    def reducer(self) -> int:
+        """What the method itself costs: preparation, signals, plans and their application."""
+        return self.prepare + sum(block.reducer for block in self.blocks)
+
+    @property
+    def total(self) -> int:
+        """Everything, the method's own products included."""
+        return self.embed + self.prepare + sum(block.total for block in self.blocks) + self.head
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Patch tokens at the start and after each block."""
+        return (self.blocks[0].tokens_in, *(block.tokens_out for block in self.blocks))
+
+
+def cost(shape: Shape, removed: tuple[int, ...], reducer: Reducer | None) -> Cost:
+    """The MACs of one image when `removed[l]` patch tokens leave block `l`."""
+    blocks, patches = [], shape.patches
+    for count in removed:
+        blocks.append(_block(shape, patches, patches - count, reducer))
+        patches -= count
+    prepare = reducer.prepare_macs(shape.patches, shape.width) if reducer and any(removed) else 0
+    return Cost(
+        embed=shape.patches * shape.patch_values * shape.width,
+        prepare=prepare,
+        blocks=tuple(blocks),
+        head=shape.width * shape.classes,
+    )
+
+
+def _block(shape: Shape, entering: int, leaving: int, reducer: Reducer | None) -> BlockCost:
+    width, tokens = shape.width, entering + shape.prefix
+    removing = entering - leaving
+    method = 0
+    if reducer is not None and removing:
+        method = reducer.plan_macs(entering, leaving, shape.prefix, shape.heads)
+        method += leaving * removing * (width + 1) + leaving * width
+    return BlockCost(
+        tokens_in=entering,
+        tokens_out=leaving,
+        attention=4 * tokens * width**2 + 2 * tokens**2 * width,
+        mlp=2 * (leaving + shape.prefix) * width * shape.mlp_hidden,
+        reducer=method,
+    )

@@ -1,0 +1,156 @@
+"""The layers of a Vision Transformer, with the numerics of the weights they load: exact GELU, exact variance.
+
+Sub-module and parameter names are timm's, with `blocks_0` for `blocks.0`: they are the checkpoint's contract.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from tcvit_jax.ops import plans
+from tcvit_jax.ops.attention import Signals, attention
+from tcvit_jax.reducers.base import Reducer
+from tcvit_jax.tokens import Tokens
+
+weight_init = nn.initializers.truncated_normal(0.02)
+
+
+def dense(features: int, name: str, dtype: str, use_bias: bool = True) -> nn.Dense:
+    """A linear layer with float32 parameters that computes in `dtype`."""
+    return nn.Dense(features, use_bias=use_bias, dtype=dtype, kernel_init=weight_init, name=name)
+
+
+def layer_norm(epsilon: float, name: str, dtype: str) -> nn.LayerNorm:
+    """LayerNorm with the two-pass variance; Flax's default, E[x^2] - E[x]^2, loses digits that torch keeps."""
+    return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al., 2016): drops a residual branch for whole images, and scales the others up."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """`x [B, T, D]`, unchanged unless training."""
+        if not train or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        mask = jax.random.bernoulli(self.make_rng("dropout"), keep, (x.shape[0], 1, 1))
+        return jnp.where(mask, x / keep, 0)
+
+
+class LayerScale(nn.Module):
+    """A learned factor per channel on a residual branch (CaiT, DeiT-III)."""
+
+    init_value: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`x [..., D] * gamma [D]`."""
+        gamma = self.param("gamma", nn.initializers.constant(self.init_value), (x.shape[-1],))
+        return x * gamma.astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention that returns the signals its caller asks for."""
+
+    num_heads: int
+    qkv_bias: bool
+    qk_norm: bool
+    norm_eps: float
+    drop_rate: float
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self, x: Array, key_bias: Array | None, signals: tuple[str, ...], train: bool
+    ) -> tuple[Array, Signals]:
+        """From `x [B, T, D]` and `key_bias [B, T]` to the attended `[B, T, D]` and its signals."""
+        batch, tokens, width = x.shape
+        qkv = dense(3 * width, "qkv", self.dtype, self.qkv_bias)(x)
+        qkv = qkv.reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
+        q, k, v = jnp.transpose(qkv, (2, 0, 3, 1, 4))
+        if self.qk_norm:
+            q = layer_norm(self.norm_eps, "q_norm", self.dtype)(q)
+            k = layer_norm(self.norm_eps, "k_norm", self.dtype)(k)
+        values, found = attention(q, k, v, key_bias=key_bias, signals=signals)
+        values = jnp.transpose(values, (0, 2, 1, 3)).reshape(batch, tokens, width)
+        out = dense(width, "proj", self.dtype)(values)
+        return nn.Dropout(self.drop_rate)(out, deterministic=not train), found
+
+
+class Mlp(nn.Module):
+    """Two linear layers around an exact GELU."""
+
+    hidden: int
+    drop_rate: float
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """`[B, T, D]` to `[B, T, D]`."""
+        width = x.shape[-1]
+        x = nn.gelu(dense(self.hidden, "fc1", self.dtype)(x), approximate=False)
+        # Without the barrier XLA recomputes the erf inside the second product on a CPU, a tenth slower.
+        x = jax.lax.optimization_barrier(x)
+        x = nn.Dropout(self.drop_rate)(x, deterministic=not train)
+        x = dense(width, "fc2", self.dtype)(x)
+        return nn.Dropout(self.drop_rate)(x, deterministic=not train)
+
+
+class Block(nn.Module):
+    """Attention, token reduction, MLP: `Tokens` in, fewer `Tokens` out."""
+
+    num_heads: int
+    mlp_hidden: int
+    qkv_bias: bool
+    qk_norm: bool
+    init_values: float | None
+    skip_lam: float
+    norm_eps: float
+    drop_rate: float
+    drop_path_rate: float
+    reducer: Reducer | None
+    dtype: str
+
+    def _branch(self, x: Array, index: int, train: bool) -> Array:
+        """What a residual branch goes through before it is added."""
+        if self.init_values:
+            x = LayerScale(self.init_values, name=f"ls{index}")(x)
+        return DropPath(self.drop_path_rate, name=f"drop_path{index}")(x, train) / self.skip_lam
+
+    @nn.compact
+    def __call__(self, tokens: Tokens, remove: int, weighted: bool, train: bool) -> Tokens:
+        """One block.
+
+        Args:
+            tokens: in.
+            remove: static, how many patch tokens leave between attention and MLP; 0 asks for no signal and no plan.
+            weighted: static, whether any token may stand for several, so that keys are biased by `log(size)`.
+            train: whether dropout and drop-path are on.
+        """
+        removing = self.reducer is not None and remove > 0
+        signals = self.reducer.signals if removing else ()
+        key_bias = size_bias(tokens) if weighted else None
+        attend = Attention(
+            self.num_heads, self.qkv_bias, self.qk_norm, self.norm_eps, self.drop_rate, self.dtype, name="attn"
+        )
+        y = layer_norm(self.norm_eps, "norm1", self.dtype)(tokens.x)
+        y, found = attend(y, key_bias, signals, train)
+        tokens = tokens.with_x(tokens.x + self._branch(y, 1, train))
+        if removing:
+            plan = self.reducer.plan(tokens, found, tokens.origin.shape[1] - remove)
+            tokens = plans.apply(plan, tokens)
+        y = layer_norm(self.norm_eps, "norm2", self.dtype)(tokens.x)
+        y = Mlp(self.mlp_hidden, self.drop_rate, self.dtype, name="mlp")(y, train)
+        return tokens.with_x(tokens.x + self._branch(y, 2, train))
+
+
+def size_bias(tokens: Tokens) -> Array:
+    """`log(size)` of every key `[B, T]`; a prefix token stands for itself alone. Sizes are constants to the gradient."""
+    bias = jax.lax.stop_gradient(jnp.log(tokens.size))
+    return jnp.pad(bias, ((0, 0), (tokens.prefix, 0)))

@@ -1,0 +1,1 @@
+"""Pure functions on arrays: ranking, gathers, graphs, walks, attention with signals. No Flax, no state."""

@@ -1,0 +1,65 @@
+"""Graphs over the patch grid: spatial neighbours, semantic neighbours, and their union (GTP-ViT, section 3).
+
+An adjacency is boolean `[.., N0, N0]`, row = receiver, without self loops. It is normalised by row degrees,
+`A[i, j] / sqrt(deg_i * deg_j)`, by broadcasting and only for the entries that a plan reads.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from tcvit_jax.errors import InputError
+from tcvit_jax.ops.gather import take_block, take_rows
+
+
+def spatial(grid: tuple[int, int]) -> np.ndarray:
+    """`[N0, N0]` bool: the eight neighbours on a `(height, width)` grid in raster order."""
+    row, column = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
+    distance = np.maximum(abs(row[:, None] - row), abs(column[:, None] - column))
+    return distance == 1
+
+
+def semantic(x: Array, neighbors: int) -> Array:
+    """`[B, N, N]` bool: each token's `neighbors` nearest others by cosine, never itself; ties to the lower index.
+
+    Cosines are float32 at full precision, whatever the dtype of `x [B, N, D]`. An all-zero token has cosine 0
+    with every other.
+
+    Raises:
+        InputError: fewer than `neighbors` other tokens exist.
+    """
+    tokens = x.shape[1]
+    if not 0 <= neighbors < tokens:
+        raise InputError(
+            f"neighbors={neighbors} is out of range: {tokens} patch tokens have between 0 and {tokens - 1} others"
+        )
+    x = x.astype(jnp.float32)
+    norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
+    unit = x / jnp.where(norm > 0, norm, 1)
+    cosine = jnp.einsum("bid,bjd->bij", unit, unit, precision=jax.lax.Precision.HIGHEST)
+    cosine = jnp.where(jnp.eye(tokens, dtype=bool), -jnp.inf, cosine)
+    nearest = jnp.argsort(-cosine, axis=-1, stable=True)[..., :neighbors]
+    batch, row = jnp.arange(x.shape[0])[:, None, None], jnp.arange(tokens)[None, :, None]
+    return jnp.zeros(cosine.shape, bool).at[batch, row, nearest].set(True)
+
+
+def inverse_root_degree(adjacency: Array) -> Array:
+    """`[B, N0]` float32: `deg ** -0.5` of each row, 1 for a token without neighbours (its entries are all 0)."""
+    degree = adjacency.sum(-1)
+    return jax.lax.rsqrt(jnp.maximum(degree, 1).astype(jnp.float32))
+
+
+def normalised_block(adjacency: Array, root: Array, rows: Array, columns: Array) -> Array:
+    """Entries `[B, K, R]` of the normalised adjacency at the given original patches, float32.
+
+    Sub-matrices of the first graph are all that later blocks need: degrees are not recomputed when tokens leave.
+
+    Args:
+        adjacency: `[B, N0, N0]` bool.
+        root: `[B, N0]`, from `inverse_root_degree`.
+        rows: `[B, K]` original indices of the receivers.
+        columns: `[B, R]` original indices of the sources.
+    """
+    block = take_block(adjacency, rows, columns).astype(jnp.float32)
+    return block * take_rows(root, rows)[:, :, None] * take_rows(root, columns)[:, None, :]

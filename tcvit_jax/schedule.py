@@ -1,0 +1,107 @@
+"""How many patch tokens leave each block: from a number, a list, or a budget of multiply-adds.
+
+A schedule is resolved once, when a model is made, into one static Python int per block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tcvit_jax.errors import InputError
+
+# Multiply-adds of one image for a given number of removed tokens per block.
+Cost = Callable[[tuple[int, ...]], int]
+
+
+class Schedule(Protocol):
+    """Anything that says how many patch tokens leave each of `depth` blocks, out of `patches` at the start."""
+
+    def removed(self, patches: int, depth: int, cost: Cost) -> tuple[int, ...]:
+        """Removed tokens per block, `depth` ints."""
+        ...
+
+
+@dataclass(frozen=True)
+class constant:
+    """The same number leaves every block (GTP's `P`, ToMe's `r`)."""
+
+    count: int
+
+    def removed(self, patches: int, depth: int, cost: Cost) -> tuple[int, ...]:
+        """`count`, `depth` times."""
+        most = (patches - 1) // depth
+        if self.count > most:
+            raise InputError(
+                f"schedule={self.count} removes {self.count * depth} of {patches} patch tokens in {depth} blocks: "
+                f"at most {most} per block leave one"
+            )
+        return (self.count,) * depth
+
+
+@dataclass(frozen=True)
+class explicit:
+    """A number for every block."""
+
+    counts: tuple[int, ...]
+
+    def removed(self, patches: int, depth: int, cost: Cost) -> tuple[int, ...]:
+        """The list itself, if it is as long as the model is deep."""
+        if len(self.counts) != depth:
+            raise InputError(f"schedule lists {len(self.counts)} blocks and the model has {depth}")
+        return self.counts
+
+
+@dataclass(frozen=True)
+class budget:
+    """The fewest tokens, spread evenly over the blocks, whose removal brings an image down to `gmacs` (1e9 MACs).
+
+    The method's own products count too. A budget above the dense model's cost removes nothing.
+    """
+
+    gmacs: float
+
+    def removed(self, patches: int, depth: int, cost: Cost) -> tuple[int, ...]:
+        """The first even spread, by the total removed, that fits."""
+        spreads = [_spread(total, depth) for total in range(patches)]
+        for spread in spreads:
+            if cost(spread) <= self.gmacs * 1e9:
+                return spread
+        least = min(map(cost, spreads)) / 1e9
+        raise InputError(f"budget gmacs={self.gmacs:g} cannot be met: the least is {least:.3g}, with one patch token left")
+
+
+def _spread(total: int, depth: int) -> tuple[int, ...]:
+    """`total` over `depth` blocks, as evenly as whole tokens allow."""
+    edges = [total * block // depth for block in range(depth + 1)]
+    return tuple(after - before for before, after in zip(edges, edges[1:], strict=False))
+
+
+def resolve(schedule: int | Sequence[int] | Schedule, patches: int, depth: int, cost: Cost) -> tuple[int, ...]:
+    """Removed patch tokens per block, checked: none negative, and at least one token left.
+
+    Args:
+        schedule: an int (for every block), a sequence (for each), or one of this module's objects.
+        patches: patch tokens at the start.
+        depth: blocks.
+        cost: multiply-adds of one image, for `budget`.
+
+    Raises:
+        InputError: it does not fit the model.
+    """
+    if isinstance(schedule, int):
+        schedule = constant(schedule)
+    elif isinstance(schedule, Sequence):
+        schedule = explicit(tuple(schedule))
+    removed = tuple(int(count) for count in schedule.removed(patches, depth, cost))
+    left = patches
+    for block, count in enumerate(removed):
+        if count < 0:
+            raise InputError(f"schedule removes {count} tokens in block {block}: use 0 or more")
+        if count >= left:
+            raise InputError(
+                f"schedule removes {count} tokens in block {block}, which has {left}: at most {left - 1} leave one"
+            )
+        left -= count
+    return removed

@@ -1,0 +1,109 @@
+"""The pytrees that flow through every model: `Tokens`, the `Plan` that condenses them, the `Trace` of a forward pass.
+
+Shape letters here and everywhere: `B` batch, `T` tokens with prefix, `P` prefix tokens, `N` patch tokens,
+`N0` patches at the start, `K` kept, `R` removed, `D` width, `H` heads, `d` head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens between two layers, and what must follow them when some are removed.
+
+    Attributes:
+        x: `[B, T, D]` features; the `prefix` protected tokens (class, distillation, registers) come first.
+        size: `[B, N]` float32, how many original patches each patch token stands for.
+        origin: `[B, N]` int32, the original patch index of each patch token, ascending.
+        slots: `[B, N0]` int32, for every original patch the row (among the patch tokens) that holds it, or -1.
+        state: what the reducer prepared once for the whole pass (a graph, say), indexed by original patches.
+        prefix: how many prefix tokens there are; static.
+    """
+
+    x: Array
+    size: Array
+    origin: Array
+    slots: Array
+    state: Any = None
+    prefix: int = field(default=1, metadata={"static": True})
+
+    @classmethod
+    def start(cls, x: Array, prefix: int) -> Tokens:
+        """Tokens straight from the embedding: every patch its own token, of size one."""
+        batch, patches = x.shape[0], x.shape[1] - prefix
+        index = jnp.broadcast_to(jnp.arange(patches, dtype=jnp.int32), (batch, patches))
+        return cls(x, jnp.ones((batch, patches), jnp.float32), index, index, prefix=prefix)
+
+    @property
+    def patches(self) -> Array:
+        """`[B, N, D]`, the tokens that a reducer may remove."""
+        return self.x[:, self.prefix :]
+
+    def with_x(self, x: Array) -> Tokens:
+        """The same tokens with other features."""
+        return replace(self, x=x)
+
+    def with_state(self, state: Any) -> Tokens:
+        """The same tokens with what a reducer prepared."""
+        return replace(self, state=state)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Plan:
+    """What one block does with its patch tokens: `y = self_weight * x[kept] + weight @ x[removed]`.
+
+    Indices are rows among the patch tokens now, ascending, so that survivors stay in raster order.
+
+    Attributes:
+        kept: `[B, K]` int32.
+        removed: `[B, R]` int32.
+        weight: `[B, K, R]` float32, with what weight each removed token enters each kept one.
+        self_weight: `[B, K]` float32, with what weight a kept token enters itself.
+        share: `[B, K, R]` float32, the part of each removed token's size that passes to each kept token.
+        target: `[B, R]` int32, the row among `kept` that holds a removed token's patches from now on;
+            -1 where it found none, and its patches are lost.
+    """
+
+    kept: Array
+    removed: Array
+    weight: Array
+    self_weight: Array
+    share: Array
+    target: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Trace:
+    """The plans of one forward pass, composed: one entry per block, whether or not it removed anything.
+
+    Attributes:
+        kept: per block `[B, K]` int32, the original patch index of each surviving token, ascending.
+        slots: per block `[B, N0]` int32, the row among them that holds each original patch, or -1.
+        sizes: per block `[B, K]` float32, how many original patches each surviving token stands for.
+        counts: per block `[B]` int32, how many patch tokens survive in each image.
+    """
+
+    kept: tuple[Array, ...] = ()
+    slots: tuple[Array, ...] = ()
+    sizes: tuple[Array, ...] = ()
+    counts: tuple[Array, ...] = ()
+
+    def record(self, tokens: Tokens) -> Trace:
+        """The trace with one more block, after which `tokens` are what survives."""
+        counts = jnp.full(tokens.origin.shape[0], tokens.origin.shape[1], jnp.int32)
+        return Trace(
+            kept=(*self.kept, tokens.origin),
+            slots=(*self.slots, tokens.slots),
+            sizes=(*self.sizes, tokens.size),
+            counts=(*self.counts, counts),
+        )
