@@ -35,28 +35,32 @@ def open_tfds(name: str, split: str, directory: str = "") -> TFDS:
         InputError: an unknown name or split, a data set without labelled images, or one that is not prepared on this
             machine, with the command that prepares it.
     """
+    # TFDS warns of every directory that it finds nothing in; our error says it once, and better.
+    with _quiet():
+        builder = _builder(name, directory)
+        features = builder.info.features
+        if "image" not in features or "label" not in features:
+            raise InputError(f"dataset {name!r} has no image and label: its features are {', '.join(features)}")
+        split = _validation_split(builder) if split == "val" else split
+        try:
+            records = builder.as_data_source(split=split)
+        except Exception as error:  # TFDS has a type of its own for almost every reason
+            raise _why_not(builder, split, error) from error
+    return TFDS(records, tuple(features["label"].names))
+
+
+def _builder(name: str, directory: str) -> Any:
     import tensorflow_datasets as tfds
 
     try:
-        with _quiet():
-            builder = tfds.builder(name, data_dir=directory or None, try_gcs=False)
-            features = builder.info.features
+        return tfds.builder(name, data_dir=directory or None, try_gcs=False)
     except tfds.core.registered.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
         raise unknown("dataset", name, ["digits", "folder", *known]) from error
-    if "image" not in features or "label" not in features:
-        raise InputError(f"dataset {name!r} has no image and label: its features are {', '.join(features)}")
-    split = _validation_split(builder) if split == "val" else split
-    try:
-        records = builder.as_data_source(split=split)
-    except Exception as error:  # TFDS has a type of its own for almost every reason
-        raise _why_not(builder, split, error) from error
-    return TFDS(records, tuple(features["label"].names))
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without TFDS's warning for every directory that it finds nothing in: our error says it once, and better."""
     from absl import logging
 
     verbosity = logging.get_verbosity()
