@@ -7,12 +7,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from flax import traverse_util
 
 from tcvit_jax.errors import InputError
-from tcvit_jax.models import ViT
+from tcvit_jax.models import ViT, parameter_shapes
 
 # Our path -> timm's name; the first rule that matches is taken, and a path no rule matches keeps its name.
 RULES: tuple[tuple[str, str], ...] = (
@@ -54,7 +53,7 @@ def from_torch(state_dict: Mapping[str, Any], model: ViT) -> dict[str, Any]:
     Raises:
         InputError: names missing, names nobody reads, or shapes that differ; all of them, in one line.
     """
-    expected = traverse_util.flatten_dict(_parameter_shapes(model))
+    expected = traverse_util.flatten_dict(parameter_shapes(model))
     names = {path: timm_name(path) for path in expected}
     unread = sorted(set(state_dict) - set(names.values()))
     problems, params = [], {}
@@ -79,8 +78,3 @@ def _to_numpy(value: Any) -> np.ndarray:
         # torch has no NumPy counterpart of bfloat16, so half precisions are widened on its side.
         value = value.detach().cpu().float().numpy()
     return np.asarray(value, np.float32)
-
-
-def _parameter_shapes(model: ViT) -> dict[str, Any]:
-    images = jax.ShapeDtypeStruct((1, *model.img_size, model.in_chans), np.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), images)["params"]

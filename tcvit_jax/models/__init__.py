@@ -1,6 +1,17 @@
 """Vision Transformers as Flax linen modules, and the registry of their names."""
 
 from tcvit_jax.models.vit import ViT
-from tcvit_jax.models.zoo import create_model, from_config, list_models, preprocessing, to_config
+from tcvit_jax.models.zoo import (
+    count_parameters,
+    create_model,
+    from_config,
+    list_models,
+    parameter_shapes,
+    preprocessing,
+    to_config,
+)
 
-__all__ = ["ViT", "create_model", "from_config", "list_models", "preprocessing", "to_config"]
+__all__ = [
+    "ViT", "count_parameters", "create_model", "from_config", "list_models", "parameter_shapes", "preprocessing",
+    "to_config",
+]  # fmt: skip

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import jax
+import numpy as np
+
 from tcvit_jax import reducers, schedule as schedules
 from tcvit_jax.errors import InputError, unknown
 from tcvit_jax.models.vit import ViT
@@ -108,6 +111,17 @@ def _check_sizes(model: ViT) -> None:
         raise InputError("global_pool='token' reads the class token, and class_token=False: use global_pool='avg'")
     if model.dtype not in ("float32", "bfloat16"):
         raise unknown("dtype", model.dtype, ("float32", "bfloat16"))
+
+
+def parameter_shapes(model: ViT) -> dict[str, Any]:
+    """The tree of parameters that `model` expects, as `jax.ShapeDtypeStruct`; nothing is computed."""
+    images = jax.ShapeDtypeStruct((1, *model.img_size, model.in_chans), np.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+
+
+def count_parameters(model: ViT) -> int:
+    """How many numbers `model` learns."""
+    return sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(model)))
 
 
 def to_config(model: ViT) -> dict[str, Any]:

@@ -1,0 +1,36 @@
+"""Evaluate a checkpoint, or published weights, on every image of a split.
+
+python eval.py --checkpoint runs/digits_gtp [--config.key=value ...]
+python eval.py --config configs/deit_s_gtp.py --weights deit_small_patch16_224.safetensors [--config.key=value ...]
+"""
+
+import argparse
+import sys
+
+
+def main(arguments: list[str]) -> int:
+    """Flags to a model and its data, those to the library."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", help="a run directory, or a checkpoint in one")
+    parser.add_argument("--config", help="with --weights: a file of configs/")
+    parser.add_argument("--weights", help="a .safetensors or .pth file in timm's names")
+    flags, overrides = parser.parse_known_args(arguments)
+    if bool(flags.checkpoint) == bool(flags.config and flags.weights):
+        parser.error("give --checkpoint DIR, or --config FILE and --weights FILE")
+
+    from tcvit_jax import InputError
+    from tcvit_jax.training.evaluate import evaluate_checkpoint, evaluate_weights
+
+    try:
+        if flags.checkpoint:
+            evaluate_checkpoint(flags.checkpoint, overrides)
+        else:
+            evaluate_weights(flags.config, flags.weights, overrides)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,140 @@
+"""Configurations: every key with its default, files that change some of them, and `--config.key=value` overrides."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from tcvit_jax.errors import InputError, unknown
+from tcvit_jax.models.zoo import OVERRIDES
+
+
+def default() -> ConfigDict:
+    """Every key there is. `None` means: as the model's name says."""
+    return ConfigDict(
+        {
+            "workdir": "",  # where the run is kept; "" is runs/<name of the config file>
+            "seed": 0,
+            "model": {"name": "deit_small_patch16_224", **dict.fromkeys(OVERRIDES)},
+            "reducer": {"name": "none"},
+            "schedule": 0,  # patch tokens that leave every block, or a list with one number for each
+            "gmacs": 0.0,  # instead of a schedule: the budget, in 1e9 multiply-adds; 0 is none
+            "weights": "",  # a .safetensors or .pth file in timm's names to start from; "" starts from scratch
+            "data": {
+                "name": "imagenet2012",  # "digits", "folder", or a TFDS name
+                "dir": "",  # of the folder, or of TFDS's prepared sets
+                "train_split": "train",
+                "eval_split": "val",
+                "augmentation": "crop",  # or "shift"
+                "shift": 1,  # pixels, of "shift"
+                "workers": 0,  # decoding processes; 0 decodes in this one
+                "mean": None,
+                "std": None,
+                "crop_pct": None,
+                "interpolation": None,
+            },
+            "batch_size": 1024,  # over all devices
+            "eval_batch_size": 1024,
+            "epochs": 300.0,
+            "label_smoothing": 0.1,
+            "optimizer": {
+                "lr": 1e-3,  # peak, at `batch_size`
+                "min_lr": 1e-5,
+                "warmup_epochs": 5.0,
+                "weight_decay": 0.05,
+                "b1": 0.9,
+                "b2": 0.999,
+                "clip_norm": 0.0,  # 0 is off
+                "ema_decay": 0.9999,
+            },
+            "log_every": 50,  # steps
+            "eval_every": 1.0,  # epochs
+            "checkpoint_every": 1000,  # steps
+        }
+    )
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The configuration that `path` makes, with `--config.key=value` overrides.
+
+    Args:
+        path: a Python file with `get_config()`.
+        overrides: such as `"--config.reducer.alpha=0.2"`.
+
+    Raises:
+        InputError: no such file, a file without `get_config`, an unknown key, a value of another kind.
+    """
+    file = Path(path)
+    if not file.is_file():
+        others = sorted(str(other) for other in file.parent.glob("*.py")) if file.parent.is_dir() else []
+        raise unknown("config file", path, others) if others else InputError(f"no config file {path!r}")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise InputError(f"config file {path!r} defines no get_config()")
+    config = module.get_config()
+    config.workdir = config.workdir or f"runs/{file.stem}"
+    return override(config, overrides)
+
+
+def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """`config` with `--config.key=value` strings applied, each value of the kind that it replaces.
+
+    Raises:
+        InputError: an argument of another form, an unknown key (with the nearest), a value of another kind.
+    """
+    config = ConfigDict(config.to_dict())
+    keys = dict(_flat(config))
+    for argument in overrides:
+        name, equals, text = argument.partition("=")
+        if not name.startswith("--config.") or not equals:
+            raise InputError(f"cannot use argument {argument!r}: overrides have the form --config.key=value")
+        key = name.removeprefix("--config.")
+        if key not in keys:
+            raise unknown("config key", key, keys)
+        *path, last = key.split(".")
+        section = config
+        for part in path:
+            section = section[part]
+        with section.ignore_type():
+            section[last] = _parse(key, text, keys[key])
+    return config
+
+
+def _flat(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _parse(key: str, text: str, old: Any) -> Any:
+    """`text` as a value of the kind of `old`; where that is None, of whatever kind it looks like."""
+    if isinstance(old, str):
+        return text
+    try:
+        value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(old, bool) or isinstance(value, bool):
+        fits = isinstance(old, bool | None) and isinstance(value, bool)
+    elif isinstance(old, float):
+        fits = isinstance(value, int | float)
+        value = float(value) if fits else value
+    elif key == "schedule":
+        fits = isinstance(value, int | tuple | list)
+    elif isinstance(old, tuple | list):
+        fits = isinstance(value, tuple | list)
+    else:
+        fits = old is None or isinstance(value, type(old))
+    if not fits:
+        raise InputError(f"config key {key!r} takes {type(old).__name__}, such as {old!r}, and was given {text!r}")
+    return value

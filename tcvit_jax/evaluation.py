@@ -1,0 +1,109 @@
+"""Exact evaluation: every example of a split counted once, whatever the batch size and the number of devices."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from tcvit_jax import sharding
+from tcvit_jax.errors import InputError
+from tcvit_jax.models import ViT
+from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.ops.images import normalise
+
+EvalStep = Callable[[Any, Mapping[str, Array]], dict[str, Array]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an evaluation found; counts are exact integers, rates their quotients.
+
+    Attributes:
+        top1, top5: the share of examples whose label has the highest logit, or one of the five highest.
+        loss: mean cross-entropy, without label smoothing.
+        examples: how many were counted.
+        images_per_second: forward passes of full batches on all devices, transfers included, the first batch (which
+            compiles) left out; `nan` where there was no other.
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    examples: int
+    images_per_second: float
+
+    def __str__(self) -> str:
+        right = round(self.top1 * self.examples)
+        return f"top1 {self.top1:.6f} ({right}/{self.examples})  top5 {self.top5:.6f}  loss {self.loss:.4f}"
+
+
+def label_rank(logits: Array, label: Array) -> Array:
+    """How many classes come before the label, `[B]` int32: 0 means top-1.
+
+    Exact, and without a sort: those with a greater logit, and among equals those of a lower index, as `argmax` has it.
+    A NaN comes before everything, so that a broken model is wrong and not right.
+
+    Args:
+        logits: `[B, classes]`.
+        label: `[B]` int.
+    """
+    own = jnp.take_along_axis(logits, label[:, None], axis=-1)
+    index = jnp.arange(logits.shape[-1])
+    others = index != label[:, None]
+    before = ~(logits <= own) | ((logits == own) & (index < label[:, None]))
+    return (before & others).sum(-1, dtype=jnp.int32)
+
+
+def make_eval_step(model: ViT, preprocessing: Preprocessing, mesh: Mesh) -> EvalStep:
+    """A compiled function from parameters and one masked batch to its sums: `top1`, `top5`, `loss`, `examples`."""
+
+    def eval_step(params: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+        images = normalise(batch["image"], preprocessing.mean, preprocessing.std)
+        logits = model.apply({"params": params}, images)
+        counted = batch["mask"] > 0
+        rank = label_rank(logits, batch["label"])
+        loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), batch["label"][:, None], axis=-1)[:, 0]
+        return {
+            "top1": (counted & (rank < 1)).sum(dtype=jnp.int32),
+            "top5": (counted & (rank < 5)).sum(dtype=jnp.int32),
+            "loss": jnp.where(counted, loss, 0).sum(),
+            "examples": counted.sum(dtype=jnp.int32),
+        }
+
+    whole = sharding.replicated(mesh)
+    return jax.jit(eval_step, in_shardings=(whole, sharding.split(mesh)), out_shardings=whole)
+
+
+def evaluate(step: EvalStep, params: Any, batches: Iterable[Mapping[str, np.ndarray]], mesh: Mesh) -> Result:
+    """Run `step` over all of `batches` (from `data.eval_batches`) and divide the sums.
+
+    Raises:
+        InputError: no example at all.
+    """
+    totals = {"top1": 0, "top5": 0, "loss": 0.0, "examples": 0}
+    seconds, timed = 0.0, 0
+    for index, batch in enumerate(batches):
+        start = time.perf_counter()
+        sums = jax.device_get(step(params, sharding.place(batch, mesh)))
+        if index:
+            seconds += time.perf_counter() - start
+            timed += len(batch["mask"]) * jax.process_count()
+        totals = {key: totals[key] + sums[key].item() for key in totals}
+    examples = totals["examples"]
+    if not examples:
+        raise InputError("the evaluation split holds no example")
+    return Result(
+        top1=totals["top1"] / examples,
+        top5=totals["top5"] / examples,
+        loss=totals["loss"] / examples,
+        examples=examples,
+        images_per_second=timed / seconds if timed else float("nan"),
+    )

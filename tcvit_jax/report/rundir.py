@@ -1,0 +1,96 @@
+"""The files of a run: `config.json`, `metrics.jsonl`, `summary.json`, `curves.png`, and `checkpoints/` beside them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tcvit_jax.errors import InputError
+
+
+class RunDirectory:
+    """One run's directory. Opening it again with the same configuration continues the run; with another is an error."""
+
+    def __init__(self, path: str | Path, config: Mapping[str, Any], write: bool = True) -> None:
+        """Make `path`, or check that the run in it has the same `config` (all but `workdir`).
+
+        With `write=False`, for the processes that leave files to the first one, nothing is written.
+
+        Raises:
+            InputError: another run is kept there; names the first key that differs.
+        """
+        self.path, self._writes = Path(path), write
+        self.path.mkdir(parents=True, exist_ok=True)
+        file = self.path / "config.json"
+        config = json.loads(json.dumps(config))
+        if file.is_file():
+            before, now = dict(_flat(json.loads(file.read_text()))), dict(_flat(config))
+            for key in sorted({*before, *now} - {"workdir"}):
+                if before.get(key) != now.get(key):
+                    raise InputError(
+                        f"{str(self.path)!r} holds a run with {key}={before.get(key)!r}, not {now.get(key)!r}: "
+                        "choose another directory with --config.workdir=PATH, or remove it"
+                    )
+        self._write("config.json", config)
+
+    @property
+    def metrics(self) -> Path:
+        """The log: one JSON object per line, each with its `step`."""
+        return self.path / "metrics.jsonl"
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Append a line to the log."""
+        if not self._writes:
+            return
+        with self.metrics.open("a") as file:
+            file.write(json.dumps({"step": step, **_finite(values)}) + "\n")
+
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of the log; a last one that a kill cut short is left out."""
+        if not self.metrics.is_file():
+            return []
+        lines = []
+        for line in self.metrics.read_text().splitlines():
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return lines
+
+    def forget_after(self, step: int) -> None:
+        """Drop what an interrupted run logged beyond its last checkpoint; those steps are taken again."""
+        if not self._writes:
+            return
+        lines = [line for line in self.history() if line["step"] <= step]
+        _replace(self.metrics, "".join(json.dumps(line) + "\n" for line in lines))
+
+    def write_summary(self, values: Mapping[str, Any]) -> None:
+        """Write `summary.json`."""
+        self._write("summary.json", _finite(values))
+
+    def _write(self, name: str, values: Any) -> None:
+        if self._writes:
+            _replace(self.path / name, json.dumps(values, indent=2) + "\n")
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: what was not measured is null."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a kill leaves the old one."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)

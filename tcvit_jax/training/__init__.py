@@ -1,0 +1,1 @@
+"""Training: optimiser, state, the compiled step, checkpoints, and the loop that ties them together."""

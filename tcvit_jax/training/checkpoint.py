@@ -1,0 +1,111 @@
+"""Orbax checkpoints: `params`, `ema`, `opt_state` and `meta` as items of their own, so that each can be read alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+
+from tcvit_jax import models, sharding
+from tcvit_jax.errors import InputError
+from tcvit_jax.models import ViT
+from tcvit_jax.training.step import TrainState
+
+FOLDER = "checkpoints"
+
+
+class Checkpoints:
+    """The checkpoints of one run: the newest two, written in the background, each whole or absent.
+
+    A context manager: leaving it waits until the last one is on the disk.
+    """
+
+    def __init__(self, workdir: Path) -> None:
+        """Open (and make) `workdir/checkpoints`."""
+        keep = ocp.checkpoint_managers.LatestN(2)
+        options = ocp.CheckpointManagerOptions(preservation_policy=keep, enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager((workdir / FOLDER).absolute(), options=options)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._manager.close()
+
+    def latest(self) -> int | None:
+        """The step of the newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState, meta: Mapping[str, Any]) -> None:
+        """Write `state` after `step` steps, with `meta`, what it takes to use it (JSON)."""
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(state.params),
+                ema=ocp.args.StandardSave(state.ema),
+                opt_state=ocp.args.StandardSave(state.opt_state),
+                meta=ocp.args.JsonSave(dict(meta)),
+            ),
+        )
+
+    def restore(self, step: int, like: TrainState, mesh: Mesh) -> TrainState:
+        """The state of a step, shaped as `like` (arrays or their shapes), on the mesh."""
+        wanted = sharding.as_replicated(like, mesh)
+        items = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(wanted.params),
+                ema=ocp.args.StandardRestore(wanted.ema),
+                opt_state=ocp.args.StandardRestore(wanted.opt_state),
+            ),
+        )
+        count = jax.device_put(jnp.asarray(step, jnp.int32), sharding.replicated(mesh))
+        return TrainState(count, items["params"], items["ema"], items["opt_state"])
+
+
+def load(directory: str | Path, weights: str = "ema") -> tuple[ViT, dict[str, Any], dict[str, Any]]:
+    """Any checkpoint this project wrote, with nothing else needed.
+
+    Args:
+        directory: of a run, of its checkpoints, or of one of them; a run's newest is taken.
+        weights: `"ema"`, the averaged parameters that evaluations report, or `"params"`.
+
+    Returns:
+        `(model, variables, meta)`: the module; `{"params": ...}` whole on every device; and how it was made: `step`,
+        `seed`, `model`, `preprocessing`, `classes`, `config`.
+
+    Raises:
+        InputError: a directory that holds no checkpoint, or one that cannot be read.
+    """
+    root, step = _find(Path(directory))
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    try:
+        with ocp.CheckpointManager(root.absolute(), options=options) as manager:
+            meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            model = models.from_config(meta["model"])
+            wanted = sharding.as_replicated(models.parameter_shapes(model), sharding.data_mesh())
+            args = ocp.args.Composite(**{weights: ocp.args.StandardRestore(wanted)})
+            return model, {"params": manager.restore(step, args=args)[weights]}, meta
+    except InputError:
+        raise
+    except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"checkpoint {str(root / str(step))!r} cannot be read: {reason[0]}") from error
+
+
+def _find(directory: Path) -> tuple[Path, int]:
+    """The folder of checkpoints that `directory` means, and the step wanted."""
+    if directory.name.isdigit() and (directory / "meta").is_dir():
+        return directory.parent, int(directory.name)
+    for root in (directory / FOLDER, directory):
+        steps = [int(p.name) for p in root.glob("*") if p.name.isdigit() and (p / "meta").is_dir()]
+        if steps:
+            return root, max(steps)
+    runs = sorted(str(p.parent) for p in directory.parent.glob(f"*/{FOLDER}")) if directory.parent.is_dir() else []
+    near = f": there are {', '.join(runs[:5])}" if runs else ""
+    raise InputError(f"no checkpoint in {str(directory)!r}{near}")

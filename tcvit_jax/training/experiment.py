@@ -1,0 +1,112 @@
+"""From a configuration to the things it names: the model, its preprocessing, the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import jax
+from ml_collections import ConfigDict
+
+from tcvit_jax import data, models, reducers, schedule
+from tcvit_jax.data import Batch, EvalTransform, Source, TrainTransform
+from tcvit_jax.errors import InputError
+from tcvit_jax.models import ViT
+from tcvit_jax.models.zoo import Preprocessing
+
+
+def build_model(config: ConfigDict) -> ViT:
+    """The model that a configuration describes."""
+    overrides = {key: value for key, value in config.model.items() if value is not None and key != "name"}
+    overrides = {key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()}
+    reducer = reducers.from_config(config.reducer)
+    plan = schedule.budget(config.gmacs) if config.gmacs else config.schedule
+    return models.create_model(config.model.name, reducer, plan, **overrides)
+
+
+def build_preprocessing(config: ConfigDict, model: ViT) -> Preprocessing:
+    """The preprocessing of the model's name, with what the configuration says otherwise.
+
+    Raises:
+        InputError: `mean` or `std` for another number of channels than the model's.
+    """
+    keys = ("mean", "std", "crop_pct", "interpolation")
+    given = {key: config.data[key] for key in keys if config.data[key] is not None}
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    found = replace(models.preprocessing(model.variant), **given)
+    for key in ("mean", "std"):
+        if len(getattr(found, key)) != model.in_chans:
+            raise InputError(f"data.{key}={getattr(found, key)} is not one value for each of {model.in_chans} channels")
+    return found
+
+
+@dataclass(frozen=True)
+class EvalData:
+    """The split that is evaluated, as the model wants to see it."""
+
+    source: Source
+    transform: EvalTransform
+    batch_size: int
+
+    def batches(self) -> Iterator[Batch]:
+        """Every example once; this process's part."""
+        return data.eval_batches(
+            self.source,
+            self.transform,
+            batch_size=self.batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+
+def build_eval_data(config: ConfigDict, model: ViT, preprocessing: Preprocessing) -> EvalData:
+    """The evaluation split of a configuration."""
+    transform = EvalTransform(model.img_size, model.in_chans, preprocessing.crop_pct, preprocessing.interpolation)
+    return EvalData(_open(config, config.data.eval_split, model), transform, config.eval_batch_size)
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """The split that is trained on."""
+
+    source: Source
+    transform: TrainTransform
+    batch_size: int
+    seed: int
+    workers: int
+
+    def batches(self, start_step: int) -> Iterator[Batch]:
+        """This process's part of the batches from `start_step` on."""
+        return data.train_batches(
+            self.source,
+            self.transform,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            start_step=start_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            workers=self.workers,
+        )
+
+    def steps(self, epochs: float) -> int:
+        """Steps that see as many examples as `epochs` passes, rounded."""
+        return round(epochs * len(self.source) / self.batch_size)
+
+
+def build_train_data(config: ConfigDict, model: ViT, preprocessing: Preprocessing) -> TrainData:
+    """The training split of a configuration."""
+    transform = TrainTransform(
+        model.img_size, model.in_chans, preprocessing.interpolation, config.data.augmentation, config.data.shift
+    )
+    source = _open(config, config.data.train_split, model)
+    return TrainData(source, transform, config.batch_size, config.seed, config.data.workers)
+
+
+def _open(config: ConfigDict, split: str, model: ViT) -> Source:
+    source = data.open_source(config.data.name, split, config.data.dir)
+    if len(source.classes) > model.num_classes:
+        raise InputError(
+            f"dataset {config.data.name!r} has {len(source.classes)} classes and the model num_classes="
+            f"{model.num_classes}: use --config.model.num_classes={len(source.classes)}"
+        )
+    return source

@@ -1,0 +1,75 @@
+"""Everything a run is made of, from its configuration."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from tcvit_jax import convert, models, sharding
+from tcvit_jax.errors import InputError
+from tcvit_jax.measure import Ledger, describe
+from tcvit_jax.models import ViT
+from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.training import experiment, optimizer
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a run is made of, built and checked before anything is written or compiled."""
+
+    config: ConfigDict
+    model: ViT
+    ledger: Ledger
+    preprocessing: Preprocessing
+    train_data: experiment.TrainData
+    eval_data: experiment.EvalData
+    mesh: Mesh
+    total_steps: int
+    rate: optax.Schedule
+    tx: optax.GradientTransformation
+    params: Any
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """What a checkpoint says of itself (see `checkpoint.load`)."""
+        return {
+            "step": step,
+            "seed": self.config.seed,
+            "model": models.to_config(self.model),
+            "preprocessing": asdict(self.preprocessing),
+            "classes": list(self.train_data.source.classes),
+            "config": self.config.to_dict(),
+            "versions": {"jax": jax.__version__},
+        }
+
+    @property
+    def eval_steps(self) -> int:
+        """Steps between evaluations."""
+        return max(1, self.train_data.steps(self.config.eval_every))
+
+
+def build(config: ConfigDict) -> Job:
+    """The job that a configuration describes; every mistake in it is raised here, before anything is compiled."""
+    model = experiment.build_model(config)
+    preprocessing = experiment.build_preprocessing(config, model)
+    mesh = sharding.data_mesh()
+    for key in ("batch_size", "eval_batch_size"):
+        sharding.check_divisible(key, config[key], mesh)
+    for key in ("log_every", "eval_every", "checkpoint_every", "epochs"):
+        if not config[key] > 0:
+            raise InputError(f"{key}={config[key]} is not positive")
+    params = None
+    if config.weights:
+        params = convert.from_torch(convert.read_state_dict(config.weights), model)["params"]
+    train_data = experiment.build_train_data(config, model, preprocessing)
+    eval_data = experiment.build_eval_data(config, model, preprocessing)
+    total_steps = max(1, train_data.steps(config.epochs))
+    rate = optimizer.learning_rate(config.optimizer, total_steps, len(train_data.source) / config.batch_size)
+    return Job(
+        config, model, describe(model), preprocessing, train_data, eval_data, mesh, total_steps, rate,
+        optimizer.adamw(config.optimizer, rate), params,
+    )  # fmt: skip
