@@ -10,8 +10,8 @@ from tcvit_jax import TCViT, reducers
 
 
 def get_config() -> ConfigDict:
-    """The dense twin, with 10 patch tokens removed per block."""
+    """The dense twin, with 6 patch tokens removed per block."""
     config = digits_dense.get_config()
     config.reducer = reducers.to_config(TCViT())
-    config.schedule = 10
+    config.schedule = 6
     return config

@@ -8,7 +8,7 @@ from jax import Array
 
 from tcvit_jax.errors import InputError
 from tcvit_jax.models.cost import Cost, Shape, cost
-from tcvit_jax.models.layers import Block, dense, layer_norm, weight_init
+from tcvit_jax.models.layers import Block, layer_norm, linear
 from tcvit_jax.reducers.base import Reducer
 from tcvit_jax.tokens import Tokens, Trace
 
@@ -102,7 +102,7 @@ class ViT(nn.Module):
             prefix.append(self.param("reg_token", nn.initializers.normal(1e-6), (1, self.reg_tokens, self.embed_dim)))
         prefix = [jnp.broadcast_to(p, (batch, *p.shape[1:])).astype(x.dtype) for p in prefix]
         positions = patches + (0 if self.no_embed_class else self.prefix)
-        pos_embed = self.param("pos_embed", weight_init, (1, positions, self.embed_dim)).astype(x.dtype)
+        pos_embed = self.param("pos_embed", nn.initializers.normal(0.02), (1, positions, self.embed_dim)).astype(x.dtype)
         if self.no_embed_class:
             x = jnp.concatenate([*prefix, x + pos_embed], axis=1)
         else:
@@ -157,5 +157,5 @@ class ViT(nn.Module):
             weighted = self.reducer is not None and self.reducer.proportional_attention and (weighted or remove > 0)
             history = history.record(tokens)
         x = nn.Dropout(self.drop_rate, name="head_drop")(self._pool(tokens), deterministic=not train)
-        logits = dense(self.num_classes, "head", self.dtype)(x).astype(jnp.float32)
+        logits = linear(x, self.num_classes, "head", self.dtype).astype(jnp.float32)
         return (logits, history) if trace else logits

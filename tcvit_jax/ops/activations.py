@@ -1,0 +1,37 @@
+"""The exact GELU, with a derivative that is computed once."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+@jax.custom_vjp
+def gelu(x: Array) -> Array:
+    """`x * Phi(x)` by the error function (Hendrycks and Gimpel, 2016), not its tanh approximation.
+
+    Computed in float32 and returned in the dtype of `x`. XLA on a CPU would fuse the error function into the matrix
+    products around it and evaluate it anew for every tile: barriers keep forward and backward apart from them, which
+    makes the backward pass of an MLP several times faster.
+    """
+    wide = x.astype(jnp.float32)
+    return jax.lax.optimization_barrier((wide * _normal_cdf(wide)).astype(x.dtype))
+
+
+def _normal_cdf(x: Array) -> Array:
+    return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+def _forward(x: Array) -> tuple[Array, Array]:
+    return gelu(x), x
+
+
+def _backward(x: Array, gradient: Array) -> tuple[Array]:
+    wide = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * wide**2) / math.sqrt(2 * math.pi)
+    out = gradient.astype(jnp.float32) * (_normal_cdf(wide) + wide * density)
+    return (jax.lax.optimization_barrier(out.astype(x.dtype)),)
+
+
+gelu.defvjp(_forward, _backward)
