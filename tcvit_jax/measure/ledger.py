@@ -47,7 +47,7 @@ class Ledger:
         """Two lines: the tokens' way through the blocks, and the totals."""
         return (
             f"tokens  {' -> '.join(map(str, self.tokens))}\n"
-            f"GMACs   {self.gmacs:.4g}, dense {self.gmacs_dense:.4g} ({-self.saved:+.1%})"
+            f"GMACs   {self.gmacs:.4g}, dense {self.gmacs_dense:.4g} ({self.saved:.1%} saved)"
         )
 
     def __str__(self) -> str:

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from tcvit_jax import models, sharding
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import InputError, unknown
 from tcvit_jax.models import ViT
 from tcvit_jax.training.step import TrainState
 
@@ -82,30 +82,31 @@ def load(directory: str | Path, weights: str = "ema") -> tuple[ViT, dict[str, An
     Raises:
         InputError: a directory that holds no checkpoint, or one that cannot be read.
     """
-    root, step = _find(Path(directory))
-    options = ocp.CheckpointManagerOptions(read_only=True)
+    if weights not in ("ema", "params"):
+        raise unknown("weights", weights, ("ema", "params"))
+    folder = _find(Path(directory)).absolute()
     try:
-        with ocp.CheckpointManager(root.absolute(), options=options) as manager:
-            meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-            model = models.from_config(meta["model"])
-            wanted = sharding.as_replicated(models.parameter_shapes(model), sharding.data_mesh())
-            args = ocp.args.Composite(**{weights: ocp.args.StandardRestore(wanted)})
-            return model, {"params": manager.restore(step, args=args)[weights]}, meta
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            meta = reader.restore(folder / "meta")
+        model = models.from_config(meta["model"])
+        wanted = sharding.as_replicated(models.parameter_shapes(model), sharding.data_mesh())
+        with ocp.StandardCheckpointer() as reader:
+            params = reader.restore(folder / weights, wanted)
     except InputError:
         raise
     except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"checkpoint {str(root / str(step))!r} cannot be read: {reason[0]}") from error
+        raise InputError(f"checkpoint {str(folder)!r} cannot be read: {reason[0]}") from error
+    return model, {"params": params}, meta
 
 
-def _find(directory: Path) -> tuple[Path, int]:
-    """The folder of checkpoints that `directory` means, and the step wanted."""
-    if directory.name.isdigit() and (directory / "meta").is_dir():
-        return directory.parent, int(directory.name)
+def _find(directory: Path) -> Path:
+    """The checkpoint that `directory` means: itself, or the newest of a run."""
     for root in (directory / FOLDER, directory):
-        steps = [int(p.name) for p in root.glob("*") if p.name.isdigit() and (p / "meta").is_dir()]
+        steps = [path for path in root.glob("*") if path.name.isdigit() and (path / "meta").is_dir()]
         if steps:
-            return root, max(steps)
+            return max(steps, key=lambda path: int(path.name))
+    if (directory / "meta").is_dir():
+        return directory
     runs = sorted(str(p.parent) for p in directory.parent.glob(f"*/{FOLDER}")) if directory.parent.is_dir() else []
-    near = f": there are {', '.join(runs[:5])}" if runs else ""
-    raise InputError(f"no checkpoint in {str(directory)!r}{near}")
+    raise InputError(f"no checkpoint in {str(directory)!r}" + (f": there is one in {', '.join(runs[:5])}" if runs else ""))
