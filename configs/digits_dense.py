@@ -1,6 +1,6 @@
 """A small dense ViT on scikit-learn's 1,797 real digits: the twin that the condensed ones are measured against.
 
-    python train.py --config configs/digits_dense.py
+python train.py --config configs/digits_dense.py
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
 """Vision Transformers made cheaper by condensing their tokens, in JAX.
 
-    import tcvit_jax as tc
-    model = tc.create_model("deit_small_patch16_224", reducer=tc.GTP(), schedule=8)
+import tcvit_jax as tc
+model = tc.create_model("deit_small_patch16_224", reducer=tc.GTP(), schedule=8)
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def default() -> ConfigDict:
     )
 
 
-def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+def load(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     """The configuration that `path` makes, with `--config.key=value` overrides.
 
     Args:
@@ -69,19 +69,24 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     Raises:
         InputError: no such file, a file without `get_config`, an unknown key, a value of another kind.
     """
+    config = read(path)
+    config.workdir = config.workdir or f"runs/{Path(path).stem}"
+    return override(config, overrides)
+
+
+def read(path: str | Path) -> ConfigDict:
+    """What `get_config()` of the file returns; a configuration that varies another one reads it so."""
     file = Path(path)
     if not file.is_file():
         others = sorted(str(other) for other in file.parent.glob("*.py")) if file.parent.is_dir() else []
-        raise unknown("config file", path, others) if others else InputError(f"no config file {path!r}")
+        raise unknown("config file", str(path), others) if others else InputError(f"no config file {str(path)!r}")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
-        raise InputError(f"config file {path!r} defines no get_config()")
-    config = module.get_config()
-    config.workdir = config.workdir or f"runs/{file.stem}"
-    return override(config, overrides)
+        raise InputError(f"config file {str(path)!r} defines no get_config()")
+    return module.get_config()
 
 
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:

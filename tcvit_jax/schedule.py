@@ -5,6 +5,7 @@ A schedule is resolved once, when a model is made, into one static Python int pe
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -69,13 +70,15 @@ class budget:
             if cost(spread) <= self.gmacs * 1e9:
                 return spread
         least = min(map(cost, spreads)) / 1e9
-        raise InputError(f"budget gmacs={self.gmacs:g} cannot be met: the least is {least:.3g}, with one patch token left")
+        raise InputError(
+            f"budget gmacs={self.gmacs:g} cannot be met: the least is {least:.3g}, with one patch token left"
+        )
 
 
 def _spread(total: int, depth: int) -> tuple[int, ...]:
     """`total` over `depth` blocks, as evenly as whole tokens allow."""
     edges = [total * block // depth for block in range(depth + 1)]
-    return tuple(after - before for before, after in zip(edges, edges[1:], strict=False))
+    return tuple(after - before for before, after in itertools.pairwise(edges))
 
 
 def resolve(schedule: int | Sequence[int] | Schedule, patches: int, depth: int, cost: Cost) -> tuple[int, ...]:

@@ -155,6 +155,6 @@ class Block(nn.Module):
 
 
 def size_bias(tokens: Tokens) -> Array:
-    """`log(size)` of every key `[B, T]`; a prefix token stands for itself alone. Sizes are constants to the gradient."""
+    """`log(size)` of every key `[B, T]`, constant to the gradient; a prefix token stands for itself alone."""
     bias = jax.lax.stop_gradient(jnp.log(tokens.size))
     return jnp.pad(bias, ((0, 0), (tokens.prefix, 0)))

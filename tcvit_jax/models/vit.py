@@ -102,7 +102,9 @@ class ViT(nn.Module):
             prefix.append(self.param("reg_token", nn.initializers.normal(1e-6), (1, self.reg_tokens, self.embed_dim)))
         prefix = [jnp.broadcast_to(p, (batch, *p.shape[1:])).astype(x.dtype) for p in prefix]
         positions = patches + (0 if self.no_embed_class else self.prefix)
-        pos_embed = self.param("pos_embed", nn.initializers.normal(0.02), (1, positions, self.embed_dim)).astype(x.dtype)
+        pos_embed = self.param("pos_embed", nn.initializers.normal(0.02), (1, positions, self.embed_dim)).astype(
+            x.dtype
+        )
         if self.no_embed_class:
             x = jnp.concatenate([*prefix, x + pos_embed], axis=1)
         else:

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from tcvit_jax import reducers, schedule as schedules
+from tcvit_jax import reducers
+from tcvit_jax import schedule as schedules
 from tcvit_jax.errors import InputError, unknown
 from tcvit_jax.models.vit import ViT
 from tcvit_jax.reducers.base import Reducer

@@ -30,9 +30,7 @@ def averaging(kept: Array, removed: Array, share: Array, size: Array) -> Plan:
     size_kept, size_removed = take_rows(size, kept), take_rows(size, removed)
     passed = share * size_removed[:, None, :]
     total = size_kept + passed.sum(-1)
-    return Plan(
-        kept, removed, passed / total[..., None], size_kept / total, share=share, target=_strongest(share)
-    )
+    return Plan(kept, removed, passed / total[..., None], size_kept / total, share=share, target=_strongest(share))
 
 
 def _strongest(share: Array) -> Array:

@@ -109,4 +109,5 @@ def _find(directory: Path) -> Path:
     if (directory / "meta").is_dir():
         return directory
     runs = sorted(str(p.parent) for p in directory.parent.glob(f"*/{FOLDER}")) if directory.parent.is_dir() else []
-    raise InputError(f"no checkpoint in {str(directory)!r}" + (f": there is one in {', '.join(runs[:5])}" if runs else ""))
+    near = f": there is one in {', '.join(runs[:5])}" if runs else ""
+    raise InputError(f"no checkpoint in {str(directory)!r}{near}")

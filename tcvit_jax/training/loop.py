@@ -29,7 +29,8 @@ def train(config: ConfigDict) -> dict[str, Any]:
     Returns:
         What `summary.json` holds: `top1, top5, loss, examples` of the averaged parameters on the evaluation split,
         `gmacs, gmacs_dense, tokens, parameters` of the model, `images_per_second` of the evaluation,
-        `train_images_per_second` (NaN, null in the file, if no two steps were left to take), `step, seed, model, reducer`.
+        `train_images_per_second`, `step, seed, model, reducer`. What was not measured, such as a rate from a single
+        batch, is NaN, and null in the file.
 
     Raises:
         InputError: a configuration that cannot be run, or a loss that is not finite (with the step).

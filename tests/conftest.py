@@ -1,0 +1,33 @@
+"""Every test sees eight devices, as a host of a pod does; JAX reads the flag once, before its first use."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Slow tests run only when asked for with `-m slow`."""
+    if not config.option.markexpr:
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: run with -m slow"))
+
+
+@pytest.fixture
+def script():
+    """Run one of the repository's scripts in a process of its own, on one device, with warnings as errors."""
+    import subprocess
+
+    def run(name: str, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "XLA_FLAGS": "", "COLUMNS": "400"}
+        command = [sys.executable, "-W", "error", str(ROOT / name), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd or ROOT, timeout=300)
+
+    return run

@@ -1,0 +1,45 @@
+"""Outputs of published code, and the deterministic weights and images that they were computed from.
+
+`gtp.npz` comes from the official GTP-ViT code (timm 0.9.2, torch 2.13, CPU), `timm.npz` from timm 1.0.31. Each holds a
+JSON string `meta`: the configurations, with the state dict's names and shapes, and the cases.
+"""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+
+def read(name: str) -> tuple[dict, dict[str, np.ndarray]]:
+    """`meta` and the arrays of `name.npz`."""
+    with np.load(Path(__file__).parent / f"{name}.npz") as file:
+        return json.loads(str(file["meta"])), {key: file[key] for key in file if key != "meta"}
+
+
+def weight(name: str, shape: list[int], seed: int) -> np.ndarray:
+    """The tensor of that state-dict name; the same wherever NumPy runs."""
+    z = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape)
+    if name.endswith(("pos_embed", "cls_token", "dist_token", "reg_token")):
+        value = 0.3 * z
+    elif name.endswith("gamma"):
+        value = 0.5 + 0.2 * z
+    elif len(shape) == 1:
+        value = 1 + 0.1 * z if name.endswith("weight") else 0.05 * z
+    else:
+        value = (1.5 if "qkv" in name else 0.8) * z / np.sqrt(np.prod(shape[1:]))
+    return value.astype(np.float32)
+
+
+def state_dict(shapes: dict[str, list[int]], seed: int) -> dict[str, np.ndarray]:
+    """All tensors of a configuration."""
+    return {name: weight(name, shape, seed) for name, shape in shapes.items()}
+
+
+def images(batch: int, size: tuple[int, int], seed: int) -> np.ndarray:
+    """Smooth random images, `[batch, height, width, 3]` float32."""
+    z = np.random.default_rng([seed, 12345]).standard_normal((batch, 3, *size))
+    frequency = np.hypot(np.fft.fftfreq(size[0])[:, None], np.fft.fftfreq(size[1]))
+    x = np.real(np.fft.ifft2(np.fft.fft2(z) / (0.02 + frequency)))
+    x = (x - x.mean((2, 3), keepdims=True)) / x.std((2, 3), keepdims=True)
+    return np.transpose(x, (0, 2, 3, 1)).astype(np.float32)
