@@ -31,12 +31,16 @@ def small(reducer=None, schedule=0, **overrides):
 def variables_of(model, seed=0):
     """Parameters with enough spread that attention is not flat."""
     images = jnp.zeros((1, *model.img_size, model.in_chans))
-    params = model.init(jax.random.key(seed), images)
+    params = jax.jit(model.init)(jax.random.key(seed), images)
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
     return jax.tree.unflatten(
         structure, [leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
     )
+
+
+def run(model, variables, images):
+    return jax.jit(model.apply)(variables, images)
 
 
 def images_of(batch, seed=0):
@@ -48,7 +52,7 @@ def test_plain_model_equals_timm(case):
     model = tc.create_model("deit_tiny_patch16_224", **case["base"], **case["overrides"])
     variables = tc.convert.from_torch(golden.state_dict(case["shapes"], case["seed"]), model)
     images = golden.images(case["batch"], model.img_size, case["seed"])
-    logits = jax.jit(model.apply)(variables, images)
+    logits = run(model, variables, images)
     np.testing.assert_allclose(logits, TIMM_ARRAYS[f"{case['name']}/logits"], rtol=0, atol=1e-5)
 
 
@@ -87,17 +91,18 @@ def test_gtp_equals_the_official_code(case):
 def test_removing_nothing_is_the_plain_model_bit_for_bit(reducer):
     plain, images = small(), images_of(2)
     variables = variables_of(plain)
-    expected = jax.jit(plain.apply)(variables, images)
+    expected = run(plain, variables, images)
     for model in (small(reducer, 0), small(reducer, [0, 0, 0]), small(None, 5)):
-        np.testing.assert_array_equal(jax.jit(model.apply)(variables, images), expected)
+        np.testing.assert_array_equal(run(model, variables, images), expected)
 
 
 @pytest.mark.parametrize("reducer", METHODS)
 def test_an_image_gives_the_same_answer_alone_and_in_a_batch(reducer):
     model, images = small(reducer, 8), images_of(5)
     variables = variables_of(model)
-    together = jax.jit(model.apply)(variables, images)
-    alone = jnp.concatenate([jax.jit(model.apply)(variables, image[None]) for image in images])
+    one = jax.jit(model.apply)
+    together = run(model, variables, images)
+    alone = jnp.concatenate([one(variables, image[None]) for image in images])
     # The kept sets are equal; only the order of sums inside matrix products differs with the batch.
     np.testing.assert_allclose(together, alone, rtol=0, atol=5e-6)
 
@@ -106,8 +111,8 @@ def test_an_image_gives_the_same_answer_alone_and_in_a_batch(reducer):
 def test_trace_follows_every_patch(reducer):
     model, images = small(reducer, [4, 0, 9]), images_of(3)
     variables = variables_of(model)
-    logits, trace = model.apply(variables, images, trace=True)
-    np.testing.assert_array_equal(logits, model.apply(variables, images))
+    logits, trace = jax.jit(lambda v, x: model.apply(v, x, trace=True))(variables, images)
+    np.testing.assert_allclose(logits, run(model, variables, images), rtol=0, atol=1e-6)
     before = np.tile(np.arange(36), (3, 1))
     for kept, slots, sizes, counts, left in zip(
         trace.kept, trace.slots, trace.sizes, trace.counts, (32, 32, 23), strict=True
@@ -128,10 +133,10 @@ def test_bfloat16_ranks_in_float32_and_stays_close(reducer):
     images = images_of(2)
     exact, half = small(reducer, 6), small(reducer, 6, dtype="bfloat16")
     variables = variables_of(exact)
-    logits = half.apply(variables, images)
+    logits = run(half, variables, images)
     assert logits.dtype == jnp.float32
     # Features carry 8 bits, so some borderline tokens may swap: agreement is coarse, and scale-free.
-    expected = exact.apply(variables, images)
+    expected = run(exact, variables, images)
     assert float(jnp.abs(logits - expected).max() / jnp.abs(expected).max()) < 0.1
 
 
@@ -139,7 +144,7 @@ def test_bfloat16_ranks_in_float32_and_stays_close(reducer):
 def test_gradients_are_finite_and_reach_every_parameter(reducer):
     model, images = small(reducer, 8), images_of(2)
     variables = variables_of(model)
-    gradients = jax.grad(lambda v: (model.apply(v, images) ** 2).sum())(variables)
+    gradients = jax.jit(jax.grad(lambda v: (model.apply(v, images) ** 2).sum()))(variables)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
         assert bool(jnp.isfinite(leaf).all()), path
         assert bool((leaf != 0).any()), path
@@ -149,14 +154,14 @@ def test_gradients_are_finite_and_reach_every_parameter(reducer):
 @pytest.mark.parametrize("fill", [0.0, 1.0])
 def test_constant_image_gives_no_nan(reducer, fill):
     model = small(reducer, 8)
-    logits = model.apply(variables_of(model), jnp.full((1, 24, 24, 3), fill))
+    logits = run(model, variables_of(model), jnp.full((1, 24, 24, 3), fill))
     assert bool(jnp.isfinite(logits).all())
 
 
 @pytest.mark.parametrize("reducer", METHODS)
 def test_one_patch_may_be_all_that_is_left(reducer):
     model = small(reducer, [0, 0, 35])
-    logits, trace = model.apply(variables_of(model), images_of(2), trace=True)
+    logits, trace = jax.jit(lambda v, x: model.apply(v, x, trace=True))(variables_of(model), images_of(2))
     assert trace.kept[-1].shape == (2, 1)
     assert bool(jnp.isfinite(logits).all())
 
@@ -164,16 +169,17 @@ def test_one_patch_may_be_all_that_is_left(reducer):
 def test_rectangular_images():
     model = small(tc.GTP(graph="spatial"), 3, img_size=(16, 32))
     assert model.grid == (4, 8)
-    logits = model.apply(variables_of(model), golden.images(2, (16, 32), 0))
+    logits = run(model, variables_of(model), golden.images(2, (16, 32), 0))
     assert logits.shape == (2, 7)
 
 
 def test_dropout_and_drop_path_act_in_training_alone():
     model, images = small(drop_path_rate=0.5, proj_drop_rate=0.2, pos_drop_rate=0.1, drop_rate=0.1), images_of(4)
     variables = variables_of(model)
-    plain = small().apply(variables, images)
-    np.testing.assert_array_equal(model.apply(variables, images), plain)
+    plain = run(small(), variables, images)
+    np.testing.assert_array_equal(run(model, variables, images), plain)
 
+    @jax.jit
     def train(seed):
         return model.apply(variables, images, train=True, rngs={"dropout": jax.random.key(seed)})
 
@@ -195,5 +201,7 @@ def test_drop_path_keeps_the_expectation():
 @pytest.mark.parametrize("shape", [(2, 24, 20, 3), (2, 24, 24, 1), (24, 24, 3)])
 def test_images_of_another_shape_are_refused(shape):
     model = small()
-    with pytest.raises(tc.InputError, match=r"^images have shape .*: deit_tiny_patch16_224 takes \[B, 24, 24, 3\]$"):
-        model.apply(variables_of(model), jnp.zeros(shape))
+    variables = variables_of(model)
+    with pytest.raises(tc.InputError) as caught:
+        model.apply(variables, jnp.zeros(shape))
+    assert caught.value.args == (f"images have shape {shape}: deit_tiny_patch16_224 takes [B, 24, 24, 3]",)
