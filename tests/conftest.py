@@ -7,7 +7,12 @@ from pathlib import Path
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import hypothesis
 import pytest
+
+# Compilation makes the first example slow, and shared machines make any of them slow.
+hypothesis.settings.register_profile("tcvit_jax", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("tcvit_jax")
 
 ROOT = Path(__file__).parent.parent
 

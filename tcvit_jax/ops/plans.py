@@ -61,10 +61,11 @@ def apply(plan: Plan, tokens: Tokens) -> Tokens:
 
 def follow_slots(plan: Plan, slots: Array) -> Array:
     """The row that holds each original patch after the plan, `[B, N0]`, from the row before it; -1 stays -1."""
-    batch, keep = plan.kept.shape
-    rows = keep + plan.removed.shape[1]
-    image = jnp.arange(batch)[:, None]
-    moved_to = jnp.full((batch, rows), -1, jnp.int32)
-    moved_to = moved_to.at[image, plan.kept].set(jnp.arange(keep, dtype=jnp.int32))
-    moved_to = moved_to.at[image, plan.removed].set(plan.target)
-    return jnp.where(slots < 0, -1, jnp.take_along_axis(moved_to, jnp.maximum(slots, 0), axis=1))
+
+    def one(kept: Array, removed: Array, target: Array, slots: Array) -> Array:
+        moved_to = jnp.zeros(kept.size + removed.size, jnp.int32)
+        moved_to = moved_to.at[kept].set(jnp.arange(kept.size, dtype=jnp.int32)).at[removed].set(target)
+        return jnp.where(slots < 0, -1, moved_to[jnp.maximum(slots, 0)])
+
+    # Mapped over images, and not indexed by image: XLA would gather the whole batch for such a scatter.
+    return jax.vmap(one)(plan.kept, plan.removed, plan.target, slots)

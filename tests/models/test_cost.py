@@ -1,0 +1,74 @@
+"""Multiply-adds against published figures and against a count of the program itself."""
+
+import jax
+import numpy as np
+import pytest
+
+import tcvit_jax as tc
+from tcvit_jax.models import parameter_shapes
+from tests.models.test_vit import METHODS, small
+
+NAMES = {"ti": "deit_tiny_patch16_224", "s": "deit_small_patch16_224", "b": "deit_base_patch16_224"}
+
+
+def backbone(size, removed, reducer):
+    """1e9 multiply-adds without the method's own, as papers count."""
+    cost = tc.create_model(NAMES[size], reducer, removed).cost()
+    return (cost.total - cost.reducer) / 1e9
+
+
+# Published counts of GTP-ViT without its graph (K x P propagation left out) and of every-block schedules.
+@pytest.mark.parametrize(
+    ("size", "removed", "gmacs"),
+    [
+        ("ti", 0, 1.254), ("s", 0, 4.599), ("b", 0, 17.564), ("s", 4, 4.00), ("s", 8, 3.42), ("s", 13, 2.70),
+        ("s", 16, 2.28), ("ti", 8, 0.924), ("ti", 16, 0.620), ("b", 8, 13.10), ("b", 16, 8.74),
+    ],
+)  # fmt: skip
+def test_backbone_equals_published_counts(size, removed, gmacs):
+    digits = len(str(gmacs).split(".")[1])
+    assert round(backbone(size, removed, tc.TCViT()), max(digits, 2)) == gmacs
+
+
+def test_gtp_propagation_and_graph_are_what_the_paper_s_counter_sees():
+    cost = tc.create_model(NAMES["s"], tc.GTP(), 8).cost()
+    assert cost.prepare == 196 * 196 * 384
+    # Matrix products alone, graph excluded: 3.422 G; ours adds the sizes and the column sums on top.
+    propagation = sum(block.tokens_out * 8 * 384 for block in cost.blocks)
+    assert round((cost.total - cost.reducer + propagation) / 1e9, 3) == 3.422
+
+
+@pytest.mark.parametrize("reducer", [None, *METHODS])
+def test_count_equals_the_products_in_the_program(reducer):
+    """Every `dot_general` and convolution of the traced program, beside the ledger without element-wise extras."""
+    model = small(reducer, 7)
+    images = jax.ShapeDtypeStruct((1, *model.img_size, 3), np.float32)
+    program = jax.make_jaxpr(model.apply)({"params": parameter_shapes(model)}, images)
+    counted = _products(program.jaxpr)
+    cost = model.cost()
+    extras = 0
+    if reducer is not None:
+        for block in cost.blocks:
+            tokens = block.tokens_in + model.prefix
+            # Signals and factors are sums and element-wise products, no `dot_general`; so is the kept tokens' weight.
+            extras += model.num_heads * tokens**2 + block.tokens_out * model.embed_dim
+            if isinstance(reducer, tc.GTP):
+                extras += 2 * block.tokens_out * (block.tokens_in - block.tokens_out)
+    assert counted == cost.total - extras
+
+
+def _products(jaxpr):
+    total = 0
+    for equation in jaxpr.eqns:
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", None)
+            if inner is not None:
+                total += _products(getattr(inner, "jaxpr", inner))
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            depth = np.prod([equation.invars[0].aval.shape[axis] for axis in contracted], dtype=int)
+            total += int(np.prod(equation.outvars[0].aval.shape, dtype=int) * depth)
+        elif equation.primitive.name == "conv_general_dilated":
+            height, width, channels, _ = equation.invars[1].aval.shape
+            total += int(np.prod(equation.outvars[0].aval.shape, dtype=int) * height * width * channels)
+    return total

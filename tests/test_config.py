@@ -1,0 +1,112 @@
+"""Configuration files and overrides."""
+
+from pathlib import Path
+
+import pytest
+
+import tcvit_jax as tc
+from tcvit_jax import config, reducers
+from tcvit_jax.training.experiment import build_model, build_preprocessing
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+GTP = str(CONFIGS / "digits_gtp.py")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_configuration_builds_its_model(path):
+    loaded = config.load(path)
+    model = build_model(loaded)
+    assert loaded.workdir == f"runs/{path.stem}"
+    assert len(build_preprocessing(loaded, model).mean) == model.in_chans
+    assert f"configs/{path.name}" in path.read_text() or path.stem == "deit_imagenet"
+
+
+@pytest.mark.parametrize("size", ["ti", "s", "b"])
+@pytest.mark.parametrize("method", ["gtp", "tcvit"])
+def test_imagenet_configurations_are_the_published_models(size, method):
+    loaded = config.load(CONFIGS / f"deit_{size}_{method}.py")
+    model = build_model(loaded)
+    assert model.embed_dim == {"ti": 192, "s": 384, "b": 768}[size]
+    assert type(model.reducer) is reducers.REDUCERS[method]
+    assert model.reducer == type(model.reducer)()
+    assert model.removed == ({"gtp": 8, "tcvit": 16}[method],) * 12
+
+
+def test_overrides_take_the_kind_of_what_they_replace():
+    loaded = config.load(
+        GTP,
+        [
+            "--config.reducer.alpha=1",
+            "--config.schedule=[1,2,3,4]",
+            "--config.batch_size=64",
+            "--config.data.name=folder",
+            "--config.data.dir=/photos=old",
+            "--config.reducer.proportional_attention=false",
+            "--config.model.mlp_ratio=3",
+            "--config.data.mean=(0.5,)",
+        ],
+    )
+    assert (loaded.reducer.alpha, type(loaded.reducer.alpha)) == (1.0, float)
+    assert list(loaded.schedule) == [1, 2, 3, 4]
+    assert loaded.batch_size == 64
+    assert (loaded.data.name, loaded.data.dir) == ("folder", "/photos=old")
+    assert loaded.reducer.proportional_attention is False
+    model = build_model(loaded)
+    assert model.mlp_ratio == 3
+    assert model.removed == (1, 2, 3, 4)
+    assert build_preprocessing(loaded, model).mean == (0.5,)
+
+
+def test_a_budget_takes_the_place_of_the_schedule():
+    model = build_model(config.load(GTP, ["--config.gmacs=0.006"]))
+    assert 0.0055 < tc.describe(model).gmacs <= 0.006
+
+
+def test_a_reducer_can_be_switched_off():
+    assert build_model(config.load(GTP, ["--config.reducer.name=none"])).reducer is None
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.reducer.alhpa=1", "unknown config key 'reducer.alhpa': did you mean 'reducer.alpha'?"),
+        ("--config.optimizer.learning_rate=1", "unknown config key 'optimizer.learning_rate': did you mean"),
+        ("--config.batch_size=many", "config key 'batch_size' takes int, such as 128, and was given 'many'"),
+        ("--config.batch_size=1.5", "config key 'batch_size' takes int, such as 128, and was given '1.5'"),
+        ("--config.batch_size=true", "config key 'batch_size' takes int, such as 128, and was given 'true'"),
+        ("--config.epochs=[1]", "config key 'epochs' takes float, such as 60.0, and was given '[1]'"),
+        ("--config.reducer=3", "unknown config key 'reducer'"),
+        ("--confg.seed=3", "cannot use argument '--confg.seed=3': overrides have the form --config.key=value"),
+        ("--config.seed", "cannot use argument '--config.seed': overrides have the form --config.key=value"),
+    ],
+)
+def test_mistaken_overrides(argument, message):
+    with pytest.raises(tc.InputError) as caught:
+        config.load(GTP, [argument])
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_mistaken_files(tmp_path):
+    with pytest.raises(tc.InputError, match=r"unknown config file .*digits_gpt.py': did you mean '.*digits_gtp.py'"):
+        config.load(CONFIGS / "digits_gpt.py")
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    with pytest.raises(tc.InputError, match=r"defines no get_config\(\)"):
+        config.load(tmp_path / "empty.py")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.reducer.name=gtb"], "unknown reducer 'gtb': did you mean 'gtp'?"),
+        (["--config.schedule=9"], "schedule=9 removes 36 of 36 patch tokens in 4 blocks: at most 8 per block leave one"),
+        (["--config.schedule=[9,9,9,9]"], "schedule removes 9 tokens in block 3, which has 9: at most 8 leave one"),
+        (["--config.model.name=deit_tinny_patch16_224"], "unknown model 'deit_tinny_patch16_224': did you mean 'deit_tiny_patch16_224'?"),
+        (["--config.data.mean=(1,2,3)"], "data.mean=(1, 2, 3) is not one value for each of 1 channels"),
+    ],
+)  # fmt: skip
+def test_mistakes_that_show_when_the_model_is_built(arguments, message):
+    loaded = config.load(GTP, arguments)
+    with pytest.raises(tc.InputError) as caught:
+        build_preprocessing(loaded, build_model(loaded))
+    assert str(caught.value) == message

@@ -1,0 +1,17 @@
+"""The wording of errors."""
+
+from tcvit_jax.errors import InputError, unknown
+
+
+def test_the_nearest_name_is_offered():
+    assert str(unknown("model", "deit_smol", ["deit_small", "deit_base"])) == (
+        "unknown model 'deit_smol': did you mean 'deit_small'?"
+    )
+
+
+def test_all_names_are_listed_when_none_is_near():
+    assert str(unknown("model", "resnet", ["b", "a"])) == "unknown model 'resnet': choose one of: a, b"
+
+
+def test_it_is_a_value_error():
+    assert issubclass(InputError, ValueError)

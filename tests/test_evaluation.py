@@ -1,0 +1,87 @@
+"""Counting: exact, masked, and wrong where the model is broken."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import tcvit_jax as tc
+from tcvit_jax import models, sharding
+from tcvit_jax.data import EvalTransform, eval_batches
+from tcvit_jax.evaluation import evaluate, label_rank, make_eval_step
+from tests.models.test_vit import small, variables_of
+
+
+@given(hnp.arrays(np.float32, (4, 7), elements=st.sampled_from([-1.0, 0.0, 0.5, 2.0])), st.lists(st.integers(0, 6), min_size=4, max_size=4))
+def test_rank_is_the_place_in_a_stable_descending_sort(logits, labels):  # fmt: skip
+    order = np.argsort(-logits, axis=-1, kind="stable")
+    expected = [list(order[row]).index(label) for row, label in enumerate(labels)]
+    np.testing.assert_array_equal(label_rank(jnp.asarray(logits), jnp.asarray(labels)), expected)
+
+
+def test_rank_zero_is_argmax_even_when_all_are_equal():
+    ranks = label_rank(jnp.zeros((3, 10)), jnp.asarray([0, 1, 9]))
+    np.testing.assert_array_equal(ranks, [0, 1, 9])
+
+
+def test_nan_is_never_right():
+    logits = jnp.full((1, 10), jnp.nan)
+    assert int(label_rank(logits, jnp.asarray([3]))[0]) == 9
+    assert int(label_rank(jnp.asarray([[1.0, jnp.nan, 0.0]]), jnp.asarray([0]))[0]) == 1
+
+
+class Noise:
+    """A source of random images with random labels."""
+
+    classes = tuple("0123456")
+
+    def __init__(self, count, seed=0):
+        rng = np.random.default_rng(seed)
+        self.images = rng.integers(0, 256, (count, 24, 24, 3), np.uint8)
+        self.labels = rng.integers(0, 7, count)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return {"image": self.images[index], "label": int(self.labels[index])}
+
+
+MODEL = small(tc.TCViT(), 8)
+VARIABLES = variables_of(MODEL)
+PREPROCESSING = models.preprocessing(MODEL.variant)
+FORWARD = jax.jit(MODEL.apply)
+MESH = sharding.data_mesh()
+STEP = make_eval_step(MODEL, PREPROCESSING, MESH)
+
+
+def by_hand(source):
+    """Counts of a plain loop over images."""
+    mean, std = np.asarray(PREPROCESSING.mean), np.asarray(PREPROCESSING.std)
+    images = ((source.images / 255 - mean) / std).astype(np.float32)
+    images = np.concatenate([images, np.zeros((24 - len(images), 24, 24, 3), np.float32)])
+    logits = np.asarray(FORWARD(VARIABLES, images))[: len(source)]
+    order = np.argsort(-logits, axis=-1, kind="stable")
+    own = np.take_along_axis(logits, source.labels[:, None], 1)[:, 0]
+    loss = np.log(np.exp(logits).sum(-1)) - own
+    return (order[:, 0] == source.labels).sum(), (order[:, :5] == source.labels[:, None]).sum(), loss.mean()
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 24), st.sampled_from([8, 16]), st.integers(0, 9))
+def test_every_example_counts_once_whatever_the_batch(count, batch, seed):
+    source = Noise(count, seed)
+    batches = eval_batches(source, EvalTransform((24, 24), crop_pct=1.0), batch_size=batch)
+    result = evaluate(STEP, VARIABLES["params"], batches, MESH)
+    top1, top5, loss = by_hand(source)
+    assert result.examples == count
+    assert (round(result.top1 * count), round(result.top5 * count)) == (top1, top5)
+    assert result.loss == pytest.approx(loss, abs=1e-5)
+
+
+def test_nothing_to_evaluate_is_an_error():
+    with pytest.raises(tc.InputError, match="holds no example"):
+        evaluate(STEP, VARIABLES["params"], [], MESH)

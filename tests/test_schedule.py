@@ -1,0 +1,77 @@
+"""Schedules: what leaves each block, and what cannot."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tcvit_jax as tc
+from tcvit_jax import schedule
+
+
+def quadratic(removed, patches=50):
+    """A cost that falls with every token removed, more so the earlier."""
+    total = 0
+    for count in removed:
+        patches -= count
+        total += patches**2
+    return total * 10**9
+
+
+@given(st.integers(2, 300), st.integers(1, 24), st.data())
+def test_constant_removes_the_same_everywhere_and_leaves_one(patches, depth, data):
+    most = (patches - 1) // depth
+    count = data.draw(st.integers(0, most))
+    assert schedule.resolve(count, patches, depth, quadratic) == (count,) * depth
+    with pytest.raises(tc.InputError, match=f"at most {most} per block leave one"):
+        schedule.resolve(most + 1, patches, depth, quadratic)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=12))
+def test_a_list_is_taken_as_it_is_or_refused(counts):
+    patches = sum(counts) + 1
+    assert schedule.resolve(counts, patches, len(counts), quadratic) == tuple(counts)
+    if sum(counts):
+        with pytest.raises(tc.InputError, match="at most .* leave one"):
+            schedule.resolve(counts, patches - 1, len(counts), quadratic)
+
+
+def test_a_list_of_another_length_is_refused():
+    with pytest.raises(tc.InputError, match="schedule lists 3 blocks and the model has 4"):
+        schedule.resolve([1, 2, 3], 64, 4, quadratic)
+
+
+def test_negative_counts_are_refused():
+    with pytest.raises(tc.InputError, match="schedule removes -1 tokens in block 1: use 0 or more"):
+        schedule.resolve([1, -1], 64, 2, quadratic)
+
+
+@settings(max_examples=50)
+@given(st.floats(0.01, 12000), st.integers(1, 5))
+def test_budget_is_the_least_even_removal_that_fits(gmacs, depth):
+    def cost(removed):
+        return quadratic(removed)
+
+    try:
+        removed = schedule.resolve(schedule.budget(gmacs=gmacs), 50, depth, cost)
+    except tc.InputError as error:
+        assert "cannot be met" in str(error)
+        assert min(quadratic(schedule._spread(total, depth)) for total in range(50)) > gmacs * 1e9
+        return
+    assert len(removed) == depth
+    assert max(removed) - min(removed) <= 1
+    assert cost(removed) <= gmacs * 1e9
+    if sum(removed):
+        assert cost(schedule._spread(sum(removed) - 1, depth)) > gmacs * 1e9
+
+
+@pytest.mark.parametrize("gmacs", [4.0, 3.44, 2.9, 2.3])
+@pytest.mark.parametrize("reducer", [tc.GTP(), tc.TCViT()], ids=["gtp", "tcvit"])
+def test_budget_of_a_real_model(gmacs, reducer):
+    model = tc.create_model("deit_small_patch16_224", reducer, schedule.budget(gmacs=gmacs))
+    # One more token kept in one block is worth about 20 M multiply-adds at most.
+    assert gmacs - 0.03 < tc.describe(model).gmacs <= gmacs
+
+
+def test_a_budget_above_the_dense_model_removes_nothing():
+    model = tc.create_model("deit_small_patch16_224", tc.GTP(), schedule.budget(gmacs=5.0))
+    assert model.removed == (0,) * 12
