@@ -15,7 +15,10 @@ from tcvit_jax.evaluation import evaluate, label_rank, make_eval_step
 from tests.models.test_vit import small, variables_of
 
 
-@given(hnp.arrays(np.float32, (4, 7), elements=st.sampled_from([-1.0, 0.0, 0.5, 2.0])), st.lists(st.integers(0, 6), min_size=4, max_size=4))
+@given(
+    hnp.arrays(np.float32, (4, 7), elements=st.sampled_from([-1.0, 0.0, 0.5, 2.0])),
+    st.lists(st.integers(0, 6), min_size=4, max_size=4),
+)
 def test_rank_is_the_place_in_a_stable_descending_sort(logits, labels):  # fmt: skip
     order = np.argsort(-logits, axis=-1, kind="stable")
     expected = [list(order[row]).index(label) for row, label in enumerate(labels)]

@@ -1,9 +1,26 @@
-"""Images in, batches out: sources, transforms and the Grain pipeline. Imports no JAX, and no TensorFlow."""
+"""The data room: from files to batches of uint8 images, in NumPy.
+
+A *source* gives labelled images by index, a *transform* brings one image to the network's size, and the
+*pipeline* makes batches of them:
+
+    source = open_source("digits", "train")
+    for batch in train_batches(source, TrainTransform((16, 16), channels=1), batch_size=128, seed=0):
+        ...
+
+Nothing here imports JAX or TensorFlow, and importing the room does no work: its worker processes do it again.
+"""
 
 from tcvit_jax.data.pipeline import Batch, eval_batches, train_batches
 from tcvit_jax.data.sources import Example, Source, open_source
 from tcvit_jax.data.transforms import EvalTransform, TrainTransform
 
 __all__ = [
-    "Batch", "EvalTransform", "Example", "Source", "TrainTransform", "eval_batches", "open_source", "train_batches",
-]  # fmt: skip
+    "Batch",
+    "EvalTransform",
+    "Example",
+    "Source",
+    "TrainTransform",
+    "eval_batches",
+    "open_source",
+    "train_batches",
+]

@@ -1,44 +1,31 @@
-"""Batches. A training batch is a function of (seed, step) alone; an evaluation counts every example once."""
+"""Batches in a fixed order: what step k trains on is a function of the seed and of k, and of nothing else.
 
-from __future__ import annotations
+Grain does the work, with threads or worker processes. Its worker processes are spawned, so they import this
+module again: nothing here may do work, or import JAX, when imported.
+"""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from tcvit_jax.data.sources import Example, Source
-from tcvit_jax.data.transforms import EvalTransform, TrainTransform
+from tcvit_jax.data.sources.base import Example, Source
 from tcvit_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
+"""`image` uint8 [B, H, W, C], `label` int32 [B]; in evaluation also `mask` float32 [B], 0 in padding rows."""
 
-
-def local_size(batch_size: int, process_count: int) -> int:
-    """Rows of a global batch that each process holds.
-
-    Raises:
-        InputError: the processes cannot share the batch evenly.
-    """
-    if batch_size < 1 or batch_size % process_count:
-        nearest = max(1, round(batch_size / process_count)) * process_count
-        raise InputError(f"batch_size={batch_size} cannot be shared by {process_count} processes: use {nearest}")
-    return batch_size // process_count
-
-
-@dataclass(frozen=True)
-class _Augment:
-    """The random map of the pipeline; a class because workers receive it pickled."""
-
-    transform: TrainTransform
-
-    def __call__(self, example: Example, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        return {"image": self.transform(example["image"], rng), "label": np.int32(example["label"])}
+# Two keep ahead of the training step. More only contend for the interpreter where images are small, as with
+# the digits; where they are large, `workers` is what scales.
+DEFAULT_THREADS = 2
+_MAX_SEED = 2**32 - 1
 
 
 def train_batches(
     source: Source,
-    transform: TrainTransform,
+    transform: Callable[[np.ndarray, np.random.Generator], np.ndarray],
     *,
     batch_size: int,
     seed: int,
@@ -46,89 +33,168 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
+    threads: int = DEFAULT_THREADS,
 ) -> Iterator[Batch]:
-    """Endless training batches, reshuffled every epoch.
+    """Endless batches for training, reshuffled in every epoch; a batch may span two epochs.
 
-    The set of examples in global batch `k`, and every random choice made for them, depend on `seed` and `k` alone:
-    not on where the run started, on the number of workers, nor on the number of processes.
+    The global batch of step k, augmentation included, depends on `seed` and k only: not on `start_step`,
+    `workers` or `threads`, and `process_count` changes only the order of its rows. So a run that resumes at
+    step k continues as if it had not stopped.
 
     Args:
-        source: of examples.
-        transform: their augmentation.
-        batch_size: rows of the global batch.
-        seed: of the order and of the augmentation.
-        start_step: the first batch that is wanted.
-        process_index, process_count: which part of every global batch is this process's.
-        workers: decoding processes; 0 decodes in a thread of this one.
+        source: the examples.
+        transform: maps an image, uint8 [h, w, c], and a generator to uint8 [H, W, C]. Picklable if `workers`.
+        batch_size: rows of the global batch; each process gets `batch_size // process_count` of them.
+        seed: of the shuffling and of the augmentation, 0 to 2**32 - 1.
+        start_step: the step whose batch comes first.
+        process_index: which process this is.
+        process_count: how many processes share the global batch.
+        workers: worker processes; 0 uses threads of this process alone.
+        threads: threads per process, each of which makes whole batches; 0 makes them when they are asked for.
 
-    Yields:
-        `image` uint8 `[b, H, W, C]` and `label` int32 `[b]`, `b` this process's share of the batch.
+    Returns:
+        An iterator; closing or dropping it stops its threads and processes.
+
+    Raises:
+        InputError: a number is out of range, or the source is empty.
     """
+    _check_batching(source, batch_size, process_index, process_count, workers, threads)
+    _require("start_step", start_step, 0)
+    if not 0 <= seed <= _MAX_SEED:
+        raise InputError(f"seed {seed} must be in 0..{_MAX_SEED}")
     import grain
 
-    if not len(source):
-        raise InputError("the training split holds no example")
-    rows = local_size(batch_size, process_count)
-    examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(_Augment(transform))
-    batches = examples[process_index::process_count].batch(rows, drop_remainder=True)[start_step:]
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
+    examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    # Augmented before the rows are dealt to processes: each generator is then that of the global row, so
+    # that neither do two processes share one, nor does the batch depend on how many processes there are.
+    rows = examples.random_map(_Augment(transform))[process_index::process_count]
+    batches = rows.batch(batch_size // process_count, drop_remainder=True)[start_step:]
+    return _iterate(batches, workers, threads)
+
+
+def eval_batches(
+    source: Source,
+    transform: Callable[[np.ndarray], np.ndarray],
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    threads: int = DEFAULT_THREADS,
+) -> Iterator[Batch]:
+    """Every example exactly once, in order, in `ceil(len(source) / batch_size)` batches of one shape.
+
+    Global batch b holds the examples from `b * batch_size` on, and process p the p-th contiguous part of it.
+    Rows past the end are zeros with a `mask` of 0; all processes yield the same number of batches.
+
+    Args:
+        source: the examples.
+        transform: maps an image, uint8 [h, w, c], to uint8 [H, W, C]. Picklable if `workers`.
+        batch_size: rows of the global batch; each process gets `batch_size // process_count` of them.
+        process_index: which process this is.
+        process_count: how many processes share the global batch.
+        workers: worker processes; 0 uses threads of this process alone.
+        threads: threads per process, each of which makes whole batches; 0 makes them when they are asked for.
+
+    Returns:
+        An iterator; closing or dropping it stops its threads and processes.
+
+    Raises:
+        InputError: a number is out of range, or the source is empty or its first image cannot be read.
+    """
+    _check_batching(source, batch_size, process_index, process_count, workers, threads)
+    import grain
+
+    # A part that is all padding holds no image to take the shape from, hence the look at the first one.
+    shape = transform(source[0]["image"]).shape
+    part = _EvalPart(source, transform, shape, batch_size, process_index, process_count)
+    steps = -(-len(source) // batch_size)
+    return _iterate(grain.MapDataset.range(steps).map(part), workers, threads)
+
+
+@dataclass(frozen=True)
+class _Augment:
+    """Picklable: augments one example; the label gets the type that a batch of labels has."""
+
+    transform: Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Batch:
+        return {"image": self.transform(example["image"], rng), "label": np.array(example["label"], np.int32)}
+
+
+@dataclass(frozen=True)
+class _EvalPart:
+    """Picklable: one process's part of the evaluation batch of a step."""
+
+    source: Source
+    transform: Callable[[np.ndarray], np.ndarray]
+    shape: tuple[int, ...]
+    batch_size: int
+    process_index: int
+    process_count: int
+
+    def __call__(self, step: int) -> Batch:
+        rows = self.batch_size // self.process_count
+        batch = {
+            "image": np.zeros((rows, *self.shape), np.uint8),
+            "label": np.zeros(rows, np.int32),
+            "mask": np.zeros(rows, np.float32),
+        }
+        first = step * self.batch_size + self.process_index * rows
+        for row, index in enumerate(range(first, min(first + rows, len(self.source)))):
+            example = self.source[index]
+            batch["image"][row] = self.transform(example["image"])
+            batch["label"][row] = example["label"]
+            batch["mask"][row] = 1
+        return batch
+
+
+def _iterate(batches: Any, workers: int, threads: int) -> Iterator[Batch]:
+    """Runs a Grain `MapDataset` of batches; what it started ends with the generator, however that ends."""
+    import grain
+
+    # Grain counts its buffer in elements, here whole batches: its default of 500 would fill the memory.
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     dataset = batches.to_iter_dataset(options)
     if workers:
-        _parse_absl_flags()
+        _mark_flags_parsed()
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    yield from dataset
+    with closing(iter(dataset)) as iterator:
+        for batch in iterator:
+            yield _own_memory(batch) if workers else batch
 
 
-def _parse_absl_flags() -> None:
-    """Grain's workers read absl flags, which nobody has parsed in a notebook or a test (google/grain#1355)."""
+def _own_memory(batch: Batch) -> Batch:
+    """Copies a batch out of shared memory, whose destructor fails when the interpreter exits."""
+    return {name: np.array(values, subok=False) for name, values in batch.items()}
+
+
+def _mark_flags_parsed() -> None:
+    """Lets Grain start workers in a program that never parsed absl's flags, such as a notebook."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
 
 
-def eval_batches(
-    source: Source,
-    transform: EvalTransform,
-    *,
-    batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
-    threads: int = 2,
-) -> Iterator[Batch]:
-    """Every example once, in order, in `ceil(len / batch_size)` batches of one shape.
-
-    Global batch `b` holds examples `[b * batch_size, (b + 1) * batch_size)`, each process its contiguous part. Rows
-    beyond the last example are black and masked out.
-
-    Yields:
-        `image` uint8 `[b, H, W, C]`, `label` int32 `[b]`, and `mask` float32 `[b]`, 1 for an example and 0 for padding.
-    """
-    from concurrent.futures import ThreadPoolExecutor
-
-    rows = local_size(batch_size, process_count)
-    with ThreadPoolExecutor(threads) as pool:
-        for start in range(process_index * rows, _round_up(len(source), batch_size), batch_size):
-            indices = range(start, min(start + rows, len(source)))
-            yield _padded(list(pool.map(_reader(source, transform), indices)), rows, transform)
+def _check_batching(
+    source: Source, batch_size: int, process_index: int, process_count: int, workers: int, threads: int
+) -> None:
+    _require("batch_size", batch_size, 1)
+    _require("process_count", process_count, 1)
+    _require("workers", workers, 0)
+    _require("threads", threads, 0)
+    if not 0 <= process_index < process_count:
+        raise InputError(f"process_index {process_index} must be in 0..{process_count - 1}")
+    if batch_size % process_count:
+        nearest = max(1, round(batch_size / process_count)) * process_count
+        raise InputError(
+            f"batch_size {batch_size} cannot be shared by {process_count} processes: the nearest that can is {nearest}"
+        )
+    if len(source) == 0:
+        raise InputError("the data source is empty: it needs at least one example")
 
 
-def _round_up(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple
-
-
-def _reader(source: Source, transform: EvalTransform) -> Callable[[int], tuple[np.ndarray, int]]:
-    def read(index: int) -> tuple[np.ndarray, int]:
-        example = source[index]
-        return transform(example["image"]), example["label"]
-
-    return read
-
-
-def _padded(examples: list[tuple[np.ndarray, int]], rows: int, transform: EvalTransform) -> Batch:
-    image = np.zeros((rows, *transform.size, transform.channels), np.uint8)
-    label = np.zeros(rows, np.int32)
-    mask = np.zeros(rows, np.float32)
-    for row, (picture, value) in enumerate(examples):
-        image[row], label[row], mask[row] = picture, value, 1
-    return {"image": image, "label": label, "mask": mask}
+def _require(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise InputError(f"{name} {value} must be {least} or more")

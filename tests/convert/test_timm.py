@@ -19,7 +19,9 @@ def test_every_tensor_is_used_once():
     params = tc.convert.from_torch(given, MODEL)["params"]
     assert params["blocks_1"]["attn"]["qkv"]["kernel"].shape == (48, 144)
     np.testing.assert_array_equal(params["blocks_1"]["attn"]["qkv"]["kernel"], given["blocks.1.attn.qkv.weight"].T)
-    np.testing.assert_array_equal(params["patch_embed"]["kernel"][2, 5, 1], given["patch_embed.proj.weight"][:, 1, 2, 5])
+    np.testing.assert_array_equal(
+        params["patch_embed"]["kernel"][2, 5, 1], given["patch_embed.proj.weight"][:, 1, 2, 5]
+    )
     np.testing.assert_array_equal(params["norm"]["scale"], given["norm.weight"])
     np.testing.assert_array_equal(params["pos_embed"], given["pos_embed"])
 
@@ -44,7 +46,9 @@ def test_missing_and_superfluous_names_are_reported_together():
 def test_another_shape_is_reported():
     given = weights()
     given["pos_embed"] = given["pos_embed"][:, :50]
-    with pytest.raises(tc.InputError, match=r"pos_embed has shape \(1, 50, 48\) in our layout, the model's is \(1, 65, 48\)"):
+    with pytest.raises(
+        tc.InputError, match=r"pos_embed has shape \(1, 50, 48\) in our layout, the model's is \(1, 65, 48\)"
+    ):
         tc.convert.from_torch(given, MODEL)
 
 

@@ -1,26 +1,27 @@
-"""Where images come from, behind one small protocol: embedded digits, image folders, TFDS by name."""
+"""Where labelled images come from: scikit-learn's digits, a folder of images, or a TFDS data set."""
 
 from tcvit_jax.data.sources.base import Example, Source
-from tcvit_jax.data.sources.digits import open_digits
-from tcvit_jax.data.sources.folder import open_folder
-from tcvit_jax.data.sources.tfds import open_tfds
+from tcvit_jax.data.sources.digits import DigitsSource
+from tcvit_jax.data.sources.folder import FolderSource
+from tcvit_jax.data.sources.tfds import TfdsSource
 
-__all__ = ["Example", "Source", "open_source"]
+__all__ = ["DigitsSource", "Example", "FolderSource", "Source", "TfdsSource", "open_source"]
 
 
 def open_source(name: str, split: str, directory: str = "") -> Source:
-    """A split of a data set.
+    """Opens one split of a data set. Nothing is downloaded.
 
     Args:
-        name: `"digits"`, `"folder"`, or any TFDS name (`"imagenet2012"`, `"fashion_mnist"`, ...).
-        split: `"train"` or `"val"`; for TFDS also its own names and slices, such as `"train[:10%]"`.
-        directory: of the image folder, or of TFDS's prepared data sets (`""` is TFDS's default).
+        name: `"digits"` (needs scikit-learn), `"folder"` (images in `directory/SPLIT/CLASS/`), or the name of
+            a TFDS data set that was prepared as ArrayRecord, such as `"imagenet2012"`.
+        split: `"train"` or `"val"`; a folder may have any other, and TFDS reads `"train[:10%]"` too.
+        directory: the folder, or the TFDS data directory (empty: the default one of TFDS).
 
     Raises:
-        InputError: an unknown name or split, or data that is not on this machine.
+        InputError: the name or the split is unknown, or the data is not on this machine.
     """
     if name == "digits":
-        return open_digits(split)
+        return DigitsSource(split)
     if name == "folder":
-        return open_folder(directory, split)
-    return open_tfds(name, split, directory)
+        return FolderSource(split, directory)
+    return TfdsSource(name, split, directory)

@@ -1,4 +1,4 @@
-"""The protocol that every source keeps."""
+"""What every data source is: labelled images under an index."""
 
 from typing import Protocol, TypedDict
 
@@ -6,20 +6,25 @@ import numpy as np
 
 
 class Example(TypedDict):
-    """One labelled image: `image` uint8 `[H, W, C]` with 1 or 3 channels, `label` an index into the classes."""
+    """One labelled image: `image` is uint8 [H, W, C] with C of 3 or 1, `label` an index into the classes."""
 
     image: np.ndarray
     label: int
 
 
 class Source(Protocol):
-    """A random-access, picklable collection of examples."""
+    """Random access to labelled images. Sources are picklable, since worker processes receive a copy.
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The name of each label."""
+    Attributes:
+        classes: the class names; a label is an index into them.
+    """
+
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """The number of examples."""
         ...
 
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Example: ...
+    def __getitem__(self, index: int) -> Example:
+        """The example at `index`, in 0..len-1. Raises `InputError` if its image cannot be read."""
+        ...

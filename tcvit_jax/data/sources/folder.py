@@ -1,82 +1,113 @@
-"""A folder of images, one sub-folder per class: `DIR/train/CLASS/*.png|jpg`, `DIR/val/CLASS/*.png|jpg`."""
+"""Images in folders, one folder per class: `directory/SPLIT/CLASS/*.jpg`."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from tcvit_jax.data.sources.base import Example
-from tcvit_jax.errors import InputError, unknown
+from tcvit_jax.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
+_LAYOUT = "expected DIRECTORY/train/CLASS/*.jpg and DIRECTORY/val/CLASS/*.jpg"
 
 
-@dataclass(frozen=True)
-class Folder:
-    """Images decoded when read, always RGB; `files[i]` belongs to class `labels[i]`."""
+class FolderSource:
+    """The images below `directory/split`, as uint8 [H, W, 3]; files are listed now and decoded when read.
 
-    files: tuple[Path, ...]
-    labels: tuple[int, ...]
-    classes: tuple[str, ...]
+    Labels number the class directories of the split `train` in sorted order, in every split, so that they
+    agree between splits; without a `train` they number those of `split` itself. Hidden files and files that
+    are neither PNG nor JPEG are ignored.
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> Example:
-        return {"image": read_image(self.files[index]), "label": self.labels[index]}
-
-
-def read_image(path: Path) -> np.ndarray:
-    """An image file as uint8 RGB `[H, W, 3]`.
+    Args:
+        split: the name of a directory in `directory`.
+        directory: the folder that holds the splits.
 
     Raises:
-        InputError: an empty, truncated or otherwise unreadable file, with its path.
+        InputError: there is no such directory, split, class or image, or the split has a class that `train`
+            has not.
+    """
+
+    def __init__(self, split: str, directory: str) -> None:
+        root = _split_directory(directory, split)
+        reference = root.parent / "train"
+        self.classes = _class_names(reference if reference.is_dir() else root)
+        paths: list[str] = []
+        labels: list[int] = []
+        for name in _class_names(root):
+            if name not in self.classes:
+                raise InputError(f"class {name!r} in {root} is not among the classes in {reference}")
+            files = _image_files(root / name)
+            paths += files
+            labels += [self.classes.index(name)] * len(files)
+        self._paths, self._labels = paths, np.array(labels, np.int32)
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Example:
+        """Decodes the image at `index`. Raises `InputError`, with its path, if it is not a whole image."""
+        return {"image": read_image(self._paths[index]), "label": int(self._labels[index])}
+
+
+def read_image(path: str) -> np.ndarray:
+    """Decodes an image file to uint8 [H, W, 3], ignoring its EXIF orientation.
+
+    Grey, palette, transparent and CMYK images become RGB, so that one folder has one number of channels.
+
+    Raises:
+        InputError: the file is missing, empty, truncated or no image; the message holds the path.
     """
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        # Pillow raises SyntaxError for some broken PNG files.
-        reason = "the file is empty" if path.is_file() and path.stat().st_size == 0 else str(error).split("\n")[0]
-        raise InputError(f"cannot read image {str(path)!r}: {reason}") from error
+            # Pillow warns when a palette with transparency goes to RGB without this detour.
+            if image.mode == "P" and "transparency" in image.info:
+                return np.array(image.convert("RGBA").convert("RGB"))
+            return np.array(image.convert("RGB"))
+    # Pillow reports broken files by any of these, depending on the format and on what is broken.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "the file is empty" if _is_empty(path) else " ".join(str(error).split())
+        raise InputError(f"cannot read image {path}: {reason}") from error
 
 
-def _folders(path: Path) -> list[str]:
-    return sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+def _is_empty(path: str) -> bool:
+    return Path(path).is_file() and Path(path).stat().st_size == 0
 
 
-def _images(path: Path) -> list[Path]:
-    return sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-
-
-def open_folder(directory: str, split: str) -> Folder:
-    """One split of an image folder; labels are positions among the sorted class names of `train`.
-
-    Raises:
-        InputError: a directory, split, class or image that is not there, with the path looked at.
-    """
+def _split_directory(directory: str, split: str) -> Path:
+    """The directory of a split, or an error that says what is there instead."""
+    if not directory:
+        raise InputError(f"data set folder needs a directory; {_LAYOUT}")
     root = Path(directory)
-    if not directory or not root.is_dir():
-        raise InputError(
-            f"image folder {directory!r} is not a directory: give one that holds train/CLASS/*.png|jpg and "
-            "val/CLASS/*.png|jpg, as --config.data.dir=PATH"
-        )
-    if not (root / split).is_dir():
-        raise unknown(f"split of image folder {directory!r}:", split, _folders(root) or ["train", "val"])
-    # Validation labels are training labels, even where a class has no validation image.
-    classes = _folders(root / "train") if (root / "train").is_dir() else _folders(root / split)
-    if not classes:
-        raise InputError(f"no class folder in {str(root / split)!r}: images belong in {split}/CLASS/")
-    files, labels = [], []
-    for name in _folders(root / split):
-        if name not in classes:
-            raise unknown(f"class folder in {str(root / split)!r}:", name, classes)
-        found = _images(root / split / name)
-        files += found
-        labels += [classes.index(name)] * len(found)
+    if not root.is_dir():
+        raise InputError(f"data directory {directory} does not exist; {_LAYOUT}")
+    splits = _subdirectories(root)
+    if split not in splits:
+        there = ", ".join(splits) or "no directory"
+        raise InputError(f"no split {split!r} in {directory}, which holds {there}; {_LAYOUT}")
+    return root / split
+
+
+def _class_names(root: Path) -> tuple[str, ...]:
+    names = _subdirectories(root)
+    if not names:
+        raise InputError(f"no class directories in {root}; {_LAYOUT}")
+    return names
+
+
+def _image_files(directory: Path) -> list[str]:
+    """The sorted paths of the images of one class, at least one."""
+    files = sorted(
+        str(path)
+        for path in directory.iterdir()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
     if not files:
-        raise InputError(f"no image in {str(root / split)!r}: expected CLASS/*{', CLASS/*'.join(SUFFIXES)}")
-    return Folder(tuple(files), tuple(labels), tuple(classes))
+        raise InputError(f"class directory {directory} has no images ({', '.join(SUFFIXES)})")
+    return files
+
+
+def _subdirectories(root: Path) -> tuple[str, ...]:
+    """The sorted names of the directories in `root` that are not hidden."""
+    return tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")))

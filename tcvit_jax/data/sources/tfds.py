@@ -1,10 +1,7 @@
-"""Any image-classification set of TensorFlow Datasets, by name, read from ArrayRecord without TensorFlow."""
-
-from __future__ import annotations
+"""TensorFlow Datasets that were prepared as ArrayRecord, read without TensorFlow and without the network."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,55 +9,48 @@ import numpy as np
 from tcvit_jax.data.sources.base import Example
 from tcvit_jax.errors import InputError, unknown
 
-
-@dataclass(frozen=True)
-class TFDS:
-    """A prepared split; `records` is TFDS's own random-access data source."""
-
-    records: Any
-    classes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> Example:
-        record = self.records[int(index)]
-        return {"image": np.asarray(record["image"]), "label": int(record["label"])}
+_VALIDATION_SPLITS = ("val", "validation", "test")
+_IMAGENET_ARCHIVES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 
 
-def open_tfds(name: str, split: str, directory: str = "") -> TFDS:
-    """A split of a prepared data set; `"val"` is its `validation` split, or `test` where it has no other.
+class TfdsSource:
+    """One split of a TFDS data set with the features `image` and `label`; images are uint8 [H, W, C].
+
+    Args:
+        name: a TFDS name, such as `"imagenet2012"` or `"imagenet_resized/32x32"`.
+        split: a TFDS split, such as `"train"` or `"train[:10%]"`; `"val"` stands for the first of `val`,
+            `validation` and `test` that the data set has.
+        directory: the TFDS data directory; empty for the default one.
 
     Raises:
-        InputError: an unknown name or split, a data set without labelled images, or one that is not prepared on this
-            machine, with the command that prepares it.
+        InputError: the name or the split is unknown, the data set is not labelled images, or no copy of it in
+            a random-access format is on this machine. The message has the command that prepares one.
     """
-    # TFDS warns of every directory that it finds nothing in; our error says it once, and better.
-    with _quiet():
-        builder = _builder(name, directory)
-        features = builder.info.features
-        if "image" not in features or "label" not in features:
-            raise InputError(f"dataset {name!r} has no image and label: its features are {', '.join(features)}")
-        split = _validation_split(builder) if split == "val" else split
-        try:
-            records = builder.as_data_source(split=split)
-        except Exception as error:  # TFDS has a type of its own for almost every reason
-            raise _why_not(builder, split, error) from error
-    return TFDS(records, tuple(features["label"].names))
 
+    def __init__(self, name: str, split: str, directory: str = "") -> None:
+        with _quiet():
+            builder = _builder(name, directory)
+            self.classes = _class_names(name, builder.info.features)
+            split = _resolve_split(name, split, builder.info.splits)
+            try:
+                # Only the record reader is kept: it pickles to a few kilobytes.
+                self._records = builder.as_data_source(split=split)
+            except Exception as error:  # TFDS has a type for almost every reason.
+                raise _cannot_open(name, split, builder, error) from error
 
-def _builder(name: str, directory: str) -> Any:
-    import tensorflow_datasets as tfds
+    def __len__(self) -> int:
+        """The number of examples in the split."""
+        return len(self._records)
 
-    try:
-        return tfds.builder(name, data_dir=directory or None, try_gcs=False)
-    except tfds.core.registered.DatasetNotFoundError as error:
-        known = tfds.list_builders(with_community_datasets=False)
-        raise unknown("dataset", name, ["digits", "folder", *known]) from error
+    def __getitem__(self, index: int) -> Example:
+        """Reads and decodes the example at `index`."""
+        record = self._records[index]
+        return {"image": np.asarray(record["image"], np.uint8), "label": int(record["label"])}
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
+    """Silences TFDS's warning of a directory without data, which our error repeats and explains."""
     from absl import logging
 
     verbosity = logging.get_verbosity()
@@ -71,27 +61,70 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def _validation_split(builder: Any) -> str:
-    return "test" if "test" in builder.info.splits and "validation" not in builder.info.splits else "validation"
+def _builder(name: str, directory: str) -> Any:
+    """The `tfds.core.DatasetBuilder` of a name. Reads code and local files only."""
+    import tensorflow_datasets as tfds
+
+    try:
+        # try_gcs=False: never ask the public bucket, so that a machine without network does not hang.
+        return tfds.builder(name, data_dir=directory or None, try_gcs=False)
+    except tfds.core.DatasetNotFoundError as error:
+        names = tfds.list_builders(with_community_datasets=False)
+        raise unknown("dataset", name, ["digits", "folder", *names]) from error
+    except Exception as error:  # TFDS reports a bad config, version or spelling by many types.
+        raise InputError(f"cannot open dataset {name!r}: {_one_line(error)}") from error
 
 
-def _why_not(builder: Any, split: str, error: Exception) -> InputError:
-    """One message for what stands between the user and the split."""
-    name, root = builder.name, builder.data_path.parents[1]
-    command = f"tfds build {name} --file_format=array_record --data_dir={root}"
-    if builder.is_prepared():
-        if split.split("[")[0] not in builder.info.splits:
-            return unknown(f"split of {name!r}:", split, builder.info.splits)
-        if "not supported" in str(error):
-            return InputError(
-                f"dataset {name!r} in {root} is prepared as {builder.info.file_format.value}, which has no random access: "
-                f"prepare it again with `pip install tensorflow && {command} --overwrite`"
-            )
-        return InputError(f"dataset {name!r}, split {split!r}, cannot be read: {str(error).splitlines()[0]}")
-    first = ""
-    if name == "imagenet2012":
-        first = f"put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into {root}/downloads/manual, then "
-    return InputError(
-        f"dataset {name!r} is not prepared in {root}: {first}run `pip install tensorflow && {command}`, "
-        "or use an image folder with --config.data.name=folder --config.data.dir=PATH"
+def _class_names(name: str, features: Any) -> tuple[str, ...]:
+    missing = [feature for feature in ("image", "label") if feature not in features]
+    if missing:
+        raise InputError(
+            f"dataset {name!r} has no feature {missing[0]!r}, only {', '.join(features)}: "
+            "choose one that has both image and label"
+        )
+    names = getattr(features["label"], "names", None)
+    if not names:
+        raise InputError(f"dataset {name!r} is not for classification: its label is {features['label']!r}")
+    return tuple(names)
+
+
+def _resolve_split(name: str, split: str, available: Any) -> str:
+    """Replaces `val` by the data set's own name for it and checks plain names; slices are left to TFDS."""
+    plain, bracket, rest = split.partition("[")
+    known = list(available)  # empty as long as the data set is not prepared
+    if plain == "val":
+        # An unprepared set does not tell its splits; the error about that comes when it is opened.
+        plain = next((candidate for candidate in _VALIDATION_SPLITS if candidate in known), "validation")
+    if known and plain not in known and "+" not in split:
+        raise unknown(f"split of {name}", split, known)
+    return plain + bracket + rest
+
+
+def _cannot_open(name: str, split: str, builder: Any, error: Exception) -> InputError:
+    """Why `as_data_source` refused, and the command that puts it right."""
+    if not builder.is_prepared():
+        return InputError(_not_prepared(name, builder))
+    if isinstance(error, NotImplementedError):
+        return InputError(
+            f"dataset {name!r} in {builder.data_path} is prepared as {builder.info.file_format.value}, which "
+            "has no random access; convert it (needs pip install tensorflow apache-beam) with: tfds "
+            f"convert_format --dataset_version_dir={builder.data_path} --out_file_format=array_record"
+        )
+    return InputError(f"cannot open split {split!r} of dataset {name!r}: {_one_line(error)}")
+
+
+def _not_prepared(name: str, builder: Any) -> str:
+    # The data directory is data_path without name[/config]/version.
+    root = builder.data_path.parents[builder.info.full_name.count("/")]
+    archives = ""
+    if builder.name == "imagenet2012":
+        archives = f"put {' and '.join(_IMAGENET_ARCHIVES)} into {root}/downloads/manual, then "
+    return (
+        f"dataset {name!r} is not prepared on this machine: nothing in {builder.data_path}. To prepare it, "
+        f"{archives}run: tfds build {name} --file_format=array_record --data_dir={root} (needs pip install "
+        "tensorflow); or use a folder of images: --config.data.name=folder --config.data.dir=PATH"
     )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

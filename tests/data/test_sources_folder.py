@@ -1,0 +1,174 @@
+"""Tests of the folder source on real PNG and JPEG files."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tcvit_jax.data import open_source
+from tcvit_jax.errors import InputError
+
+RED = (200, 30, 10)
+
+
+def write(path: Path, mode: str = "RGB", size: tuple[int, int] = (6, 4), colour: object = RED) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes in `train`, one of them in `val`."""
+    write(tmp_path / "train" / "cat" / "b.png")
+    write(tmp_path / "train" / "cat" / "a.JPG")
+    write(tmp_path / "train" / "dog" / "c.jpeg")
+    write(tmp_path / "val" / "dog" / "d.png")
+    return tmp_path
+
+
+def one_line_error(split: str, directory: object, index: int | None = None) -> str:
+    def open_and_read() -> None:
+        source = open_source("folder", split, str(directory))
+        if index is not None:
+            source[index]
+
+    with pytest.raises(InputError) as caught:
+        open_and_read()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_classes_and_files_are_sorted(folder: Path) -> None:
+    source = open_source("folder", "train", str(folder))
+    assert source.classes == ("cat", "dog")
+    assert [example["label"] for example in (source[0], source[1], source[2])] == [0, 0, 1]
+    assert len(source) == 3
+    np.testing.assert_array_equal(source[1]["image"], np.full((4, 6, 3), RED, np.uint8))  # b.png, lossless
+
+
+def test_labels_agree_between_splits(folder: Path) -> None:
+    source = open_source("folder", "val", str(folder))
+    assert source.classes == ("cat", "dog") and source[0]["label"] == 1
+
+
+def test_a_folder_without_train_numbers_its_own_classes(tmp_path: Path) -> None:
+    write(tmp_path / "test" / "dog" / "d.png")
+    source = open_source("folder", "test", str(tmp_path))
+    assert source.classes == ("dog",) and source[0]["label"] == 0
+
+
+def test_hidden_and_foreign_files_are_ignored(folder: Path) -> None:
+    (folder / "train" / "cat" / "notes.txt").write_text("no image")
+    write(folder / "train" / "cat" / ".hidden.png")
+    write(folder / "train" / ".cache" / "e.png")
+    source = open_source("folder", "train", str(folder))
+    assert len(source) == 3 and source.classes == ("cat", "dog")
+
+
+def test_pickled_sources_read_the_same_image(folder: Path) -> None:
+    source = open_source("folder", "train", str(folder))
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy.classes == source.classes
+    np.testing.assert_array_equal(copy[2]["image"], source[2]["image"])
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "colour", "expected"),
+    [
+        ("x.png", "L", 77, (77, 77, 77)),
+        ("x.png", "1", 1, (255, 255, 255)),
+        ("x.png", "LA", (77, 3), (77, 77, 77)),
+        ("x.png", "RGBA", (*RED, 0), RED),
+        ("x.jpg", "L", 77, (77, 77, 77)),
+        ("x.jpg", "CMYK", (0, 0, 0, 0), (255, 255, 255)),
+    ],
+)
+def test_every_mode_becomes_rgb(
+    tmp_path: Path, name: str, mode: str, colour: object, expected: tuple[int, int, int]
+) -> None:
+    write(tmp_path / "train" / "a" / name, mode, colour=colour)
+    image = open_source("folder", "train", str(tmp_path))[0]["image"]
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, np.full((4, 6, 3), expected, np.uint8))
+
+
+def test_a_palette_with_transparency_becomes_rgb(tmp_path: Path) -> None:
+    path = tmp_path / "train" / "a" / "x.png"
+    path.parent.mkdir(parents=True)
+    image = Image.new("P", (6, 4), 1)
+    image.putpalette([0, 0, 0, *RED])
+    image.save(path, transparency=bytes([0, 128]))
+    decoded = open_source("folder", "train", str(tmp_path))[0]["image"]
+    np.testing.assert_array_equal(decoded, np.full((4, 6, 3), RED, np.uint8))
+
+
+def test_exif_orientation_is_ignored(tmp_path: Path) -> None:
+    path = write(tmp_path / "train" / "a" / "x.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "turn by a quarter"
+    Image.new("RGB", (6, 4), RED).save(path, exif=exif)
+    assert open_source("folder", "train", str(tmp_path))[0]["image"].shape == (4, 6, 3)
+
+
+def test_a_missing_directory_says_what_is_expected(tmp_path: Path) -> None:
+    message = one_line_error("train", tmp_path / "nowhere")
+    assert str(tmp_path / "nowhere") in message and "train/CLASS" in message
+    assert "needs a directory" in one_line_error("train", "")
+
+
+def test_a_missing_split_names_those_there(folder: Path) -> None:
+    assert f"no split 'test' in {folder}, which holds train, val" in one_line_error("test", folder)
+
+
+def test_an_empty_folder_has_no_splits(tmp_path: Path) -> None:
+    assert "which holds no directory" in one_line_error("train", tmp_path)
+
+
+def test_a_split_without_classes(tmp_path: Path) -> None:
+    write(tmp_path / "train" / "flat.png")
+    assert f"no class directories in {tmp_path / 'train'}" in one_line_error("train", tmp_path)
+
+
+def test_a_class_without_images(folder: Path) -> None:
+    (folder / "train" / "eel").mkdir()
+    assert f"{folder / 'train' / 'eel'} has no images" in one_line_error("train", folder)
+
+
+def test_a_class_that_train_does_not_have(folder: Path) -> None:
+    write(folder / "val" / "emu" / "x.png")
+    message = one_line_error("val", folder)
+    assert "'emu'" in message and str(folder / "val") in message and str(folder / "train") in message
+
+
+def test_an_empty_image(tmp_path: Path) -> None:
+    path = write(tmp_path / "train" / "a" / "x.png")
+    path.write_bytes(b"")
+    assert f"{path}: the file is empty" in one_line_error("train", tmp_path, index=0)
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.png"])
+def test_a_truncated_image(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "train" / "a" / name
+    path.parent.mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert f"cannot read image {path}: " in one_line_error("train", tmp_path, index=0)
+
+
+def test_a_file_that_is_no_image(tmp_path: Path) -> None:
+    path = write(tmp_path / "train" / "a" / "x.jpg")
+    path.write_text("<html>404</html>")
+    assert f"cannot read image {path}: " in one_line_error("train", tmp_path, index=0)
+
+
+def test_a_file_that_vanished(tmp_path: Path) -> None:
+    path = write(tmp_path / "train" / "a" / "x.jpg")
+    source = open_source("folder", "train", str(tmp_path))
+    path.unlink()
+    with pytest.raises(InputError, match="cannot read image"):
+        source[0]

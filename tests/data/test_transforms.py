@@ -1,0 +1,238 @@
+"""Tests of the transforms against rules written out plainly on Pillow and NumPy primitives."""
+
+import math
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tcvit_jax.data import EvalTransform, TrainTransform
+from tcvit_jax.errors import InputError
+
+untimed = settings(deadline=None)  # a shared machine may pause for longer than any deadline
+
+SIDES = st.integers(1, 40)
+SIZES = st.tuples(SIDES, SIDES)
+CHANNELS = st.sampled_from([1, 3])
+SEEDS = st.integers(0, 2**32 - 1)
+PILLOW = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
+
+
+def with_channel_axis(image: Image.Image) -> np.ndarray:
+    array = np.asarray(image)
+    return array.reshape(*array.shape[:2], -1)
+
+
+def reference_eval(image: np.ndarray, side: int, crop_pct: float, interpolation: str) -> np.ndarray:
+    """torchvision's Resize(int) and CenterCrop; Pillow's crop gives zeros outside of the image."""
+    pillow = Image.fromarray(image)
+    short, long = sorted(pillow.size)
+    scale = math.floor(side / crop_pct)
+    other = int(scale * long / short)
+    width, height = (scale, other) if pillow.width <= pillow.height else (other, scale)
+    resized = pillow.resize((width, height), PILLOW[interpolation])
+    if width < side or height < side:  # torchvision pads first
+        left, top = (max(side - length, 0) // 2 for length in (width, height))
+        padded = Image.new("RGB", (max(side, width), max(side, height)))
+        padded.paste(resized, (left, top))
+        resized = padded
+    left, top = (round((length - side) / 2.0) for length in resized.size)
+    return np.asarray(resized.crop((left, top, left + side, top + side)))
+
+
+def move_pixel_by_pixel(image: np.ndarray, down: int, right: int) -> np.ndarray:
+    result = np.zeros_like(image)
+    height, width = image.shape[:2]
+    for row in range(height):
+        for column in range(width):
+            if 0 <= row - down < height and 0 <= column - right < width:
+                result[row, column] = image[row - down, column - right]
+    return result
+
+
+@untimed
+@given(SIDES, SIDES, SIDES, st.sampled_from([0.875, 0.9, 0.95, 1.0, 1.3]), st.sampled_from(sorted(PILLOW)))
+def test_square_evaluation_is_torchvisions(h: int, w: int, side: int, crop_pct: float, kind: str) -> None:
+    if math.floor(side / crop_pct) < 1:
+        return  # torchvision has no answer for an image of no pixels
+    image = noise(h, w)
+    result = EvalTransform((side, side), crop_pct=crop_pct, interpolation=kind)(image)
+    np.testing.assert_array_equal(result, reference_eval(image, side, crop_pct, kind))
+
+
+@pytest.mark.parametrize(("h", "w"), [(375, 500), (500, 375), (300, 300), (60, 700)])
+def test_imagenet_evaluation_is_torchvisions(h: int, w: int) -> None:
+    image = noise(h, w)
+    result = EvalTransform((224, 224))(image)
+    np.testing.assert_array_equal(result, reference_eval(image, 224, 0.9, "bicubic"))
+
+
+@untimed
+@given(SIZES, SIZES, st.floats(0.5, 1.0))
+def test_rectangular_evaluation_covers_the_crop(image_size: Any, size: Any, crop_pct: float) -> None:
+    white = np.full((*image_size, 3), 255, np.uint8)
+    result = EvalTransform(size, crop_pct=crop_pct)(white)
+    assert result.shape == (*size, 3)
+    assert np.all(result == 255), "zeros of padding got in"
+
+
+def test_rectangular_evaluation_keeps_the_aspect_ratio() -> None:
+    # 40x100 to 20x30 with everything kept: covering 30 wide needs 20x50, of which the middle 30 stay.
+    image = noise(40, 100)
+    resized = np.asarray(Image.fromarray(image).resize((50, 20), PILLOW["bicubic"]))
+    np.testing.assert_array_equal(EvalTransform((20, 30), crop_pct=1.0)(image), resized[:, 10:40])
+
+
+@untimed
+@given(SIZES, SIZES, CHANNELS, CHANNELS, st.sampled_from(["crop", "shift"]), SEEDS)
+def test_results_have_the_wanted_shape(
+    image_size: Any, size: Any, given_channels: int, channels: int, mode: str, seed: int
+) -> None:
+    image = noise(*image_size, given_channels)
+    evaluated = EvalTransform(size, channels=channels)(image)
+    trained = TrainTransform(size, channels=channels, mode=mode)(image, np.random.default_rng(seed))
+    for result in (evaluated, trained):
+        assert result.shape == (*size, channels) and result.dtype == np.uint8
+
+
+def test_grey_becomes_colour_by_repetition_and_colour_grey_by_itu_601() -> None:
+    grey, colour = noise(12, 12, 1), noise(12, 12, 3)
+    same = EvalTransform((12, 12), channels=3, crop_pct=1.0)(grey)
+    np.testing.assert_array_equal(same, np.repeat(grey, 3, axis=2))
+    weights = np.array([299, 587, 114]) / 1000
+    result = EvalTransform((12, 12), channels=1, crop_pct=1.0)(colour)
+    np.testing.assert_allclose(result[..., 0], colour @ weights, atol=1)
+
+
+@untimed
+@given(SIZES, CHANNELS, st.integers(0, 5), SEEDS)
+def test_shift_moves_every_pixel_alike(size: Any, channels: int, shift: int, seed: int) -> None:
+    image = noise(9, 7, channels)
+    still = TrainTransform(size, channels=channels, mode="shift", shift=0)(image, np.random.default_rng(0))
+    pillow = Image.fromarray(image[..., 0] if channels == 1 else image).resize(size[::-1], PILLOW["bicubic"])
+    np.testing.assert_array_equal(still, with_channel_axis(pillow))
+    moved = TrainTransform(size, channels=channels, mode="shift", shift=shift)(image, np.random.default_rng(seed))
+    steps = range(-shift, shift + 1)
+    candidates = (move_pixel_by_pixel(still, down, right) for down in steps for right in steps)
+    assert any(np.array_equal(moved, candidate) for candidate in candidates)
+
+
+def test_shift_reaches_every_direction_equally() -> None:
+    image = np.zeros((3, 3, 1), np.uint8)
+    image[1, 1] = 255
+    transform = TrainTransform((3, 3), channels=1, mode="shift")
+    rng = np.random.default_rng(0)
+    count = 4500
+    heat = sum((transform(image, rng) > 0).astype(float) for _ in range(count))[..., 0]
+    np.testing.assert_allclose(heat, count / 9, atol=5 * math.sqrt(count / 9))
+
+
+@untimed
+@given(st.integers(1, 60), st.integers(1, 60), SEEDS)
+def test_crops_show_a_box_of_the_image(height: int, width: int, seed: int) -> None:
+    # Red counts columns and green counts rows, so the result tells which part of the image it shows.
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 0], image[..., 1] = np.arange(width), np.arange(height)[:, None]
+    transform = TrainTransform((8, 8), flip=0, interpolation="bilinear")
+    result = transform(image, np.random.default_rng(seed)).astype(int)
+    assert np.all(np.diff(result[..., 0], axis=1) >= 0) and np.all(np.diff(result[..., 1], axis=0) >= 0)
+    assert result[..., 0].max() < width and result[..., 1].max() < height
+
+
+def visible_box(transform: TrainTransform, size: tuple[int, int], seed: int) -> tuple[float, float]:
+    """The (width, height) of the crop, measured in a ramp that a result of two pixels a side shows."""
+    height, width = size
+    ramp = np.zeros((height, width, 3), np.uint8)
+    ramp[..., 0], ramp[..., 1] = np.arange(width), np.arange(height)[:, None]
+    result = transform(ramp, np.random.default_rng(seed)).astype(float)
+    # Two antialiased samples lie half a box apart, a little less for the filter's reach beyond its half.
+    return 2 * np.ptp(result[..., 0]), 2 * np.ptp(result[..., 1])
+
+
+def test_crops_spread_over_area_and_shape() -> None:
+    transform = TrainTransform((2, 2), flip=0, interpolation="bilinear")
+    boxes = np.array([visible_box(transform, (200, 200), seed) for seed in range(400)])
+    # The filter's reach shrinks both sides by the same factor: the ratio stays, the area is proportional.
+    shape, area = boxes[:, 0] / boxes[:, 1], boxes.prod(axis=1) / 200**2
+    assert 0.70 < shape.min() < 0.80 and 1.25 < shape.max() < 1.42
+    assert abs(np.log(shape).mean()) < 0.03
+    assert area.max() / area.min() > 8
+    assert area.min() < 0.1
+
+
+def test_a_full_crop_without_flip_only_resizes() -> None:
+    image = noise(30, 30)
+    transform = TrainTransform((16, 16), flip=0, scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    expected = np.asarray(Image.fromarray(image).resize((16, 16), PILLOW["bicubic"]))
+    np.testing.assert_array_equal(transform(image, np.random.default_rng(0)), expected)
+    flipped = TrainTransform((16, 16), flip=1, scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    np.testing.assert_array_equal(flipped(image, np.random.default_rng(0)), expected[:, ::-1])
+
+
+def test_an_image_too_long_for_any_crop_gives_its_middle() -> None:
+    image = noise(3, 90)
+    transform = TrainTransform((3, 4), flip=0, scale=(1.0, 1.0))
+    result = transform(image, np.random.default_rng(0))
+    np.testing.assert_array_equal(result, image[:, 43:47])
+
+
+def test_half_of_the_crops_are_flipped() -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[:, 4:] = 255
+    transform = TrainTransform((8, 8), scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    rng = np.random.default_rng(0)
+    flips = sum(int(transform(image, rng)[0, 0, 0] == 255) for _ in range(1000))
+    assert abs(flips - 500) < 80
+
+
+@untimed
+@given(SEEDS, st.sampled_from(["crop", "shift"]))
+def test_the_generator_decides_alone(seed: int, mode: str) -> None:
+    image, transform = noise(20, 30), TrainTransform((16, 16), mode=mode)
+    copy = pickle.loads(pickle.dumps(transform))
+    first, second = (t(image, np.random.default_rng(seed)) for t in (transform, copy))
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("transform", [EvalTransform, TrainTransform])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"interpolation": "bicubik"}, "unknown interpolation 'bicubik': did you mean 'bicubic'?"),
+        ({"channels": 4}, "channels 4 must be"),
+        ({"size": (0, 8)}, r"image size \(0, 8\) must be"),
+    ],
+)
+def test_mistakes_in_common_options(transform: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        transform(**({"size": (8, 8)} | options))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "shfit"}, "unknown augmentation mode 'shfit': did you mean 'shift'?"),
+        ({"shift": -1}, "shift -1 must be"),
+        ({"flip": 2}, "flip 2 is not a probability"),
+        ({"scale": (0.5, 0.1)}, "scale .* must be"),
+        ({"ratio": (0.0, 1.0)}, "ratio .* must be"),
+    ],
+)
+def test_mistakes_in_training_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        TrainTransform((8, 8), **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_crop_pct_of_zero_is_refused() -> None:
+    with pytest.raises(InputError, match="crop_pct 0 must be above 0"):
+        EvalTransform((8, 8), crop_pct=0)

@@ -1,0 +1,95 @@
+"""Checkpoints: four items, read together or alone, and directories that are none."""
+
+import shutil
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import tcvit_jax as tc
+from tcvit_jax import models, sharding
+from tcvit_jax.training.checkpoint import Checkpoints, load
+from tcvit_jax.training.step import make_init
+from tests.models.test_vit import small
+
+MODEL = small(tc.GTP(), 8)
+MESH = sharding.data_mesh()
+INIT = make_init(MODEL, optax.adamw(1e-3), 0)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A run with three checkpoints, of which the newest two are kept."""
+    run = tmp_path_factory.mktemp("runs") / "saved"
+    state = jax.jit(INIT, out_shardings=sharding.replicated(MESH))()
+    with Checkpoints(run) as checkpoints:
+        for step in (3, 6, 9):
+            checkpoints.save(step, state, {"step": step, "model": models.to_config(MODEL)})
+    return run, state
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_items_and_retention(saved):
+    run, _ = saved
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["6", "9"]
+    assert {"params", "ema", "opt_state", "meta"} <= {path.name for path in (run / "checkpoints" / "9").iterdir()}
+
+
+def test_restore_gives_back_every_bit_on_the_mesh(saved):
+    run, state = saved
+    with Checkpoints(run) as checkpoints:
+        assert checkpoints.latest() == 9
+        restored = checkpoints.restore(9, jax.eval_shape(INIT), MESH)
+    assert int(restored.step) == 9
+    assert_equal((restored.params, restored.ema, restored.opt_state), (state.params, state.ema, state.opt_state))
+    assert restored.params["head"]["kernel"].sharding.is_equivalent_to(sharding.replicated(MESH), 2)
+
+
+@pytest.mark.parametrize("where", [".", "checkpoints", "checkpoints/6"])
+def test_load_needs_the_directory_alone(saved, where):
+    run, state = saved
+    model, variables, meta = load(run / where)
+    assert model == MODEL
+    assert meta["step"] == (6 if where.endswith("6") else 9)
+    assert_equal(variables["params"], state.ema)
+    assert_equal(load(run / where, "params")[1]["params"], state.params)
+
+
+def test_a_directory_without_a_checkpoint_names_its_neighbours(saved):
+    run, _ = saved
+    with pytest.raises(tc.InputError) as caught:
+        load(run.parent / "saevd")
+    assert str(caught.value) == f"no checkpoint in '{run.parent}/saevd': there is one in {run}"
+    with pytest.raises(tc.InputError, match="^no checkpoint in '/nonexistent/run'$"):
+        load("/nonexistent/run")
+
+
+def test_unknown_weights(saved):
+    with pytest.raises(tc.InputError, match="unknown weights 'emma': did you mean 'ema'"):
+        load(saved[0], "emma")
+
+
+@pytest.mark.parametrize("broken", ["ema", "meta"])
+def test_a_damaged_checkpoint_is_one_line(saved, tmp_path, broken):
+    run = tmp_path / "run"
+    shutil.copytree(saved[0], run)
+    for file in (run / "checkpoints" / "9" / broken).rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"\x00junk")
+    with pytest.raises(tc.InputError, match="cannot be read") as caught:
+        load(run)
+    assert "\n" not in str(caught.value)
+    assert str(run / "checkpoints" / "9") in str(caught.value)
+
+
+def test_a_save_that_was_cut_short_is_no_checkpoint(saved, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(saved[0], run)
+    (run / "checkpoints" / "9").rename(run / "checkpoints" / "12.orbax-checkpoint-tmp")
+    with Checkpoints(run) as checkpoints:
+        assert checkpoints.latest() == 6
+    assert load(run)[2]["step"] == 6

@@ -1,0 +1,148 @@
+"""Whole runs on the digits: in this process on eight devices, and as a user starts, kills and restarts them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import tcvit_jax as tc
+from tcvit_jax import config
+from tcvit_jax.training.checkpoint import Checkpoints, load
+from tcvit_jax.training.evaluate import evaluate_checkpoint
+from tcvit_jax.training.job import build
+from tcvit_jax.training.loop import train
+from tcvit_jax.training.step import make_init
+from tests.conftest import ROOT
+
+GTP = str(ROOT / "configs" / "digits_gtp.py")
+TINY = (
+    "--config.model.depth=2", "--config.model.embed_dim=16", "--config.model.num_heads=2", "--config.schedule=8",
+    "--config.batch_size=64", "--config.eval_batch_size=64", "--config.epochs=1", "--config.eval_every=0.5",
+    "--config.optimizer.warmup_epochs=0.2", "--config.log_every=5", "--config.checkpoint_every=4",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A short run of 22 steps, in this process."""
+    run = tmp_path_factory.mktemp("runs") / "finished"
+    return run, train(config.load(GTP, [*TINY, f"--config.workdir={run}"]))
+
+
+def test_run_directory(finished):
+    run, summary = finished
+    assert {"config.json", "metrics.jsonl", "summary.json", "curves.png", "checkpoints"} == {
+        p.name for p in run.iterdir()
+    }
+    assert json.loads((run / "summary.json").read_text()) == summary
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    keys = "top1 top5 examples gmacs gmacs_dense tokens images_per_second step seed"
+    assert set(keys.split()) <= set(summary)
+    assert summary["tokens"] == [36, 28, 20]
+    assert summary["step"] == 22
+    assert summary["gmacs"] < summary["gmacs_dense"]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [5, 10, 15, 20]
+    assert [line["step"] for line in lines if "val_top1" in line] == [11, 22]
+    assert lines[-1]["val_top1"] == summary["top1"]
+
+
+@pytest.mark.parametrize("batch", [64, 24])
+def test_evaluation_of_the_checkpoint_counts_the_same(finished, batch):
+    run, summary = finished
+    result = evaluate_checkpoint(run, [f"--config.eval_batch_size={batch}"])
+    assert (result.top1, result.top5, result.examples) == (summary["top1"], summary["top5"], summary["examples"])
+
+
+def test_the_same_command_again_reports_and_takes_no_step(finished, capsys):
+    run, summary = finished
+    again = train(config.load(GTP, [*TINY, f"--config.workdir={run}"]))
+    assert again["top1"] == summary["top1"]
+    assert "continued after step 22" in capsys.readouterr().out
+
+
+def test_another_configuration_in_the_same_directory_is_refused(finished):
+    run, _ = finished
+    with pytest.raises(tc.InputError, match="holds a run with seed=0, not 1: choose another directory"):
+        train(config.load(GTP, [*TINY, f"--config.workdir={run}", "--config.seed=1"]))
+
+
+def test_nan_loss_ends_with_the_step(tmp_path):
+    arguments = [*TINY, f"--config.workdir={tmp_path / 'run'}", "--config.optimizer.lr=1e30"]
+    with pytest.raises(tc.InputError, match=r"^the loss is (nan|inf) at step \d+: try a smaller"):
+        train(config.load(GTP, arguments))
+    # Whatever was kept before that is finite.
+    steps = list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
+    if steps:
+        variables = load(tmp_path / "run", "params")[1]
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.batch_size=12", "batch_size=12 cannot be shared by 8 devices: use 16"),
+        (
+            "--config.model.num_classes=9",
+            "has 10 classes and the model num_classes=9: use --config.model.num_classes=10",
+        ),
+        ("--config.log_every=0", "log_every=0 is not positive"),
+        ("--config.weights=gone.safetensors", "no weight file 'gone.safetensors'"),
+    ],
+)
+def test_mistakes_end_before_anything_is_written(tmp_path, argument, message):
+    with pytest.raises(tc.InputError, match=message):
+        train(config.load(GTP, [*TINY, f"--config.workdir={tmp_path / 'run'}", argument]))
+    assert not (tmp_path / "run").exists()
+
+
+def start(workdir, *arguments):
+    """`python train.py` in a process of its own, on one device."""
+    command = [sys.executable, "-W", "error", "train.py", "--config", GTP, *TINY, *arguments]
+    environment = {**os.environ, "XLA_FLAGS": "", "COLUMNS": "400"}
+    return subprocess.Popen(
+        [*command, f"--config.workdir={workdir}"], cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def everything(workdir):
+    """The last step, and all arrays of its checkpoint as bytes."""
+    job = build(config.load(GTP, TINY))
+    with Checkpoints(workdir) as checkpoints:
+        last = checkpoints.latest()
+        state = checkpoints.restore(last, jax.eval_shape(make_init(job.model, job.tx, 0)), job.mesh)
+    return last, [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+def test_a_killed_run_continues_and_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    more = ("--config.epochs=8",)
+    process = start(whole, *more)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+
+    process = start(killed, *more)
+    deadline = time.monotonic() + 120
+    while not any(p.name.isdigit() for p in (killed / "checkpoints").glob("*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (killed / "summary.json").exists()
+
+    process = start(killed, *more)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "continued after step" in output
+    assert everything(killed) == everything(whole)
+    first, second = ((json.loads((run / "summary.json").read_text())) for run in (whole, killed))
+    assert (first["top1"], first["loss"]) == (second["top1"], second["loss"])
+    logs = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (whole, killed)]
+    assert [line["step"] for line in logs[0]] == [line["step"] for line in logs[1]]

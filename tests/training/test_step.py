@@ -1,0 +1,87 @@
+"""One step: the right gradient, the same on one device and on eight, and no more communication than it takes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType
+
+import tcvit_jax as tc
+from tcvit_jax import models, sharding
+from tcvit_jax.training.step import cross_entropy, make_init, make_train_step
+from tests.models.test_vit import METHODS, small
+
+PREPROCESSING = models.preprocessing("deit_tiny_patch16_224")
+EIGHT = sharding.data_mesh()
+ONE = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+
+
+def batch_of(rows, seed=0):
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (rows, 24, 24, 3), np.uint8)
+    return {"image": image, "label": rng.integers(0, 7, rows).astype(np.int32)}
+
+
+def steps(model, mesh, count, batch=8, ema_decay=0.9):
+    tx = optax.sgd(0.1)
+    state = jax.jit(make_init(model, tx, 0), out_shardings=sharding.replicated(mesh))()
+    step = make_train_step(model, tx, PREPROCESSING, mesh, seed=0, label_smoothing=0.1, ema_decay=ema_decay)
+    losses = []
+    for index in range(count):
+        state, metrics = step(state, sharding.place(batch_of(batch, index), mesh))
+        losses.append(float(metrics["loss"]))
+    return state, losses
+
+
+@pytest.mark.parametrize("reducer", [None, *METHODS])
+def test_eight_devices_train_as_one(reducer):
+    model = small(reducer, 8, drop_path_rate=0.2)
+    one, losses_one = steps(model, ONE, 3)
+    eight, losses_eight = steps(model, EIGHT, 3)
+    np.testing.assert_allclose(losses_eight, losses_one, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(eight.params), strict=True):
+        np.testing.assert_allclose(b, a, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("reducer", [None, *METHODS])
+def test_the_only_communication_is_the_mean_of_the_gradients(reducer):
+    model, tx = small(reducer, 8, drop_path_rate=0.1), optax.adamw(1e-3)
+    state = jax.eval_shape(make_init(model, tx, 0))
+    step = make_train_step(model, tx, PREPROCESSING, EIGHT, seed=0, label_smoothing=0.1, ema_decay=0.9)
+    batch = {key: jax.ShapeDtypeStruct(value.shape, value.dtype) for key, value in batch_of(16).items()}
+    text = step.lower(state, batch).compile().as_text()
+    assert "all-reduce" in text
+    assert not [name for name in ("all-gather", "all-to-all", "collective-permute", "reduce-scatter") if name in text]
+
+
+def test_loss_falls_on_one_batch():
+    model, tx = small(tc.TCViT(), 8), optax.adam(3e-3)
+    state = jax.jit(make_init(model, tx, 0))()
+    step = make_train_step(model, tx, PREPROCESSING, ONE, seed=0, label_smoothing=0.0, ema_decay=0.9)
+    batch, losses = sharding.place(batch_of(8), ONE), []
+    for _ in range(25):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.3 * losses[0]
+    assert int(state.step) == 25
+
+
+def test_average_starts_quickly_and_settles_at_its_decay():
+    model = small()
+    tx = optax.sgd(0.1)
+    before = jax.jit(make_init(model, tx, 0))()
+    bias = np.asarray(before.params["head"]["bias"])
+    after, _ = steps(model, ONE, 1, ema_decay=0.9)
+    moved = np.asarray(after.params["head"]["bias"])
+    # The first decay is min(0.9, 1 / 10).
+    np.testing.assert_allclose(after.ema["head"]["bias"], 0.1 * bias + 0.9 * moved, rtol=1e-5, atol=1e-7)
+
+
+def test_cross_entropy_is_the_plain_formula():
+    rng = np.random.default_rng(0)
+    logits, label = rng.standard_normal((5, 7)), rng.integers(0, 7, 5)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    target = 0.9 * np.eye(7)[label] + 0.1 / 7
+    expected = -(target * log_p).sum(-1).mean()
+    assert float(cross_entropy(jnp.asarray(logits), jnp.asarray(label), 0.1)) == pytest.approx(expected, rel=1e-5)
