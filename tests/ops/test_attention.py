@@ -1,0 +1,80 @@
+"""Attention and its signals against the explicit map in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tcvit_jax.ops.attention import SIGNALS, attention
+
+
+def random_qkv(seed, tokens=7, scale=1.0):
+    rng = np.random.default_rng(seed)
+    return [scale * rng.standard_normal((2, 3, tokens, 4)).astype(np.float32) for _ in range(3)]
+
+
+def explicit(q, k, bias=None):
+    scores = np.einsum("bhqd,bhkd->bhqk", q.astype(np.float64), k) / np.sqrt(q.shape[-1])
+    if bias is not None:
+        scores = scores + bias[:, None, None, :]
+    e = np.exp(scores - scores.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 999), st.booleans())
+def test_values_and_signals_are_those_of_the_map(seed, biased):
+    q, k, v = random_qkv(seed)
+    bias = np.random.default_rng(seed).uniform(0, 2, (2, 7)).astype(np.float32) if biased else None
+    weights = explicit(q, k, bias)
+    values, signals = attention(*map(jnp.asarray, (q, k, v)), key_bias=bias, signals=SIGNALS)
+    np.testing.assert_allclose(values, weights @ v, atol=2e-6)
+    np.testing.assert_allclose(signals.diagonal, np.diagonal(weights, axis1=-2, axis2=-1), atol=1e-6)
+    np.testing.assert_allclose(signals.received, weights.sum(-2), atol=2e-6)
+    np.testing.assert_allclose(signals.map, weights.mean(1), atol=1e-6)
+
+
+def test_only_what_is_asked_for_is_handed_out():
+    _, signals = attention(*map(jnp.asarray, random_qkv(0)), signals=("diagonal",))
+    assert signals.diagonal is not None
+    assert signals.received is signals.map is None
+
+
+def test_log_size_counts_a_key_as_often_as_its_size():
+    q, k, v = random_qkv(1, tokens=4)
+    sizes = np.asarray([1, 3, 2, 1])
+    bias = np.tile(np.log(sizes), (2, 1)).astype(np.float32)
+    values, _ = attention(*map(jnp.asarray, (q, k, v)), key_bias=jnp.asarray(bias))
+    repeated = [np.repeat(x, sizes, axis=2) for x in (k, v)]
+    expected, _ = attention(*map(jnp.asarray, (q, *repeated)))
+    np.testing.assert_allclose(values, expected, atol=1e-6)
+
+
+def test_large_scores_do_not_overflow():
+    values, signals = attention(*map(jnp.asarray, random_qkv(2, scale=100.0)), signals=SIGNALS)
+    assert all(bool(jnp.isfinite(x).all()) for x in (values, signals.received, signals.map))
+
+
+def test_bfloat16_inputs_give_float32_signals():
+    q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in random_qkv(3))
+    values, signals = attention(q, k, v, signals=SIGNALS)
+    assert values.dtype == jnp.bfloat16
+    weights = explicit(*(np.asarray(x, np.float64) for x in (q, k)))
+    # The queries are scaled in bfloat16 by a power of two here, so that the map is exact but for float32 sums.
+    np.testing.assert_allclose(signals.received, weights.sum(-2), atol=1e-5)
+
+
+@pytest.mark.parametrize("argument", [0, 1, 2])
+def test_gradient_equals_that_of_the_textbook_form(argument):
+    qkv = list(map(jnp.asarray, random_qkv(4)))
+
+    def textbook(q, k, v):
+        scores = jnp.einsum("bhqd,bhkd->bhqk", q, k) / 2
+        return (jax.nn.softmax(scores) @ v).sum(where=jnp.arange(4) > 0)
+
+    def ours(q, k, v):
+        return attention(q, k, v)[0].sum(where=jnp.arange(4) > 0)
+
+    np.testing.assert_allclose(jax.grad(ours, argument)(*qkv), jax.grad(textbook, argument)(*qkv), atol=2e-6)

@@ -1,0 +1,104 @@
+"""Plans carried out, against the dense matrix they stand for."""
+
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tcvit_jax.ops import plans
+from tcvit_jax.tokens import Plan, Tokens
+
+SEEDS = st.integers(0, 999)
+
+
+def random_split(rng, tokens, keep):
+    order = np.stack([rng.permutation(tokens) for _ in range(2)])
+    return np.sort(order[:, :keep]).astype(np.int32), np.sort(order[:, keep:]).astype(np.int32)
+
+
+def random_tokens(rng, patches, prefix=1):
+    tokens = Tokens.start(jnp.asarray(rng.standard_normal((2, prefix + patches, 3)), jnp.float32), prefix)
+    return Tokens(
+        tokens.x, jnp.asarray(rng.uniform(1, 4, (2, patches)), jnp.float32), tokens.origin, tokens.slots, prefix=prefix
+    )
+
+
+@settings(max_examples=20)
+@given(SEEDS, st.integers(0, 2))
+def test_apply_is_the_matrix_of_the_plan(seed, prefix):
+    rng = np.random.default_rng(seed)
+    tokens = random_tokens(rng, 7, prefix)
+    kept, removed = random_split(rng, 7, 4)
+    weight, share = rng.uniform(0, 1, (2, 2, 4, 3)).astype(np.float32)
+    own = rng.uniform(0, 1, (2, 4)).astype(np.float32)
+    plan = Plan(*map(jnp.asarray, (kept, removed, weight, own, share)), target=jnp.zeros((2, 3), jnp.int32))
+    out = plans.apply(plan, tokens)
+    np.testing.assert_array_equal(out.x[:, :prefix], tokens.x[:, :prefix])
+    np.testing.assert_array_equal(out.origin, kept)
+    for image in range(2):
+        matrix, sizes = np.zeros((4, 7)), np.zeros((4, 7))
+        for row in range(4):
+            matrix[row, kept[image, row]], sizes[row, kept[image, row]] = own[image, row], 1
+            for column in range(3):
+                matrix[row, removed[image, column]] = weight[image, row, column]
+                sizes[row, removed[image, column]] = share[image, row, column]
+        np.testing.assert_allclose(out.patches[image], matrix @ np.asarray(tokens.patches[image]), atol=1e-6)
+        np.testing.assert_allclose(out.size[image], sizes @ np.asarray(tokens.size[image]), rtol=1e-6)
+
+
+@settings(max_examples=20)
+@given(SEEDS)
+def test_averaging_conserves_size_and_weighted_features_and_stays_inside(seed):
+    rng = np.random.default_rng(seed)
+    tokens = random_tokens(rng, 8)
+    kept, removed = random_split(rng, 8, 5)
+    share = rng.uniform(0, 1, (2, 5, 3)).astype(np.float32)
+    share /= share.sum(1, keepdims=True)
+    plan = plans.averaging(jnp.asarray(kept), jnp.asarray(removed), jnp.asarray(share), tokens.size)
+    out = plans.apply(plan, tokens)
+    np.testing.assert_allclose(out.size.sum(-1), tokens.size.sum(-1), rtol=1e-6)
+    before = (tokens.size[..., None] * tokens.patches).sum(1)
+    np.testing.assert_allclose((out.size[..., None] * out.patches).sum(1), before, rtol=1e-5, atol=1e-5)
+    assert (out.patches <= tokens.patches.max(1, keepdims=True) + 1e-6).all()
+    assert (out.patches >= tokens.patches.min(1, keepdims=True) - 1e-6).all()
+
+
+def test_adding_leaves_kept_tokens_whole_and_counts_sizes_alike():
+    rng = np.random.default_rng(0)
+    tokens = random_tokens(rng, 6)
+    kept, removed = random_split(rng, 6, 4)
+    weight = jnp.zeros((2, 4, 2)).at[:, 1, 0].set(0.25)
+    plan = plans.adding(jnp.asarray(kept), jnp.asarray(removed), weight)
+    np.testing.assert_array_equal(plan.target, [[1, -1], [1, -1]])
+    out = plans.apply(plan, tokens)
+    for image in range(2):
+        expected = np.asarray(tokens.patches[image])[kept[image]]
+        expected[1] += 0.25 * np.asarray(tokens.patches[image])[removed[image, 0]]
+        np.testing.assert_allclose(out.patches[image], expected, rtol=1e-6)
+        assert out.size[image, 1] == tokens.size[image, kept[image, 1]] + 0.25 * tokens.size[image, removed[image, 0]]
+
+
+def test_the_strongest_share_is_the_target_and_ties_go_to_the_lower_row():
+    share = jnp.asarray([[[0.2, 0.5, 0.0], [0.8, 0.5, 0.0]]])
+    plan = plans.adding(jnp.asarray([[0, 1]]), jnp.asarray([[2, 3, 4]]), share)
+    np.testing.assert_array_equal(plan.target, [[1, 0, -1]])
+
+
+@settings(max_examples=20)
+@given(SEEDS)
+def test_slots_compose_like_dictionaries(seed):
+    rng = np.random.default_rng(seed)
+    left, slots = 9, np.tile(np.arange(9), (2, 1))
+    homes = [{patch: patch for patch in range(9)} for _ in range(2)]
+    for keep in (7, 4, 2):
+        kept, removed = random_split(rng, left, keep)
+        target = rng.integers(-1, keep, removed.shape).astype(np.int32)
+        empty = jnp.zeros((2, keep, left - keep))
+        plan = Plan(jnp.asarray(kept), jnp.asarray(removed), empty, empty[..., 0], empty, jnp.asarray(target))
+        slots = plans.follow_slots(plan, jnp.asarray(slots, jnp.int32))
+        for image in range(2):
+            moved = {int(row): place for place, row in enumerate(kept[image])}
+            moved |= {int(row): int(place) for row, place in zip(removed[image], target[image], strict=True)}
+            homes[image] = {patch: moved.get(home, -1) for patch, home in homes[image].items()}
+            np.testing.assert_array_equal(slots[image], list(homes[image].values()))
+        left = keep
