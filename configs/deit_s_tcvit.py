@@ -15,13 +15,11 @@ From scratch:
 
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from tcvit_jax import TCViT, reducers
 from tcvit_jax import config as base
 
 
-def get_config() -> ConfigDict:
+def get_config() -> base.Config:
     """DeiT-S with 16 tokens removed per block."""
     config = base.read(Path(__file__).with_name("deit_imagenet.py"))
     config.model.name = "deit_small_patch16_224"

@@ -3,12 +3,10 @@
 python train.py --config configs/digits_dense.py
 """
 
-from ml_collections import ConfigDict
-
 from tcvit_jax import config as base
 
 
-def get_config() -> ConfigDict:
+def get_config() -> base.Config:
     """12x12 images, 36 patches of 2x2, four blocks of width 64."""
     config = base.default()
     config.model.update(
@@ -16,6 +14,6 @@ def get_config() -> ConfigDict:
         num_heads=4, drop_path_rate=0.05,
     )  # fmt: skip
     config.data.update(name="digits", augmentation="shift", shift=1, mean=(0.3,), std=(0.35,), crop_pct=1.0)
-    config.update(batch_size=128, eval_batch_size=128, epochs=60.0, log_every=50, eval_every=10.0, checkpoint_every=200)
+    config.update(batch_size=128, eval_batch_size=128, epochs=80.0, log_every=50, eval_every=10.0, checkpoint_every=200)
     config.optimizer.update(lr=2e-3, warmup_epochs=5.0, ema_decay=0.99)
     return config

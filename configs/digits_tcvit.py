@@ -5,13 +5,11 @@ python train.py --config configs/digits_tcvit.py
 
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from tcvit_jax import TCViT, reducers
 from tcvit_jax import config as base
 
 
-def get_config() -> ConfigDict:
+def get_config() -> base.Config:
     """The dense twin, condensed."""
     config = base.read(Path(__file__).with_name("digits_dense.py"))
     config.reducer = reducers.to_config(TCViT())

@@ -6,15 +6,18 @@ import ast
 import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
 
 from tcvit_jax.errors import InputError, unknown
 from tcvit_jax.models.zoo import OVERRIDES
 
+# A `ConfigDict`, whose values are of many types by name: to a type checker that is anything.
+Config: TypeAlias = Any
 
-def default() -> ConfigDict:
+
+def default() -> Config:
     """Every key there is. `None` means: as the model's name says."""
     return ConfigDict(
         {
@@ -59,7 +62,7 @@ def default() -> ConfigDict:
     )
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The configuration that `path` makes, with `--config.key=value` overrides.
 
     Args:
@@ -74,7 +77,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     return override(config, overrides)
 
 
-def read(path: str | Path) -> ConfigDict:
+def read(path: str | Path) -> Config:
     """What `get_config()` of the file returns; a configuration that varies another one reads it so."""
     file = Path(path)
     if not file.is_file():
@@ -89,7 +92,7 @@ def read(path: str | Path) -> ConfigDict:
     return module.get_config()
 
 
-def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+def override(config: Config, overrides: Sequence[str]) -> Config:
     """`config` with `--config.key=value` strings applied, each value of the kind that it replaces.
 
     Raises:
@@ -113,7 +116,7 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     return config
 
 
-def _flat(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in config.items():
         if isinstance(value, ConfigDict):
             yield from _flat(value, f"{prefix}{key}.")

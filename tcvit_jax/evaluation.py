@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ def make_eval_step(model: ViT, preprocessing: Preprocessing, mesh: Mesh) -> Eval
 
     def eval_step(params: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
         images = normalise(batch["image"], preprocessing.mean, preprocessing.std)
-        logits = model.apply({"params": params}, images)
+        logits = cast(Array, model.apply({"params": params}, images))
         counted = batch["mask"] > 0
         rank = label_rank(logits, batch["label"])
         loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), batch["label"][:, None], axis=-1)[:, 0]

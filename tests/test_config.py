@@ -74,7 +74,7 @@ def test_a_reducer_can_be_switched_off():
         ("--config.batch_size=many", "config key 'batch_size' takes int, such as 128, and was given 'many'"),
         ("--config.batch_size=1.5", "config key 'batch_size' takes int, such as 128, and was given '1.5'"),
         ("--config.batch_size=true", "config key 'batch_size' takes int, such as 128, and was given 'true'"),
-        ("--config.epochs=[1]", "config key 'epochs' takes float, such as 60.0, and was given '[1]'"),
+        ("--config.epochs=[1]", "config key 'epochs' takes float, such as 80.0, and was given '[1]'"),
         ("--config.reducer=3", "unknown config key 'reducer'"),
         ("--confg.seed=3", "cannot use argument '--confg.seed=3': overrides have the form --config.key=value"),
         ("--config.seed", "cannot use argument '--config.seed': overrides have the form --config.key=value"),

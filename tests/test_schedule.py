@@ -48,20 +48,17 @@ def test_negative_counts_are_refused():
 @settings(max_examples=50)
 @given(st.floats(0.01, 12000), st.integers(1, 5))
 def test_budget_is_the_least_even_removal_that_fits(gmacs, depth):
-    def cost(removed):
-        return quadratic(removed)
-
-    try:
-        removed = schedule.resolve(schedule.budget(gmacs=gmacs), 50, depth, cost)
-    except tc.InputError as error:
-        assert "cannot be met" in str(error)
-        assert min(quadratic(schedule._spread(total, depth)) for total in range(50)) > gmacs * 1e9
+    costs = [quadratic(schedule._spread(total, depth)) for total in range(50)]
+    budget = schedule.budget(gmacs=gmacs)
+    if min(costs) > gmacs * 1e9:
+        with pytest.raises(tc.InputError, match="cannot be met"):
+            schedule.resolve(budget, 50, depth, quadratic)
         return
+    removed = schedule.resolve(budget, 50, depth, quadratic)
     assert len(removed) == depth
     assert max(removed) - min(removed) <= 1
-    assert cost(removed) <= gmacs * 1e9
-    if sum(removed):
-        assert cost(schedule._spread(sum(removed) - 1, depth)) > gmacs * 1e9
+    assert quadratic(removed) <= gmacs * 1e9
+    assert all(cost > gmacs * 1e9 for cost in costs[: sum(removed)])
 
 
 @pytest.mark.parametrize("gmacs", [4.0, 3.44, 2.9, 2.3])

@@ -53,7 +53,7 @@ def from_torch(state_dict: Mapping[str, Any], model: ViT) -> dict[str, Any]:
     Raises:
         InputError: names missing, names nobody reads, or shapes that differ; all of them, in one line.
     """
-    expected = traverse_util.flatten_dict(parameter_shapes(model))
+    expected: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(parameter_shapes(model))
     names = {path: timm_name(path) for path in expected}
     unread = sorted(set(state_dict) - set(names.values()))
     problems, params = [], {}

@@ -137,8 +137,8 @@ class Block(nn.Module):
             weighted: static, whether any token may stand for several, so that keys are biased by `log(size)`.
             train: whether dropout and drop-path are on.
         """
-        removing = self.reducer is not None and remove > 0
-        signals = self.reducer.signals if removing else ()
+        reducer = self.reducer if remove else None
+        signals = reducer.signals if reducer else ()
         key_bias = size_bias(tokens) if weighted else None
         attend = Attention(
             self.num_heads, self.qkv_bias, self.qk_norm, self.norm_eps, self.drop_rate, self.dtype, name="attn"
@@ -146,8 +146,8 @@ class Block(nn.Module):
         y = layer_norm(self.norm_eps, "norm1", self.dtype)(tokens.x)
         y, found = attend(y, key_bias, signals, train)
         tokens = tokens.with_x(tokens.x + self._branch(y, 1, train))
-        if removing:
-            plan = self.reducer.plan(tokens, found, tokens.origin.shape[1] - remove)
+        if reducer:
+            plan = reducer.plan(tokens, found, tokens.origin.shape[1] - remove)
             tokens = plans.apply(plan, tokens)
         y = layer_norm(self.norm_eps, "norm2", self.dtype)(tokens.x)
         y = Mlp(self.mlp_hidden, self.drop_rate, self.dtype, name="mlp")(y, train)

@@ -9,5 +9,5 @@ from jax import Array
 
 def normalise(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
     """uint8 `[B, H, W, C]` to float32, `(image / 255 - mean) / std` per channel."""
-    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
-    return (images.astype(jnp.float32) / 255 - mean) / std
+    shift, scale = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    return (images.astype(jnp.float32) / 255 - shift) / scale

@@ -37,7 +37,7 @@ def evaluate_weights(path: str, weights: str | Path, overrides: Sequence[str] = 
     return _evaluate(config, model, variables["params"])
 
 
-def _evaluate(config: ConfigDict, model: ViT, params: Any) -> Result:
+def _evaluate(config: configs.Config, model: ViT, params: Any) -> Result:
     preprocessing = build_preprocessing(config, model)
     mesh = sharding.data_mesh()
     sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh)

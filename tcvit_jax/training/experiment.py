@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import jax
-from ml_collections import ConfigDict
 
 from tcvit_jax import data, models, reducers, schedule
+from tcvit_jax.config import Config
 from tcvit_jax.data import Batch, EvalTransform, Source, TrainTransform
 from tcvit_jax.errors import InputError
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing
 
 
-def build_model(config: ConfigDict) -> ViT:
+def build_model(config: Config) -> ViT:
     """The model that a configuration describes."""
     overrides = {key: value for key, value in config.model.items() if value is not None and key != "name"}
     overrides = {key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()}
@@ -24,7 +24,7 @@ def build_model(config: ConfigDict) -> ViT:
     return models.create_model(config.model.name, reducer, plan, **overrides)
 
 
-def build_preprocessing(config: ConfigDict, model: ViT) -> Preprocessing:
+def build_preprocessing(config: Config, model: ViT) -> Preprocessing:
     """The preprocessing of the model's name, with what the configuration says otherwise.
 
     Raises:
@@ -59,7 +59,7 @@ class EvalData:
         )
 
 
-def build_eval_data(config: ConfigDict, model: ViT, preprocessing: Preprocessing) -> EvalData:
+def build_eval_data(config: Config, model: ViT, preprocessing: Preprocessing) -> EvalData:
     """The evaluation split of a configuration."""
     transform = EvalTransform(model.img_size, model.in_chans, preprocessing.crop_pct, preprocessing.interpolation)
     return EvalData(_open(config, config.data.eval_split, model), transform, config.eval_batch_size)
@@ -93,7 +93,7 @@ class TrainData:
         return round(epochs * len(self.source) / self.batch_size)
 
 
-def build_train_data(config: ConfigDict, model: ViT, preprocessing: Preprocessing) -> TrainData:
+def build_train_data(config: Config, model: ViT, preprocessing: Preprocessing) -> TrainData:
     """The training split of a configuration."""
     transform = TrainTransform(
         model.img_size, model.in_chans, preprocessing.interpolation, config.data.augmentation, config.data.shift
@@ -102,7 +102,7 @@ def build_train_data(config: ConfigDict, model: ViT, preprocessing: Preprocessin
     return TrainData(source, transform, config.batch_size, config.seed, config.data.workers)
 
 
-def _open(config: ConfigDict, split: str, model: ViT) -> Source:
+def _open(config: Config, split: str, model: ViT) -> Source:
     source = data.open_source(config.data.name, split, config.data.dir)
     if len(source.classes) > model.num_classes:
         raise InputError(

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import optax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from tcvit_jax import convert, models, sharding
+from tcvit_jax.config import Config
 from tcvit_jax.errors import InputError
 from tcvit_jax.measure import Ledger, describe
 from tcvit_jax.models import ViT
@@ -22,7 +22,7 @@ from tcvit_jax.training import experiment, optimizer
 class Job:
     """Everything a run is made of, built and checked before anything is written or compiled."""
 
-    config: ConfigDict
+    config: Config
     model: ViT
     ledger: Ledger
     preprocessing: Preprocessing
@@ -52,7 +52,7 @@ class Job:
         return max(1, self.train_data.steps(self.config.eval_every))
 
 
-def build(config: ConfigDict) -> Job:
+def build(config: Config) -> Job:
     """The job that a configuration describes; every mistake in it is raised here, before anything is compiled."""
     model = experiment.build_model(config)
     preprocessing = experiment.build_preprocessing(config, model)

@@ -8,10 +8,11 @@ from dataclasses import asdict
 from typing import Any
 
 import jax
+import numpy as np
 from jax import Array
-from ml_collections import ConfigDict
 
 from tcvit_jax import models, sharding
+from tcvit_jax.config import Config
 from tcvit_jax.errors import InputError
 from tcvit_jax.evaluation import Result, evaluate, make_eval_step
 from tcvit_jax.report.plots import draw_curves
@@ -23,7 +24,7 @@ from tcvit_jax.training.step import TrainState, make_init, make_train_step
 from tcvit_jax.training.stopwatch import Stopwatch
 
 
-def train(config: ConfigDict) -> dict[str, Any]:
+def train(config: Config) -> dict[str, Any]:
     """Train as `config` says, in its `workdir`, from its last checkpoint if there is one.
 
     Returns:
@@ -131,7 +132,7 @@ class Loop:
 
     def _log(self, step: int, metrics: Mapping[str, Array]) -> None:
         loss, norm = _check_loss(metrics, step), float(metrics["grad_norm"])
-        rate = float(self._job.rate(step))
+        rate = np.asarray(self._job.rate(step)).item()
         self._run.log(step, {"loss": loss, "grad_norm": norm, "lr": rate, "images_per_second": self.speed})
         self._reporter.note(f"loss {loss:.4f}  {self.speed:,.0f} img/s")
 

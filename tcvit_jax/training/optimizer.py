@@ -6,14 +6,14 @@ from typing import Any
 
 import jax
 import optax
-from ml_collections import ConfigDict
 
+from tcvit_jax.config import Config
 from tcvit_jax.errors import InputError
 
 UNDECAYED = ("cls_token", "reg_token", "pos_embed")
 
 
-def learning_rate(config: ConfigDict, total_steps: int, steps_per_epoch: float) -> optax.Schedule:
+def learning_rate(config: Config, total_steps: int, steps_per_epoch: float) -> optax.Schedule:
     """Step to learning rate: linear from 0 over the warm-up, then a cosine down to `min_lr` at the last step.
 
     Raises:
@@ -38,7 +38,7 @@ def decays(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(decayed, params)
 
 
-def adamw(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+def adamw(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
     """The optimiser of a configuration; gradients are clipped by their global norm where `clip_norm` is not 0."""
     step = optax.adamw(schedule, config.b1, config.b2, weight_decay=config.weight_decay, mask=decays)
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), step) if config.clip_norm else step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +80,7 @@ def make_train_step(
 
         def loss_fn(params: Any) -> Array:
             logits = model.apply({"params": params}, images, train=True, rngs={"dropout": key})
-            return cross_entropy(logits, batch["label"], label_smoothing)
+            return cross_entropy(cast(Array, logits), batch["label"], label_smoothing)
 
         loss, gradients = jax.value_and_grad(loss_fn)(state.params)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
