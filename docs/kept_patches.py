@@ -1,0 +1,54 @@
+"""Draw what every block of a trained model keeps: `python docs/kept_patches.py runs/digits_gtp docs/kept_patches.png`."""
+
+import argparse
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+import tcvit_jax as tc
+from tcvit_jax.data import EvalTransform, open_source
+from tcvit_jax.ops.images import normalise
+
+
+def main() -> None:
+    """One row per image; one column for the image and for each block, the removed patches dimmed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint")
+    parser.add_argument("picture")
+    parser.add_argument("--images", type=int, default=4)
+    flags = parser.parse_args()
+
+    model, variables, meta = tc.load(flags.checkpoint)
+    data, shown = meta["config"]["data"], meta["preprocessing"]
+    source = open_source(data["name"], data["eval_split"], data["dir"])
+    transform = EvalTransform(model.img_size, model.in_chans, shown["crop_pct"], shown["interpolation"])
+    images = np.stack([transform(source[index]["image"]) for index in range(flags.images)])
+    logits, trace = model.apply(variables, normalise(images, shown["mean"], shown["std"]), trace=True)
+
+    columns = 1 + len(trace.kept)
+    figure = Figure(figsize=(1.5 * columns, 1.6 * flags.images), layout="constrained")
+    FigureCanvasAgg(figure)
+    for row, axes in enumerate(np.atleast_2d(figure.subplots(flags.images, columns))):
+        for column, axis in enumerate(axes):
+            picture = images[row] / 255
+            if column:
+                kept = np.zeros(model.grid[0] * model.grid[1])
+                kept[np.asarray(trace.kept[column - 1][row])] = 1
+                mask = np.kron(kept.reshape(model.grid), np.ones((model.patch_size, model.patch_size)))[..., None]
+                # Removed patches turn blue, so that a black kept patch can be told from them.
+                picture = np.broadcast_to(picture, (*picture.shape[:2], 3))
+                picture = picture * mask + (1 - mask) * (0.35 * picture + np.array([0.25, 0.4, 0.6]))
+            axis.imshow(picture, cmap="gray", interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            if row == 0:
+                axis.set_title(
+                    f"block {column - 1}: {trace.kept[column - 1].shape[1]}" if column else "image", fontsize=9
+                )
+        label, found = source.classes[source[row]["label"]], source.classes[int(logits[row].argmax())]
+        axes[0].set_ylabel(f"{label}, found {found}", fontsize=9)
+    figure.savefig(flags.picture, dpi=90)
+
+
+if __name__ == "__main__":
+    main()
