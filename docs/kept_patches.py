@@ -1,4 +1,4 @@
-"""Draw what every block of a trained model keeps: `python docs/kept_patches.py runs/digits_gtp docs/kept_patches.png`."""
+"""Draw what every block keeps: `python docs/kept_patches.py runs/digits_gtp docs/kept_patches.png`."""
 
 import argparse
 
