@@ -15,7 +15,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--config", help="with --weights: a file of configs/")
     parser.add_argument("--weights", help="a .safetensors or .pth file in timm's names")
     flags, overrides = parser.parse_known_args(arguments)
-    if bool(flags.checkpoint) == bool(flags.config and flags.weights):
+    published = flags.config and flags.weights
+    if bool(flags.checkpoint) == bool(published) or (flags.checkpoint and (flags.config or flags.weights)):
         parser.error("give --checkpoint DIR, or --config FILE and --weights FILE")
 
     from tcvit_jax import InputError

@@ -5,13 +5,16 @@ from __future__ import annotations
 import ast
 import importlib.util
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
 
+from tcvit_jax import reducers
 from tcvit_jax.errors import InputError, unknown
-from tcvit_jax.models.zoo import OVERRIDES
+from tcvit_jax.models import ViT
+from tcvit_jax.models.zoo import OVERRIDES, Preprocessing
 
 # A `ConfigDict`, whose values are of many types by name: to a type checker that is anything.
 Config: TypeAlias = Any
@@ -58,8 +61,19 @@ def default() -> Config:
             "log_every": 50,  # steps
             "eval_every": 1.0,  # epochs
             "checkpoint_every": 1000,  # steps
-        }
+        },
+        type_safe=False,  # `load` checks, in the words of the key
     )
+
+
+# What a value that is None by default looks like when it is given.
+_EXAMPLES = {
+    **{f"model.{f.name}": f.default for f in fields(ViT) if f.name in OVERRIDES},
+    "model.fc_norm": True,
+    "model.init_values": 1e-5,
+    **{f"data.{f.name}": f.default for f in fields(Preprocessing)},
+    "reducer.match_order": 2,
+}
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -74,6 +88,13 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     config = read(path)
     config.workdir = config.workdir or f"runs/{Path(path).stem}"
+    known = dict(_flat(default()))
+    for key, value in _flat(config):
+        # Which fields a reducer has is for the reducer to say.
+        if not key.startswith("reducer."):
+            if key not in known:
+                raise unknown("config key", key, known)
+            _check_kind(key, value, known[key])
     return override(config, overrides)
 
 
@@ -98,21 +119,23 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     Raises:
         InputError: an argument of another form, an unknown key (with the nearest), a value of another kind.
     """
-    config = ConfigDict(config.to_dict())
-    keys = dict(_flat(config))
+    config = ConfigDict(config.to_dict(), type_safe=False)
     for argument in overrides:
         name, equals, text = argument.partition("=")
         if not name.startswith("--config.") or not equals:
             raise InputError(f"cannot use argument {argument!r}: overrides have the form --config.key=value")
-        key = name.removeprefix("--config.")
+        key, keys = name.removeprefix("--config."), dict(_flat(config))
         if key not in keys:
             raise unknown("config key", key, keys)
+        if key == "reducer.name":
+            # Another method has other fields: they start from its defaults.
+            config.reducer = reducers.to_config(reducers.from_config({"name": text}))
+            continue
         *path, last = key.split(".")
         section = config
         for part in path:
             section = section[part]
-        with section.ignore_type():
-            section[last] = _parse(key, text, keys[key])
+        section[last] = _parse(key, text, keys[key])
     return config
 
 
@@ -125,24 +148,35 @@ def _flat(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _parse(key: str, text: str, old: Any) -> Any:
-    """`text` as a value of the kind of `old`; where that is None, of whatever kind it looks like."""
-    if isinstance(old, str):
+    """`text` as a value of the kind of `old`."""
+    if isinstance(_example(key, old), str):
         return text
     try:
         value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
     except (ValueError, SyntaxError):
         value = text
-    if isinstance(old, bool) or isinstance(value, bool):
-        fits = isinstance(old, bool | None) and isinstance(value, bool)
-    elif isinstance(old, float):
-        fits = isinstance(value, int | float)
-        value = float(value) if fits else value
-    elif key == "schedule":
+    _check_kind(key, value, old)
+    return float(value) if isinstance(old, float) else value
+
+
+def _example(key: str, old: Any) -> Any:
+    return _EXAMPLES.get(key, old)
+
+
+def _check_kind(key: str, value: Any, old: Any) -> None:
+    """Raise unless `value` is of the kind that the key takes."""
+    example = _example(key, old)
+    if value is None and key in _EXAMPLES:
+        return
+    if isinstance(example, bool) or isinstance(value, bool):
+        fits = isinstance(example, bool) and isinstance(value, bool)
+    elif key in ("schedule", "model.img_size"):
         fits = isinstance(value, int | tuple | list)
-    elif isinstance(old, tuple | list):
-        fits = isinstance(value, tuple | list)
+    elif isinstance(example, tuple):
+        fits = isinstance(value, tuple | list) and all(isinstance(part, int | float) for part in value)
+    elif isinstance(example, float):
+        fits = isinstance(value, int | float)
     else:
-        fits = old is None or isinstance(value, type(old))
+        fits = isinstance(value, type(example))
     if not fits:
-        raise InputError(f"config key {key!r} takes {type(old).__name__}, such as {old!r}, and was given {text!r}")
-    return value
+        raise InputError(f"config key {key!r} takes {type(example).__name__}, such as {example!r}, not {value!r}")

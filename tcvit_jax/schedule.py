@@ -6,9 +6,10 @@ A schedule is resolved once, when a model is made, into one static Python int pe
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, SupportsIndex, runtime_checkable
 
 from tcvit_jax.errors import InputError
 
@@ -16,6 +17,7 @@ from tcvit_jax.errors import InputError
 Cost = Callable[[tuple[int, ...]], int]
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """Anything that says how many patch tokens leave each of `depth` blocks, out of `patches` at the start."""
 
@@ -81,6 +83,19 @@ def _spread(total: int, depth: int) -> tuple[int, ...]:
     return tuple(after - before for before, after in itertools.pairwise(edges))
 
 
+def _as_schedule(value: int | Sequence[int] | Schedule) -> Schedule:
+    if isinstance(value, Iterable):
+        return explicit(tuple(_whole(count) for count in value))
+    return value if isinstance(value, Schedule) else constant(_whole(value))
+
+
+def _whole(count: object) -> int:
+    """`count` as an int, if it is a whole number by type: 3.9 is not rounded, and True is no number of tokens."""
+    if not isinstance(count, SupportsIndex) or isinstance(count, bool):
+        raise InputError(f"schedule takes whole numbers of tokens, and was given {count!r}")
+    return operator.index(count)
+
+
 def resolve(schedule: int | Sequence[int] | Schedule, patches: int, depth: int, cost: Cost) -> tuple[int, ...]:
     """Removed patch tokens per block, checked: none negative, and at least one token left.
 
@@ -93,11 +108,7 @@ def resolve(schedule: int | Sequence[int] | Schedule, patches: int, depth: int, 
     Raises:
         InputError: it does not fit the model.
     """
-    if isinstance(schedule, int):
-        schedule = constant(schedule)
-    elif isinstance(schedule, Sequence):
-        schedule = explicit(tuple(schedule))
-    removed = tuple(int(count) for count in schedule.removed(patches, depth, cost))
+    removed = _as_schedule(schedule).removed(patches, depth, cost)
     left = patches
     for block, count in enumerate(removed):
         if count < 0:

@@ -71,11 +71,16 @@ def test_a_reducer_can_be_switched_off():
     [
         ("--config.reducer.alhpa=1", "unknown config key 'reducer.alhpa': did you mean 'reducer.alpha'?"),
         ("--config.optimizer.learning_rate=1", "unknown config key 'optimizer.learning_rate': did you mean"),
-        ("--config.batch_size=many", "config key 'batch_size' takes int, such as 128, and was given 'many'"),
-        ("--config.batch_size=1.5", "config key 'batch_size' takes int, such as 128, and was given '1.5'"),
-        ("--config.batch_size=true", "config key 'batch_size' takes int, such as 128, and was given 'true'"),
-        ("--config.epochs=[1]", "config key 'epochs' takes float, such as 80.0, and was given '[1]'"),
+        ("--config.batch_size=many", "config key 'batch_size' takes int, such as 128, not 'many'"),
+        ("--config.batch_size=1.5", "config key 'batch_size' takes int, such as 128, not 1.5"),
+        ("--config.batch_size=true", "config key 'batch_size' takes int, such as 128, not True"),
+        ("--config.epochs=[1]", "config key 'epochs' takes float, such as 80.0, not [1]"),
         ("--config.reducer=3", "unknown config key 'reducer'"),
+        ("--config.data.mean=abc", "config key 'data.mean' takes tuple, such as (0.485, 0.456, 0.406), not 'abc'"),
+        ("--config.data.mean=0.5", "config key 'data.mean' takes tuple, such as (0.485, 0.456, 0.406), not 0.5"),
+        ("--config.data.crop_pct=foo", "config key 'data.crop_pct' takes float, such as 0.9, not 'foo'"),
+        ("--config.model.class_token=no", "config key 'model.class_token' takes bool, such as True, not 'no'"),
+        ("--config.reducer.alpha=x", "config key 'reducer.alpha' takes float, such as 0.1, not 'x'"),
         ("--confg.seed=3", "cannot use argument '--confg.seed=3': overrides have the form --config.key=value"),
         ("--config.seed", "cannot use argument '--config.seed': overrides have the form --config.key=value"),
     ],
@@ -85,6 +90,33 @@ def test_mistaken_overrides(argument, message):
         config.load(GTP, [argument])
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def test_another_reducer_brings_its_own_fields():
+    model = build_model(config.load(GTP, ["--config.reducer.name=tcvit", "--config.reducer.match_order=1"]))
+    assert model.reducer == tc.TCViT(match_order=1)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("c.batchsize = 64", "unknown config key 'batchsize': did you mean 'batch_size'?"),
+        ("c.optimizer.learning_rate = 1.0", "unknown config key 'optimizer.learning_rate'"),
+        ("c.batch_size = 'big'", "config key 'batch_size' takes int, such as 1024, not 'big'"),
+    ],
+)
+def test_a_file_is_held_to_the_same_keys(tmp_path, line, message):
+    text = f"from tcvit_jax import config\ndef get_config():\n    c = config.default()\n    {line}\n    return c\n"
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(tc.InputError) as caught:
+        config.load(tmp_path / "mine.py")
+    assert str(caught.value).startswith(message)
+
+
+def test_a_file_may_give_a_list_as_its_schedule(tmp_path):
+    text = "from tcvit_jax import config\ndef get_config():\n    c = config.default()\n    c.schedule = [1] * 12\n    return c\n"
+    (tmp_path / "mine.py").write_text(text)
+    assert list(config.load(tmp_path / "mine.py").schedule) == [1] * 12
 
 
 def test_mistaken_files(tmp_path):
@@ -106,7 +138,10 @@ def test_mistaken_files(tmp_path):
     ],
 )  # fmt: skip
 def test_mistakes_that_show_when_the_model_is_built(arguments, message):
-    loaded = config.load(GTP, arguments)
-    with pytest.raises(tc.InputError) as caught:
+    def build():
+        loaded = config.load(GTP, arguments)
         build_preprocessing(loaded, build_model(loaded))
+
+    with pytest.raises(tc.InputError) as caught:
+        build()
     assert str(caught.value) == message

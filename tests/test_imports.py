@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "data": (),
     "report": ("tokens",),
     "sharding": (),
-    "config": ("models",),
+    "config": ("models", "reducers"),
     "evaluation": ("models", "ops", "sharding"),
     "training": (
         "config", "convert", "data", "evaluation", "measure", "models", "ops", "reducers", "report", "schedule",

@@ -1,5 +1,6 @@
 """Schedules: what leaves each block, and what cannot."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,6 +39,17 @@ def test_a_list_is_taken_as_it_is_or_refused(counts):
 def test_a_list_of_another_length_is_refused():
     with pytest.raises(tc.InputError, match="schedule lists 3 blocks and the model has 4"):
         schedule.resolve([1, 2, 3], 64, 4, quadratic)
+
+
+@pytest.mark.parametrize("value", [3.9, [1, 1.7], True, "8", None, [True, 1]])
+def test_only_whole_numbers_are_tokens(value):
+    with pytest.raises(tc.InputError, match="schedule takes whole numbers of tokens, and was given"):
+        schedule.resolve(value, 64, 2, quadratic)
+
+
+def test_numpy_numbers_are_numbers():
+    assert schedule.resolve(np.int64(3), 64, 2, quadratic) == (3, 3)
+    assert schedule.resolve(np.asarray([3, 1]), 64, 2, quadratic) == (3, 1)
 
 
 def test_negative_counts_are_refused():

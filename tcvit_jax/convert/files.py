@@ -32,7 +32,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
     try:
         return dict(load_file(path))
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise InputError(f"cannot read {str(path)!r} as safetensors: {_first_line(error)}") from error
 
 
@@ -47,6 +47,8 @@ def _read_pickle(path: Path) -> dict[str, Any]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever the broken pickle trips over
         raise InputError(f"cannot read {str(path)!r} as a torch checkpoint: {_first_line(error)}") from error
+    if not isinstance(loaded, dict):
+        raise InputError(f"{str(path)!r} holds a {type(loaded).__name__}, not a dict of tensors")
     for key in ("model", "state_dict"):
         if isinstance(loaded.get(key), dict):
             loaded = loaded[key]

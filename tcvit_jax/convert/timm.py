@@ -35,7 +35,7 @@ def timm_name(path: tuple[str, ...]) -> str:
 
 def _our_layout(path: tuple[str, ...], value: np.ndarray) -> np.ndarray:
     """torch keeps kernels `[out, in, (h, w)]`; ours are `[(h, w,) in, out]`."""
-    if path[-1] != "kernel":
+    if path[-1] != "kernel" or value.ndim not in (2, 4):
         return value
     return value.T if value.ndim == 2 else np.transpose(value, (2, 3, 1, 0))
 

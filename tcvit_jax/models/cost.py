@@ -1,7 +1,8 @@
 """Multiply-adds (MACs) of a Vision Transformer, for any number of tokens in each block.
 
-The convention of the field: matrix products alone (linear layers, attention, patch embedding, head), attention at the
-length that enters a block and MLP at the length that leaves it; norms, softmax, GELU and biases are free. Reducers
+The convention of the field: of the backbone, matrix products alone (linear layers, attention, patch embedding, head),
+attention at the length that enters a block and MLP at the length that leaves it; norms, softmax, GELU and biases are
+free. Reducers
 report their own products, which the papers leave out; here they are counted, on lines of their own.
 """
 
@@ -20,7 +21,6 @@ class Shape:
     prefix: int
     patch_values: int
     width: int
-    depth: int
     heads: int
     mlp_hidden: int
     classes: int

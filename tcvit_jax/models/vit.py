@@ -58,11 +58,6 @@ class ViT(nn.Module):
         """Protected tokens in front of the patches."""
         return int(self.class_token) + self.reg_tokens
 
-    @property
-    def tokens_per_block(self) -> tuple[int, ...]:
-        """Patch tokens at the start and after each block."""
-        return self.cost().tokens
-
     def cost(self, removed: tuple[int, ...] | None = None) -> Cost:
         """Multiply-adds of one image, for this schedule or another one; zeros give the dense model's."""
         shape = Shape(
@@ -70,7 +65,6 @@ class ViT(nn.Module):
             prefix=self.prefix,
             patch_values=self.in_chans * self.patch_size**2,
             width=self.embed_dim,
-            depth=self.depth,
             heads=self.num_heads,
             mlp_hidden=int(self.embed_dim * self.mlp_ratio),
             classes=self.num_classes,

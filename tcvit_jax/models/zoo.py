@@ -90,6 +90,8 @@ def create_model(
     _check_sizes(model)
     if reducer is None:
         return model
+    if reducer.needs_class_token and not model.class_token:
+        raise InputError(f"{reducer} reads class attention, and class_token=False: use TCViT(balance=1.0)")
     model = replace(model, reducer=reducer)
     removed = schedules.resolve(
         schedule, model.grid[0] * model.grid[1], model.depth, lambda counts: model.cost(counts).total
@@ -99,6 +101,12 @@ def create_model(
 
 def _check_sizes(model: ViT) -> None:
     """Raise what a layer would otherwise trip over, in the words of the override that is wrong."""
+    for key in ("patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads", "mlp_ratio", "skip_lam"):
+        if not getattr(model, key) > 0:
+            raise InputError(f"{key}={getattr(model, key)} is not positive")
+    for key in ("drop_rate", "pos_drop_rate", "proj_drop_rate", "drop_path_rate"):
+        if not 0 <= getattr(model, key) < 1:
+            raise InputError(f"{key}={getattr(model, key)} is not in [0, 1)")
     for side in model.img_size:
         if side % model.patch_size or side <= 0:
             nearest = max(model.patch_size, round(side / model.patch_size) * model.patch_size)

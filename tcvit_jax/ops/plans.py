@@ -2,14 +2,13 @@
 
 from dataclasses import replace
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from tcvit_jax.ops.gather import take_rows
 from tcvit_jax.tokens import Plan, Tokens
-
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def adding(kept: Array, removed: Array, weight: Array) -> Plan:
@@ -44,11 +43,14 @@ def apply(plan: Plan, tokens: Tokens) -> Tokens:
     Two gathers and one small matrix product per image. Prefix tokens pass untouched. The features are summed in
     float32 and returned in the dtype they came in.
     """
+    # A plan of another shape would broadcast without a word.
+    chex.assert_shape((plan.weight, plan.share), (*plan.kept.shape, plan.removed.shape[1]))
+    chex.assert_equal_shape((plan.kept, plan.self_weight))
     patches = tokens.patches
     kept, removed = take_rows(patches, plan.kept), take_rows(patches, plan.removed)
-    mixed = jnp.einsum("bkr,brd->bkd", plan.weight, removed.astype(jnp.float32), precision=HIGHEST)
+    mixed = jnp.einsum("bkr,brd->bkd", plan.weight, removed.astype(jnp.float32), precision="highest")
     mixed = (plan.self_weight[..., None] * kept + mixed).astype(patches.dtype)
-    passed = jnp.einsum("bkr,br->bk", plan.share, take_rows(tokens.size, plan.removed), precision=HIGHEST)
+    passed = jnp.einsum("bkr,br->bk", plan.share, take_rows(tokens.size, plan.removed), precision="highest")
     size = take_rows(tokens.size, plan.kept) + passed
     return replace(
         tokens,

@@ -4,11 +4,8 @@
 ones: float32 at full precision, because a rounded product changes which token wins.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import Array
-
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def reached(walk: Array, start: Array, order: int) -> Array:
@@ -20,12 +17,12 @@ def reached(walk: Array, start: Array, order: int) -> Array:
         order: number of steps, at least 1.
     """
     for _ in range(order):
-        start = jnp.einsum("bt,btu->bu", start, walk, precision=HIGHEST)
+        start = jnp.einsum("bt,btu->bu", start, walk, precision="highest")
     return start
 
 
 def walk_rows(walk: Array, rows: Array, order: int) -> Array:
     """Rows `[B, R, T]` of `W^order`, from the same rows `[B, R, T]` of `W`; order 1 needs no product."""
     for _ in range(order - 1):
-        rows = jnp.einsum("brt,btu->bru", rows, walk, precision=HIGHEST)
+        rows = jnp.einsum("brt,btu->bru", rows, walk, precision="highest")
     return rows

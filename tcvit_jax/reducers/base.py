@@ -26,6 +26,11 @@ class Reducer(ABC):
     signals: ClassVar[tuple[str, ...]] = ()
     proportional_attention: bool = True
 
+    @property
+    def needs_class_token(self) -> bool:
+        """Whether the plan reads the class token's attention, row 0 of the map."""
+        return False
+
     def prepare(self, tokens: Tokens, grid: tuple[int, int]) -> Any:
         """What the method computes once per image, from the embedded tokens on their `(height, width)` grid."""
         return None

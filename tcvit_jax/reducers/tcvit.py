@@ -58,17 +58,20 @@ class TCViT(Reducer):
         if not 0 <= self.balance <= 1:
             raise InputError(f"balance={self.balance} is not between 0 (dominance alone) and 1 (connectivity alone)")
 
+    @property
+    def needs_class_token(self) -> bool:
+        """Dominance does."""
+        return self.balance < 1
+
     def score(self, tokens: Tokens, walk: Array) -> Array:
         """The representative score `[B, N]` of each patch token, from `W [B, T, T]`."""
         prefix = tokens.prefix
-        if prefix == 0 and self.balance < 1:
-            raise InputError(f"balance={self.balance} weighs class attention, and this model has no class token: use 1")
         start = jnp.broadcast_to(jnp.arange(walk.shape[-1]) >= prefix, walk.shape[:2]).astype(walk.dtype)
         connectivity = walks.reached(walk, start, self.order)[:, prefix:]
-        score = self.balance * connectivity / connectivity.sum(-1, keepdims=True)
+        score = self.balance * _to_sum_one(connectivity)
         if self.balance < 1:
             dominance = walk[:, 0, prefix:]
-            score += (1 - self.balance) * dominance / dominance.sum(-1, keepdims=True)
+            score += (1 - self.balance) * _to_sum_one(dominance)
         return score
 
     def plan(self, tokens: Tokens, signals: Signals, keep: int) -> Plan:
@@ -87,3 +90,9 @@ class TCViT(Reducer):
         tokens, removed = patches + prefix, patches - keep
         steps = self.order + ((self.match_order or self.order) - 1) * removed
         return (heads + steps) * tokens**2
+
+
+def _to_sum_one(score: Array) -> Array:
+    """Scores `[B, N]` scaled to sum to one; all zero, as when attention stays on the class token, they stay zero."""
+    total = score.sum(-1, keepdims=True)
+    return score / jnp.where(total > 0, total, 1)

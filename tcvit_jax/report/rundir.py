@@ -23,11 +23,15 @@ class RunDirectory:
             InputError: another run is kept there; names the first key that differs.
         """
         self.path, self._writes = Path(path), write
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot keep a run in {str(path)!r}: {error.strerror}") from error
         file = self.path / "config.json"
         config = json.loads(json.dumps(config))
-        if file.is_file():
-            before, now = dict(_flat(json.loads(file.read_text()))), dict(_flat(config))
+        # Until something was logged, there is no run to protect.
+        if file.is_file() and self.metrics.is_file():
+            before, now = dict(_flat(_read(file))), dict(_flat(config))
             for key in sorted({*before, *now} - {"workdir"}):
                 if before.get(key) != now.get(key):
                     raise InputError(
@@ -49,15 +53,23 @@ class RunDirectory:
             file.write(json.dumps({"step": step, **_finite(values)}) + "\n")
 
     def history(self) -> list[dict[str, Any]]:
-        """The lines of the log; a last one that a kill cut short is left out."""
+        """The lines of the log; a last one that a kill cut short is left out.
+
+        Raises:
+            InputError: a line before the last is damaged.
+        """
         if not self.metrics.is_file():
             return []
-        lines = []
-        for line in self.metrics.read_text().splitlines():
+        lines, texts = [], self.metrics.read_text().splitlines()
+        for number, text in enumerate(texts, 1):
             try:
-                lines.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+                line = json.loads(text)
+                line["step"]
+            except (ValueError, KeyError, TypeError) as error:
+                if number == len(texts):
+                    break
+                raise InputError(f"line {number} of {str(self.metrics)!r} is damaged: {text[:60]!r}") from error
+            lines.append(line)
         return lines
 
     def forget_after(self, step: int) -> None:
@@ -67,6 +79,11 @@ class RunDirectory:
         lines = [line for line in self.history() if line["step"] <= step]
         _replace(self.metrics, "".join(json.dumps(line) + "\n" for line in lines))
 
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` holds; nothing before it is written."""
+        file = self.path / "summary.json"
+        return _read(file) if file.is_file() else {}
+
     def write_summary(self, values: Mapping[str, Any]) -> None:
         """Write `summary.json`."""
         self._write("summary.json", _finite(values))
@@ -74,6 +91,13 @@ class RunDirectory:
     def _write(self, name: str, values: Any) -> None:
         if self._writes:
             _replace(self.path / name, json.dumps(values, indent=2) + "\n")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{str(path)!r} is damaged: {error}") from error
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:

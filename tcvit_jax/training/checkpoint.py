@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ class Checkpoints:
         """Open (and make) `workdir/checkpoints`."""
         keep = ocp.checkpoint_managers.LatestN(2)
         options = ocp.CheckpointManagerOptions(preservation_policy=keep, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager((workdir / FOLDER).absolute(), options=options)
+        self._root = (workdir / FOLDER).absolute()
+        self._manager = ocp.CheckpointManager(self._root, options=options)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -54,16 +56,19 @@ class Checkpoints:
         )
 
     def restore(self, step: int, like: TrainState, mesh: Mesh) -> TrainState:
-        """The state of a step, shaped as `like` (arrays or their shapes), on the mesh."""
+        """The state of a step, shaped as `like` (arrays or their shapes), on the mesh.
+
+        Raises:
+            InputError: the checkpoint is damaged, or of another model.
+        """
         wanted = sharding.as_replicated(like, mesh)
-        items = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(wanted.params),
-                ema=ocp.args.StandardRestore(wanted.ema),
-                opt_state=ocp.args.StandardRestore(wanted.opt_state),
-            ),
+        args = ocp.args.Composite(
+            params=ocp.args.StandardRestore(wanted.params),
+            ema=ocp.args.StandardRestore(wanted.ema),
+            opt_state=ocp.args.StandardRestore(wanted.opt_state),
         )
+        with _readable(self._root / str(step)):
+            items = self._manager.restore(step, args=args)
         count = jax.device_put(jnp.asarray(step, jnp.int32), sharding.replicated(mesh))
         return TrainState(count, items["params"], items["ema"], items["opt_state"])
 
@@ -85,19 +90,26 @@ def load(directory: str | Path, weights: str = "ema") -> tuple[ViT, dict[str, An
     if weights not in ("ema", "params"):
         raise unknown("weights", weights, ("ema", "params"))
     folder = _find(Path(directory)).absolute()
-    try:
+    with _readable(folder):
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
             meta = reader.restore(folder / "meta")
         model = models.from_config(meta["model"])
         wanted = sharding.as_replicated(models.parameter_shapes(model), sharding.data_mesh())
         with ocp.StandardCheckpointer() as reader:
             params = reader.restore(folder / weights, wanted)
+    return model, {"params": params}, meta
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Says which checkpoint is damaged; Orbax and TensorStore raise many kinds for that."""
+    try:
+        yield
     except InputError:
         raise
-    except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
+    except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"checkpoint {str(folder)!r} cannot be read: {reason[0]}") from error
-    return model, {"params": params}, meta
 
 
 def _find(directory: Path) -> Path:

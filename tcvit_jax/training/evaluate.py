@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from tcvit_jax import config as configs
 from tcvit_jax import convert, sharding
+from tcvit_jax.errors import InputError
 from tcvit_jax.evaluation import Result, evaluate, make_eval_step
 from tcvit_jax.measure import describe
 from tcvit_jax.models import ViT
@@ -22,11 +23,19 @@ def evaluate_checkpoint(directory: str | Path, overrides: Sequence[str] = ()) ->
 
     Args:
         directory: as for `checkpoint.load`.
-        overrides: `--config.key=value` for the data and the batch size; the model is the checkpoint's.
+        overrides: `--config.key=value` for `data.*` and `eval_batch_size`; the model is the checkpoint's.
+
+    Raises:
+        InputError: no checkpoint, an override that would change the model, or data with other classes.
     """
+    for argument in overrides:
+        if not argument.startswith(("--config.data.", "--config.eval_batch_size=")):
+            raise InputError(
+                f"cannot use {argument!r} with a checkpoint, which brings its model: only data.* and eval_batch_size"
+            )
     model, variables, meta = load(directory)
     config = configs.override(ConfigDict(meta["config"]), overrides)
-    return _evaluate(config, model, variables["params"])
+    return _evaluate(config, model, variables["params"], tuple(meta["classes"]))
 
 
 def evaluate_weights(path: str, weights: str | Path, overrides: Sequence[str] = ()) -> Result:
@@ -37,11 +46,13 @@ def evaluate_weights(path: str, weights: str | Path, overrides: Sequence[str] = 
     return _evaluate(config, model, variables["params"])
 
 
-def _evaluate(config: configs.Config, model: ViT, params: Any) -> Result:
+def _evaluate(config: configs.Config, model: ViT, params: Any, classes: tuple[str, ...] | None = None) -> Result:
     preprocessing = build_preprocessing(config, model)
     mesh = sharding.data_mesh()
     sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh)
     data = build_eval_data(config, model, preprocessing)
+    if classes is not None and data.source.classes != classes:
+        raise InputError(f"dataset {config.data.name!r} has other classes than the checkpoint was trained on")
     print(f"model   {describe(model).name}\n{describe(model).summary()}", flush=True)
     step = make_eval_step(model, preprocessing, mesh)
     result = evaluate(step, sharding.place_whole(params, mesh), data.batches(), mesh)

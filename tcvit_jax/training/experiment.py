@@ -47,6 +47,7 @@ class EvalData:
     source: Source
     transform: EvalTransform
     batch_size: int
+    workers: int
 
     def batches(self) -> Iterator[Batch]:
         """Every example once; this process's part."""
@@ -56,13 +57,15 @@ class EvalData:
             batch_size=self.batch_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            workers=self.workers,
         )
 
 
 def build_eval_data(config: Config, model: ViT, preprocessing: Preprocessing) -> EvalData:
     """The evaluation split of a configuration."""
     transform = EvalTransform(model.img_size, model.in_chans, preprocessing.crop_pct, preprocessing.interpolation)
-    return EvalData(_open(config, config.data.eval_split, model), transform, config.eval_batch_size)
+    source = _open(config, config.data.eval_split, model)
+    return EvalData(source, transform, config.eval_batch_size, config.data.workers)
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def build_train_data(config: Config, model: ViT, preprocessing: Preprocessing) -
 
 def _open(config: Config, split: str, model: ViT) -> Source:
     source = data.open_source(config.data.name, split, config.data.dir)
-    if len(source.classes) > model.num_classes:
+    if len(source.classes) != model.num_classes:
         raise InputError(
             f"dataset {config.data.name!r} has {len(source.classes)} classes and the model num_classes="
             f"{model.num_classes}: use --config.model.num_classes={len(source.classes)}"

@@ -62,12 +62,21 @@ def build(config: Config) -> Job:
     for key in ("log_every", "eval_every", "checkpoint_every", "epochs"):
         if not config[key] > 0:
             raise InputError(f"{key}={config[key]} is not positive")
+    if not 0 <= config.seed < 2**32:
+        raise InputError(f"seed={config.seed} is not in [0, 2**32)")
+    if config.data.workers < 0:
+        raise InputError(f"data.workers={config.data.workers} is negative: 0 decodes in this process")
+    if not 0 <= config.label_smoothing < 1:
+        raise InputError(f"label_smoothing={config.label_smoothing} is not in [0, 1)")
+    models.parameter_shapes(model)  # traces the model: what only shows there is raised now
     params = None
     if config.weights:
         params = convert.from_torch(convert.read_state_dict(config.weights), model)["params"]
     train_data = experiment.build_train_data(config, model, preprocessing)
     eval_data = experiment.build_eval_data(config, model, preprocessing)
-    total_steps = max(1, train_data.steps(config.epochs))
+    total_steps = train_data.steps(config.epochs)
+    if not total_steps:
+        raise InputError(f"epochs={config.epochs} is less than half a step of {config.batch_size} images")
     rate = optimizer.learning_rate(config.optimizer, total_steps, len(train_data.source) / config.batch_size)
     return Job(
         config, model, describe(model), preprocessing, train_data, eval_data, mesh, total_steps, rate,

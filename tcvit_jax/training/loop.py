@@ -46,9 +46,11 @@ def train(config: Config) -> dict[str, Any]:
             for line in _banner(job, start):
                 reporter.line(line)
             loop = Loop(job, run, checkpoints, reporter)
-            state = loop.advance(state, start)
-            result = loop.evaluate(state)
-            summary = _summary(job, result, loop.speed)
+            state, result = loop.advance(state, start)
+            # A finished run that is started again takes no step, and keeps the speed it was trained with.
+            speed = loop.speed if start < job.total_steps else run.summary().get("train_images_per_second")
+            result = result or loop.evaluate(state)
+            summary = _summary(job, result, speed)
             run.write_summary(summary)
             if not draw_curves(run.history(), run.path / "curves.png", str(run.path), write=lead):
                 reporter.line("curves.png needs matplotlib: pip install 'tcvit_jax[demo]'")
@@ -58,11 +60,11 @@ def train(config: Config) -> dict[str, Any]:
 
 def _first_state(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, int]:
     """The last checkpoint's state, or a fresh one, and the steps it has taken."""
-    init = make_init(job.model, job.tx, job.config.seed, job.params)
+    init = make_init(job.model, job.tx, job.config.seed)
     latest = checkpoints.latest()
     if latest is not None:
         return checkpoints.restore(latest, jax.eval_shape(init), job.mesh), latest
-    return jax.jit(init, out_shardings=sharding.replicated(job.mesh))(), 0
+    return jax.jit(init, out_shardings=sharding.replicated(job.mesh))(job.params), 0
 
 
 def _banner(job: Job, start: int) -> Iterator[str]:
@@ -105,51 +107,59 @@ class Loop:
         """The averaged parameters on the whole evaluation split."""
         return evaluate(self._eval_step, state.ema, self._job.eval_data.batches(), self._job.mesh)
 
-    def advance(self, state: TrainState, start: int) -> TrainState:
-        """Take the steps after `start`, to the last."""
+    def advance(self, state: TrainState, start: int) -> tuple[TrainState, Result | None]:
+        """Take the steps after `start`, to the last; its evaluation is returned with the state, if there was one."""
         job, config = self._job, self._job.config
         batches = job.train_data.batches(start)
         before: Mapping[str, Array] | None = None
+        result = None
         for step in range(start + 1, job.total_steps + 1):
             state, metrics = self._train_step(state, sharding.place(next(batches), job.mesh))
             # Metrics are read a step late, while the device is busy with the next one.
             if before is not None:
-                _check_loss(before, step - 1)
+                _check_finite(before, step - 1)
             before = metrics
-            self._watch.tick()
             last = step == job.total_steps
+            logs = step % config.log_every == 0
+            evaluates = last or step % job.eval_steps == 0
+            saves = last or step % config.checkpoint_every == 0
+            if logs or evaluates or saves:
+                # The step's own time counts as training, and nothing is kept or reported of a broken one.
+                _check_finite(metrics, step)
+            self._watch.tick()
             with self._watch.pause():
                 self._reporter.step(step)
-                if step % config.log_every == 0:
+                if logs:
                     self._log(step, metrics)
-                if last or step % config.checkpoint_every == 0:
-                    # Nothing is kept that a resumed run could not continue from.
-                    _check_loss(metrics, step)
+                if evaluates:
+                    result = self._log_evaluation(step, state)
+                # Saved last: a run that is killed before repeats what was logged of this step, and loses nothing.
+                if saves:
                     self._checkpoints.save(step, state, job.meta(step))
-                if last or step % job.eval_steps == 0:
-                    self._log_evaluation(step, state)
-        return state
+        return state, result
 
     def _log(self, step: int, metrics: Mapping[str, Array]) -> None:
-        loss, norm = _check_loss(metrics, step), float(metrics["grad_norm"])
-        rate = np.asarray(self._job.rate(step)).item()
+        loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
+        rate = np.asarray(self._job.rate(step - 1)).item()
         self._run.log(step, {"loss": loss, "grad_norm": norm, "lr": rate, "images_per_second": self.speed})
         self._reporter.note(f"loss {loss:.4f}  {self.speed:,.0f} img/s")
 
-    def _log_evaluation(self, step: int, state: TrainState) -> None:
+    def _log_evaluation(self, step: int, state: TrainState) -> Result:
         result = self.evaluate(state)
         self._run.log(step, {f"val_{key}": value for key, value in asdict(result).items()})
         self._reporter.line(f"step {step}/{self._job.total_steps}  {result}")
+        return result
 
 
-def _check_loss(metrics: Mapping[str, Array], step: int) -> float:
-    loss = float(metrics["loss"])
-    if not math.isfinite(loss):
-        raise InputError(f"the loss is {loss} at step {step}: try a smaller --config.optimizer.lr")
-    return loss
+def _check_finite(metrics: Mapping[str, Array], step: int) -> None:
+    """Raise unless the step's loss and gradient are finite; a gradient that is not spoils the parameters at once."""
+    for key, name in (("loss", "loss"), ("grad_norm", "gradient's norm")):
+        value = float(metrics[key])
+        if not math.isfinite(value):
+            raise InputError(f"the {name} is {value} at step {step}: try a smaller --config.optimizer.lr")
 
 
-def _summary(job: Job, result: Result, speed: float) -> dict[str, Any]:
+def _summary(job: Job, result: Result, speed: float | None) -> dict[str, Any]:
     return {
         **asdict(result),
         "gmacs": job.ledger.gmacs,

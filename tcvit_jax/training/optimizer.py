@@ -14,11 +14,17 @@ UNDECAYED = ("cls_token", "reg_token", "pos_embed")
 
 
 def learning_rate(config: Config, total_steps: int, steps_per_epoch: float) -> optax.Schedule:
-    """Step to learning rate: linear from 0 over the warm-up, then a cosine down to `min_lr` at the last step.
+    """Steps taken to learning rate: linear from 0 over the warm-up, then a cosine that ends at `min_lr`.
 
     Raises:
-        InputError: a warm-up longer than the run, or a learning rate that is not positive.
+        InputError: a setting out of its range, or a warm-up longer than the run.
     """
+    for key in ("b1", "b2", "ema_decay"):
+        if not 0 <= config[key] < 1:
+            raise InputError(f"optimizer.{key}={config[key]} is not in [0, 1)")
+    for key in ("weight_decay", "clip_norm", "warmup_epochs"):
+        if not config[key] >= 0:
+            raise InputError(f"optimizer.{key}={config[key]} is negative")
     if not config.lr > 0 or not 0 <= config.min_lr <= config.lr:
         raise InputError(f"optimizer.lr={config.lr} and min_lr={config.min_lr}: use 0 <= min_lr <= lr and lr > 0")
     warmup = round(config.warmup_epochs * steps_per_epoch)

@@ -39,10 +39,10 @@ class TrainState:
 TrainStep = Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, dict[str, Array]]]
 
 
-def make_init(model: ViT, tx: optax.GradientTransformation, seed: int, params: Any = None) -> Callable[[], TrainState]:
-    """A function that makes the first state, from `params` or freshly drawn ones."""
+def make_init(model: ViT, tx: optax.GradientTransformation, seed: int) -> Callable[..., TrainState]:
+    """A function that makes the first state, from the parameters it is given or freshly drawn ones."""
 
-    def init() -> TrainState:
+    def init(params: Any = None) -> TrainState:
         fresh = params
         if fresh is None:
             images = jnp.zeros((1, *model.img_size, model.in_chans))

@@ -55,12 +55,27 @@ def test_balance_zero_is_the_order_of_class_attention():
         np.testing.assert_array_equal(plan.kept[image], np.sort(np.argsort(-attended[image], kind="stable")[:7]))
 
 
-def test_without_a_class_token_connectivity_stands_alone():
-    tokens, signals = scene(2, prefix=0)
-    with pytest.raises(tc.InputError, match=r"balance=0.5 weighs class attention, .* has no class token: use 1"):
-        condense(tc.TCViT(), tokens, signals, 7)
-    plan, _ = condense(tc.TCViT(balance=1.0), tokens, signals, 7)
+@pytest.mark.parametrize("registers", [0, 4])
+def test_without_a_class_token_connectivity_stands_alone(registers):
+    sizes = {"class_token": False, "global_pool": "avg", "reg_tokens": registers}
+    with pytest.raises(tc.InputError, match="reads class attention, and class_token=False: use TCViT"):
+        tc.create_model("deit_tiny_patch16_224", tc.TCViT(), 4, **sizes)
+    assert tc.create_model("deit_tiny_patch16_224", tc.TCViT(balance=1.0), 4, **sizes).removed == (4,) * 12
+    plan, _ = condense(tc.TCViT(balance=1.0), *scene(2, prefix=0), 7)
     assert plan.kept.shape == (2, 7)
+
+
+def test_where_the_class_token_attends_to_itself_alone_connectivity_decides():
+    walk = np.full((1, 6, 6), 0.1)
+    walk[:, :, 3] = 0.5
+    walk[:, 0] = np.eye(6)[0]
+    tokens = Tokens.start(jnp.ones((1, 6, 4)), 1)
+    plan, out = condense(tc.TCViT(), tokens, Signals(map=jnp.asarray(walk, jnp.float32)), 1)
+    np.testing.assert_array_equal(plan.kept, [[2]])
+    walk[:] = np.eye(6)[0]
+    plan, out = condense(tc.TCViT(), tokens, Signals(map=jnp.asarray(walk, jnp.float32)), 2)
+    np.testing.assert_array_equal(plan.kept, [[0, 1]])
+    assert bool(jnp.isfinite(out.x).all())
 
 
 def test_patches_may_come_in_any_order():

@@ -60,10 +60,26 @@ def test_evaluation_of_the_checkpoint_counts_the_same(finished, batch):
     assert (result.top1, result.top5, result.examples) == (summary["top1"], summary["top5"], summary["examples"])
 
 
+def test_an_override_that_the_checkpoint_would_ignore_is_refused(finished):
+    with pytest.raises(tc.InputError, match=r"cannot use '--config.schedule=0' with a checkpoint"):
+        evaluate_checkpoint(finished[0], ["--config.schedule=0"])
+
+
+def test_data_of_other_classes_are_refused(finished, tmp_path):
+    from PIL import Image
+
+    for label in range(10):
+        (tmp_path / "val" / f"class{label}").mkdir(parents=True)
+        Image.new("L", (12, 12)).save(tmp_path / "val" / f"class{label}" / "a.png")
+    with pytest.raises(tc.InputError, match="dataset 'folder' has other classes than the checkpoint"):
+        evaluate_checkpoint(finished[0], ["--config.data.name=folder", f"--config.data.dir={tmp_path}"])
+
+
 def test_the_same_command_again_reports_and_takes_no_step(finished, capsys):
     run, summary = finished
     again = train(config.load(GTP, [*TINY, f"--config.workdir={run}"]))
     assert again["top1"] == summary["top1"]
+    assert again["train_images_per_second"] == summary["train_images_per_second"]
     assert "continued after step 22" in capsys.readouterr().out
 
 
@@ -75,7 +91,7 @@ def test_another_configuration_in_the_same_directory_is_refused(finished):
 
 def test_nan_loss_ends_with_the_step(tmp_path):
     arguments = [*TINY, f"--config.workdir={tmp_path / 'run'}", "--config.optimizer.lr=1e30"]
-    with pytest.raises(tc.InputError, match=r"^the loss is (nan|inf) at step \d+: try a smaller"):
+    with pytest.raises(tc.InputError, match=r"^the (loss|gradient's norm) is (nan|inf) at step \d+: try a smaller"):
         train(config.load(GTP, arguments))
     # Whatever was kept before that is finite.
     steps = list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
@@ -90,10 +106,15 @@ def test_nan_loss_ends_with_the_step(tmp_path):
         ("--config.batch_size=12", "batch_size=12 cannot be shared by 8 devices: use 16"),
         (
             "--config.model.num_classes=9",
-            "has 10 classes and the model num_classes=9: use --config.model.num_classes=10",
+            r"has 10 classes and the model num_classes=9: use --config.model.num_classes=10",
         ),
         ("--config.log_every=0", "log_every=0 is not positive"),
         ("--config.weights=gone.safetensors", "no weight file 'gone.safetensors'"),
+        ("--config.seed=-1", r"seed=-1 is not in \[0, 2\*\*32\)"),
+        ("--config.reducer.neighbors=99", "neighbors=99 is out of range: 36 patch tokens"),
+        ("--config.optimizer.clip_norm=-1", "optimizer.clip_norm=-1.0 is negative"),
+        ("--config.model.drop_path_rate=1", r"drop_path_rate=1.0 is not in \[0, 1\)"),
+        ("--config.epochs=0.001", "epochs=0.001 is less than half a step of 64 images"),
     ],
 )
 def test_mistakes_end_before_anything_is_written(tmp_path, argument, message):

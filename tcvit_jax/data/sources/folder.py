@@ -61,6 +61,8 @@ def read_image(path: str) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
+            if image.mode[0] in "IF":
+                raise ValueError(f"it has mode {image.mode}, and more than 8 bits a channel would be cut off")
             # Pillow warns when a palette with transparency goes to RGB without this detour.
             if image.mode == "P" and "transparency" in image.info:
                 return np.array(image.convert("RGBA").convert("RGB"))

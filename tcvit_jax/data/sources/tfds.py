@@ -28,6 +28,7 @@ class TfdsSource:
     """
 
     def __init__(self, name: str, split: str, directory: str = "") -> None:
+        self._name = name
         with _quiet():
             builder = _builder(name, directory)
             self.classes = _class_names(name, builder.info.features)
@@ -45,7 +46,12 @@ class TfdsSource:
     def __getitem__(self, index: int) -> Example:
         """Reads and decodes the example at `index`."""
         record = self._records[index]
-        return {"image": np.asarray(record["image"], np.uint8), "label": int(record["label"])}
+        image, label = np.asarray(record["image"]), int(record["label"])
+        if image.dtype != np.uint8:
+            raise InputError(f"dataset {self._name!r}, example {index}: the image is {image.dtype}, not uint8")
+        if label < 0:
+            raise InputError(f"dataset {self._name!r}, example {index}: it has no label; choose a labelled split")
+        return {"image": image, "label": label}
 
 
 @contextmanager
