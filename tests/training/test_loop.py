@@ -123,6 +123,22 @@ def test_mistakes_end_before_anything_is_written(tmp_path, argument, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_an_unreadable_image_ends_with_its_path(tmp_path):
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for label in range(10):
+            folder = tmp_path / "images" / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for index in range(8):
+                Image.new("RGB", (14, 12)).save(folder / f"{index}.png")
+    broken = tmp_path / "images" / "train" / "class3" / "5.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    data = ("--config.data.name=folder", f"--config.data.dir={tmp_path / 'images'}", "--config.epochs=3")
+    with pytest.raises(tc.InputError, match=f"cannot read image {broken}"):
+        train(config.load(GTP, [*TINY, *data, f"--config.workdir={tmp_path / 'run'}"]))
+
+
 def start(workdir, *arguments):
     """`python train.py` in a process of its own, on one device."""
     command = [sys.executable, "-W", "error", "train.py", "--config", GTP, *TINY, *arguments]
