@@ -149,7 +149,7 @@ def _flat(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _parse(key: str, text: str, old: Any) -> Any:
     """`text` as a value of the kind of `old`."""
-    if isinstance(_example(key, old), str):
+    if isinstance(_EXAMPLES.get(key, old), str):
         return text
     try:
         value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
@@ -159,13 +159,9 @@ def _parse(key: str, text: str, old: Any) -> Any:
     return float(value) if isinstance(old, float) else value
 
 
-def _example(key: str, old: Any) -> Any:
-    return _EXAMPLES.get(key, old)
-
-
 def _check_kind(key: str, value: Any, old: Any) -> None:
     """Raise unless `value` is of the kind that the key takes."""
-    example = _example(key, old)
+    example = _EXAMPLES.get(key, old)
     if value is None and key in _EXAMPLES:
         return
     if isinstance(example, bool) or isinstance(value, bool):

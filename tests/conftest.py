@@ -17,14 +17,6 @@ hypothesis.settings.load_profile("tcvit_jax")
 ROOT = Path(__file__).parent.parent
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Slow tests run only when asked for with `-m slow`."""
-    if not config.option.markexpr:
-        for item in items:
-            if "slow" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="slow: run with -m slow"))
-
-
 @pytest.fixture
 def script():
     """Run one of the repository's scripts in a process of its own, on one device, with warnings as errors."""

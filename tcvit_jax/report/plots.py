@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 
-def draw_curves(history: Sequence[dict[str, Any]], path: Path, title: str, write: bool = True) -> bool:
+def draw_curves(history: Sequence[dict[str, Any]], path: Path, title: str) -> bool:
     """Draw the logged `loss`, `val_loss` and `val_top1` over steps into `path`.
 
     Args:
         history: lines of the log.
         path: of the picture.
         title: of the picture.
-        write: False for the processes that leave files to the first one.
 
     Returns:
         Whether it could: False without matplotlib, which is an optional package.
@@ -24,8 +23,6 @@ def draw_curves(history: Sequence[dict[str, Any]], path: Path, title: str, write
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    if not write:
-        return True
     # The figure is made without pyplot, which would pick a window system and keep global state.
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)

@@ -53,7 +53,8 @@ def _evaluate(config: configs.Config, model: ViT, params: Any, classes: tuple[st
     data = build_eval_data(config, model, preprocessing)
     if classes is not None and data.source.classes != classes:
         raise InputError(f"dataset {config.data.name!r} has other classes than the checkpoint was trained on")
-    print(f"model   {describe(model).name}\n{describe(model).summary()}", flush=True)
+    ledger = describe(model)
+    print(f"model   {ledger.name}\n{ledger.summary()}", flush=True)
     step = make_eval_step(model, preprocessing, mesh)
     result = evaluate(step, sharding.place_whole(params, mesh), data.batches(), mesh)
     print(f"{result}\n{result.images_per_second:,.0f} images per second", flush=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import jax
 
@@ -12,13 +13,18 @@ from tcvit_jax.config import Config
 from tcvit_jax.data import Batch, EvalTransform, Source, TrainTransform
 from tcvit_jax.errors import InputError
 from tcvit_jax.models import ViT
-from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.models.zoo import OVERRIDES, Preprocessing
+
+
+def _given(section: Config, keys: Iterable[str]) -> dict[str, Any]:
+    """What a section says otherwise than None; lists, as JSON has them, are tuples."""
+    values = {key: section[key] for key in keys if section[key] is not None}
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def build_model(config: Config) -> ViT:
     """The model that a configuration describes."""
-    overrides = {key: value for key, value in config.model.items() if value is not None and key != "name"}
-    overrides = {key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()}
+    overrides = _given(config.model, OVERRIDES)
     reducer = reducers.from_config(config.reducer)
     plan = schedule.budget(config.gmacs) if config.gmacs else config.schedule
     return models.create_model(config.model.name, reducer, plan, **overrides)
@@ -30,9 +36,7 @@ def build_preprocessing(config: Config, model: ViT) -> Preprocessing:
     Raises:
         InputError: `mean` or `std` for another number of channels than the model's.
     """
-    keys = ("mean", "std", "crop_pct", "interpolation")
-    given = {key: config.data[key] for key in keys if config.data[key] is not None}
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    given = _given(config.data, [field.name for field in fields(Preprocessing)])
     found = replace(models.preprocessing(model.variant), **given)
     for key in ("mean", "std"):
         if len(getattr(found, key)) != model.in_chans:

@@ -52,7 +52,7 @@ def train(config: Config) -> dict[str, Any]:
             result = result or loop.evaluate(state)
             summary = _summary(job, result, speed)
             run.write_summary(summary)
-            if not draw_curves(run.history(), run.path / "curves.png", str(run.path), write=lead):
+            if lead and not draw_curves(run.history(), run.path / "curves.png", str(run.path)):
                 reporter.line("curves.png needs matplotlib: pip install 'tcvit_jax[demo]'")
             reporter.line(f"{result}\nsaved in {run.path}")
     return summary
