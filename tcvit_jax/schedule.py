@@ -1,4 +1,4 @@
-"""How many patch tokens leave each block: from a number, a list, or a budget of multiply-adds.
+"""How many patch tokens leave each block: from a number, a list, a rate, or a budget of multiply-adds.
 
 A schedule is resolved once, when a model is made, into one static Python int per block.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, SupportsIndex, runtime_checkable
 
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import InputError, unknown
 
 # Multiply-adds of one image for a given number of removed tokens per block.
 Cost = Callable[[tuple[int, ...]], int]
@@ -21,8 +21,8 @@ Cost = Callable[[tuple[int, ...]], int]
 class Schedule(Protocol):
     """Anything that says how many patch tokens leave each of `depth` blocks, out of `patches` at the start."""
 
-    def removed(self, patches: int, depth: int, cost: Cost) -> tuple[int, ...]:
-        """Removed tokens per block, `depth` ints."""
+    def removed(self, patches: int, depth: int, cost: Cost, extra: int) -> tuple[int, ...]:
+        """Removed tokens per block, `depth` ints; `extra` are added by each block that removes any."""
         ...
 
 
@@ -32,9 +32,10 @@ class constant:
 
     count: int
 
-    def removed(self, patches: int, depth: int, cost: Cost) -> tuple[int, ...]:
+    def removed(self, patches: int, depth: int, cost: Cost, extra: int) -> tuple[int, ...]:
         """`count`, `depth` times."""
-        most = (patches - 1) // depth
+        # The last block needs one more than it removes.
+        most = (patches - 1 + extra * (depth - 1)) // depth
         if self.count > most:
             raise InputError(
                 f"schedule={self.count} removes {self.count * depth} of {patches} patch tokens in {depth} blocks: "
@@ -49,7 +50,7 @@ class explicit:
 
     counts: tuple[int, ...]
 
-    def removed(self, patches: int, depth: int, cost: Cost) -> tuple[int, ...]:
+    def removed(self, patches: int, depth: int, cost: Cost, extra: int) -> tuple[int, ...]:
         """The list itself, if it is as long as the model is deep."""
         if len(self.counts) != depth:
             raise InputError(f"schedule lists {len(self.counts)} blocks and the model has {depth}")
@@ -57,17 +58,49 @@ class explicit:
 
 
 @dataclass(frozen=True)
-class budget:
-    """The fewest tokens, spread evenly over the blocks, whose removal brings an image down to `gmacs` (1e9 MACs).
+class keep_rate:
+    """The same part of the patch tokens stays in every block, rounded to whole tokens and at least one."""
 
-    The method's own products count too. A budget above the dense model's cost removes nothing.
+    rate: float
+
+    def removed(self, patches: int, depth: int, cost: Cost, extra: int) -> tuple[int, ...]:
+        """What the rate takes from each block's tokens."""
+        if not 0 < self.rate <= 1:
+            raise InputError(f"keep_rate={self.rate} is not in (0, 1]: 1.0 keeps all")
+        counts, left = [], patches
+        for _ in range(depth):
+            count = left - max(1, round(self.rate * left))
+            # One token exchanged for one that is fused of it alone would be no reduction.
+            counts.append(count if count > extra else 0)
+            left -= counts[-1] - (extra if counts[-1] else 0)
+        return tuple(counts)
+
+
+@dataclass(frozen=True)
+class budget:
+    """The fewest tokens whose removal brings an image down to `gmacs` (1e9 MACs).
+
+    The method's own products count too, and those of the last block that nobody reads, as in papers. A budget above
+    the dense model's cost removes nothing.
+
+    Attributes:
+        gmacs: the budget.
+        shape: how removals spread: `"constant"`, as evenly over the blocks as whole tokens allow, or `"keep_rate"`,
+            the same part of each block's tokens, which removes more where there are more.
     """
 
     gmacs: float
+    shape: str = "constant"
 
-    def removed(self, patches: int, depth: int, cost: Cost) -> tuple[int, ...]:
-        """The first even spread, by the total removed, that fits."""
-        spreads = [_spread(total, depth) for total in range(patches)]
+    def removed(self, patches: int, depth: int, cost: Cost, extra: int) -> tuple[int, ...]:
+        """The first spread that fits, in the order of how much they remove."""
+        if self.shape == "constant":
+            spreads = [_spread(total, depth) for total in range(patches + extra * (depth - 1))]
+        elif self.shape == "keep_rate":
+            rates = [keep_rate(rate / 1000).removed(patches, depth, cost, extra) for rate in range(1000, 0, -1)]
+            spreads = list(dict.fromkeys(rates))
+        else:
+            raise unknown("shape of a budget:", self.shape, ("constant", "keep_rate"))
         for spread in spreads:
             if cost(spread) <= self.gmacs * 1e9:
                 return spread
@@ -96,7 +129,9 @@ def _whole(count: object) -> int:
     return operator.index(count)
 
 
-def resolve(schedule: int | Sequence[int] | Schedule, patches: int, depth: int, cost: Cost) -> tuple[int, ...]:
+def resolve(
+    schedule: int | Sequence[int] | Schedule, patches: int, depth: int, cost: Cost, extra: int = 0
+) -> tuple[int, ...]:
     """Removed patch tokens per block, checked: none negative, and at least one token left.
 
     Args:
@@ -104,11 +139,12 @@ def resolve(schedule: int | Sequence[int] | Schedule, patches: int, depth: int, 
         patches: patch tokens at the start.
         depth: blocks.
         cost: multiply-adds of one image, for `budget`.
+        extra: tokens that each block which removes any adds to those it keeps.
 
     Raises:
         InputError: it does not fit the model.
     """
-    removed = _as_schedule(schedule).removed(patches, depth, cost)
+    removed = _as_schedule(schedule).removed(patches, depth, cost, extra)
     left = patches
     for block, count in enumerate(removed):
         if count < 0:
@@ -117,5 +153,5 @@ def resolve(schedule: int | Sequence[int] | Schedule, patches: int, depth: int, 
             raise InputError(
                 f"schedule removes {count} tokens in block {block}, which has {left}: at most {left - 1} leave one"
             )
-        left -= count
+        left -= count - (extra if count else 0)
     return removed

@@ -22,10 +22,14 @@ class Tokens:
     Attributes:
         x: `[B, T, D]` features; the `prefix` protected tokens (class, distillation, registers) come first.
         size: `[B, N]` float32, how many original patches each patch token stands for.
-        origin: `[B, N]` int32, the original patch index of each patch token, ascending.
+        origin: `[B, N]` int32, the original patch index of each patch token, ascending; behind them -1 for each token
+            that was fused of several and has no patch of its own.
         slots: `[B, N0]` int32, for every original patch the row (among the patch tokens) that holds it, or -1.
         state: what the reducer prepared once for the whole pass (a graph, say), indexed by original patches.
+        blend: `[B, N0, N]` float32, of what parts of the patch tokens each original patch is restored; carried only
+            for a reducer that shares a removed token among several, where one slot does not say it all.
         prefix: how many prefix tokens there are; static.
+        class_tokens: how many of them, the first, stand for the whole image (class, distillation); static.
     """
 
     x: Array
@@ -33,14 +37,28 @@ class Tokens:
     origin: Array
     slots: Array
     state: Any = None
+    blend: Array | None = None
     prefix: int = field(default=1, metadata={"static": True})
+    class_tokens: int = field(default=1, metadata={"static": True})
 
     @classmethod
-    def start(cls, x: Array, prefix: int) -> Tokens:
-        """Tokens straight from the embedding: every patch its own token, of size one."""
+    def start(cls, x: Array, prefix: int, class_tokens: int | None = None) -> Tokens:
+        """Tokens straight from the embedding: every patch its own token, of size one.
+
+        Args:
+            x: `[B, T, D]`.
+            prefix: protected tokens in front.
+            class_tokens: how many of them stand for the image; None for one, if there is a prefix at all.
+        """
         batch, patches = x.shape[0], x.shape[1] - prefix
         index = jnp.broadcast_to(jnp.arange(patches, dtype=jnp.int32), (batch, patches))
-        return cls(x, jnp.ones((batch, patches), jnp.float32), index, index, prefix=prefix)
+        classes = min(prefix, 1) if class_tokens is None else class_tokens
+        size = jnp.ones((batch, patches), jnp.float32)
+        return cls(x, size, index, index, prefix=prefix, class_tokens=classes)
+
+    def with_blend(self) -> Tokens:
+        """The same tokens, from here on with what restores them where slots do not suffice (see `blend`)."""
+        return replace(self, blend=jax.nn.one_hot(self.slots, self.origin.shape[1], dtype=jnp.float32))
 
     @property
     def patches(self) -> Array:
@@ -61,24 +79,31 @@ class Tokens:
 class Plan:
     """What one block does with its patch tokens: `y = self_weight * x[kept] + weight @ x[removed]`.
 
-    Indices are rows among the patch tokens now, ascending, so that survivors stay in raster order.
+    Indices are rows among the patch tokens now, ascending, so that survivors stay in raster order. `S` survive: the
+    `K` kept ones, and behind them any that are fused of removed ones alone.
 
     Attributes:
         kept: `[B, K]` int32.
         removed: `[B, R]` int32.
-        weight: `[B, K, R]` float32, with what weight each removed token enters each kept one.
-        self_weight: `[B, K]` float32, with what weight a kept token enters itself.
-        share: `[B, K, R]` float32, the part of each removed token's size that passes to each kept token.
-        target: `[B, R]` int32, the row among `kept` that holds a removed token's patches from now on;
-            -1 where it found none, and its patches are lost.
+        weight: `[B, S, R]` float32, with what weight each removed token enters each survivor; None where removed
+            tokens leave nothing behind.
+        self_weight: `[B, K]` float32, with what weight a kept token enters itself; None for 1.
+        share: `[B, S, R]` float32, the part of each removed token's size that passes to each survivor; None for none.
+        target: `[B, R]` int32, the survivor that holds a removed token's patches from now on; -1 where it found none,
+            and its patches are lost.
     """
 
     kept: Array
     removed: Array
-    weight: Array
-    self_weight: Array
-    share: Array
+    weight: Array | None
+    self_weight: Array | None
+    share: Array | None
     target: Array
+
+    @property
+    def survivors(self) -> int:
+        """`S`: the kept tokens and the fused ones behind them."""
+        return self.kept.shape[1] if self.weight is None else self.weight.shape[1]
 
 
 @jax.tree_util.register_dataclass
@@ -87,7 +112,8 @@ class Trace:
     """The plans of one forward pass, composed: one entry per block, whether or not it removed anything.
 
     Attributes:
-        kept: per block `[B, K]` int32, the original patch index of each surviving token, ascending.
+        kept: per block `[B, K]` int32, the original patch index of each surviving token, ascending; -1 behind them for
+            one that was fused of several and has no patch of its own.
         slots: per block `[B, N0]` int32, the row among them that holds each original patch, or -1.
         sizes: per block `[B, K]` float32, how many original patches each surviving token stands for.
         counts: per block `[B]` int32, how many patch tokens survive in each image.

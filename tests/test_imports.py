@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "schedule": (),
     "models": ("ops", "reducers", "schedule", "tokens"),
     "convert": ("models",),
-    "measure": ("models", "reducers"),
+    "measure": ("models", "ops", "reducers", "tokens"),
     "data": (),
     "report": ("tokens",),
     "sharding": (),

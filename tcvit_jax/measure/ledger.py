@@ -25,7 +25,7 @@ class Ledger:
 
     @property
     def gmacs(self) -> float:
-        """1e9 multiply-adds of one image, the reducer's own included."""
+        """1e9 multiply-adds of one image, the reducer's own included, and what nobody reads, as papers count."""
         return self.cost.total / 1e9
 
     @property
@@ -60,6 +60,10 @@ class Ledger:
             lines.append(_row(f"block {index}", way, block.total, dense.total, block.reducer))
         lines.append(_row("head", "", self.cost.head, self.dense.head, None))
         lines.append(_row("total", "", self.cost.total, self.dense.total, self.cost.reducer))
+        if self.cost.unread:
+            # Patch tokens of the last block: exact, since nobody reads them, and left out of no paper's figure.
+            lines.append(_row("not read", "", -self.cost.unread, -self.dense.unread, None))
+            lines.append(_row("computed", "", self.cost.computed, self.dense.computed, None))
         return "\n".join([*lines, self.summary()])
 
 
@@ -72,7 +76,8 @@ def describe(model: ViT) -> Ledger:
     """Tokens and multiply-adds of every block, dense beside condensed; `print(describe(model))` shows the table.
 
     Counted are matrix products (see `models.cost`). A reducer's own products have a column: the papers' figures
-    leave them out.
+    leave them out. What the last block does not compute, because the head does not read it, has a line below the
+    total: the papers' figures contain it.
     """
     method = reducers.to_config(model.reducer)["name"]
     return Ledger(f"{model.variant}, reducer {method}", model.cost(), model.cost((0,) * model.depth))

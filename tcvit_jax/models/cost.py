@@ -2,8 +2,10 @@
 
 The convention of the field: of the backbone, matrix products alone (linear layers, attention, patch embedding, head),
 attention at the length that enters a block and MLP at the length that leaves it; norms, softmax, GELU and biases are
-free. Reducers
-report their own products, which the papers leave out; here they are counted, on lines of their own.
+free. Reducers report their own products, which the papers leave out; here they are counted, on lines of their own.
+
+What nobody reads is not computed: the patch tokens of the last block, where the head reads prefix tokens alone. Papers
+count it all the same, and so does `Cost.total`; `Cost.unread` is what the program leaves out.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ class Shape:
     heads: int
     mlp_hidden: int
     classes: int
+    reads_prefix_alone: bool
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,13 @@ class BlockCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """MACs of one image, part by part."""
+    """MACs of one image, part by part; `unread` of them, in the last block, are not computed."""
 
     embed: int
     prepare: int
     blocks: tuple[BlockCost, ...]
     head: int
+    unread: int
 
     @property
     def reducer(self) -> int:
@@ -62,6 +66,11 @@ class Cost:
         return self.embed + self.prepare + sum(block.total for block in self.blocks) + self.head
 
     @property
+    def computed(self) -> int:
+        """What the program computes for logits: everything but what nobody reads."""
+        return self.total - self.unread
+
+    @property
     def tokens(self) -> tuple[int, ...]:
         """Patch tokens at the start and after each block."""
         return (self.blocks[0].tokens_in, *(block.tokens_out for block in self.blocks))
@@ -71,24 +80,28 @@ def cost(shape: Shape, removed: tuple[int, ...], reducer: Reducer | None) -> Cos
     """The MACs of one image when `removed[l]` patch tokens leave block `l`."""
     blocks, patches = [], shape.patches
     for count in removed:
-        blocks.append(_block(shape, patches, patches - count, reducer))
-        patches -= count
-    prepare = reducer.prepare_macs(shape.patches, shape.width) if reducer and any(removed) else 0
+        leaving = patches - count + (reducer.extra if reducer and count else 0)
+        blocks.append(_block(shape, patches, leaving, count, reducer))
+        patches = leaving
+    reducing = reducer is not None and any(removed)
     return Cost(
         embed=shape.patches * shape.patch_values * shape.width,
-        prepare=prepare,
+        prepare=reducer.prepare_macs(shape.patches, shape.width) if reducer and reducing else 0,
         blocks=tuple(blocks),
         head=shape.width * shape.classes,
+        unread=_unread(shape, blocks[-1], reducer if reducing else None) if shape.reads_prefix_alone else 0,
     )
 
 
-def _block(shape: Shape, entering: int, leaving: int, reducer: Reducer | None) -> BlockCost:
+def _block(shape: Shape, entering: int, leaving: int, removing: int, reducer: Reducer | None) -> BlockCost:
     width, tokens = shape.width, entering + shape.prefix
-    removing = entering - leaving
     method = 0
     if reducer is not None and removing:
-        method = reducer.plan_macs(entering, leaving, shape.prefix, shape.heads)
-        method += leaving * removing * (width + 1) + leaving * width
+        method = reducer.plan_macs(entering, entering - removing, shape.prefix, shape.heads)
+        if reducer.fate != "dropped":
+            method += leaving * removing * (width + 1)
+        if reducer.fate == "merged":
+            method += (entering - removing) * width
     return BlockCost(
         tokens_in=entering,
         tokens_out=leaving,
@@ -96,3 +109,12 @@ def _block(shape: Shape, entering: int, leaving: int, reducer: Reducer | None) -
         mlp=2 * (leaving + shape.prefix) * width * shape.mlp_hidden,
         reducer=method,
     )
+
+
+def _unread(shape: Shape, last: BlockCost, reducer: Reducer | None) -> int:
+    """Of the last block: queries, attention, projection and MLP of its patch tokens, and the plan to remove some."""
+    width, tokens = shape.width, last.tokens_in + shape.prefix
+    projection, row = last.tokens_in * width**2, last.tokens_in * tokens * width
+    # Sparsification compares the whole map, and needs every query.
+    scores = 0 if reducer is not None and reducer.attention_keep < 1 else projection + row
+    return scores + row + projection + 2 * last.tokens_out * width * shape.mlp_hidden + last.reducer

@@ -29,7 +29,7 @@ def linear(x: Array, features: int, name: str, dtype: str, use_bias: bool = True
     return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], features)
 
 
-def layer_norm(epsilon: float, name: str, dtype: str) -> nn.LayerNorm:
+def layer_norm(epsilon: float, name: str | None, dtype: str) -> nn.LayerNorm:
     """LayerNorm with the two-pass variance; Flax's default, E[x^2] - E[x]^2, loses digits that torch keeps."""
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
 
@@ -61,6 +61,34 @@ class LayerScale(nn.Module):
         return x * gamma.astype(x.dtype)
 
 
+class Qkv(nn.Module):
+    """The joint projection to queries, keys and values, of which queries can be left out where nobody reads them."""
+
+    num_heads: int
+    use_bias: bool
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: Array, read: int | None) -> tuple[Array, Array, Array]:
+        """From `x [B, T, D]` to `q [B, H, read, d]` of the first `read` tokens (None: all), and `k, v [B, H, T, d]`."""
+        width = x.shape[-1]
+        kernel = self.param("kernel", kernel_init, (width, 3 * width)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (3 * width,)) if self.use_bias else jnp.zeros(3 * width)
+        bias, x = bias.astype(self.dtype), x.astype(self.dtype)
+        if read is None:
+            q, k, v = self._project(x, kernel, bias)
+        else:
+            (q,) = self._project(x[:, :read], kernel[:, :width], bias[:width])
+            k, v = self._project(x, kernel[:, width:], bias[width:])
+        return q, k, v
+
+    def _project(self, x: Array, kernel: Array, bias: Array) -> Array:
+        """`[parts, B, H, T, d]`; batch and tokens are one axis inside, as in `linear`."""
+        batch, tokens, width = x.shape
+        y = x.reshape(-1, width) @ kernel + bias
+        return jnp.transpose(y.reshape(batch, tokens, -1, self.num_heads, width // self.num_heads), (2, 0, 3, 1, 4))
+
+
 class Attention(nn.Module):
     """Multi-head self-attention that returns the signals its caller asks for."""
 
@@ -73,18 +101,31 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, key_bias: Array | None, signals: tuple[str, ...], train: bool
+        self,
+        x: Array,
+        key_bias: Array | None,
+        signals: tuple[str, ...],
+        class_tokens: int,
+        keep: float,
+        read: int | None,
+        train: bool,
     ) -> tuple[Array, Signals]:
-        """From `x [B, T, D]` and `key_bias [B, T]` to the attended `[B, T, D]` and its signals."""
-        batch, tokens, width = x.shape
-        qkv = linear(x, 3 * width, "qkv", self.dtype, self.qkv_bias)
-        qkv = qkv.reshape(batch, tokens, 3, self.num_heads, width // self.num_heads)
-        q, k, v = jnp.transpose(qkv, (2, 0, 3, 1, 4))
+        """From `x [B, T, D]` and `key_bias [B, T]` to the attended `[B, T, D]` and its signals.
+
+        `class_tokens` and `keep` are those of `ops.attention.attention`; with `read`, only the first `read` rows are
+        returned, and what only the others need is not computed.
+        """
+        batch, _, width = x.shape
+        # Sparsification compares the rows of all queries.
+        queries = None if signals or keep < 1 else read
+        q, k, v = Qkv(self.num_heads, self.qkv_bias, self.dtype, name="qkv")(x, queries)
         if self.qk_norm:
             q = layer_norm(self.norm_eps, "q_norm", self.dtype)(q)
             k = layer_norm(self.norm_eps, "k_norm", self.dtype)(k)
-        values, found = attention(q, k, v, key_bias=key_bias, signals=signals)
-        values = jnp.transpose(values, (0, 2, 1, 3)).reshape(batch, tokens, width)
+        values, found = attention(
+            q, k, v, key_bias=key_bias, signals=signals, class_tokens=class_tokens, keep=keep, read=read
+        )
+        values = jnp.transpose(values, (0, 2, 1, 3)).reshape(batch, -1, width)
         out = linear(values, width, "proj", self.dtype)
         return nn.Dropout(self.drop_rate)(out, deterministic=not train), found
 
@@ -128,26 +169,33 @@ class Block(nn.Module):
         return DropPath(self.drop_path_rate, name=f"drop_path{index}")(x, train) / self.skip_lam
 
     @nn.compact
-    def __call__(self, tokens: Tokens, remove: int, weighted: bool, train: bool) -> Tokens:
+    def __call__(
+        self, tokens: Tokens, remove: int, weighted: bool, keep: float, read: int | None, train: bool
+    ) -> Tokens:
         """One block.
 
         Args:
             tokens: in.
             remove: static, how many patch tokens leave between attention and MLP; 0 asks for no signal and no plan.
             weighted: static, whether any token may stand for several, so that keys are biased by `log(size)`.
+            keep: static, the part of the attention map's entries to keep.
+            read: static, how many of the first tokens anybody reads after this block; None for all. The others are
+                neither computed nor returned.
             train: whether dropout and drop-path are on.
         """
-        reducer = self.reducer if remove else None
+        reducer = self.reducer if remove and read is None else None
         signals = reducer.signals if reducer else ()
         key_bias = size_bias(tokens) if weighted else None
         attend = Attention(
             self.num_heads, self.qkv_bias, self.qk_norm, self.norm_eps, self.drop_rate, self.dtype, name="attn"
         )
         y = layer_norm(self.norm_eps, "norm1", self.dtype)(tokens.x)
-        y, found = attend(y, key_bias, signals, train)
-        tokens = tokens.with_x(tokens.x + self._branch(y, 1, train))
+        y, found = attend(y, key_bias, signals, tokens.class_tokens, keep, read, train)
+        tokens = tokens.with_x(tokens.x[:, :read] + self._branch(y, 1, train))
         if reducer:
             plan = reducer.plan(tokens, found, tokens.origin.shape[1] - remove)
+            # For who asks with `mutable=["intermediates"]` (`measure.diagnosis`); nothing otherwise.
+            self.sow("intermediates", "reduction", (tokens, found, plan))
             tokens = plans.apply(plan, tokens)
         y = layer_norm(self.norm_eps, "norm2", self.dtype)(tokens.x)
         y = Mlp(self.mlp_hidden, self.drop_rate, self.dtype, name="mlp")(y, train)
@@ -155,6 +203,5 @@ class Block(nn.Module):
 
 
 def size_bias(tokens: Tokens) -> Array:
-    """`log(size)` of every key `[B, T]`, constant to the gradient; a prefix token stands for itself alone."""
-    bias = jax.lax.stop_gradient(jnp.log(tokens.size))
-    return jnp.pad(bias, ((0, 0), (tokens.prefix, 0)))
+    """`log(size)` of every key `[B, T]`; a prefix token stands for itself alone."""
+    return jnp.pad(jnp.log(tokens.size), ((0, 0), (tokens.prefix, 0)))

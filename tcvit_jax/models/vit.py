@@ -8,7 +8,8 @@ from jax import Array
 
 from tcvit_jax.errors import InputError
 from tcvit_jax.models.cost import Cost, Shape, cost
-from tcvit_jax.models.layers import Block, layer_norm, linear
+from tcvit_jax.models.layers import Block, kernel_init, layer_norm
+from tcvit_jax.ops import plans
 from tcvit_jax.reducers.base import Reducer
 from tcvit_jax.tokens import Tokens, Trace
 
@@ -31,6 +32,7 @@ class ViT(nn.Module):
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
     class_token: bool = True
+    distilled: bool = False
     global_pool: str = "token"
     fc_norm: bool | None = None
     init_values: float | None = None
@@ -56,7 +58,17 @@ class ViT(nn.Module):
     @property
     def prefix(self) -> int:
         """Protected tokens in front of the patches."""
-        return int(self.class_token) + self.reg_tokens
+        return self.class_tokens + self.reg_tokens
+
+    @property
+    def class_tokens(self) -> int:
+        """The first of them, which stand for the image: class and distillation token."""
+        return int(self.class_token) + int(self.distilled)
+
+    @property
+    def reads_prefix_alone(self) -> bool:
+        """Whether the head reads nothing of the patch tokens, so that the last block need not compute them."""
+        return self.global_pool == "token"
 
     def cost(self, removed: tuple[int, ...] | None = None) -> Cost:
         """Multiply-adds of one image, for this schedule or another one; zeros give the dense model's."""
@@ -67,7 +79,8 @@ class ViT(nn.Module):
             width=self.embed_dim,
             heads=self.num_heads,
             mlp_hidden=int(self.embed_dim * self.mlp_ratio),
-            classes=self.num_classes,
+            classes=self.num_classes * (1 + self.distilled),
+            reads_prefix_alone=self.reads_prefix_alone,
         )
         return cost(shape, removed or self.removed or (0,) * self.depth, self.reducer)
 
@@ -78,66 +91,30 @@ class ViT(nn.Module):
                 f"images have shape {tuple(images.shape)}: {self.variant} takes [B, {', '.join(map(str, expected))}]"
             )
 
-    def _embed(self, images: Array, train: bool) -> Array:
-        """Patches, prefix tokens and positions, `[B, T, D]`."""
-        patch = (self.patch_size, self.patch_size)
-        project = nn.Conv(
-            self.embed_dim, patch, strides=patch, padding="VALID", use_bias=not self.pre_norm, dtype=self.dtype,
-            kernel_init=nn.initializers.lecun_normal(), name="patch_embed",
+    @property
+    def _norm_after_pooling(self) -> bool:
+        return self.global_pool == "avg" if self.fc_norm is None else self.fc_norm
+
+    def setup(self) -> None:
+        """Sub-modules and parameters, under the names that `convert` knows."""
+        patch, width = (self.patch_size, self.patch_size), self.embed_dim
+        self.patch_embed = nn.Conv(
+            width, patch, strides=patch, padding="VALID", use_bias=not self.pre_norm, dtype=self.dtype,
+            kernel_init=nn.initializers.lecun_normal(),
         )  # fmt: skip
-        x = project(images.astype(self.dtype))
-        batch, patches = x.shape[0], self.grid[0] * self.grid[1]
-        x = x.reshape(batch, patches, self.embed_dim)
-
-        prefix = []
-        if self.class_token:
-            prefix.append(self.param("cls_token", nn.initializers.normal(1e-6), (1, 1, self.embed_dim)))
-        if self.reg_tokens:
-            prefix.append(self.param("reg_token", nn.initializers.normal(1e-6), (1, self.reg_tokens, self.embed_dim)))
-        prefix = [jnp.broadcast_to(p, (batch, *p.shape[1:])).astype(x.dtype) for p in prefix]
-        positions = patches + (0 if self.no_embed_class else self.prefix)
-        pos_embed = self.param("pos_embed", nn.initializers.normal(0.02), (1, positions, self.embed_dim)).astype(
-            x.dtype
-        )
-        if self.no_embed_class:
-            x = jnp.concatenate([*prefix, x + pos_embed], axis=1)
-        else:
-            x = jnp.concatenate([*prefix, x], axis=1) + pos_embed
-        x = nn.Dropout(self.pos_drop_rate, name="pos_drop")(x, deterministic=not train)
-        return layer_norm(self.norm_eps, "norm_pre", self.dtype)(x) if self.pre_norm else x
-
-    def _pool(self, tokens: Tokens) -> Array:
-        """What the head reads, `[B, D]`: the class token, or the plain mean of the surviving patch tokens."""
-        average = self.global_pool == "avg"
-        norm_after_pooling = average if self.fc_norm is None else self.fc_norm
-        x = tokens.x if norm_after_pooling else layer_norm(self.norm_eps, "norm", self.dtype)(tokens.x)
-        x = x[:, tokens.prefix :].mean(1) if average else x[:, 0]
-        return layer_norm(self.norm_eps, "fc_norm", self.dtype)(x) if norm_after_pooling else x
-
-    @nn.compact
-    def __call__(self, images: Array, *, train: bool = False, trace: bool = False) -> Array | tuple[Array, Trace]:
-        """Logits of normalised images.
-
-        Args:
-            images: `[B, H, W, C]` float.
-            train: turns dropout and drop-path on; `apply` then needs `rngs={"dropout": key}`.
-            trace: also return what every block kept.
-
-        Returns:
-            Logits `[B, num_classes]` float32, or `(logits, Trace)`.
-
-        Raises:
-            InputError: images of another shape than the model's.
-        """
-        self._check(images)
-        tokens = Tokens.start(self._embed(images, train), self.prefix)
-        if self.reducer is not None and any(self.removed):
-            tokens = tokens.with_state(self.reducer.prepare(tokens, self.grid))
-        history, weighted = Trace(), False
-        for index, remove in enumerate(self.removed or (0,) * self.depth):
-            block = Block(
+        kinds = {"cls_token": int(self.class_token), "dist_token": int(self.distilled), "reg_token": self.reg_tokens}
+        self.prefix_tokens = [
+            self.param(name, nn.initializers.normal(1e-6), (1, count, width)) for name, count in kinds.items() if count
+        ]
+        positions = self.grid[0] * self.grid[1] + (0 if self.no_embed_class else self.prefix)
+        self.pos_embed = self.param("pos_embed", nn.initializers.normal(0.02), (1, positions, width))
+        self.pos_drop = nn.Dropout(self.pos_drop_rate)
+        if self.pre_norm:
+            self.norm_pre = layer_norm(self.norm_eps, None, self.dtype)
+        self.blocks = [
+            Block(
                 num_heads=self.num_heads,
-                mlp_hidden=int(self.embed_dim * self.mlp_ratio),
+                mlp_hidden=int(width * self.mlp_ratio),
                 qkv_bias=self.qkv_bias,
                 qk_norm=self.qk_norm,
                 init_values=self.init_values,
@@ -147,11 +124,112 @@ class ViT(nn.Module):
                 drop_path_rate=self.drop_path_rate * index / max(self.depth - 1, 1),
                 reducer=self.reducer,
                 dtype=self.dtype,
-                name=f"blocks_{index}",
             )
-            tokens = block(tokens, remove, weighted, train)
-            weighted = self.reducer is not None and self.reducer.proportional_attention and (weighted or remove > 0)
+            for index in range(self.depth)
+        ]
+        if self._norm_after_pooling:
+            self.fc_norm_layer = layer_norm(self.norm_eps, "fc_norm", self.dtype)
+        else:
+            self.norm = layer_norm(self.norm_eps, None, self.dtype)
+        self.head_drop = nn.Dropout(self.drop_rate)
+        self.head = nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=kernel_init)
+        if self.distilled:
+            self.head_dist = nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=kernel_init)
+
+    def _embed(self, images: Array, train: bool) -> Array:
+        """Patches, prefix tokens and positions, `[B, T, D]`."""
+        x = self.patch_embed(images.astype(self.dtype))
+        x = x.reshape(x.shape[0], -1, self.embed_dim)
+        prefix = [jnp.broadcast_to(p, (x.shape[0], *p.shape[1:])).astype(x.dtype) for p in self.prefix_tokens]
+        pos_embed = self.pos_embed.astype(x.dtype)
+        if self.no_embed_class:
+            x = jnp.concatenate([*prefix, x + pos_embed], axis=1)
+        else:
+            x = jnp.concatenate([*prefix, x], axis=1) + pos_embed
+        x = self.pos_drop(x, deterministic=not train)
+        return self.norm_pre(x) if self.pre_norm else x
+
+    def _condense(self, images: Array, *, train: bool, prefix_alone: bool, blend: bool) -> tuple[Tokens, Trace]:
+        """The tokens after the last block.
+
+        Args:
+            images: `[B, H, W, C]`.
+            train: whether dropout and drop-path are on.
+            prefix_alone: nobody reads the patch tokens after the last block, nor what it kept: it computes neither.
+            blend: carry what restores shared tokens.
+        """
+        self._check(images)
+        tokens = Tokens.start(self._embed(images, train), self.prefix, self.class_tokens)
+        reducer, removed = self.reducer, self.removed or (0,) * self.depth
+        reducing = reducer is not None and any(removed)
+        keep = reducer.attention_keep if reducer is not None and reducing else 1.0
+        if reducer is not None and reducing:
+            tokens = tokens.with_state(reducer.prepare(tokens, self.grid))
+            tokens = tokens.with_blend() if blend and reducer.shares else tokens
+        history, weighted = Trace(), False
+        for index, (block, remove) in enumerate(zip(self.blocks, removed, strict=True)):
+            read = self.prefix if prefix_alone and index == self.depth - 1 else None
+            tokens = block(tokens, remove, weighted, keep, read, train)
+            weighted = reducer is not None and reducer.proportional_attention and (weighted or remove > 0)
             history = history.record(tokens)
-        x = nn.Dropout(self.drop_rate, name="head_drop")(self._pool(tokens), deterministic=not train)
-        logits = linear(x, self.num_classes, "head", self.dtype).astype(jnp.float32)
+        return tokens, history
+
+    def _logits(self, x: Array, train: bool) -> Array:
+        """From the tokens `x [B, T, D]` after the last block, or its prefix alone, to `[B, num_classes]`."""
+        x = x if self._norm_after_pooling else self.norm(x)
+        pooled = x[:, self.prefix :].mean(1) if self.global_pool == "avg" else x[:, 0]
+        logits = self.head(self._before_head(pooled, train))
+        if self.distilled:
+            logits = (logits + self.head_dist(self._before_head(x[:, 1], train))) / 2
+        return logits.astype(jnp.float32)
+
+    def _before_head(self, pooled: Array, train: bool) -> Array:
+        pooled = self.fc_norm_layer(pooled) if self._norm_after_pooling else pooled
+        return self.head_drop(pooled, deterministic=not train)
+
+    def __call__(self, images: Array, *, train: bool = False, trace: bool = False) -> Array | tuple[Array, Trace]:
+        """Logits of normalised images.
+
+        Where the head reads prefix tokens alone and no trace is asked for, the last block computes nothing else: its
+        patch tokens would not change the logits.
+
+        Args:
+            images: `[B, H, W, C]` float.
+            train: turns dropout and drop-path on; `apply` then needs `rngs={"dropout": key}`.
+            trace: also return what every block kept.
+
+        Returns:
+            Logits `[B, num_classes]` float32, the mean of both heads' for a distilled model; or `(logits, Trace)`.
+
+        Raises:
+            InputError: images of another shape than the model's.
+        """
+        alone = self.reads_prefix_alone and not trace
+        tokens, history = self._condense(images, train=train, prefix_alone=alone, blend=False)
+        logits = self._logits(tokens.x, train)
         return (logits, history) if trace else logits
+
+    def features(
+        self, images: Array, *, restore: bool = False, train: bool = False, trace: bool = False
+    ) -> Array | tuple[Array, Trace]:
+        """The tokens that the head reads, after the last norm (timm's `forward_features`).
+
+        Args:
+            images: `[B, H, W, C]` float.
+            restore: the patch tokens back on their grid instead, each patch with the features of the token that holds
+                it; zero where it was lost. Patches that a method shared among several tokens get their weighted mean.
+            train, trace: as for logits.
+
+        Returns:
+            `[B, T, D]`, prefix tokens first, in the compute dtype; with `restore`, `[B, height, width, D]` in patches.
+            With `trace`, `(features, Trace)`.
+
+        Raises:
+            InputError: images of another shape than the model's.
+        """
+        tokens, history = self._condense(images, train=train, prefix_alone=False, blend=restore)
+        x = tokens.x if self._norm_after_pooling else self.norm(tokens.x)
+        if restore:
+            x = plans.restore(x[:, self.prefix :], tokens.slots, tokens.blend)
+            x = x.reshape(x.shape[0], *self.grid, x.shape[-1])
+        return (x, history) if trace else x

@@ -39,6 +39,9 @@ ZOO: dict[str, Entry] = {
     "deit_tiny_patch16_224": Entry({"embed_dim": 192, "num_heads": 3}),
     "deit_small_patch16_224": Entry({"embed_dim": 384, "num_heads": 6}),
     "deit_base_patch16_224": Entry({"embed_dim": 768, "num_heads": 12}),
+    "deit_tiny_distilled_patch16_224": Entry({"embed_dim": 192, "num_heads": 3, "distilled": True}),
+    "deit_small_distilled_patch16_224": Entry({"embed_dim": 384, "num_heads": 6, "distilled": True}),
+    "deit_base_distilled_patch16_224": Entry({"embed_dim": 768, "num_heads": 12, "distilled": True}),
 }
 OVERRIDES = tuple(f.name for f in fields(ViT) if f.name not in {"variant", "reducer", "removed", "parent", "name"})
 
@@ -91,11 +94,10 @@ def create_model(
     if reducer is None:
         return model
     if reducer.needs_class_token and not model.class_token:
-        raise InputError(f"{reducer} reads class attention, and class_token=False: use TCViT(balance=1.0)")
+        raise InputError(f"class_token=False, and {reducer.needs_class_token}")
     model = replace(model, reducer=reducer)
-    removed = schedules.resolve(
-        schedule, model.grid[0] * model.grid[1], model.depth, lambda counts: model.cost(counts).total
-    )
+    patches = model.grid[0] * model.grid[1]
+    removed = schedules.resolve(schedule, patches, model.depth, lambda counts: model.cost(counts).total, reducer.extra)
     return replace(model, removed=removed)
 
 
@@ -118,6 +120,8 @@ def _check_sizes(model: ViT) -> None:
         raise unknown("global_pool", model.global_pool, ("token", "avg"))
     if model.global_pool == "token" and not model.class_token:
         raise InputError("global_pool='token' reads the class token, and class_token=False: use global_pool='avg'")
+    if model.distilled and model.global_pool != "token":
+        raise InputError(f"global_pool={model.global_pool!r} has no place for a distillation token: use 'token'")
     if model.dtype not in ("float32", "bfloat16"):
         raise unknown("dtype", model.dtype, ("float32", "bfloat16"))
 

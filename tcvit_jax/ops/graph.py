@@ -11,6 +11,7 @@ from jax import Array
 
 from tcvit_jax.errors import InputError
 from tcvit_jax.ops.gather import take_block, take_rows
+from tcvit_jax.ops.ranking import largest
 
 
 def spatial(grid: tuple[int, int]) -> np.ndarray:
@@ -39,13 +40,7 @@ def semantic(x: Array, neighbors: int) -> Array:
     unit = x / jnp.where(norm > 0, norm, 1)
     cosine = jnp.einsum("bid,bjd->bij", unit, unit, precision="highest")
     own = jnp.eye(tokens, dtype=bool)
-    cosine = jnp.where(own, -jnp.inf, cosine)
-    # A few passes over the rows instead of a sort of each: eight of them take a tenth of its time on a CPU.
-    columns = jnp.arange(tokens)
-    for _ in range(neighbors):
-        nearest = cosine.argmax(-1)
-        cosine = jnp.where(columns == nearest[..., None], -jnp.inf, cosine)
-    return jnp.isneginf(cosine) & ~own
+    return largest(jnp.where(own, -jnp.inf, cosine), neighbors) & ~own
 
 
 def inverse_root_degree(adjacency: Array) -> Array:

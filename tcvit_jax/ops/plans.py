@@ -11,25 +11,45 @@ from tcvit_jax.ops.gather import take_rows
 from tcvit_jax.tokens import Plan, Tokens
 
 
+def dropping(kept: Array, removed: Array) -> Plan:
+    """Pruning: kept tokens stay as they are, and removed ones leave nothing behind."""
+    return Plan(kept, removed, weight=None, self_weight=None, share=None, target=jnp.full_like(removed, -1))
+
+
 def adding(kept: Array, removed: Array, weight: Array) -> Plan:
     """Kept tokens stay as they are, and `weight [B, K, R]` of each removed one is added, features and size alike."""
-    ones = jnp.ones(kept.shape, jnp.float32)
-    return Plan(kept, removed, weight, ones, share=weight, target=_strongest(weight))
+    return Plan(kept, removed, weight, self_weight=None, share=weight, target=_strongest(weight))
 
 
-def averaging(kept: Array, removed: Array, share: Array, size: Array) -> Plan:
-    """Kept tokens become the mean, weighted by size, of themselves and of the share they get of each removed one.
+def averaging(kept: Array, removed: Array, share: Array, mass: Array, *, discount: Array | None = None) -> Plan:
+    """Kept tokens become the mean, weighted by mass, of themselves and of the share they get of each removed one.
 
     Args:
         kept: `[B, K]`.
         removed: `[B, R]`.
         share: `[B, K, R]`; where a column sums to 1 nothing of that token is lost.
-        size: `[B, N]`, the sizes of all patch tokens now.
+        mass: `[B, N]`, what each patch token weighs now, such as its size.
+        discount: `[B, K, R]`, a factor on the weight of each removed token's share, and not on its size; None for 1.
     """
-    size_kept, size_removed = take_rows(size, kept), take_rows(size, removed)
-    passed = share * size_removed[:, None, :]
-    total = size_kept + passed.sum(-1)
-    return Plan(kept, removed, passed / total[..., None], size_kept / total, share=share, target=_strongest(share))
+    own, others = take_rows(mass, kept), take_rows(mass, removed)
+    passed = share * others[:, None, :]
+    if discount is not None:
+        passed *= discount
+    total = own + passed.sum(-1)
+    whole = jnp.where(total > 0, total, 1)
+    self_weight = jnp.where(total > 0, own / whole, 1)
+    return Plan(kept, removed, passed / whole[..., None], self_weight, share=share, target=_strongest(share))
+
+
+def pooling(kept: Array, removed: Array, weight: Array) -> Plan:
+    """Kept tokens stay as they are, and the removed ones, `weight [B, R]` of each, become one more behind them.
+
+    Its size is the sum of theirs, whatever the weights of the features.
+    """
+    rows = ((0, 0), (kept.shape[1], 0), (0, 0))
+    share = jnp.pad(jnp.ones((*removed.shape[:1], 1, removed.shape[1]), jnp.float32), rows)
+    target = jnp.full_like(removed, kept.shape[1])
+    return Plan(kept, removed, jnp.pad(weight[:, None, :], rows), self_weight=None, share=share, target=target)
 
 
 def _strongest(share: Array) -> Array:
@@ -38,27 +58,51 @@ def _strongest(share: Array) -> Array:
 
 
 def apply(plan: Plan, tokens: Tokens) -> Tokens:
-    """Carry out a plan: features, sizes, origins and slots follow in one call.
+    """Carry out a plan: features, sizes, origins, slots and blends follow in one call.
 
     Two gathers and one small matrix product per image. Prefix tokens pass untouched. The features are summed in
     float32 and returned in the dtype they came in.
     """
-    # A plan of another shape would broadcast without a word.
-    chex.assert_shape((plan.weight, plan.share), (*plan.kept.shape, plan.removed.shape[1]))
-    chex.assert_equal_shape((plan.kept, plan.self_weight))
+    _check(plan)
     patches = tokens.patches
-    kept, removed = take_rows(patches, plan.kept), take_rows(patches, plan.removed)
-    mixed = jnp.einsum("bkr,brd->bkd", plan.weight, removed.astype(jnp.float32), precision="highest")
-    mixed = (plan.self_weight[..., None] * kept + mixed).astype(patches.dtype)
-    passed = jnp.einsum("bkr,br->bk", plan.share, take_rows(tokens.size, plan.removed), precision="highest")
-    size = take_rows(tokens.size, plan.kept) + passed
+    kept = take_rows(patches, plan.kept)
+    if plan.self_weight is not None:
+        kept = plan.self_weight[..., None] * kept
+    if plan.weight is not None:
+        removed = take_rows(patches, plan.removed).astype(jnp.float32)
+        mixed = jnp.einsum("bsr,brd->bsd", plan.weight, removed, precision="highest")
+        kept = _behind(kept, plan.survivors) + mixed
     return replace(
         tokens,
-        x=jnp.concatenate([tokens.x[:, : tokens.prefix], mixed], axis=1),
-        size=size,
-        origin=take_rows(tokens.origin, plan.kept),
+        x=jnp.concatenate([tokens.x[:, : tokens.prefix], kept.astype(patches.dtype)], axis=1),
+        size=_behind(take_rows(tokens.size, plan.kept), plan.survivors) + _received(plan, tokens.size),
+        origin=_behind(take_rows(tokens.origin, plan.kept), plan.survivors, fill=-1),
         slots=follow_slots(plan, tokens.slots),
+        blend=None if tokens.blend is None else follow_blend(plan, tokens.blend),
     )
+
+
+def _check(plan: Plan) -> None:
+    """A plan of another shape would broadcast without a word."""
+    if plan.weight is not None:
+        chex.assert_shape((plan.weight, plan.share), (plan.kept.shape[0], plan.survivors, plan.removed.shape[1]))
+    else:
+        assert plan.share is None
+    if plan.self_weight is not None:
+        chex.assert_equal_shape((plan.kept, plan.self_weight))
+
+
+def _behind(x: Array, survivors: int, fill: float = 0) -> Array:
+    """`x [B, K, ...]` with rows of `fill` behind, for the survivors that were not there before: `[B, S, ...]`."""
+    more = ((0, 0), (0, survivors - x.shape[1]), *((0, 0),) * (x.ndim - 2))
+    return jnp.pad(x, more, constant_values=fill)
+
+
+def _received(plan: Plan, size: Array) -> Array | float:
+    """`[B, S]`: the sizes that removed tokens pass on."""
+    if plan.share is None:
+        return 0.0
+    return jnp.einsum("bsr,br->bs", plan.share, take_rows(size, plan.removed), precision="highest")
 
 
 def follow_slots(plan: Plan, slots: Array) -> Array:
@@ -71,3 +115,34 @@ def follow_slots(plan: Plan, slots: Array) -> Array:
 
     # Mapped over images, and not indexed by image: XLA would gather the whole batch for such a scatter.
     return jax.vmap(one)(plan.kept, plan.removed, plan.target, slots)
+
+
+def follow_blend(plan: Plan, blend: Array) -> Array:
+    """Of what parts of the survivors each original patch is restored, `[B, N0, S]`, from the parts `[B, N0, N]` before.
+
+    A removed token is restored from the survivors in proportion to the shares that they got of it.
+    """
+    columns = jnp.swapaxes(blend, 1, 2)
+    kept = jnp.swapaxes(take_rows(columns, plan.kept), 1, 2)
+    kept = jnp.pad(kept, ((0, 0), (0, 0), (0, plan.survivors - kept.shape[2])))
+    if plan.share is None:
+        return kept
+    total = plan.share.sum(1, keepdims=True)
+    parts = plan.share / jnp.where(total > 0, total, 1)
+    return kept + jnp.einsum("brn,bsr->bns", take_rows(columns, plan.removed), parts, precision="highest")
+
+
+def restore(x: Array, slots: Array, blend: Array | None = None) -> Array:
+    """Condensed tokens back on the patch grid: every original patch gets the features of the token that holds it.
+
+    Args:
+        x: `[B, N, D]` surviving patch tokens.
+        slots: `[B, N0]`, as in `Trace.slots`: the row of `x` that holds each patch, or -1.
+        blend: `[B, N0, N]`, from `Tokens.blend`: parts of several rows instead of one slot.
+
+    Returns:
+        `[B, N0, D]` in raster order, in the dtype of `x`; zero where a patch was lost.
+    """
+    if blend is not None:
+        return jnp.einsum("bns,bsd->bnd", blend, x.astype(jnp.float32), precision="highest").astype(x.dtype)
+    return jnp.where(slots[..., None] < 0, 0, take_rows(x, jnp.maximum(slots, 0)))

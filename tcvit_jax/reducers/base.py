@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeAlias
 
+from tcvit_jax.errors import InputError
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.tokens import Plan, Tokens
 
+Fate: TypeAlias = Literal["dropped", "propagated", "merged"]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Reducer(ABC):
     """One method of token reduction.
 
@@ -18,18 +21,53 @@ class Reducer(ABC):
     and MLP, and hands it to `ops.plans.apply`. Nothing else in a model knows which method it runs.
 
     Attributes:
-        signals: which statistics of the attention map the plan reads, names out of `ops.attention.SIGNALS`.
         proportional_attention: whether later blocks add `log(size)` of a token to every score of its key, so that a
             token which stands for several counts as several.
+        attention_keep: the part of its entries that every attention map keeps, 1 for all
+            (`ops.attention.sparsified`).
     """
 
-    signals: ClassVar[tuple[str, ...]] = ()
     proportional_attention: bool = True
+    attention_keep: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse values that no map has; methods check their own fields too."""
+        if not 0 < self.attention_keep <= 1:
+            raise InputError(f"attention_keep={self.attention_keep} is not in (0, 1]: 1.0 keeps every entry")
+
+    def __repr__(self) -> str:
+        """The fields that differ from the method's defaults."""
+        changed = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
+        return f"{type(self).__name__}({', '.join(changed)})"
 
     @property
-    def needs_class_token(self) -> bool:
-        """Whether the plan reads the class token's attention, row 0 of the map."""
+    @abstractmethod
+    def signals(self) -> tuple[str, ...]:
+        """Which statistics of attention the plan reads, names out of `ops.attention.SIGNALS`."""
+
+    @property
+    @abstractmethod
+    def fate(self) -> Fate:
+        """What becomes of a removed token.
+
+        `"dropped"`: it leaves nothing behind. `"propagated"`: parts of it are added to others, more or less than the
+        whole. `"merged"`: all of its size passes to tokens that become a mean of what they stand for.
+        """
+
+    @property
+    def extra(self) -> int:
+        """How many tokens each plan adds, fused of removed ones alone."""
+        return 0
+
+    @property
+    def shares(self) -> bool:
+        """Whether a removed token may pass to several others, so that it takes more than its slot to restore it."""
         return False
+
+    @property
+    def needs_class_token(self) -> str:
+        """If the plan reads the class token's attention: which field does, and what to use without one; else empty."""
+        return ""
 
     def prepare(self, tokens: Tokens, grid: tuple[int, int]) -> Any:
         """What the method computes once per image, from the embedded tokens on their `(height, width)` grid."""
@@ -42,7 +80,7 @@ class Reducer(ABC):
         Args:
             tokens: after the attention residual; `tokens.state` is what `prepare` returned.
             signals: of the attention just computed, over all `T` tokens.
-            keep: static, `1 <= keep < N`.
+            keep: static, `1 <= keep < N`; with `extra` tokens behind them, `keep + extra` survive.
         """
 
     def prepare_macs(self, patches: int, width: int) -> int:

@@ -8,14 +8,14 @@ neighbours by cosine, or both. With `A` its adjacency and `A^ = D^-1/2 A D^-1/2`
 2. keeps the highest; and
 3. propagates the others to their kept neighbours, `x_k + alpha * A^[k, p] x_p`, sizes alike.
 
-Degrees are those of the first graph: later blocks read a sub-matrix of `A^`.
+Degrees are those of the first graph: later blocks read a sub-matrix of `A^`. The published code (Apache-2.0) is the
+reference of the tests; nothing of it is copied. Where it is at fault the tests say so, defect by defect.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,21 +27,40 @@ from tcvit_jax.ops import plans
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.gather import take_rows
 from tcvit_jax.ops.ranking import split_by_score
-from tcvit_jax.reducers.base import Reducer
+from tcvit_jax.reducers.base import Fate, Reducer
 from tcvit_jax.tokens import Plan, Tokens
 
-# From the diagonal and the column sums of each head, [B, H, N], to a score [B, N]. The two maxima of a mixed score
-# are independent of each other, as in the published code.
-SCORES: dict[str, Callable[[Array, Array], Array]] = {
-    "diag_mean": lambda diagonal, received: diagonal.mean(1),
-    "diag_max": lambda diagonal, received: diagonal.max(1),
-    "received_mean": lambda diagonal, received: received.mean(1),
-    "received_max": lambda diagonal, received: received.max(1),
-    "mixed_mean": lambda diagonal, received: diagonal.mean(1) * received.mean(1),
-    "mixed_max": lambda diagonal, received: diagonal.max(1) * received.max(1),
-    "sum_max": lambda diagonal, received: diagonal.max(1) + received.max(1),
+
+def _likeness(rows: Array, prefix: int) -> Array:
+    """Minus how alike a token's attention row is to those of all patch tokens, `[B, N]`, from a map `[B, T, T]`.
+
+    The sum of cosines with all rows is one product with their sum.
+    """
+    rows = rows[:, prefix:]
+    norm = jnp.linalg.norm(rows, axis=-1, keepdims=True)
+    unit = rows / jnp.where(norm > 0, norm, 1)
+    return -jnp.einsum("bnt,bt->bn", unit, unit.sum(1), precision="highest")
+
+
+# Of each score: the signals it reads, and how it makes [B, N] of them and the number of prefix tokens. The two maxima
+# of a mixed score are independent of each other, as in the published code.
+Score = Callable[..., Array]
+SCORES: dict[str, tuple[tuple[str, ...], Score]] = {
+    "cls_mean": (("class_row",), lambda row, prefix: row[..., prefix:].mean(1)),
+    "cls_max": (("class_row",), lambda row, prefix: row[..., prefix:].max(1)),
+    "received_mean": (("received",), lambda received, prefix: received[..., prefix:].mean(1)),
+    "received_max": (("received",), lambda received, prefix: received[..., prefix:].max(1)),
+    "diag_mean": (("diagonal",), lambda diagonal, prefix: diagonal[..., prefix:].mean(1)),
+    "diag_max": (("diagonal",), lambda diagonal, prefix: diagonal[..., prefix:].max(1)),
+    "mixed_mean": (("diagonal", "received"), lambda d, r, prefix: (d.mean(1) * r.mean(1))[:, prefix:]),
+    "mixed_max": (("diagonal", "received"), lambda d, r, prefix: (d.max(1) * r.max(1))[:, prefix:]),
+    "sum_max": (("diagonal", "received"), lambda d, r, prefix: (d.max(1) + r.max(1))[:, prefix:]),
+    "cosine_mean": (("map",), _likeness),
+    "cosine_max": (("map_max",), _likeness),
 }
+SCORE_NAMES = (*SCORES, "random")
 GRAPHS = ("spatial", "semantic", "mixed")
+FATES: dict[str, Fate] = {"graph": "propagated", "mean": "propagated", "none": "dropped"}
 
 
 @jax.tree_util.register_dataclass
@@ -53,38 +72,69 @@ class Graph:
     root: Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GTP(Reducer):
     """Graph-based token propagation.
 
     Attributes:
-        score: how tokens are ranked, a name out of `SCORES`.
+        score: how tokens are ranked, a name out of `SCORE_NAMES`: class attention, attention received, attention to
+            itself, the product or the sum of the last two, dissimilarity of attention rows, or a random order.
         graph: `"spatial"`, `"semantic"` or `"mixed"` (their union).
         neighbors: semantic neighbours of each token.
         alpha: how much of a removed token its neighbours receive.
-        proportional_attention: see `Reducer`; a token's size grows by `alpha * A^` times the sizes it received.
+        propagation: `"graph"`; `"mean"`, one more token behind the kept ones, the plain mean of the removed ones,
+            which is a patch token like others from then on; or `"none"`, pruning.
+        proportional_attention, attention_keep: see `Reducer`. With a graph, a token's size grows by `alpha * A^` times
+            the sizes it received; a mean token's size is the sum of what it stands for.
+        seed: of the random score. Each number of tokens has its own order, the same for every image, so that an image
+            gives the same answer in any batch.
     """
 
-    signals: ClassVar[tuple[str, ...]] = ("diagonal", "received")
     score: str = "mixed_max"
     graph: str = "mixed"
     neighbors: int = 8
     alpha: float = 0.1
-    proportional_attention: bool = True
+    propagation: str = "graph"
+    seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse names and values that no graph has."""
-        if self.score not in SCORES:
-            raise unknown("score", self.score, SCORES)
+        super().__post_init__()
+        if self.score not in SCORE_NAMES:
+            raise unknown("score", self.score, SCORE_NAMES)
         if self.graph not in GRAPHS:
             raise unknown("graph", self.graph, GRAPHS)
+        if self.propagation not in FATES:
+            raise unknown("propagation", self.propagation, FATES)
         if self.neighbors < 0 or (self.neighbors == 0 and self.graph == "semantic"):
             raise InputError(f"neighbors={self.neighbors} leaves the {self.graph} graph without edges: use 8")
         if not self.alpha >= 0:
             raise InputError(f"alpha={self.alpha} is negative: sizes would shrink below one; use 0.1")
 
-    def prepare(self, tokens: Tokens, grid: tuple[int, int]) -> Graph:
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """What the score reads."""
+        return () if self.score == "random" else SCORES[self.score][0]
+
+    @property
+    def fate(self) -> Fate:
+        """By the propagation."""
+        return FATES[self.propagation]
+
+    @property
+    def extra(self) -> int:
+        """The mean token."""
+        return 1 if self.propagation == "mean" else 0
+
+    @property
+    def needs_class_token(self) -> str:
+        """The scores by class attention do."""
+        return f"score={self.score!r} reads class attention: use 'mixed_max'" if self.score.startswith("cls") else ""
+
+    def prepare(self, tokens: Tokens, grid: tuple[int, int]) -> Graph | None:
         """The graph over the embedded patches, position embedding included (section 3)."""
+        if self.propagation != "graph":
+            return None
         batch, patches = tokens.origin.shape
         adjacency = jnp.zeros((batch, patches, patches), bool)
         if self.graph != "semantic":
@@ -93,12 +143,22 @@ class GTP(Reducer):
             adjacency |= graphs.semantic(jax.lax.stop_gradient(tokens.patches), self.neighbors)
         return Graph(adjacency, graphs.inverse_root_degree(adjacency))
 
+    def rank(self, tokens: Tokens, signals: Signals) -> Array:
+        """The score `[B, N]` of each patch token; the higher stays."""
+        if self.score == "random":
+            batch, patches = tokens.origin.shape
+            key = jax.random.fold_in(jax.random.key(self.seed), patches)
+            return jnp.broadcast_to(jax.random.normal(key, (patches,)), (batch, patches))
+        read, score = SCORES[self.score]
+        return score(*(getattr(signals, name) for name in read), tokens.prefix)
+
     def plan(self, tokens: Tokens, signals: Signals, keep: int) -> Plan:
         """Keep the highest scores; propagate the rest along the graph."""
-        assert signals.diagonal is not None and signals.received is not None
-        patches = slice(tokens.prefix, None)
-        score = SCORES[self.score](signals.diagonal[..., patches], signals.received[..., patches])
-        kept, removed = split_by_score(score, keep)
+        kept, removed = split_by_score(self.rank(tokens, signals), keep)
+        if self.propagation == "none":
+            return plans.dropping(kept, removed)
+        if self.propagation == "mean":
+            return plans.pooling(kept, removed, jnp.full(removed.shape, 1 / removed.shape[1], jnp.float32))
         graph: Graph = tokens.state
         origin_kept, origin_removed = take_rows(tokens.origin, kept), take_rows(tokens.origin, removed)
         edges = graphs.normalised_block(graph.adjacency, graph.root, origin_kept, origin_removed)
@@ -106,8 +166,12 @@ class GTP(Reducer):
 
     def prepare_macs(self, patches: int, width: int) -> int:
         """The cosine of every pair, where the graph asks for it."""
-        return 0 if self.graph == "spatial" else patches * patches * width
+        return 0 if self.graph == "spatial" or self.propagation != "graph" else patches * patches * width
 
     def plan_macs(self, patches: int, keep: int, prefix: int, heads: int) -> int:
-        """Column sums of every head's map, and the degrees' two factors per edge read."""
-        return heads * (patches + prefix) ** 2 + 2 * keep * (patches - keep)
+        """Sums over every head's map, the cosine of attention rows, and the degrees' two factors per edge read."""
+        tokens = patches + prefix
+        sums = heads * tokens**2 if {"received", "map"} & set(self.signals) else 0
+        cosines = patches * tokens if self.score.startswith("cosine") else 0
+        edges = 2 * keep * (patches - keep) if self.propagation == "graph" else 0
+        return sums + cosines + edges

@@ -9,28 +9,60 @@ connectivity of order K. Each block, with `s` the sizes and prefix tokens apart,
 3. fuses each removed token q into the kept token it reaches most, `argmax_p C_K[q, p]`, by their mean weighted by
    size, `y_p = (s_p x_p + sum_q s_q x_q) / (s_p + sum_q s_q)`.
 
-The paper's equations are not public. Where its abstract and reviews leave a choice open, this is the plainest one.
+The paper's equations are not public. Where its abstract and reviews leave a choice open, the default is the plainest
+one, and the others are switches: they answer the reviewers' questions (`docs/walk_order.md`). No power of `W` is ever
+formed (`ops.walks`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import InputError, unknown
 from tcvit_jax.ops import plans, walks
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.gather import take_block, take_rows
-from tcvit_jax.ops.ranking import split_by_score
-from tcvit_jax.reducers.base import Reducer
+from tcvit_jax.ops.ranking import largest, split_by_score, standing
+from tcvit_jax.reducers.base import Fate, Reducer
 from tcvit_jax.tokens import Plan, Tokens
 
 
-@dataclass(frozen=True)
+def _ratio(x: Array, by: Array) -> Array:
+    """`x / by`, and 0 where `by` is 0."""
+    return jnp.where(by > 0, x / jnp.where(by > 0, by, 1), 0)
+
+
+# How connectivity and dominance, each [B, N], are made comparable before they are weighed.
+SCORE_NORMS: dict[str, Callable[[Array], Array]] = {
+    "sum": lambda x: _ratio(x, x.sum(-1, keepdims=True)),
+    "none": lambda x: x,
+    "minmax": lambda x: _ratio(x - x.min(-1, keepdims=True), x.max(-1, keepdims=True) - x.min(-1, keepdims=True)),
+    "zscore": lambda x: _ratio(x - x.mean(-1, keepdims=True), x.std(-1, keepdims=True)),
+    "rank": standing,
+}
+FATES: dict[str, Fate] = {
+    "hard": "merged", "soft": "merged", "topm": "merged", "drop": "dropped", "single": "propagated",
+}  # fmt: skip
+CHOICES = {
+    "walk": tuple(walks.WALKS),
+    "fuse": tuple(FATES),
+    "match_norm": ("none", "lift", "softmax"),
+    "score_norm": tuple(SCORE_NORMS),
+    "dominance": ("cls", "cls_values", "cls_walk", "gap"),
+    "heads": ("mean", "max"),
+    "graph": ("full", "patch"),
+    "columns": ("patch", "all"),
+    "direction": ("to_kept", "from_kept", "both"),
+    "fuse_weight": ("size", "mean", "score", "connectivity"),
+}
+
+
+@dataclass(frozen=True, repr=False)
 class TCViT(Reducer):
     """Connectivity-based token condensation.
 
@@ -38,61 +70,224 @@ class TCViT(Reducer):
         order: K, the length of the walks that score tokens.
         match_order: the length of the walks that find a removed token's destination; None for `order`. Long walks
             forget where they started, so that a large one sends every token to the same place.
-        balance: the weight of connectivity; dominance gets the rest. A model without a class token has no
-            dominance, and needs 1.
-        proportional_attention: see `Reducer`.
+        balance: the weight of connectivity; dominance gets the rest. 1 needs no class token.
+        walk, gamma: `"power"`, `"cumulative"`, `"katz"` or `"lazy"` (`ops.walks.coefficients`).
+        fuse: what becomes of a removed token: `"hard"`, all of it goes to its best match; `"soft"`, to every kept
+            token in proportion to the match; `"topm"`, to the `top_m` best in proportion; `"drop"`, nowhere;
+            `"single"`, all removed tokens become one more behind the kept ones, weighted by dominance as it is, like
+            EViT's (by the mean connectivity where `balance` is 1), and a patch token like others from then on.
+        temperature: of soft and top-m: shares go by `match ** (1 / temperature)`; towards 0 they become hard.
+        match_norm: `"none"`; `"lift"`, the match over the mass that reaches the kept token from all patches, so that
+            what everybody reaches is no better than the rest; `"softmax"` over the kept tokens.
+        top_m: of top-m fusion.
+        score_norm: how connectivity and dominance are made comparable: `"sum"` to one, `"none"`, `"minmax"` to
+            [0, 1], `"zscore"`, or `"rank"`.
+        dominance: `"cls"`, the class token's attention (with a distillation token, the mean of both);
+            `"cls_values"`, that times the length of the value (as ATS); `"cls_walk"`, the class token's row of `C_K`;
+            `"gap"`, the mean attention of all patches, which needs no class token.
+        heads: how the map of all heads becomes `W`: their `"mean"`, or their `"max"` scaled to sum to one by rows.
+        graph: walks over all tokens (`"full"`) or over patch tokens alone (`"patch"`).
+        self_loops: whether a walk may stay where it is by a token's attention to itself.
+        renormalise: whether rows that lost entries to `graph` or `self_loops` are scaled to sum to one again.
+        columns: whose walks count for connectivity: those that start on a `"patch"`, or `"all"`.
+        direction: of the match: from the removed token `"to_kept"`, `"from_kept"` ones to it, or `"both"` (their mean).
+        fuse_weight: what tokens weigh in a fused mean: their `"size"`; nothing but their share (`"mean"`); their
+            `"score"`; or their size times their `"connectivity"` with the kept token. Sizes add up all the same.
+        grad_through_soft: whether gradients flow through the shares of soft and top-m fusion into attention.
+        proportional_attention, attention_keep: see `Reducer`.
     """
 
-    signals: ClassVar[tuple[str, ...]] = ("map",)
     order: int = 2
     match_order: int | None = None
     balance: float = 0.5
-    proportional_attention: bool = True
+    walk: str = "power"
+    gamma: float = 0.5
+    fuse: str = "hard"
+    temperature: float = 1.0
+    match_norm: str = "none"
+    top_m: int = 4
+    score_norm: str = "sum"
+    dominance: str = "cls"
+    heads: str = "mean"
+    graph: str = "full"
+    self_loops: bool = True
+    renormalise: bool = False
+    columns: str = "patch"
+    direction: str = "to_kept"
+    fuse_weight: str = "size"
+    grad_through_soft: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse walks without a step and weights that are none."""
+        """Refuse names nobody knows, walks without a step and weights that are none."""
+        super().__post_init__()
+        for name, options in CHOICES.items():
+            if getattr(self, name) not in options:
+                raise unknown(name, getattr(self, name), options)
         for name in ("order", "match_order"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name}={value} is no walk: the shortest has 1 step")
         if not 0 <= self.balance <= 1:
             raise InputError(f"balance={self.balance} is not between 0 (dominance alone) and 1 (connectivity alone)")
+        if not 0 <= self.gamma <= 1:
+            raise InputError(f"gamma={self.gamma} is not between 0 (order 1) and 1 (no discount)")
+        if not self.temperature > 0:
+            raise InputError(f"temperature={self.temperature} is not positive: use fuse='hard' for its limit")
+        if self.top_m < 1:
+            raise InputError(f"top_m={self.top_m} fuses into no token: use fuse='drop'")
+        if self.score_norm == "zscore" and self.fuse_weight == "score":
+            raise InputError(
+                "fuse_weight='score' needs scores that are not negative, and score_norm='zscore': use 'sum'"
+            )
+        if self.dominance == "cls_walk" and self.graph == "patch":
+            raise InputError("dominance='cls_walk' starts on the class token, and graph='patch': use graph='full'")
 
     @property
-    def needs_class_token(self) -> bool:
-        """Dominance does."""
-        return self.balance < 1
+    def signals(self) -> tuple[str, ...]:
+        """The map for walks, the class row for dominance; neither where nothing reads it."""
+        read = []
+        if self.balance < 1 and self.dominance in ("cls", "cls_values"):
+            read += ["class_row", "value_norm"] if self.dominance == "cls_values" else ["class_row"]
+        if self.balance > 0 or self.dominance in ("cls_walk", "gap") or self.fate == "merged":
+            read.append("map" if self.heads == "mean" else "map_max")
+        return tuple(read)
 
-    def score(self, tokens: Tokens, walk: Array) -> Array:
-        """The representative score `[B, N]` of each patch token, from `W [B, T, T]`."""
+    @property
+    def fate(self) -> Fate:
+        """By the fusion."""
+        return FATES[self.fuse]
+
+    @property
+    def extra(self) -> int:
+        """The single fused token."""
+        return 1 if self.fuse == "single" else 0
+
+    @property
+    def shares(self) -> bool:
+        """Soft and top-m fusion do."""
+        return self.fuse in ("soft", "topm")
+
+    @property
+    def needs_class_token(self) -> str:
+        """Dominance by the class token does."""
+        if self.balance == 1 or self.dominance == "gap":
+            return ""
+        return f"balance={self.balance} reads class attention: use balance=1.0 or dominance='gap'"
+
+    def chain(self, tokens: Tokens, signals: Signals) -> Array:
+        """`W [B, T, T]`, by `heads`, `graph`, `self_loops` and `renormalise`."""
+        walk = signals.map if self.heads == "mean" else signals.map_max
+        assert walk is not None
+        rows = range(walk.shape[-1])
+        if self.graph == "patch":
+            patch = jnp.asarray([row >= tokens.prefix for row in rows])
+            walk = jnp.where(patch[:, None] & patch, walk, 0)
+        if not self.self_loops:
+            walk = jnp.where(jnp.eye(len(rows), dtype=bool), 0, walk)
+        scale = self.heads == "max" or (self.renormalise and not (self.graph == "full" and self.self_loops))
+        return _ratio(walk, walk.sum(-1, keepdims=True)) if scale else walk
+
+    def connectivity(self, tokens: Tokens, signals: Signals, order: int | None = None) -> Array:
+        """How much the others reach each patch token, `[B, N]`, by walks of `order` (None for the reducer's own)."""
+        return self._reached(tokens, self.chain(tokens, signals), order or self.order, self.columns)
+
+    def _reached(self, tokens: Tokens, walk: Array, order: int, columns: str) -> Array:
+        first = tokens.prefix if columns == "patch" else 0
+        start = jnp.broadcast_to(jnp.arange(walk.shape[-1]) >= first, walk.shape[:2]).astype(walk.dtype)
+        return walks.reached(walk, start, self._steps(order))[:, tokens.prefix :]
+
+    def _steps(self, order: int) -> list[float]:
+        return walks.coefficients(self.walk, order, self.gamma)
+
+    def dominant(self, tokens: Tokens, signals: Signals) -> Array:
+        """How much the image as a whole attends to each patch token, `[B, N]`, by `dominance`."""
         prefix = tokens.prefix
-        start = jnp.broadcast_to(jnp.arange(walk.shape[-1]) >= prefix, walk.shape[:2]).astype(walk.dtype)
-        connectivity = walks.reached(walk, start, self.order)[:, prefix:]
-        score = self.balance * _to_sum_one(connectivity)
-        if self.balance < 1:
-            dominance = walk[:, 0, prefix:]
-            score += (1 - self.balance) * _to_sum_one(dominance)
-        return score
+        if self.dominance == "gap":
+            return self._reached(tokens, self.chain(tokens, signals), 1, "patch") / tokens.origin.shape[1]
+        if self.dominance == "cls_walk":
+            walk, count = self.chain(tokens, signals), tokens.class_tokens
+            start = jnp.broadcast_to(jnp.arange(walk.shape[-1]) < count, walk.shape[:2]) / count
+            return walks.reached(walk, start, self._steps(self.order))[:, prefix:]
+        row = signals.class_row
+        assert row is not None
+        if self.dominance == "cls_values":
+            assert signals.value_norm is not None
+            row = row * signals.value_norm
+        return (row.mean(1) if self.heads == "mean" else row.max(1))[:, prefix:]
+
+    def representative(self, connected: Array | None, dominant: Array | None) -> Array:
+        """The representative score `[B, N]` of each patch token; the higher stays."""
+        norm, parts = SCORE_NORMS[self.score_norm], []
+        if connected is not None:
+            parts.append(self.balance * norm(connected))
+        if dominant is not None:
+            parts.append((1 - self.balance) * norm(dominant))
+        return sum(parts[1:], start=parts[0])
+
+    def match(self, tokens: Tokens, signals: Signals, kept: Array, removed: Array) -> Array:
+        """How well each removed token matches each kept one, `[B, R, K]`, by walks of `match_order`."""
+        walk, order = self.chain(tokens, signals), self.match_order or self.order
+        back = jnp.swapaxes(walk, 1, 2)
+        ways = {"to_kept": [walk], "from_kept": [back], "both": [walk, back]}[self.direction]
+        found = [self._walked(way, kept + tokens.prefix, removed + tokens.prefix, order) for way in ways]
+        match = found[0] if len(found) == 1 else (found[0] + found[1]) / 2
+        if self.match_norm == "lift":
+            mass = take_rows(self._reached(tokens, walk, order, "patch"), kept)
+            match = _ratio(match, jnp.broadcast_to(mass[:, None, :], match.shape))
+        return jax.nn.softmax(match, axis=-1) if self.match_norm == "softmax" else match
+
+    def _walked(self, walk: Array, kept: Array, removed: Array, order: int) -> Array:
+        """Entries `[B, R, K]` of the walk's polynomial, rows and columns counted with the prefix."""
+        rows = walks.walk_rows(walk, take_rows(walk, removed), self._steps(order))
+        every = jnp.broadcast_to(jnp.arange(removed.shape[1]), removed.shape)
+        return take_block(rows, every, kept)
+
+    def share(self, match: Array) -> Array:
+        """What part of each removed token each kept one gets, `[B, K, R]`, from the match `[B, R, K]`.
+
+        Every removed token goes somewhere: to the first kept one, or to all alike, if it matches none.
+        """
+        keep = match.shape[-1]
+        if self.fuse == "hard":
+            return jax.nn.one_hot(match.argmax(-1), keep, axis=1, dtype=jnp.float32)
+        best = match.max(-1, keepdims=True)
+        relative = jnp.where(best > 0, match / jnp.where(best > 0, best, 1), 1)
+        if self.fuse == "topm":
+            relative = jnp.where(largest(jax.lax.stop_gradient(relative), min(self.top_m, keep)), relative, 0)
+        positive = relative > 0
+        powered = jnp.where(positive, jnp.exp(jnp.log(jnp.where(positive, relative, 1)) / self.temperature), 0)
+        return jnp.swapaxes(powered / powered.sum(-1, keepdims=True), 1, 2)
 
     def plan(self, tokens: Tokens, signals: Signals, keep: int) -> Plan:
-        """Keep the highest scores; fuse each other token into the kept one it is most connected to."""
-        walk, prefix = signals.map, tokens.prefix
-        assert walk is not None
-        kept, removed = split_by_score(self.score(tokens, walk), keep)
-        rows = walks.walk_rows(walk, take_rows(walk, removed + prefix), self.match_order or self.order)
-        row = jnp.broadcast_to(jnp.arange(removed.shape[1]), removed.shape)
-        match = take_block(rows, row, kept + prefix).argmax(-1)
-        share = jax.nn.one_hot(match, keep, axis=1, dtype=jnp.float32)
-        return plans.averaging(kept, removed, share, tokens.size)
+        """Keep the highest scores; fuse each other token into the kept ones it is most connected to."""
+        if not self.grad_through_soft:
+            signals = jax.lax.stop_gradient(signals)
+        connected = self.connectivity(tokens, signals) if self.balance > 0 else None
+        dominant = self.dominant(tokens, signals) if self.balance < 1 else None
+        score = self.representative(connected, dominant)
+        kept, removed = split_by_score(score, keep)
+        if self.fuse == "drop":
+            return plans.dropping(kept, removed)
+        if self.fuse == "single":
+            if dominant is None:
+                assert connected is not None
+                dominant = connected / connected.shape[1]
+            return plans.pooling(kept, removed, take_rows(dominant, removed))
+        match = self.match(tokens, signals, kept, removed)
+        share = self.share(match)
+        mass = {"mean": jnp.ones_like(tokens.size), "score": score}.get(self.fuse_weight, tokens.size)
+        discount = jnp.swapaxes(match, 1, 2) if self.fuse_weight == "connectivity" else None
+        return plans.averaging(kept, removed, share, mass, discount=discount)
 
     def plan_macs(self, patches: int, keep: int, prefix: int, heads: int) -> int:
         """The mean over heads, K vector products for the score, K - 1 thin ones for the match."""
-        tokens, removed = patches + prefix, patches - keep
-        steps = self.order + ((self.match_order or self.order) - 1) * removed
-        return (heads + steps) * tokens**2
-
-
-def _to_sum_one(score: Array) -> Array:
-    """Scores `[B, N]` scaled to sum to one; all zero, as when attention stays on the class token, they stay zero."""
-    total = score.sum(-1, keepdims=True)
-    return score / jnp.where(total > 0, total, 1)
+        tokens, removed, match_order = patches + prefix, patches - keep, self.match_order or self.order
+        steps = heads if "map" in self.signals else 0
+        if self.balance > 0:
+            steps += self.order
+        if self.balance < 1:
+            steps += {"gap": 1, "cls_walk": self.order}.get(self.dominance, 0)
+        if self.fate == "merged":
+            steps += (match_order - 1) * removed * (2 if self.direction == "both" else 1)
+            steps += match_order if self.match_norm == "lift" else 0
+        return steps * tokens**2

@@ -6,7 +6,8 @@ import pytest
 
 import tcvit_jax as tc
 from tcvit_jax.models import parameter_shapes
-from tests.models.test_vit import METHODS, small
+from tests.models.test_vit import small
+from tests.switches import SWITCHES
 
 NAMES = {"ti": "deit_tiny_patch16_224", "s": "deit_small_patch16_224", "b": "deit_base_patch16_224"}
 
@@ -15,6 +16,14 @@ def backbone(size, removed, reducer):
     """1e9 multiply-adds without the method's own, as papers count."""
     cost = tc.create_model(NAMES[size], reducer, removed).cost()
     return (cost.total - cost.reducer) / 1e9
+
+
+def test_what_nobody_reads_of_deit_s():
+    """Queries, attention, projection and MLP of the last block's patch tokens."""
+    dense = tc.create_model(NAMES["s"]).cost()
+    assert round(dense.total / 1e9, 3) == 4.599
+    assert round(dense.computed / 1e9, 3) == 4.280
+    assert tc.create_model(NAMES["s"], global_pool="avg").cost().unread == 0
 
 
 # Published counts of GTP-ViT without its graph (K x P propagation left out) and of every-block schedules.
@@ -38,23 +47,28 @@ def test_gtp_propagation_and_graph_are_what_the_paper_s_counter_sees():
     assert round((cost.total - cost.reducer + propagation) / 1e9, 3) == 3.422
 
 
-@pytest.mark.parametrize("reducer", [None, *METHODS])
-def test_count_equals_the_products_in_the_program(reducer):
+@pytest.mark.parametrize("sizes", [{}, {"global_pool": "avg"}, {"distilled": True, "reg_tokens": 2}], ids=str)
+@pytest.mark.parametrize("reducer", [None, *SWITCHES])
+def test_count_equals_the_products_in_the_program(reducer, sizes):
     """Every `dot_general` and convolution of the traced program, beside the ledger without element-wise extras."""
-    model = small(reducer, 7)
+    model = small(reducer, 7, **sizes)
     images = jax.ShapeDtypeStruct((1, *model.img_size, 3), np.float32)
     program = jax.make_jaxpr(model.apply)({"params": parameter_shapes(model)}, images)
-    counted = _products(program.jaxpr)
     cost = model.cost()
-    extras = 0
-    if reducer is not None:
-        for block in cost.blocks:
-            tokens = block.tokens_in + model.prefix
-            # Signals and factors are sums and element-wise products, no `dot_general`; so is the kept tokens' weight.
-            extras += model.num_heads * tokens**2 + block.tokens_out * model.embed_dim
-            if isinstance(reducer, tc.GTP):
-                extras += 2 * block.tokens_out * (block.tokens_in - block.tokens_out)
-    assert counted == cost.total - extras
+    # Nothing of the last block's plan is computed where the head reads prefix tokens alone.
+    planned = cost.blocks[:-1] if model.reads_prefix_alone else cost.blocks
+    extras = sum(_not_products(model, block) for block in planned) if reducer is not None else 0
+    assert _products(program.jaxpr) == cost.computed - extras
+    assert cost.unread == (cost.total - cost.computed) == 0 if not model.reads_prefix_alone else cost.unread > 0
+
+
+def _not_products(model, block):
+    """What the ledger counts of a reducer that is no `dot_general`: sums over the map, factors of weights."""
+    reducer, tokens, kept = model.reducer, block.tokens_in + model.prefix, block.tokens_in - 7
+    sums = model.num_heads * tokens**2 if {"received", "map"} & set(reducer.signals) else 0
+    if isinstance(reducer, tc.GTP):
+        return sums + (2 * kept * 7 if reducer.propagation == "graph" else 0)
+    return sums + (kept * model.embed_dim if reducer.fate == "merged" else 0)
 
 
 def _products(jaxpr):

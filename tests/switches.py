@@ -1,0 +1,33 @@
+"""Every method with every switch of it thrown once: the list that tests of all reducers run through.
+
+A new reducer joins with its defaults by itself; its switches are a few more lines here.
+"""
+
+import pytest
+
+import tcvit_jax as tc
+from tcvit_jax.reducers import REDUCERS
+from tcvit_jax.reducers.gtp import GRAPHS, SCORE_NAMES
+from tcvit_jax.reducers.tcvit import CHOICES
+
+
+_GTP = [
+    *(tc.GTP(score=score) for score in SCORE_NAMES),
+    *(tc.GTP(graph=graph) for graph in GRAPHS),
+    *(tc.GTP(propagation=propagation) for propagation in ("mean", "none")),
+    tc.GTP(attention_keep=0.7),
+    tc.GTP(alpha=0.4, neighbors=3, proportional_attention=False),
+]
+_TCVIT = [
+    *(tc.TCViT(**{switch: value}) for switch, values in CHOICES.items() for value in values),
+    *(tc.TCViT(order=order, match_order=match) for order, match in ((1, 1), (3, 1), (1, 8))),
+    *(tc.TCViT(walk=walk, order=4, gamma=0.7) for walk in ("cumulative", "katz", "lazy")),
+    *(tc.TCViT(fuse=fuse, temperature=0.3, top_m=2, grad_through_soft=True) for fuse in ("soft", "topm")),
+    tc.TCViT(match_norm="lift", direction="both", fuse="soft"),
+    tc.TCViT(graph="patch", self_loops=False, renormalise=True),
+    tc.TCViT(balance=0.0, fuse="drop"),
+    tc.TCViT(balance=1.0, fuse="single"),
+    tc.TCViT(attention_keep=0.6, proportional_attention=False),
+]
+REDUCERS_AND_SWITCHES = list(dict.fromkeys([kind() for kind in REDUCERS.values()] + _GTP + _TCVIT))
+SWITCHES = [pytest.param(reducer, id=repr(reducer)) for reducer in REDUCERS_AND_SWITCHES]
