@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tcvit_jax import convert, schedule
+    from tcvit_jax import convert, measure, schedule
     from tcvit_jax.errors import InputError
     from tcvit_jax.measure import describe, diagnose
     from tcvit_jax.models import create_model, list_models
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "GTP", "InputError", "Plan", "TCViT", "Tokens", "Trace", "convert", "create_model", "describe", "diagnose",
-    "list_models", "load", "restore", "schedule",
+    "list_models", "load", "measure", "restore", "schedule",
 ]  # fmt: skip
 
 # Where each public name lives. Resolved on first use: data workers and `--help` do not wait for JAX.
@@ -43,7 +43,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("convert", "schedule"):
+    if name in ("convert", "measure", "schedule"):
         return importlib.import_module(f"{__name__}.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -10,7 +10,6 @@ from tcvit_jax.reducers import REDUCERS
 from tcvit_jax.reducers.gtp import GRAPHS, SCORE_NAMES
 from tcvit_jax.reducers.tcvit import CHOICES
 
-
 _GTP = [
     *(tc.GTP(score=score) for score in SCORE_NAMES),
     *(tc.GTP(graph=graph) for graph in GRAPHS),

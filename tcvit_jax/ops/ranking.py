@@ -59,11 +59,6 @@ def smallest(x: Array, rank: int) -> Array:
 
 
 def standing(score: Array) -> Array:
-    """The rank of each entry among its row, `[B, N]`: 0 for the lowest, 1 for the highest, equal ones share a mean.
-
-    Args:
-        score: `[B, N]`, `N >= 2`.
-    """
+    """How many of its row each entry of `score [B, N]` is above, equal ones counted half: exact in float32."""
     mine, others = score[:, :, None], score[:, None, :]
-    below = (others < mine).sum(-1) + 0.5 * ((others == mine).sum(-1) - 1)
-    return below / (score.shape[1] - 1)
+    return (others < mine).sum(-1) + 0.5 * ((others == mine).sum(-1) - 1)

@@ -81,7 +81,7 @@ class TCViT(Reducer):
             what everybody reaches is no better than the rest; `"softmax"` over the kept tokens.
         top_m: of top-m fusion.
         score_norm: how connectivity and dominance are made comparable: `"sum"` to one, `"none"`, `"minmax"` to
-            [0, 1], `"zscore"`, or `"rank"`.
+            [0, 1], `"zscore"`, or `"rank"`, how many tokens each is above.
         dominance: `"cls"`, the class token's attention (with a distillation token, the mean of both);
             `"cls_values"`, that times the length of the value (as ATS); `"cls_walk"`, the class token's row of `C_K`;
             `"gap"`, the mean attention of all patches, which needs no class token.

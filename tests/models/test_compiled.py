@@ -1,4 +1,4 @@
-"""What the compiled forward pass holds on eight devices, and how often it is traced."""
+"""What the compiled forward pass holds on eight devices, and how often it is traced: every method, every switch."""
 
 import chex
 import jax
@@ -9,31 +9,37 @@ from flax import traverse_util
 
 from tcvit_jax import models, sharding
 from tcvit_jax.reducers import REDUCERS
+from tests.models.test_cost import products
 from tests.models.test_vit import images_of, small, variables_of
+from tests.switches import SWITCHES
 
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 METHODS = [pytest.param(None, id="dense"), *(pytest.param(kind(), id=name) for name, kind in REDUCERS.items())]
 
 
-def compiled_forward(model, batch=16):
+def shapes_of(model, batch):
+    images = jax.ShapeDtypeStruct((batch, *model.img_size, model.in_chans), np.float32)
+    return {"params": models.parameter_shapes(model)}, images
+
+
+@pytest.mark.parametrize("reducer", [pytest.param(None, id="dense"), *SWITCHES])
+def test_forward_stays_on_each_device_calls_no_host_and_multiplies_no_maps(reducer):
+    model = small(reducer, 4, depth=2)
     mesh = sharding.data_mesh()
     assert mesh.size == 8
     whole, cut = sharding.replicated(mesh), sharding.split(mesh)
-    images = jax.ShapeDtypeStruct((batch, *model.img_size, model.in_chans), np.float32)
 
     def forward(variables, images):
-        return model.apply(variables, images, trace=True)
+        # With a trace and all tokens, so that the last block is planned too.
+        return model.apply(variables, images, trace=True, restore=True, method="features")
 
-    jitted = jax.jit(forward, in_shardings=(whole, cut), out_shardings=cut)
-    return jitted.lower({"params": models.parameter_shapes(model)}, images).compile()
-
-
-@pytest.mark.parametrize("reducer", METHODS)
-def test_forward_on_eight_devices_stays_on_each_device(reducer):
-    text = compiled_forward(small(reducer, 8)).as_text()
+    traced = jax.jit(forward, in_shardings=(whole, cut), out_shardings=cut).trace(*shapes_of(model, 8))
+    text = traced.lower().compile().as_text()
     assert "ENTRY" in text
     assert not [name for name in COLLECTIVES if name in text]
     assert "callback" not in text
+    # Every product has a short side: the width, a head, the removed tokens. None multiplies a map by a map.
+    assert max(min(sides) for sides, _ in products(traced.jaxpr.jaxpr)) < 28
 
 
 def test_the_collective_check_can_fail():
@@ -43,8 +49,25 @@ def test_the_collective_check_can_fail():
     assert "all-reduce" in text
 
 
-@pytest.mark.parametrize("reducer", METHODS)
+def test_the_check_of_products_can_fail():
+    program = jax.make_jaxpr(lambda walk: walk @ walk @ walk)(jnp.ones((2, 37, 37)))
+    assert [min(sides) for sides, _ in products(program.jaxpr)] == [37, 37]
+
+
+@pytest.mark.parametrize("reducer", [pytest.param(None, id="dense"), *SWITCHES])
 def test_forward_is_traced_once(reducer):
+    """Tracing is what is counted: nothing is compiled."""
+    model = small(reducer, 8)
+    chex.clear_trace_counter()
+    forward = jax.jit(chex.assert_max_traces(lambda v, x: model.apply(v, x), n=1))
+    for _ in range(3):
+        # A module of the same configuration, made anew, is the same to the compiler.
+        assert model == small(reducer, 8)
+        forward.trace(*shapes_of(model, 2))
+
+
+@pytest.mark.parametrize("reducer", METHODS)
+def test_new_images_do_not_compile_again(reducer):
     model = small(reducer, 8)
     variables = variables_of(model)
     chex.clear_trace_counter()

@@ -58,7 +58,7 @@ def test_count_equals_the_products_in_the_program(reducer, sizes):
     # Nothing of the last block's plan is computed where the head reads prefix tokens alone.
     planned = cost.blocks[:-1] if model.reads_prefix_alone else cost.blocks
     extras = sum(_not_products(model, block) for block in planned) if reducer is not None else 0
-    assert _products(program.jaxpr) == cost.computed - extras
+    assert sum(macs for _, macs in products(program.jaxpr)) == cost.computed - extras
     assert cost.unread == (cost.total - cost.computed) == 0 if not model.reads_prefix_alone else cost.unread > 0
 
 
@@ -71,18 +71,21 @@ def _not_products(model, block):
     return sums + (kept * model.embed_dim if reducer.fate == "merged" else 0)
 
 
-def _products(jaxpr):
-    total = 0
+def products(jaxpr):
+    """Of every matrix product in a program: its sides `(m, n, k)` for one entry of the batch, and its multiply-adds."""
     for equation in jaxpr.eqns:
         for value in equation.params.values():
             inner = getattr(value, "jaxpr", None)
             if inner is not None:
-                total += _products(getattr(inner, "jaxpr", inner))
+                yield from products(getattr(inner, "jaxpr", inner))
         if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            depth = np.prod([equation.invars[0].aval.shape[axis] for axis in contracted], dtype=int)
-            total += int(np.prod(equation.outvars[0].aval.shape, dtype=int) * depth)
+            (contracted, _), (batched, _) = equation.params["dimension_numbers"]
+            left, right = (variable.aval for variable in equation.invars)
+            depth = int(np.prod([left.shape[axis] for axis in contracted], dtype=int))
+            batch = int(np.prod([left.shape[axis] for axis in batched], dtype=int))
+            sides = (left.size // depth // batch, right.size // depth // batch, depth)
+            yield sides, batch * int(np.prod(sides, dtype=int))
         elif equation.primitive.name == "conv_general_dilated":
             height, width, channels, _ = equation.invars[1].aval.shape
-            total += int(np.prod(equation.outvars[0].aval.shape, dtype=int) * height * width * channels)
-    return total
+            depth, out = height * width * channels, equation.outvars[0].aval
+            yield (out.size // out.shape[-1], out.shape[-1], depth), out.size * depth

@@ -1,13 +1,20 @@
 """The plain model against timm, the condensed one against the official GTP code, and what must hold for any reducer."""
 
+from dataclasses import replace
+from functools import cache
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import tcvit_jax as tc
 from tcvit_jax.reducers import REDUCERS
 from tests import golden
+from tests.switches import REDUCERS_AND_SWITCHES, SWITCHES
 
 TIMM, TIMM_ARRAYS = golden.read("timm")
 GTP, GTP_ARRAYS = golden.read("gtp")
@@ -33,7 +40,12 @@ def small(reducer=None, schedule=0, **overrides):
 
 
 def variables_of(model, seed=0):
-    """Parameters with enough spread that attention is not flat."""
+    """Parameters with enough spread that attention is not flat; reducers have none, so that they share them."""
+    return _variables(replace(model, reducer=None, removed=(), dtype="float32"), seed)
+
+
+@cache
+def _variables(model, seed):
     images = jnp.zeros((1, *model.img_size, model.in_chans))
     params = jax.jit(model.init)(jax.random.key(seed), images)
     leaves, structure = jax.tree.flatten(params)
@@ -45,6 +57,10 @@ def variables_of(model, seed=0):
 
 def run(model, variables, images):
     return jax.jit(model.apply)(variables, images)
+
+
+def run_traced(model, variables, images):
+    return jax.jit(lambda v, x: model.apply(v, x, trace=True))(variables, images)
 
 
 def images_of(batch, seed=0):
@@ -138,7 +154,7 @@ def test_an_image_gives_the_same_answer_alone_and_in_a_batch(reducer):
 def test_trace_follows_every_patch(reducer):
     model, images = small(reducer, [4, 0, 9]), images_of(3)
     variables = variables_of(model)
-    logits, trace = jax.jit(lambda v, x: model.apply(v, x, trace=True))(variables, images)
+    logits, trace = run_traced(model, variables, images)
     np.testing.assert_allclose(logits, run(model, variables, images), rtol=0, atol=1e-6)
     before = np.tile(np.arange(36), (3, 1))
     for kept, slots, sizes, counts, left in zip(
@@ -167,7 +183,14 @@ def test_bfloat16_ranks_in_float32_and_stays_close(reducer):
     assert float(jnp.abs(logits - expected).max() / jnp.abs(expected).max()) < 0.1
 
 
-@pytest.mark.parametrize("reducer", [None, *METHODS])
+@pytest.mark.parametrize(
+    "reducer",
+    [
+        None, *METHODS, tc.GTP(attention_keep=0.6), tc.GTP(propagation="mean"),
+        tc.TCViT(fuse="soft", grad_through_soft=True), tc.TCViT(fuse="topm", grad_through_soft=True, temperature=3.0),
+    ],
+    ids=str,
+)  # fmt: skip
 def test_gradients_are_finite_and_reach_every_parameter(reducer):
     model, images = small(reducer, 8), images_of(2)
     variables = variables_of(model)
@@ -188,16 +211,169 @@ def test_constant_image_gives_no_nan(reducer, fill):
 @pytest.mark.parametrize("reducer", METHODS)
 def test_one_patch_may_be_all_that_is_left(reducer):
     model = small(reducer, [0, 0, 35])
-    logits, trace = jax.jit(lambda v, x: model.apply(v, x, trace=True))(variables_of(model), images_of(2))
+    logits, trace = run_traced(model, variables_of(model), images_of(2))
     assert trace.kept[-1].shape == (2, 1)
     assert bool(jnp.isfinite(logits).all())
 
 
-def test_rectangular_images():
-    model = small(tc.GTP(graph="spatial"), 3, img_size=(16, 32))
-    assert model.grid == (4, 8)
-    logits = run(model, variables_of(model), golden.images(2, (16, 32), 0))
-    assert logits.shape == (2, 7)
+PREFIXES = {
+    "class": {},
+    "class and distillation": {"distilled": True},
+    "class and registers": {"reg_tokens": 4, "no_embed_class": True},
+    "none": {"class_token": False, "global_pool": "avg"},
+    "registers alone": {"class_token": False, "global_pool": "avg", "reg_tokens": 2},
+}
+
+
+@settings(max_examples=8)
+@given(
+    st.sampled_from(REDUCERS_AND_SWITCHES), st.sampled_from(list(PREFIXES)), st.integers(2, 5), st.integers(2, 6),
+    st.integers(1, 3), st.data(),
+)  # fmt: skip
+def test_any_grid_prefix_batch_and_schedule(reducer, prefix, height, width, batch, data):
+    """Shapes follow the schedule, every patch is followed, and removing nothing changes nothing."""
+    if isinstance(reducer, tc.GTP):
+        reducer = replace(reducer, neighbors=min(3, reducer.neighbors))
+    if "class" not in prefix and reducer.needs_class_token:
+        reducer = tc.TCViT(dominance="gap")
+    first = data.draw(st.integers(0, height * width - 2))
+    second = data.draw(st.integers(0, height * width - 2 - first))
+    sizes = {"img_size": (4 * height, 4 * width), "depth": 2, **PREFIXES[prefix]}
+    model = small(reducer, [first, second], **sizes)
+    variables, images = variables_of(model), golden.images(batch, (4 * height, 4 * width), 0)
+    tokens, trace = jax.jit(lambda v, x: model.apply(v, x, trace=True, method="features"))(variables, images)
+    left = height * width
+    for block, count in enumerate((first, second)):
+        left -= count - (reducer.extra if count else 0)
+        assert trace.kept[block].shape == trace.sizes[block].shape == (batch, left)
+        assert (np.asarray(trace.slots[block]) < left).all()
+        assert (np.asarray(trace.counts[block]) == left).all()
+        for image in range(batch):
+            own = np.asarray(trace.kept[block][image])
+            own = own[own >= 0]
+            assert (np.diff(own) > 0).all()
+            np.testing.assert_array_equal(trace.slots[block][image][own], np.arange(len(own)))
+    assert tokens.shape == (batch, model.prefix + left, 24)
+    assert model.cost().tokens[-1] == left
+    grid = jax.jit(lambda v, x: model.apply(v, x, method="features", restore=True))(variables, images)
+    assert grid.shape == (batch, height, width, 24)
+    if not first + second:
+        plain = small(None, 0, **sizes)
+        np.testing.assert_array_equal(run(model, variables, images), run(plain, variables, images))
+
+
+@pytest.mark.parametrize("reducer", [None, *SWITCHES])
+def test_the_last_block_computes_what_is_read_and_the_logits_are_the_same(reducer):
+    """With a trace the last block is computed whole, plan and all."""
+    model = small(reducer, 5, depth=2, distilled=True, reg_tokens=1)
+    both = jax.jit(lambda v, x: (model.apply(v, x), *model.apply(v, x, trace=True)))
+    short, whole, trace = both(variables_of(model), images_of(2))
+    np.testing.assert_allclose(short, whole, rtol=0, atol=3e-6)
+    extra = reducer.extra if reducer is not None else 0
+    assert trace.kept[1].shape[1] == (36 if reducer is None else 36 - 10 + 2 * extra)
+
+
+@pytest.mark.parametrize("reducer", METHODS)
+def test_a_reduction_in_the_last_block_changes_no_logit(reducer):
+    plain, last = small(depth=2), small(reducer, [0, 9], depth=2)
+    variables, images = variables_of(plain), images_of(2)
+    logits, trace = run_traced(last, variables, images)
+    np.testing.assert_allclose(logits, run(plain, variables, images), rtol=0, atol=3e-6)
+    assert trace.kept[1].shape == (2, 27)
+
+
+@pytest.mark.parametrize("reducer", [None, *METHODS])
+def test_gradients_do_not_know_what_the_last_block_left_out(reducer):
+    model, images = small(reducer, 8), images_of(2)
+    variables = variables_of(model)
+    short = jax.jit(jax.grad(lambda v: (model.apply(v, images) ** 2).sum()))(variables)
+    whole = jax.jit(jax.grad(lambda v: (model.apply(v, images, trace=True)[0] ** 2).sum()))(variables)
+    chex.assert_trees_all_close(short, whole, rtol=1e-4, atol=1e-5)
+
+
+@cache
+def twins(seed=0):
+    """A model without positions whose tokens attend to their like, an image of three patches twelve times, its logits."""
+    model = small(depth=2)
+    params = dict(variables_of(model, seed)["params"])
+    params["pos_embed"] = jnp.zeros_like(params["pos_embed"])
+    params["cls_token"] = jnp.zeros_like(params["cls_token"])  # attends to all alike in the first block too
+    turn = np.linalg.qr(np.random.default_rng(seed).standard_normal((24, 24)))[0]
+    # In the first block to their like alone, in the second to all: it sees how many there are of each.
+    for block, peak in (("blocks_0", 5), ("blocks_1", 0)):
+        kernel = params[block]["attn"]["qkv"]["kernel"]
+        kernel = kernel.at[:, :24].set(peak * turn).at[:, 24:48].set(peak * turn)
+        attn = {**params[block]["attn"], "qkv": {"kernel": kernel, "bias": jnp.zeros(72)}}
+        params[block] = {**params[block], "attn": attn, "norm1": {"scale": jnp.ones(24), "bias": jnp.zeros(24)}}
+    rng = np.random.default_rng(seed)
+    patches = 2 * rng.standard_normal((3, 4, 4, 3)).astype(np.float32)
+    rows = patches[rng.permutation(np.repeat(np.arange(3), 12))].reshape(6, 6, 4, 4, 3)
+    images = jnp.asarray(rows.transpose(0, 2, 1, 3, 4).reshape(1, 24, 24, 3))
+    return {"params": params}, images, run(model, {"params": params}, images)
+
+
+@pytest.mark.parametrize("reducer", SWITCHES)
+def test_copies_merged_into_their_like_change_no_logit(reducer):
+    """Two equal keys are one key with log 2: the one test that all of a merging method has to be right for.
+
+    Methods that merge pass it; those that drop or add parts do not, by what they are.
+    """
+    variables, images, dense = twins()
+    condensed = run(small(reducer, [9, 0], depth=2), variables, images)
+    gap = float(jnp.abs(condensed - dense).max())
+    # GTP's mean of the removed ones is a copy too, as long as these are all alike.
+    whole = reducer.fate == "merged" or getattr(reducer, "propagation", "") == "mean"
+    if whole and reducer.proportional_attention and reducer.attention_keep == 1:
+        assert gap < 1e-5
+    else:
+        assert gap > 1e-3
+
+
+def test_restored_features_are_those_of_each_patch_s_token():
+    for reducer in (tc.GTP(), tc.TCViT(), tc.TCViT(fuse="single")):
+        model, images = small(reducer, 8), images_of(2)
+        variables = variables_of(model)
+
+        @jax.jit
+        def both(v, x, model=model):
+            flat = model.apply(v, x, method="features", trace=True)
+            return *flat, model.apply(v, x, method="features", restore=True)
+
+        tokens, trace, grid = both(variables, images)
+        grid = np.asarray(grid).reshape(2, 36, 24)
+        for image in range(2):
+            for patch, slot in enumerate(np.asarray(trace.slots[-1][image])):
+                expected = tokens[image, 1 + slot] if slot >= 0 else 0
+                np.testing.assert_allclose(grid[image, patch], expected, atol=1e-5)
+        np.testing.assert_allclose(
+            grid, tc.restore(tokens[:, 1:], trace.slots[-1]), atol=1e-5
+        )  # what a user does with a trace
+
+
+def test_shared_patches_are_restored_by_the_product_of_all_shares():
+    model, images = small(tc.TCViT(fuse="soft"), 8), images_of(2)
+    variables = variables_of(model)
+    tokens = jax.jit(lambda v, x: model.apply(v, x, method="features"))(variables, images)
+    grid = jax.jit(lambda v, x: model.apply(v, x, method="features", restore=True))(variables, images)
+    matrix = np.stack([np.eye(36)] * 2)
+    for reduction in tc.measure.reductions(model, variables, images):
+        plan = jax.tree.map(np.asarray, reduction.plan)
+        step = np.zeros((2, reduction.tokens.origin.shape[1], plan.kept.shape[1]))
+        for image in range(2):
+            step[image, plan.kept[image], np.arange(plan.kept.shape[1])] = 1
+            step[image, plan.removed[image]] = plan.share[image].T
+        matrix = matrix @ step
+    np.testing.assert_allclose(matrix.sum(-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(grid).reshape(2, 36, 24), matrix @ np.asarray(tokens[:, 1:]), atol=1e-5)
+
+
+def test_dense_features_are_restored_as_they_are():
+    model, images = small(), images_of(2)
+    variables = variables_of(model)
+    tokens = model.apply(variables, images, method="features")
+    grid, trace = model.apply(variables, images, method="features", restore=True, trace=True)
+    np.testing.assert_array_equal(grid.reshape(2, 36, 24), tokens[:, 1:])
+    assert [kept.shape[1] for kept in trace.kept] == [36, 36, 36]
 
 
 def test_dropout_and_drop_path_act_in_training_alone():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcvit_jax.ops.attention import SIGNALS, attention
+from tcvit_jax.ops.attention import SIGNALS, attention, sparsified
 
 
 def random_qkv(seed, tokens=7, scale=1.0):
@@ -34,12 +34,69 @@ def test_values_and_signals_are_those_of_the_map(seed, biased):
     np.testing.assert_allclose(signals.diagonal, np.diagonal(weights, axis1=-2, axis2=-1), atol=1e-6)
     np.testing.assert_allclose(signals.received, weights.sum(-2), atol=2e-6)
     np.testing.assert_allclose(signals.map, weights.mean(1), atol=1e-6)
+    np.testing.assert_allclose(signals.map_max, weights.max(1), atol=1e-6)
+    np.testing.assert_allclose(signals.class_row, weights[:, :, 0], atol=1e-6)
+    np.testing.assert_allclose(signals.value_norm, np.linalg.norm(v, axis=-1), rtol=1e-6)
+    np.testing.assert_allclose(signals.keys, k.mean(1), atol=1e-6)
+
+
+def test_class_row_is_the_mean_of_all_class_tokens():
+    q, k, v = random_qkv(5)
+    _, signals = attention(*map(jnp.asarray, (q, k, v)), signals=("class_row",), class_tokens=2)
+    np.testing.assert_allclose(signals.class_row, explicit(q, k)[:, :, :2].mean(2), atol=1e-6)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 999), st.sampled_from([0.9, 0.7, 0.5, 0.2, 0.01, 1.0]), st.integers(2, 9))
+def test_sparsification_drops_the_official_count(seed, keep, tokens):
+    q, k, v = random_qkv(seed, tokens)
+    values, signals = attention(*map(jnp.asarray, (q, k, v)), keep=keep, signals=("received", "class_row"))
+    dense = explicit(q, k)
+    rank = int(tokens * tokens * (1 - keep))
+    expected = dense.copy()
+    for image in range(2):
+        for head in range(3):
+            if rank:
+                threshold = np.sort(dense[image, head].ravel())[rank - 1]
+                expected[image, head][dense[image, head] < threshold] = 0
+                assert np.count_nonzero(expected[image, head]) == tokens**2 - rank + 1
+    # What is left is as it was; rows are not scaled up again. Signals are of what is left.
+    np.testing.assert_allclose(values, expected @ v, atol=2e-6)
+    np.testing.assert_allclose(signals.received, expected.sum(-2), atol=2e-6)
+    np.testing.assert_allclose(signals.class_row, expected[:, :, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "keep", "dropped"), [(190, 0.9, 3608), (10, 0.9, 8), (3, 0.9, 0), (197, 0.5, 19403)]
+)
+def test_the_count_is_that_of_double_precision(tokens, keep, dropped):
+    """36,100 entries times 1 - 0.9 are 3,609.9999...: the 3,609-th smallest is kept, and not the 3,610-th."""
+    weights = jax.random.uniform(jax.random.key(0), (1, 2, tokens, tokens))
+    np.testing.assert_array_equal((sparsified(weights, keep) == 0).sum((-2, -1)), dropped)
+
+
+def test_gradients_of_a_sparsified_map_pass_through_what_is_left():
+    weights = jax.random.uniform(jax.random.key(0), (1, 1, 6, 6))
+    gradient = jax.grad(lambda w: (sparsified(w, 0.5) ** 2).sum())(weights)
+    np.testing.assert_array_equal(gradient, 2 * sparsified(weights, 0.5))
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.6])
+def test_reading_the_first_queries_alone_gives_their_values(keep):
+    q, k, v = map(jnp.asarray, random_qkv(6))
+    values, signals = attention(q, k, v, keep=keep, signals=SIGNALS)
+    first, same = attention(q, k, v, keep=keep, signals=SIGNALS, read=2)
+    np.testing.assert_allclose(first, values[:, :, :2], atol=1e-6)
+    np.testing.assert_allclose(same.received, signals.received, atol=1e-6)
+    if keep == 1:
+        few, _ = attention(q[:, :, :2], k, v)
+        np.testing.assert_allclose(few, values[:, :, :2], atol=1e-6)
 
 
 def test_only_what_is_asked_for_is_handed_out():
     _, signals = attention(*map(jnp.asarray, random_qkv(0)), signals=("diagonal",))
     assert signals.diagonal is not None
-    assert signals.received is signals.map is None
+    assert signals.received is signals.map is signals.keys is signals.class_row is None
 
 
 def test_log_size_counts_a_key_as_often_as_its_size():

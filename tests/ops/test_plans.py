@@ -84,6 +84,76 @@ def test_the_strongest_share_is_the_target_and_ties_go_to_the_lower_row():
     np.testing.assert_array_equal(plan.target, [[1, 0, -1]])
 
 
+def test_dropping_gathers_and_nothing_else():
+    rng = np.random.default_rng(1)
+    tokens = random_tokens(rng, 6)
+    kept, removed = random_split(rng, 6, 4)
+    out = plans.apply(plans.dropping(jnp.asarray(kept), jnp.asarray(removed)), tokens)
+    for image in range(2):
+        np.testing.assert_array_equal(out.patches[image], tokens.patches[image][kept[image]])
+        np.testing.assert_array_equal(out.size[image], tokens.size[image][kept[image]])
+        np.testing.assert_array_equal(out.slots[image][removed[image]], [-1, -1])
+
+
+def test_pooling_puts_one_more_token_behind():
+    rng = np.random.default_rng(2)
+    tokens = random_tokens(rng, 7)
+    kept, removed = random_split(rng, 7, 4)
+    weight = rng.uniform(0, 1, (2, 3)).astype(np.float32)
+    out = plans.apply(plans.pooling(*map(jnp.asarray, (kept, removed, weight))), tokens)
+    np.testing.assert_allclose(out.size.sum(-1), tokens.size.sum(-1), rtol=1e-6)
+    for image in range(2):
+        patches = np.asarray(tokens.patches[image])
+        np.testing.assert_array_equal(out.patches[image][:4], patches[kept[image]])
+        np.testing.assert_allclose(out.patches[image][4], weight[image] @ patches[removed[image]], rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(out.origin[image], [*kept[image], -1])
+        np.testing.assert_array_equal(out.slots[image][removed[image]], [4, 4, 4])
+
+
+def test_a_mean_without_any_mass_leaves_the_kept_token_as_it_is():
+    rng = np.random.default_rng(3)
+    tokens = random_tokens(rng, 4)
+    kept, removed = jnp.asarray([[0, 1]] * 2), jnp.asarray([[2, 3]] * 2)
+    plan = plans.averaging(kept, removed, jnp.full((2, 2, 2), 0.5), jnp.zeros((2, 4)))
+    np.testing.assert_array_equal(plans.apply(plan, tokens).patches, tokens.patches[:, :2])
+
+
+@settings(max_examples=20)
+@given(SEEDS)
+def test_blends_compose_as_matrices_and_restore_by_shares(seed):
+    """Two plans in a row: every original patch gets the features its parts say."""
+    rng = np.random.default_rng(seed)
+    tokens = random_tokens(rng, 8).with_blend()
+    expected = np.stack([np.eye(8)] * 2)
+    for before, keep in ((8, 5), (5, 3)):
+        kept, removed = random_split(rng, before, keep)
+        share = rng.uniform(0, 1, (2, keep, before - keep)).astype(np.float32)
+        share[:, :, 0] = 0  # a token that found nobody
+        plan = plans.averaging(*map(jnp.asarray, (kept, removed, share)), tokens.size)
+        tokens = plans.apply(plan, tokens)
+        step = np.zeros((2, before, keep))
+        for image in range(2):
+            step[image, kept[image], np.arange(keep)] = 1
+            for place, row in enumerate(removed[image][1:], start=1):
+                step[image, row] = share[image, :, place] / share[image, :, place].sum()
+        expected = expected @ step
+    np.testing.assert_allclose(tokens.blend, expected, atol=1e-6)
+    restored = plans.restore(tokens.patches, tokens.slots, tokens.blend)
+    np.testing.assert_allclose(restored, expected @ np.asarray(tokens.patches), atol=1e-5)
+    lost = expected.sum(-1) == 0
+    assert lost.any()
+    np.testing.assert_array_equal(np.asarray(restored)[lost], 0)
+
+
+def test_restoring_by_slots_gives_every_patch_its_token():
+    x = jnp.arange(12.0).reshape(2, 3, 2)
+    slots = jnp.asarray([[0, 2, 2, 1], [1, -1, 0, 2]])
+    restored = np.asarray(plans.restore(x, slots))
+    for image in range(2):
+        for patch, slot in enumerate(slots[image]):
+            np.testing.assert_array_equal(restored[image, patch], 0 if slot < 0 else x[image, slot])
+
+
 @settings(max_examples=20)
 @given(SEEDS)
 def test_slots_compose_like_dictionaries(seed):

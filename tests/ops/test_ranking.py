@@ -1,4 +1,4 @@
-"""The split by score against NumPy's stable sort."""
+"""Rankings against plain sorts."""
 
 import jax
 import jax.numpy as jnp
@@ -7,19 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tcvit_jax.ops.ranking import split_by_score
+from tcvit_jax.ops.ranking import largest, smallest, split_by_score, standing
 
-# Few values, so that ties are the rule.
-SCORES = hnp.arrays(np.float32, (2, 11), elements=st.sampled_from([-1.0, 0.0, 0.25, 3.0]))
+# Few values, so that most entries are tied with others.
+ROWS = hnp.arrays(np.float32, (2, 9), elements=st.sampled_from([-2.0, -0.5, 0.0, 0.25, 1.0, 3.0]))
 
 
-@settings(max_examples=40)
-@given(SCORES, st.integers(1, 10))
-def test_equals_a_stable_descending_sort(score, keep):
+@given(ROWS, st.integers(1, 9))
+def test_split_is_a_stable_descending_sort(score, keep):
     kept, removed = split_by_score(jnp.asarray(score), keep)
-    order = np.argsort(-score, axis=-1, kind="stable")
-    np.testing.assert_array_equal(kept, np.sort(order[:, :keep], axis=-1))
-    np.testing.assert_array_equal(removed, np.sort(order[:, keep:], axis=-1))
+    for image in range(2):
+        order = sorted(range(9), key=lambda i: (-score[image, i], i))
+        np.testing.assert_array_equal(kept[image], sorted(order[:keep]))
+        np.testing.assert_array_equal(removed[image], sorted(order[keep:]))
 
 
 def test_scores_are_ranked_in_float32():
@@ -29,3 +29,22 @@ def test_scores_are_ranked_in_float32():
     np.testing.assert_array_equal(kept, [[2]])
     kept, _ = jax.jit(split_by_score, static_argnums=1)(score.astype(jnp.bfloat16), 1)
     np.testing.assert_array_equal(kept, [[0]])
+
+
+@given(ROWS, st.integers(0, 9))
+def test_the_largest_are_those_of_a_stable_sort(rows, count):
+    found = np.asarray(largest(jnp.asarray(rows), count))
+    for image in range(2):
+        order = sorted(range(9), key=lambda i: (-rows[image, i], i))
+        np.testing.assert_array_equal(np.flatnonzero(found[image]), sorted(order[:count]))
+
+
+@settings(max_examples=30)
+@given(hnp.arrays(np.float32, (2, 50), elements=st.floats(0, 2, width=32)), st.integers(1, 50))
+def test_the_smallest_are_exact_down_to_denormals(rows, rank):
+    np.testing.assert_array_equal(smallest(jnp.asarray(rows), rank), np.sort(rows, axis=-1)[:, rank - 1])
+
+
+def test_standing_counts_the_lower_and_half_of_the_equal():
+    score = jnp.asarray([[0.3, 0.1, 0.3, 0.9], [1.0, 1.0, 1.0, 1.0]])
+    np.testing.assert_array_equal(standing(score), [[1.5, 0, 1.5, 3], [1.5] * 4])

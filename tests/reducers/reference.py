@@ -1,4 +1,10 @@
-"""GTP-ViT and TC-ViT for one image, in NumPy float64, loop by loop from their formulas."""
+"""GTP-ViT and TC-ViT for one image, in NumPy float64, loop by loop from their formulas.
+
+Everywhere `maps [H, T, T]` is the attention of every head, rows are queries, the `prefix` tokens come first, and
+`values [H, T, d]` are what attention averages.
+"""
+
+import math
 
 import numpy as np
 
@@ -7,6 +13,17 @@ def split(score, keep):
     """Kept and removed rows, ascending; the higher score stays, ties to the lower index."""
     order = sorted(range(len(score)), key=lambda i: (-score[i], i))
     return sorted(order[:keep]), sorted(order[keep:])
+
+
+def sparsify(maps, part):
+    """Each head's map with the entries below its int(T * T * (1 - part))-th smallest set to zero."""
+    rank = int(maps.shape[1] * maps.shape[2] * (1 - part))
+    if rank == 0:
+        return maps
+    return np.stack([np.where(head < sorted(head.ravel())[rank - 1], 0, head) for head in maps])
+
+
+# GTP-ViT
 
 
 def gtp_adjacency(x, grid, neighbors, kind):
@@ -22,52 +39,183 @@ def gtp_adjacency(x, grid, neighbors, kind):
     return adjacency
 
 
-def gtp(x0, x, size, origin, maps, keep, grid, *, neighbors=8, alpha=0.1, kind="mixed", prefix=1):
+def gtp_score(maps, name, prefix):
+    """The score of every patch token, by the table of the published code."""
+    heads, tokens = range(len(maps)), range(prefix, maps.shape[1])
+    kind, how = name.split("_")
+    over_heads = {"mean": np.mean, "max": np.max}[how]
+    diagonal = [over_heads([maps[h][i, i] for h in heads]) for i in tokens]
+    received = [over_heads([sum(maps[h][q, i] for q in range(maps.shape[1])) for h in heads]) for i in tokens]
+    if kind == "cosine":
+        rows = [over_heads([maps[h][i] for h in heads], axis=0) for i in tokens]
+        rows = [row / np.linalg.norm(row) for row in rows]
+        return [-sum(float(a @ b) for b in rows) for a in rows]
+    return {
+        "cls": [over_heads([maps[h][0, i] for h in heads]) for i in tokens],
+        "diag": diagonal,
+        "received": received,
+        "mixed": [d * r for d, r in zip(diagonal, received, strict=True)],
+        "sum": [d + r for d, r in zip(diagonal, received, strict=True)],
+    }[kind]
+
+
+def gtp(x0, x, size, origin, maps, keep, grid, reducer, prefix):
     """One block: kept and removed rows, new features and sizes of the patch tokens.
 
-    `x0` are the embedded patches, `x [N, D]` the patch tokens now, `maps [H, T, T]` the attention of every head.
+    `x0` are the embedded patches, `x [N, D]` the patch tokens now.
     """
-    adjacency = gtp_adjacency(x0, grid, neighbors, kind)
-    degree = adjacency.sum(1)
-    score = []
-    for i in range(len(x)):
-        diagonal = max(head[prefix + i, prefix + i] for head in maps)
-        received = max(sum(head[q, prefix + i] for q in range(len(head))) for head in maps)
-        score.append(diagonal * received)
-    kept, removed = split(score, keep)
-    features, sizes = [], []
-    for i in kept:
-        feature, total = x[i].copy(), size[i]
-        for j in removed:
-            a, b = origin[i], origin[j]
-            edge = adjacency[a, b] / np.sqrt(degree[a] * degree[b]) if adjacency[a, b] else 0.0
-            feature += alpha * edge * x[j]
-            total += alpha * edge * size[j]
-        features.append(feature)
-        sizes.append(total)
+    kept, removed = split(gtp_score(maps, reducer.score, prefix), keep)
+    features, sizes = [x[i].copy() for i in kept], [size[i] for i in kept]
+    if reducer.propagation == "mean":
+        features.append(sum(x[j] for j in removed) / len(removed))
+        sizes.append(sum(size[j] for j in removed))
+    elif reducer.propagation == "graph":
+        adjacency = gtp_adjacency(x0, grid, reducer.neighbors, reducer.graph)
+        degree = adjacency.sum(1)
+        for row, i in enumerate(kept):
+            for j in removed:
+                a, b = origin[i], origin[j]
+                if adjacency[a, b]:
+                    edge = reducer.alpha / math.sqrt(degree[a] * degree[b])
+                    features[row] += edge * x[j]
+                    sizes[row] += edge * size[j]
     return kept, removed, np.asarray(features), np.asarray(sizes)
 
 
-def tcvit(x, size, maps, keep, *, order=2, match_order=None, balance=0.5, prefix=1):
-    """One block: kept and removed rows, the kept row each removed one joins, new features and sizes."""
-    walk = sum(maps) / len(maps)
-    connected, match = walk, walk
-    for _ in range(order - 1):
-        connected = connected @ walk
-    for _ in range((match_order or order) - 1):
-        match = match @ walk
-    n = len(x)
-    c = np.asarray([sum(connected[prefix + j, prefix + i] for j in range(n)) for i in range(n)])
-    score = balance * c / c.sum()
-    if balance < 1:
-        d = np.asarray([walk[0, prefix + i] for i in range(n)])
-        score = score + (1 - balance) * d / d.sum()
+# TC-ViT
+
+
+def tcvit_chain(maps, reducer, prefix):
+    """The walk `W` of one step, after every switch of section 3.1."""
+    tokens = maps.shape[1]
+    walk = np.zeros((tokens, tokens))
+    for i in range(tokens):
+        for j in range(tokens):
+            entries = [head[i, j] for head in maps]
+            walk[i, j] = sum(entries) / len(entries) if reducer.heads == "mean" else max(entries)
+            if (reducer.graph == "patch" and min(i, j) < prefix) or (i == j and not reducer.self_loops):
+                walk[i, j] = 0
+    lost_some = reducer.graph == "patch" or not reducer.self_loops
+    if reducer.heads == "max" or (reducer.renormalise and lost_some):
+        for i in range(tokens):
+            if walk[i].sum() > 0:
+                walk[i] /= walk[i].sum()
+    return walk
+
+
+def tcvit_walk(walk, kind, order, gamma):
+    """The full matrix `C_K`, by the definition of each kind of walk (section 3.2)."""
+    one = np.eye(len(walk))
+    powers = [one]
+    for _ in range(order):
+        powers.append(powers[-1] @ walk)
+    if kind == "power":
+        return powers[order]
+    if kind == "cumulative":
+        return sum(powers[1:]) / order
+    if kind == "katz":
+        weights = [gamma ** (k - 1) for k in range(1, order + 1)]
+        return sum(w * p for w, p in zip(weights, powers[1:], strict=True)) / sum(weights)
+    half = (one + walk) / 2
+    out = one
+    for _ in range(order):
+        out = out @ half
+    return out
+
+
+def tcvit_normed(x, kind):
+    """A score made comparable with another (section 3.3)."""
+    x = np.asarray(x)
+    if kind == "sum":
+        return x / x.sum() if x.sum() > 0 else x
+    if kind == "minmax":
+        return (x - x.min()) / (x.max() - x.min())
+    if kind == "zscore":
+        return (x - x.mean()) / x.std()
+    if kind == "rank":
+        return np.asarray([sum(a > b for b in x) + 0.5 * (sum(a == b for b in x) - 1) for a in x])
+    return x
+
+
+def tcvit_scores(maps, values, walk, connected, reducer, prefix, class_tokens):
+    """Connectivity, dominance and the representative score of every patch token (sections 3.3 to 3.5)."""
+    tokens, heads = maps.shape[1], range(len(maps))
+    patches = range(prefix, tokens)
+    over_heads = {"mean": np.mean, "max": np.max}[reducer.heads]
+    starts = patches if reducer.columns == "patch" else range(tokens)
+    connectivity = [sum(connected[j, i] for j in starts) for i in patches]
+    if reducer.balance == 1:
+        dominance = None
+    elif reducer.dominance == "gap":
+        dominance = [sum(walk[j, i] for j in patches) / len(patches) for i in patches]
+    elif reducer.dominance == "cls_walk":
+        dominance = [sum(connected[c, i] for c in range(class_tokens)) / class_tokens for i in patches]
+    else:
+        dominance = []
+        for i in patches:
+            rows = [sum(maps[h][c, i] for c in range(class_tokens)) / class_tokens for h in heads]
+            if reducer.dominance == "cls_values":
+                rows = [row * np.linalg.norm(values[h][i]) for h, row in enumerate(rows)]
+            dominance.append(over_heads(rows))
+    score = reducer.balance * tcvit_normed(connectivity, reducer.score_norm) if reducer.balance > 0 else 0
+    if dominance is not None:
+        score = score + (1 - reducer.balance) * tcvit_normed(dominance, reducer.score_norm)
+    return connectivity, dominance, score
+
+
+def tcvit_match(walk, kept, removed, reducer, prefix):
+    """How well each removed token matches each kept one, `[R, K]` (section 3.6)."""
+    reach = tcvit_walk(walk, reducer.walk, reducer.match_order or reducer.order, reducer.gamma)
+    match = np.zeros((len(removed), len(kept)))
+    for a, q in enumerate(removed):
+        for b, p in enumerate(kept):
+            there, back = reach[prefix + q, prefix + p], reach[prefix + p, prefix + q]
+            match[a, b] = {"to_kept": there, "from_kept": back, "both": (there + back) / 2}[reducer.direction]
+            if reducer.match_norm == "lift":
+                match[a, b] /= sum(reach[j, prefix + p] for j in range(prefix, len(reach)))
+        if reducer.match_norm == "softmax":
+            match[a] = np.exp(match[a]) / np.exp(match[a]).sum()
+    return match
+
+
+def tcvit_share(match, reducer):
+    """What part of each removed token each kept one gets, `[R, K]`."""
+    share = np.zeros_like(match)
+    for a, row in enumerate(match):
+        best = sorted(range(len(row)), key=lambda p: (-row[p], p))
+        if reducer.fuse == "hard":
+            share[a, best[0]] = 1
+        else:
+            for p in best[: reducer.top_m] if reducer.fuse == "topm" else best:
+                share[a, p] = row[p] ** (1 / reducer.temperature)
+            share[a] /= share[a].sum()
+    return share
+
+
+def tcvit(x, size, maps, values, keep, reducer, prefix=1, class_tokens=1):
+    """One block: kept and removed rows, the share `[R, K]` of each removed token, new features and sizes."""
+    walk = tcvit_chain(maps, reducer, prefix)
+    connected = tcvit_walk(walk, reducer.walk, reducer.order, reducer.gamma)
+    connectivity, dominance, score = tcvit_scores(maps, values, walk, connected, reducer, prefix, class_tokens)
     kept, removed = split(score, keep)
-    target = [max(range(keep), key=lambda p, q=q: (match[prefix + q, prefix + kept[p]], -p)) for q in removed]
-    features, sizes = [], []
-    for place, i in enumerate(kept):
-        members = [i, *(q for q, home in zip(removed, target, strict=True) if home == place)]
-        total = sum(size[m] for m in members)
-        features.append(sum(size[m] * x[m] for m in members) / total)
-        sizes.append(total)
-    return kept, removed, target, np.asarray(features), np.asarray(sizes)
+    features, sizes = [x[p].copy() for p in kept], [size[p] for p in kept]
+    if reducer.fuse == "drop":
+        return kept, removed, None, np.asarray(features), np.asarray(sizes)
+    if reducer.fuse == "single":
+        weight = [c / len(x) for c in connectivity] if dominance is None else dominance
+        features.append(sum(weight[q] * x[q] for q in removed))
+        sizes.append(sum(size[q] for q in removed))
+        return kept, removed, None, np.asarray(features), np.asarray(sizes)
+    match = tcvit_match(walk, kept, removed, reducer, prefix)
+    share = tcvit_share(match, reducer)
+    mass = {"mean": np.ones(len(x)), "score": score}.get(reducer.fuse_weight, size)
+    for b, p in enumerate(kept):
+        total = mass[p]
+        feature = mass[p] * x[p]
+        for a, q in enumerate(removed):
+            weight = share[a, b] * mass[q] * (match[a, b] if reducer.fuse_weight == "connectivity" else 1)
+            feature = feature + weight * x[q]
+            total += weight
+            sizes[b] += share[a, b] * size[q]
+        features[b] = feature / total
+    return kept, removed, share, np.asarray(features), np.asarray(sizes)

@@ -1,7 +1,8 @@
-"""GTP-ViT against its formulas, and the invariants of its propagation."""
+"""GTP-ViT against its formulas, and the invariants of its graph and its propagation."""
 
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,97 +10,181 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tcvit_jax as tc
+from tcvit_jax.ops import graph as graphs
 from tcvit_jax.ops import plans
+from tcvit_jax.reducers.gtp import GRAPHS, SCORES
 from tests.reducers import reference
-from tests.reducers.test_reducers import GRID, condense, scene
+from tests.reducers.scenes import condense, scene
 
 
-def maps_of(seed, prefix, patches=20):
-    """The attention that `scene` computes its signals from, in float64, `[B, H, T, T]`."""
-    rng = np.random.default_rng(seed)
-    rng.standard_normal((2, prefix + patches, 6))
-    q, k = ((1.5 * rng.standard_normal((2, 3, prefix + patches, 4))).astype(np.float32) for _ in range(2))
-    scores = np.einsum("bhqd,bhkd->bhqk", q.astype(np.float64), k) / 2
-    e = np.exp(scores - scores.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
+def second_block(reducer, first, out, seed, prefix, keep):
+    """The next block over what a plan left: its graph is a part of the first one, its attention drawn anew."""
+    again = scene(seed, prefix, grid=(1, out.origin.shape[1]))
+    tokens = replace(out, state=reducer.prepare(first.tokens, first.grid))
+    plan = reducer.plan(tokens, again.signals, keep)
+    return again.maps, plan, plans.apply(plan, tokens)
 
 
-@settings(max_examples=15)
-@given(
-    st.integers(0, 999), st.integers(0, 2), st.sampled_from([1, 11, 17]), st.sampled_from(["spatial", "semantic", "mixed"])
-)  # fmt: skip
-def test_two_blocks_equal_the_reference(seed, prefix, keep, kind):
-    tokens, signals = scene(seed, prefix)
-    reducer = tc.GTP(graph=kind, neighbors=3, alpha=0.3)
-    plan, out = condense(reducer, tokens, signals, 18)
-    # The second block reads a sub-matrix of the first graph; its attention is drawn anew.
-    _, signals2 = scene(seed + 1, prefix, patches=18)
-    plan2 = reducer.plan(replace(out, state=reducer.prepare(tokens, GRID)), signals2, keep)
-    out2 = plans.apply(plan2, out)
+@pytest.mark.parametrize("propagation", ["graph", "mean", "none"])
+@pytest.mark.parametrize("kind", GRAPHS)
+@settings(max_examples=4)
+@given(st.integers(0, 999), st.integers(0, 2), st.sampled_from([1, 11, 16]))
+def test_two_blocks_equal_the_reference(kind, propagation, seed, prefix, keep):
+    drawn = scene(seed, prefix)
+    reducer = tc.GTP(graph=kind, neighbors=3, alpha=0.3, propagation=propagation)
+    plan, out = condense(reducer, drawn, 17)
+    maps2, plan2, out2 = second_block(reducer, drawn, out, seed + 1, prefix, keep)
     for image in range(2):
-        x0 = np.asarray(tokens.patches[image], np.float64)
-        size = np.asarray(tokens.size[image], np.float64)
-        shared = {"grid": GRID, "neighbors": 3, "alpha": 0.3, "kind": kind, "prefix": prefix}
-        first = reference.gtp(x0, x0, size, range(20), maps_of(seed, prefix)[image], 18, **shared)
+        x0, size = (np.asarray(x[image], np.float64) for x in (drawn.tokens.patches, drawn.tokens.size))
+        shared = {"grid": drawn.grid, "reducer": reducer, "prefix": prefix}
+        first = reference.gtp(x0, x0, size, range(20), drawn.maps[image], 17, **shared)
         np.testing.assert_array_equal(plan.kept[image], first[0])
         np.testing.assert_array_equal(plan.removed[image], first[1])
         np.testing.assert_allclose(out.patches[image], first[2], rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(out.size[image], first[3], rtol=1e-5)
-        maps = maps_of(seed + 1, prefix, 18)[image]
-        second = reference.gtp(x0, first[2], first[3], first[0], maps, keep, **shared)
+        origin = [*first[0], -1]
+        second = reference.gtp(x0, first[2], first[3], origin, maps2[image], keep, **shared)
         np.testing.assert_array_equal(plan2.kept[image], second[0])
         np.testing.assert_allclose(out2.patches[image], second[2], rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(out2.size[image], second[3], rtol=1e-5)
+        expected = [origin[row] for row in second[0]] + [-1] * reducer.extra
+        np.testing.assert_array_equal(out2.origin[image], expected)
 
 
-def test_without_alpha_it_is_pruning():
-    tokens, signals = scene(0)
-    plan, out = condense(tc.GTP(alpha=0.0), tokens, signals, 12)
-    kept = np.take_along_axis(np.asarray(tokens.patches), np.asarray(plan.kept)[..., None], axis=1)
-    np.testing.assert_array_equal(out.patches, kept)
+@pytest.mark.parametrize("name", SCORES)
+@settings(max_examples=4)
+@given(st.integers(0, 999), st.integers(1, 3))
+def test_scores_read_the_map_as_they_say(name, seed, prefix):
+    drawn = scene(seed, prefix)
+    plan, _ = condense(tc.GTP(score=name), drawn, 12)
+    for image in range(2):
+        expected = reference.split(reference.gtp_score(drawn.maps[image], name, prefix), 12)
+        np.testing.assert_array_equal(plan.kept[image], expected[0])
+
+
+def test_scores_do_not_know_the_order_of_heads():
+    drawn = scene(1)
+    back = jax.tree.map(lambda leaf: leaf[:, ::-1] if leaf.ndim == 3 and leaf.shape[1] == 3 else leaf, drawn.signals)
+    for name in SCORES:
+        if not name.startswith("cosine"):  # their maps are reduced over heads already
+            plans_ = [condense(tc.GTP(score=name), drawn._replace(signals=s), 9)[0] for s in (drawn.signals, back)]
+            np.testing.assert_array_equal(plans_[0].kept, plans_[1].kept)
+
+
+def test_a_distillation_token_is_averaged_with_the_class_token_and_asked_like_any_query():
+    drawn = scene(2, prefix=2, class_tokens=2)
+    plan, _ = condense(tc.GTP(score="cls_max"), drawn, 9)
+    for image in range(2):
+        score = drawn.maps[image][:, :2].mean(1).max(0)[2:]
+        np.testing.assert_array_equal(plan.kept[image], reference.split(score, 9)[0])
+
+
+def test_the_random_score_differs_by_seed_and_by_length_and_not_by_image():
+    kept = {
+        (seed, prefix): np.asarray(condense(tc.GTP(score="random", seed=seed), scene(prefix, prefix), 9)[0].kept)
+        for seed in (0, 1)
+        for prefix in (0, 1)
+    }
+    np.testing.assert_array_equal(kept[0, 0][0], kept[0, 0][1])
+    np.testing.assert_array_equal(kept[0, 0], kept[0, 1])
+    assert (kept[0, 0] != kept[1, 0]).any()
+    # Every patch leaves now and then.
+    draws = [condense(tc.GTP(score="random", seed=seed), scene(0), 9)[0].kept[0] for seed in range(20)]
+    assert set(np.concatenate(draws).tolist()) == set(range(20))
+
+
+def test_without_alpha_it_is_pruning_bit_for_bit():
+    drawn = scene(0)
+    plan, out = condense(tc.GTP(alpha=0.0), drawn, 12)
+    _, pruned = condense(tc.GTP(propagation="none"), drawn, 12)
+    for one, other in ((out.x, pruned.x), (out.size, pruned.size), (out.slots, pruned.slots)):
+        np.testing.assert_array_equal(one, other)
     assert (np.asarray(plan.target) == -1).all()
 
 
 def test_propagation_is_affine_in_alpha():
-    tokens, signals = scene(1)
-    at = {alpha: np.asarray(condense(tc.GTP(alpha=alpha), tokens, signals, 12)[1].x) for alpha in (0.0, 0.4, 1.0)}
+    drawn = scene(1)
+    at = {alpha: np.asarray(condense(tc.GTP(alpha=alpha), drawn, 12)[1].x) for alpha in (0.0, 0.4, 1.0)}
     np.testing.assert_allclose(at[0.4], at[0.0] + 0.4 * (at[1.0] - at[0.0]), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", GRAPHS)
+def test_the_graph_has_the_degrees_of_its_kind(kind):
+    drawn = scene(3)
+    graph = tc.GTP(graph=kind, neighbors=3).prepare(drawn.tokens, drawn.grid)
+    spatial = graphs.spatial(drawn.grid).sum(-1)
+    degree = np.asarray(graph.adjacency.sum(-1))
+    least = {"spatial": spatial, "semantic": 3, "mixed": np.maximum(spatial, 3)}[kind]
+    most = {"spatial": spatial, "semantic": 3, "mixed": spatial + 3}[kind]
+    assert (degree >= least).all()
+    assert (degree <= most).all()
+    assert not np.diagonal(graph.adjacency, axis1=1, axis2=2).any()
+    # An eigenvector of every normalised graph, symmetric or not: A^ sqrt(deg) = sqrt(deg).
+    every = jnp.broadcast_to(jnp.arange(20), (2, 20))
+    dense = np.asarray(graphs.normalised_block(graph.adjacency, graph.root, every, every))
+    np.testing.assert_allclose(np.einsum("bij,bj->bi", dense, np.sqrt(degree)), np.sqrt(degree), rtol=2e-6)
+
+
+def test_later_blocks_read_a_part_of_the_first_graph():
+    drawn = scene(4)
+    reducer = tc.GTP(neighbors=3, alpha=1.0)
+    plan, out = condense(reducer, drawn, 15)
+    _, plan2, _ = second_block(reducer, drawn, out, 5, 1, 9)
+    graph = reducer.prepare(drawn.tokens, drawn.grid)
+    every = jnp.broadcast_to(jnp.arange(20), (2, 20))
+    dense = np.asarray(graphs.normalised_block(graph.adjacency, graph.root, every, every))
+    for image in range(2):
+        kept = np.asarray(plan.kept[image])
+        rows, columns = kept[np.asarray(plan2.kept[image])], kept[np.asarray(plan2.removed[image])]
+        np.testing.assert_array_equal(plan2.weight[image], dense[image][np.ix_(rows, columns)])
+
+
+def test_sizes_balance():
+    """The survivors' sizes are the kept ones' and alpha times what the columns of the graph pass on."""
+    drawn = scene(6)
+    plan, out = condense(tc.GTP(alpha=0.2), drawn, 12)
+    size = np.asarray(drawn.tokens.size)
+    kept = np.take_along_axis(size, np.asarray(plan.kept), 1).sum(-1)
+    passed = np.take_along_axis(size, np.asarray(plan.removed), 1) * np.asarray(plan.weight).sum(1)
+    np.testing.assert_allclose(out.size.sum(-1), kept + passed.sum(-1), rtol=1e-6)
+    assert (np.asarray(out.size) >= np.take_along_axis(size, np.asarray(plan.kept), 1)).all()
+
+
 def test_a_token_without_kept_neighbours_is_lost_and_changes_nothing():
-    tokens, signals = scene(2)
-    reducer = tc.GTP(graph="spatial", alpha=0.5)
-    plan, out = condense(reducer, tokens, signals, 1)
+    drawn = scene(2)
+    plan, out = condense(tc.GTP(graph="spatial", alpha=0.5), drawn, 1)
     lonely = np.flatnonzero(np.asarray(plan.target[0]) == -1)
     assert len(lonely) >= 11  # a kept token has at most eight neighbours
-    x = tokens.x.at[0, 1 + plan.removed[0, lonely[0]]].add(100.0)
-    changed = plans.apply(plan, tokens.with_x(x).with_state(None))
+    x = drawn.tokens.x.at[0, 1 + plan.removed[0, lonely[0]]].add(100.0)
+    changed = plans.apply(plan, drawn.tokens.with_x(x))
     np.testing.assert_array_equal(changed.x[0], out.x[0])
     assert int(out.slots[0, plan.removed[0, lonely[0]]]) == -1
 
 
-@pytest.mark.parametrize("name", ["diag_mean", "diag_max", "received_mean", "received_max", "mixed_mean", "sum_max"])
-def test_scores_read_the_map_as_they_say(name):
-    tokens, signals = scene(3)
-    plan, _ = condense(tc.GTP(score=name), tokens, signals, 12)
-    maps = maps_of(3, 1)
-    diagonal = np.diagonal(maps, axis1=-2, axis2=-1)[..., 1:]
-    received = maps.sum(-2)[..., 1:]
-    first, how = name.split("_")
-    over = {"mean": np.mean, "max": np.max}[how]
-    d, r = over(diagonal, axis=1), over(received, axis=1)
-    score = {"diag": d, "received": r, "mixed": d * r, "sum": d + r}[first]
+@pytest.mark.parametrize("propagation", ["graph", "mean", "none"])
+def test_patches_may_come_in_any_order(propagation):
+    """Permuted with their graph, their sizes and their attention; what survives is the same set."""
+    drawn = scene(7)
+    reducer = tc.GTP(neighbors=3, propagation=propagation)
+    order = np.random.default_rng(0).permutation(20)
+    whole = np.concatenate([[0], 1 + order])
+    state = reducer.prepare(drawn.tokens, drawn.grid)
+    if state is not None:
+        state = type(state)(state.adjacency[:, order][:, :, order], state.root[:, order])
+    shuffled = replace(drawn.tokens, x=drawn.tokens.x[:, whole], size=drawn.tokens.size[:, order], state=state)
+    signals = replace(
+        drawn.signals, diagonal=drawn.signals.diagonal[..., whole], received=drawn.signals.received[..., whole]
+    )
+    _, out = condense(reducer, drawn, 7)
+    plan = reducer.plan(shuffled, signals, 7)
+    out2 = plans.apply(plan, shuffled)
     for image in range(2):
-        np.testing.assert_array_equal(plan.kept[image], reference.split(score[image], 12)[0])
+        back = np.argsort(order[np.asarray(plan.kept[image])])
+        again = np.asarray(out2.patches[image])
+        again = np.concatenate([again[:7][back], again[7:]])
+        np.testing.assert_allclose(again, out.patches[image], rtol=1e-5, atol=1e-6)
 
 
 def test_too_many_neighbours_name_the_number():
-    tokens, signals = scene(0)
     with pytest.raises(tc.InputError, match="neighbors=20 is out of range: 20 patch tokens have between 0 and 19"):
-        condense(tc.GTP(neighbors=20), tokens, signals, 12)
-
-
-def test_sizes_in_the_thousands_stay_finite():
-    tokens, signals = scene(4)
-    _, out = condense(tc.GTP(alpha=0.4), replace(tokens, size=jnp.full_like(tokens.size, 10_000.0)), signals, 12)
-    assert bool(jnp.isfinite(jnp.log(out.size)).all())
+        condense(tc.GTP(neighbors=20), scene(0), 12)

@@ -1,4 +1,4 @@
-"""What holds for every reducer: one parametrised test, which a new entry of `REDUCERS` joins by itself."""
+"""What holds for every reducer and switch: parametrised tests, which a new entry of `REDUCERS` joins by itself."""
 
 import json
 from dataclasses import replace
@@ -7,83 +7,111 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import tcvit_jax as tc
 from tcvit_jax import reducers
 from tcvit_jax.ops import plans
 from tcvit_jax.ops.attention import SIGNALS, attention
 from tcvit_jax.tokens import Tokens
+from tests.reducers.scenes import condense, scene
+from tests.switches import REDUCERS_AND_SWITCHES, SWITCHES
 
 METHODS = [pytest.param(kind(), id=name) for name, kind in reducers.REDUCERS.items()]
-GRID = (4, 5)
 
 
-def scene(seed, prefix=1, batch=2, patches=20):
-    """Tokens after attention, with sizes, and the attention's signals; patches of the first layer are the state."""
-    rng = np.random.default_rng(seed)
-    x = jnp.asarray(rng.standard_normal((batch, prefix + patches, 6)), jnp.float32)
-    q, k = (jnp.asarray(1.5 * rng.standard_normal((batch, 3, prefix + patches, 4)), jnp.float32) for _ in range(2))
-    size = jnp.asarray(rng.uniform(1, 4, (batch, patches)), jnp.float32)
-    tokens = replace(Tokens.start(x, prefix), size=size)
-    return tokens, attention(q, k, q, signals=SIGNALS)[1]
-
-
-def condense(reducer, tokens, signals, keep):
-    tokens = tokens.with_state(reducer.prepare(tokens, GRID))
-    plan = reducer.plan(tokens, signals, keep)
-    return plan, plans.apply(plan, tokens)
-
-
-@pytest.mark.parametrize("reducer", METHODS)
-@pytest.mark.parametrize("keep", [1, 13, 19])
+@pytest.mark.parametrize("reducer", SWITCHES)
+@pytest.mark.parametrize("keep", [1, 13])
 def test_a_plan_splits_the_patches(reducer, keep):
-    plan, out = condense(reducer, *scene(0), keep)
-    for image in range(2):
+    check_split(reducer, scene(0, prefix=2), keep)
+
+
+@settings(max_examples=12)
+@given(
+    st.sampled_from(REDUCERS_AND_SWITCHES), st.integers(0, 999), st.integers(1, 3), st.integers(1, 5),
+    st.integers(1, 4), st.integers(2, 4), st.data(),
+)  # fmt: skip
+def test_a_plan_splits_patches_of_any_shape(reducer, seed, batch, prefix, height, width, data):
+    patches = height * width
+    if isinstance(reducer, tc.GTP):
+        reducer = replace(reducer, neighbors=min(reducer.neighbors, patches - 1))
+    drawn = scene(seed, prefix, batch, (height, width), class_tokens=data.draw(st.integers(1, min(prefix, 2))))
+    check_split(reducer, drawn, data.draw(st.integers(1, patches - 1)))
+
+
+def check_split(reducer, drawn, keep):
+    batch, patches, prefix = *drawn.tokens.origin.shape, drawn.tokens.prefix
+    plan, out = condense(reducer, drawn, keep)
+    survivors = keep + reducer.extra
+    for image in range(batch):
         kept, removed = set(np.asarray(plan.kept[image]).tolist()), set(np.asarray(plan.removed[image]).tolist())
         assert len(kept) == keep
-        assert kept | removed == set(range(20))
+        assert kept | removed == set(range(patches))
         assert not kept & removed
     assert (np.diff(plan.kept) > 0).all()
     assert (np.diff(plan.removed) > 0).all()
-    assert out.x.shape == (2, 1 + keep, 6)
-    assert (plan.target < keep).all()
-    # A removed token sits where most of it went.
-    most = np.asarray(plan.share.max(1))
-    at_target = np.take_along_axis(np.asarray(plan.share), np.maximum(plan.target, 0)[:, None, :], axis=1)[:, 0]
-    np.testing.assert_array_equal(np.where(np.asarray(plan.target) < 0, 0, at_target), most)
+    assert out.x.shape == (batch, prefix + survivors, 6)
+    assert (plan.target < survivors).all()
+    # Prefix tokens pass untouched, and are nobody's destination.
+    np.testing.assert_array_equal(out.x[:, :prefix], drawn.tokens.x[:, :prefix])
+    # Sizes never shrink.
+    before = np.take_along_axis(np.asarray(drawn.tokens.size), np.asarray(plan.kept), axis=1)
+    assert (np.asarray(out.size[:, :keep]) >= before * (1 - 1e-6)).all()
+    # A removed token sits where most of it went, and its patches with it.
+    if plan.share is None:
+        assert (np.asarray(plan.target) == -1).all()
+    else:
+        at_target = np.take_along_axis(np.asarray(plan.share), np.maximum(plan.target, 0)[:, None, :], axis=1)[:, 0]
+        np.testing.assert_array_equal(np.where(np.asarray(plan.target) < 0, 0, at_target), plan.share.max(1))
+    went = np.take_along_axis(np.asarray(out.slots), np.asarray(plan.removed), axis=1)
+    np.testing.assert_array_equal(went, plan.target)
 
 
-@pytest.mark.parametrize("reducer", METHODS)
-def test_prefix_tokens_pass_untouched_and_sizes_never_shrink(reducer):
-    tokens, signals = scene(1, prefix=2)
-    plan, out = condense(reducer, tokens, signals, 12)
-    np.testing.assert_array_equal(out.x[:, :2], tokens.x[:, :2])
-    kept = np.take_along_axis(np.asarray(tokens.size), np.asarray(plan.kept), axis=1)
-    assert (np.asarray(out.size) >= kept - 1e-6).all()
+@pytest.mark.parametrize("reducer", SWITCHES)
+def test_the_fate_of_removed_tokens_is_what_the_reducer_says(reducer):
+    drawn = scene(0, class_tokens=1)
+    plan, out = condense(reducer, drawn, 7)
+    tokens, patches = drawn.tokens, np.asarray(drawn.tokens.patches)
+    total = np.asarray(out.size.sum(-1)) / np.asarray(tokens.size.sum(-1))
+    if reducer.fate == "dropped":
+        np.testing.assert_array_equal(out.patches, np.take_along_axis(patches, np.asarray(plan.kept)[..., None], 1))
+        assert (np.asarray(out.slots).max(-1) == 6).all()
+    elif reducer.fate == "merged":
+        # Nothing is lost, every weight is that of a mean, and no feature leaves the range of what it is made of.
+        np.testing.assert_allclose(total, 1, rtol=1e-6)
+        assert (np.asarray(out.slots) >= 0).all()
+        np.testing.assert_allclose(plan.self_weight + plan.weight.sum(-1), 1, rtol=1e-6)
+        assert (np.asarray(plan.weight) >= 0).all()
+        assert (out.patches <= tokens.patches.max(1, keepdims=True) + 1e-6).all()
+        assert (out.patches >= tokens.patches.min(1, keepdims=True) - 1e-6).all()
+    if reducer.fate != "merged":
+        assert plan.self_weight is None
 
 
-@pytest.mark.parametrize("reducer", METHODS)
+@pytest.mark.parametrize("reducer", SWITCHES)
 def test_an_image_alone_gives_what_it_gives_in_a_batch(reducer):
-    tokens, signals = scene(2, batch=3)
-    plan, out = condense(reducer, tokens, signals, 12)
+    drawn = scene(2, batch=3)
+    plan, out = condense(reducer, drawn, 12)
     for image in range(3):
-        alone = jax.tree.map(lambda leaf, image=image: leaf[image : image + 1], (tokens, signals))
-        plan_alone, out_alone = condense(reducer, *alone, 12)
+        tokens, signals = jax.tree.map(lambda leaf, image=image: leaf[image : image + 1], (drawn.tokens, drawn.signals))
+        plan_alone, out_alone = condense(reducer, drawn._replace(tokens=tokens, signals=signals), 12)
         np.testing.assert_array_equal(plan_alone.kept[0], plan.kept[image])
         np.testing.assert_array_equal(plan_alone.target[0], plan.target[image])
         np.testing.assert_allclose(out_alone.x[0], out.x[image], atol=1e-6)
 
 
-@pytest.mark.parametrize("reducer", METHODS)
+@pytest.mark.parametrize("reducer", SWITCHES)
 def test_jit_equals_eager(reducer):
-    tokens, signals = scene(3)
-    plan, out = condense(reducer, tokens, signals, 12)
-    plan_jit, out_jit = jax.jit(lambda t, s: condense(reducer, t, s, 12))(tokens, signals)
+    drawn = scene(3)
+    plan, out = condense(reducer, drawn, 12)
+    run = jax.jit(lambda tokens, signals: condense(reducer, drawn._replace(tokens=tokens, signals=signals), 12))
+    plan_jit, out_jit = run(drawn.tokens, drawn.signals)
     np.testing.assert_array_equal(plan_jit.kept, plan.kept)
-    np.testing.assert_allclose(out_jit.x, out.x, atol=1e-6)
+    np.testing.assert_allclose(out_jit.x, out.x, atol=2e-6)
 
 
-@pytest.mark.parametrize("reducer", METHODS)
+@pytest.mark.parametrize("reducer", SWITCHES)
 @pytest.mark.parametrize("tokens_are", ["identical", "zero", "one of them zero"])
 def test_degenerate_tokens_give_no_nan_and_ties_keep_the_lower_index(reducer, tokens_are):
     x = jnp.ones((1, 21, 6)) if tokens_are == "identical" else jnp.zeros((1, 21, 6))
@@ -91,19 +119,33 @@ def test_degenerate_tokens_give_no_nan_and_ties_keep_the_lower_index(reducer, to
         x = jax.random.normal(jax.random.key(0), x.shape).at[:, 5].set(0)
     q = jnp.ones((1, 3, 21, 4))
     signals = attention(q, q, q, signals=SIGNALS)[1]
-    plan, out = condense(reducer, Tokens.start(x, 1), signals, 12)
+    flat = scene(0)._replace(tokens=Tokens.start(x, 1), signals=signals)
+    plan, out = condense(reducer, flat, 12)
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves((plan, out)))
-    if tokens_are == "identical":
+    if getattr(reducer, "score", "") != "random":
         # Flat attention: every score is equal.
         np.testing.assert_array_equal(plan.kept, [range(12)])
 
 
-@pytest.mark.parametrize("reducer", METHODS)
+@pytest.mark.parametrize("reducer", SWITCHES)
+def test_attention_on_one_token_alone_gives_no_nan(reducer):
+    """Saturated: everybody attends to the class token, so that all columns of patches are zero."""
+    drawn = scene(5)
+    q, k = jnp.ones((2, 3, 21, 4)), jnp.zeros((2, 3, 21, 4)).at[:, :, 0].set(1e4)
+    signals = attention(q, k, q, signals=SIGNALS)[1]
+    assert float(signals.map[:, :, 1:].max()) == 0
+    plan, out = condense(reducer, drawn._replace(signals=signals), 12)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves((plan, out)))
+    if reducer.fate == "merged":
+        np.testing.assert_allclose(out.size.sum(-1), drawn.tokens.size.sum(-1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("reducer", SWITCHES)
 def test_gradients_through_a_plan_are_those_of_its_matrix(reducer):
-    tokens, signals = scene(4)
-    tokens = tokens.with_state(reducer.prepare(tokens, GRID))
-    plan = reducer.plan(tokens, signals, 12)
-    cotangent = jax.random.normal(jax.random.key(0), (2, 13, 6))
+    drawn = scene(4)
+    tokens = drawn.tokens.with_state(reducer.prepare(drawn.tokens, drawn.grid))
+    plan = reducer.plan(tokens, drawn.signals, 12)
+    cotangent = jax.random.normal(jax.random.key(0), (2, 13 + reducer.extra, 6))
     gradient = jax.grad(lambda x: (plans.apply(plan, tokens.with_x(x)).x * cotangent).sum())(tokens.x)
     step = 1e-2 * jax.random.normal(jax.random.key(1), tokens.x.shape)
     change = ((plans.apply(plan, tokens.with_x(tokens.x + step)).x - plans.apply(plan, tokens).x) * cotangent).sum()
@@ -111,10 +153,47 @@ def test_gradients_through_a_plan_are_those_of_its_matrix(reducer):
     np.testing.assert_allclose((gradient * step).sum(), change, rtol=1e-3)
 
 
-@pytest.mark.parametrize("reducer", [None, *METHODS])
+@pytest.mark.parametrize("reducer", SWITCHES)
+def test_half_precision_ranks_as_float32_does_on_the_same_attention(reducer):
+    """Signals come in float32 from bfloat16 queries and keys; plans ignore the dtype of the features."""
+    drawn = scene(6)
+    rng = np.random.default_rng(6)
+    q, k, v = (jnp.asarray(rng.standard_normal((2, 3, 21, 4)), jnp.bfloat16) for _ in range(3))
+    half = attention(q, k, v, signals=SIGNALS)[1]
+    assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {jnp.dtype("float32")}
+    full = attention(*(x.astype(jnp.float32) for x in (q, k, v)), signals=SIGNALS)[1]
+    x = drawn.tokens.x.astype(jnp.bfloat16)
+    plan, out = condense(reducer, drawn._replace(tokens=drawn.tokens.with_x(x), signals=half), 12)
+    tokens = drawn.tokens.with_x(x.astype(jnp.float32))
+    expected, _ = condense(reducer, drawn._replace(tokens=tokens, signals=full), 12)
+    np.testing.assert_array_equal(plan.kept, expected.kept)
+    np.testing.assert_array_equal(plan.target, expected.target)
+    assert out.x.dtype == jnp.bfloat16
+    assert out.size.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("reducer", SWITCHES)
+def test_sizes_of_ten_thousand_stay_finite(reducer):
+    drawn = scene(7)
+    heavy = replace(drawn.tokens, size=jnp.full_like(drawn.tokens.size, 10_000.0), x=drawn.tokens.x.astype("bfloat16"))
+    _, out = condense(reducer, drawn._replace(tokens=heavy), 12)
+    assert bool(jnp.isfinite(out.x).all())
+    assert bool(jnp.isfinite(jnp.log(out.size)).all())
+    q = jnp.ones((2, 1, 1 + out.size.shape[1], 4), jnp.bfloat16)
+    bias = jnp.pad(jnp.log(out.size), ((0, 0), (1, 0)))
+    values, _ = attention(q, q, q, key_bias=bias)
+    np.testing.assert_allclose(values.astype(jnp.float32), 1, rtol=1e-2)
+
+
+@pytest.mark.parametrize("reducer", [None, *SWITCHES])
 def test_config_round_trip_through_json(reducer):
     config = json.loads(json.dumps(reducers.to_config(reducer)))
     assert reducers.from_config(config) == reducer
+
+
+@pytest.mark.parametrize("reducer", SWITCHES)
+def test_a_reducer_prints_as_what_makes_it_again(reducer):
+    assert eval(repr(reducer), {"GTP": tc.GTP, "TCViT": tc.TCViT}) == reducer
 
 
 @pytest.mark.parametrize(
@@ -124,12 +203,27 @@ def test_config_round_trip_through_json(reducer):
         ({"name": "gtp", "alhpa": 1}, "unknown field of reducer 'gtp': 'alhpa': did you mean 'alpha'?"),
         ({"name": "gtp", "graph": "spacial"}, "unknown graph 'spacial': did you mean 'spatial'?"),
         ({"name": "gtp", "score": "mixed"}, "unknown score 'mixed': did you mean 'mixed_max'?"),
+        ({"name": "gtp", "propagation": "means"}, "unknown propagation 'means': did you mean 'mean'?"),
         ({"name": "gtp", "alpha": -0.1}, "alpha=-0.1 is negative: sizes would shrink below one; use 0.1"),
         ({"name": "gtp", "neighbors": -1}, "neighbors=-1 leaves the mixed graph without edges: use 8"),
+        ({"name": "gtp", "attention_keep": 0}, "attention_keep=0 is not in (0, 1]: 1.0 keeps every entry"),
         ({"name": "tcvit", "order": 0}, "order=0 is no walk: the shortest has 1 step"),
         (
             {"name": "tcvit", "balance": 1.5},
             "balance=1.5 is not between 0 (dominance alone) and 1 (connectivity alone)",
+        ),
+        ({"name": "tcvit", "walk": "kats"}, "unknown walk 'kats': did you mean 'katz'?"),
+        ({"name": "tcvit", "fuse": "top"}, "unknown fuse 'top': did you mean 'topm'?"),
+        ({"name": "tcvit", "gamma": 2}, "gamma=2 is not between 0 (order 1) and 1 (no discount)"),
+        ({"name": "tcvit", "temperature": 0}, "temperature=0 is not positive: use fuse='hard' for its limit"),
+        ({"name": "tcvit", "top_m": 0}, "top_m=0 fuses into no token: use fuse='drop'"),
+        (
+            {"name": "tcvit", "fuse_weight": "score", "score_norm": "zscore"},
+            "fuse_weight='score' needs scores that are not negative, and score_norm='zscore': use 'sum'",
+        ),
+        (
+            {"name": "tcvit", "dominance": "cls_walk", "graph": "patch"},
+            "dominance='cls_walk' starts on the class token, and graph='patch': use graph='full'",
         ),
     ],
 )

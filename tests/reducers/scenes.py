@@ -1,0 +1,40 @@
+"""Random tokens after attention, with the attention that they came from."""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from tcvit_jax.ops import plans
+from tcvit_jax.ops.attention import SIGNALS, Signals, attention
+from tcvit_jax.tokens import Tokens
+
+
+class Scene(NamedTuple):
+    tokens: Tokens
+    signals: Signals
+    maps: np.ndarray  # [B, H, T, T] float64, by the definition
+    values: np.ndarray  # [B, H, T, d] float64
+    grid: tuple[int, int]
+
+
+def scene(seed: int, prefix: int = 1, batch: int = 2, grid: tuple[int, int] = (4, 5), **changes: Any) -> Scene:
+    """Tokens with sizes on their grid; `changes` are fields of `Tokens`, such as `class_tokens`."""
+    rng, patches = np.random.default_rng(seed), grid[0] * grid[1]
+    count = prefix + patches
+    x = jnp.asarray(rng.standard_normal((batch, count, 6)), jnp.float32)
+    q, k, v = ((1.5 * rng.standard_normal((batch, 3, count, 4))).astype(np.float32) for _ in range(3))
+    size = jnp.asarray(rng.uniform(1, 4, (batch, patches)), jnp.float32)
+    tokens = replace(Tokens.start(x, prefix), size=size, **changes)
+    scores = np.einsum("bhqd,bhkd->bhqk", q.astype(np.float64), k) / 2
+    e = np.exp(scores - scores.max(-1, keepdims=True))
+    signals = attention(*map(jnp.asarray, (q, k, v)), signals=SIGNALS, class_tokens=tokens.class_tokens)[1]
+    return Scene(tokens, signals, e / e.sum(-1, keepdims=True), v.astype(np.float64), grid)
+
+
+def condense(reducer, scene, keep):
+    """The plan of a scene and the tokens it leaves."""
+    tokens = scene.tokens.with_state(reducer.prepare(scene.tokens, scene.grid))
+    plan = reducer.plan(tokens, scene.signals, keep)
+    return plan, plans.apply(plan, tokens)
