@@ -84,3 +84,50 @@ def test_budget_of_a_real_model(gmacs, reducer):
 def test_a_budget_above_the_dense_model_removes_nothing():
     model = tc.create_model("deit_small_patch16_224", tc.GTP(), schedule.budget(gmacs=5.0))
     assert model.removed == (0,) * 12
+
+
+@given(st.floats(0.05, 1), st.integers(2, 300), st.integers(1, 24), st.integers(0, 1))
+def test_a_keep_rate_takes_the_same_part_of_every_block(rate, patches, depth, extra):
+    removed = schedule.resolve(schedule.keep_rate(rate), patches, depth, quadratic, extra)
+    left = patches
+    for count in removed:
+        kept = max(1, round(rate * left))
+        # A token exchanged for a fused one is none less: nothing leaves then.
+        assert count == (left - kept if left - kept > extra else 0)
+        left -= count - (extra if count else 0)
+    assert left >= 1
+
+
+@pytest.mark.parametrize("rate", [0, -0.1, 1.1])
+def test_a_rate_that_is_none_is_refused(rate):
+    with pytest.raises(tc.InputError, match=r"is not in \(0, 1\]: 1.0 keeps all"):
+        schedule.resolve(schedule.keep_rate(rate), 64, 4, quadratic)
+
+
+def test_a_budget_by_keep_rate_removes_more_where_there_are_more():
+    dense = quadratic((0,) * 6) / 1e9
+    spread = schedule.resolve(schedule.budget(0.5 * dense, "keep_rate"), 50, 6, quadratic)
+    assert quadratic(spread) <= 0.5e9 * dense
+    assert list(spread) == sorted(spread, reverse=True)
+    # The next rate above it does not fit.
+    left, rates = 50, []
+    for count in spread:
+        rates.append((left - count) / left)
+        left -= count
+    assert max(rates) - min(rates) < 0.05
+    gentler = schedule.resolve(schedule.keep_rate(max(rates) + 0.02), 50, 6, quadratic)
+    assert quadratic(gentler) > 0.5e9 * dense
+
+
+def test_a_budget_of_another_shape_is_refused():
+    with pytest.raises(tc.InputError, match="unknown shape of a budget: 'keep-rate': did you mean 'keep_rate'?"):
+        schedule.resolve(schedule.budget(1.0, "keep-rate"), 64, 4, quadratic)
+
+
+@given(st.integers(2, 60), st.integers(1, 8), st.data())
+def test_tokens_fused_of_others_count_as_left(patches, depth, data):
+    most = (patches - 1 + depth - 1) // depth
+    count = data.draw(st.integers(1, most))
+    assert schedule.resolve(count, patches, depth, quadratic, extra=1) == (count,) * depth
+    with pytest.raises(tc.InputError, match=f"at most {most} per block leave one"):
+        schedule.resolve(most + 1, patches, depth, quadratic, extra=1)

@@ -321,9 +321,7 @@ def test_copies_merged_into_their_like_change_no_logit(reducer):
     variables, images, dense = twins()
     condensed = run(small(reducer, [9, 0], depth=2), variables, images)
     gap = float(jnp.abs(condensed - dense).max())
-    # GTP's mean of the removed ones is a copy too, as long as these are all alike.
-    whole = reducer.fate == "merged" or getattr(reducer, "propagation", "") == "mean"
-    if whole and reducer.proportional_attention and reducer.attention_keep == 1:
+    if reducer.fate == "merged" and reducer.proportional_attention and reducer.attention_keep == 1:
         assert gap < 1e-5
     else:
         assert gap > 1e-3
