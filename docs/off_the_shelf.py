@@ -35,6 +35,8 @@ METHODS = {
     "score order 8, match order 1": tc.TCViT(order=8, match_order=1),
     "score order 1, match order 8": tc.TCViT(order=1, match_order=8),
     "order 8, Katz": tc.TCViT(order=8, walk="katz"),
+    "order 1, lift": tc.TCViT(order=1, match_norm="lift"),
+    "order 2, lift": tc.TCViT(match_norm="lift"),
     "order 8, lift": tc.TCViT(order=8, match_norm="lift"),
     "soft": tc.TCViT(fuse="soft"),
     "soft, temperature 0.25": tc.TCViT(fuse="soft", temperature=0.25),
@@ -43,7 +45,8 @@ METHODS = {
     "drop": tc.TCViT(fuse="drop"),
     "dominance alone": tc.TCViT(balance=0.0),
     "connectivity alone": tc.TCViT(balance=1.0),
-    "sizes not counted": tc.TCViT(proportional_attention=False),
+    "connectivity alone, lift": tc.TCViT(balance=1.0, match_norm="lift"),
+    "keys not weighted by size": tc.TCViT(proportional_attention=False),
 }
 
 

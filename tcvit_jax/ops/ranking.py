@@ -18,7 +18,9 @@ def split_by_score(score: Array, keep: int) -> tuple[Array, Array]:
     Returns:
         `kept [B, keep]` and `removed [B, N - keep]`, int32.
     """
-    order = jnp.argsort(-score.astype(jnp.float32), axis=-1, stable=True).astype(jnp.int32)
+    # Selection is discrete: to the gradient it is a constant.
+    score = jax.lax.stop_gradient(score).astype(jnp.float32)
+    order = jnp.argsort(-score, axis=-1, stable=True).astype(jnp.int32)
     return jnp.sort(order[:, :keep], axis=-1), jnp.sort(order[:, keep:], axis=-1)
 
 

@@ -47,13 +47,13 @@ def test_it_agrees_with_the_trace():
 
 def test_order_one_agrees_with_itself_and_terms_left_out_have_no_rank():
     variables, images = variables_of(small()), images_of(2)
-    both = tc.diagnose(small(tc.TCViT(order=1), 6), variables, images).blocks[0]
+    both = tc.diagnose(small(tc.TCViT(order=1), [6, 0, 0]), variables, images).blocks[0]
     assert both.order == pytest.approx(1)
     assert both.dominance is not None
     for reducer in (tc.GTP(), tc.TCViT(balance=0.0)):
-        block = tc.diagnose(small(reducer, 6), variables, images).blocks[0]
+        block = tc.diagnose(small(reducer, [6, 0, 0]), variables, images).blocks[0]
         assert block.order is block.dominance is None
-    alone = tc.diagnose(small(tc.TCViT(balance=1.0), 6), variables, images).blocks[0]
+    alone = tc.diagnose(small(tc.TCViT(balance=1.0), [6, 0, 0]), variables, images).blocks[0]
     assert alone.dominance is None
     assert alone.order is not None
 

@@ -389,6 +389,14 @@ def test_dropout_and_drop_path_act_in_training_alone():
     assert not np.allclose(train(0), plain)
 
 
+@pytest.mark.parametrize("reducer", METHODS)
+def test_training_without_dropout_is_evaluation(reducer):
+    model, images = small(reducer, 8), images_of(2)
+    variables = variables_of(model)
+    train = jax.jit(lambda v, x: model.apply(v, x, train=True, rngs={"dropout": jax.random.key(0)}))
+    np.testing.assert_allclose(train(variables, images), run(model, variables, images), rtol=0, atol=1e-6)
+
+
 def test_drop_path_keeps_the_expectation():
     from tcvit_jax.models.layers import DropPath
 

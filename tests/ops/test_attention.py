@@ -135,3 +135,13 @@ def test_gradient_equals_that_of_the_textbook_form(argument):
         return attention(q, k, v)[0].sum(where=jnp.arange(4) > 0)
 
     np.testing.assert_allclose(jax.grad(ours, argument)(*qkv), jax.grad(textbook, argument)(*qkv), atol=2e-6)
+
+
+def test_removing_keys_is_masking_them():
+    """Fixed-size gathers against the masked form of the same: keys at minus infinity."""
+    q, k, v = map(jnp.asarray, random_qkv(7))
+    left = np.asarray([0, 2, 3, 6])
+    gathered, _ = attention(q[:, :, left], k[:, :, left], v[:, :, left])
+    mask = jnp.full((2, 7), -jnp.inf).at[:, left].set(0)
+    masked, _ = attention(q, k, v, key_bias=mask)
+    np.testing.assert_allclose(gathered, masked[:, :, left], atol=1e-6)
