@@ -33,8 +33,8 @@ def main() -> None:
         for column, axis in enumerate(axes):
             picture = images[row] / 255
             if column:
-                kept = np.zeros(model.grid[0] * model.grid[1])
-                kept[np.asarray(trace.kept[column - 1][row])] = 1
+                kept, origin = np.zeros(model.grid[0] * model.grid[1]), np.asarray(trace.kept[column - 1][row])
+                kept[origin[origin >= 0]] = 1  # -1 is a token fused of several
                 mask = np.kron(kept.reshape(model.grid), np.ones((model.patch_size, model.patch_size)))[..., None]
                 # Removed patches turn blue, so that a black kept patch can be told from them.
                 picture = np.broadcast_to(picture, (*picture.shape[:2], 3))

@@ -14,8 +14,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import tcvit_jax as tc
-from tcvit_jax.models import ViT
-from tcvit_jax.models.zoo import OVERRIDES, Preprocessing
+from tcvit_jax.models import ViT, condense
+from tcvit_jax.models.zoo import Preprocessing
 from tcvit_jax.ops.images import normalise
 from tcvit_jax.training.experiment import build_eval_data
 
@@ -50,10 +50,10 @@ METHODS = {
 }
 
 
-def condensed(model: ViT, reducer: tc.GTP | tc.TCViT, share: float) -> ViT:
+def at_budget(model: ViT, reducer: tc.GTP | tc.TCViT, share: float) -> ViT:
     """The same model with `share` of its multiply-adds."""
     budget = tc.schedule.budget(share * model.cost().total / 1e9, shape="keep_rate")
-    return tc.create_model(model.variant, reducer, budget, **{key: getattr(model, key) for key in OVERRIDES})
+    return condense(model, reducer, budget)
 
 
 def right(model: ViT, variables: dict, batches: list[dict], shown: Preprocessing) -> np.ndarray:
@@ -79,7 +79,7 @@ def rows(checkpoint: str) -> Iterator[str]:
     for name, reducer in METHODS.items():
         cells = []
         for share in BUDGETS:
-            change = right(condensed(model, reducer, share), variables, batches, shown).astype(float) - dense
+            change = right(at_budget(model, reducer, share), variables, batches, shown).astype(float) - dense
             error = change.std() / np.sqrt(len(change))
             cells.append(f"{dense.mean() + change.mean():.2%} ({100 * change.mean():+.2f} ± {100 * error:.2f})")
         yield f"| {name} | " + " | ".join(cells) + " |"

@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 import tcvit_jax as tc
 from tcvit_jax.measure.diagnosis import Reduction, count_destinations
-from tcvit_jax.models.zoo import OVERRIDES, Preprocessing
+from tcvit_jax.models import condense
+from tcvit_jax.models.zoo import Preprocessing
 from tcvit_jax.ops.images import normalise
 from tcvit_jax.training.experiment import build_eval_data
 
@@ -57,7 +58,7 @@ def main() -> None:
     dense, variables, meta = tc.load(flags.checkpoint)
     shown, first = Preprocessing(**meta["preprocessing"]), tc.TCViT(order=1)
     budget = tc.schedule.budget(0.6 * dense.cost().total / 1e9, shape="keep_rate")
-    model = tc.create_model(dense.variant, first, budget, **{key: getattr(dense, key) for key in OVERRIDES})
+    model = condense(dense, first, budget)
     data = build_eval_data(ConfigDict(meta["config"]), model, shown)
     images = np.stack([data.transform(data.source[i]["image"]) for i in _spread(len(data.source), flags.images)])
     images = normalise(images, shown.mean, shown.std)

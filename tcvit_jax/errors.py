@@ -1,7 +1,9 @@
 """The one exception that a user's mistake ends in, and the wording that every such message shares."""
 
 import difflib
+import operator
 from collections.abc import Iterable
+from typing import SupportsIndex
 
 
 class InputError(ValueError):
@@ -23,3 +25,14 @@ def unknown(kind: str, name: object, options: Iterable[str]) -> InputError:
     nearest = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"choose one of: {', '.join(options)}"
     return InputError(f"unknown {kind} {name!r}: {hint}")
+
+
+def whole(name: str, value: object) -> int:
+    """`value` as an int, if it is a whole number by type: 3.9 is not rounded, and True is no number.
+
+    Raises:
+        InputError: it is not; the message names `name`.
+    """
+    if not isinstance(value, SupportsIndex) or isinstance(value, bool):
+        raise InputError(f"{name} takes a whole number, and was given {value!r}")
+    return operator.index(value)

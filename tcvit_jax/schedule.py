@@ -6,12 +6,12 @@ A schedule is resolved once, when a model is made, into one static Python int pe
 from __future__ import annotations
 
 import itertools
-import operator
+import numbers
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, SupportsIndex, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from tcvit_jax.errors import InputError, unknown
+from tcvit_jax.errors import InputError, unknown, whole
 
 # Multiply-adds of one image for a given number of removed tokens per block.
 Cost = Callable[[tuple[int, ...]], int]
@@ -51,22 +51,23 @@ class explicit:
     counts: tuple[int, ...]
 
     def removed(self, patches: int, depth: int, cost: Cost, extra: int) -> tuple[int, ...]:
-        """The list itself, if it is as long as the model is deep."""
-        if len(self.counts) != depth:
-            raise InputError(f"schedule lists {len(self.counts)} blocks and the model has {depth}")
+        """The list itself."""
         return self.counts
 
 
 @dataclass(frozen=True)
 class keep_rate:
-    """The same part of the patch tokens stays in every block, rounded to whole tokens and at least one."""
+    """The same part of the patch tokens stays in every block, rounded to whole tokens (halves to even), at least one.
+
+    A method that fuses removed tokens into one more has that one besides.
+    """
 
     rate: float
 
     def removed(self, patches: int, depth: int, cost: Cost, extra: int) -> tuple[int, ...]:
         """What the rate takes from each block's tokens."""
-        if not 0 < self.rate <= 1:
-            raise InputError(f"keep_rate={self.rate} is not in (0, 1]: 1.0 keeps all")
+        if not isinstance(self.rate, numbers.Real) or not 0 < self.rate <= 1:
+            raise InputError(f"keep_rate={self.rate!r} is not in (0, 1]: 1.0 keeps all")
         counts, left = [], patches
         for _ in range(depth):
             count = left - max(1, round(self.rate * left))
@@ -94,6 +95,8 @@ class budget:
 
     def removed(self, patches: int, depth: int, cost: Cost, extra: int) -> tuple[int, ...]:
         """The first spread that fits, in the order of how much they remove."""
+        if not isinstance(self.gmacs, numbers.Real):
+            raise InputError(f"budget gmacs={self.gmacs!r} is no number of 1e9 multiply-adds, such as 3.4")
         if self.shape == "constant":
             spreads = [_spread(total, depth) for total in range(patches + extra * (depth - 1))]
         elif self.shape == "keep_rate":
@@ -101,12 +104,14 @@ class budget:
             spreads = list(dict.fromkeys(rates))
         else:
             raise unknown("shape of a budget:", self.shape, ("constant", "keep_rate"))
+        # A token exchanged for one that is fused of it alone would be no reduction.
+        spreads = [spread for spread in spreads if all(count == 0 or count > extra for count in spread)]
         for spread in spreads:
             if cost(spread) <= self.gmacs * 1e9:
                 return spread
         least = min(map(cost, spreads)) / 1e9
         raise InputError(
-            f"budget gmacs={self.gmacs:g} cannot be met: the least is {least:.3g}, with one patch token left"
+            f"budget gmacs={self.gmacs:g} cannot be met: the least is {least:.3g}, with as few patch tokens as can be"
         )
 
 
@@ -118,15 +123,8 @@ def _spread(total: int, depth: int) -> tuple[int, ...]:
 
 def _as_schedule(value: int | Sequence[int] | Schedule) -> Schedule:
     if isinstance(value, Iterable):
-        return explicit(tuple(_whole(count) for count in value))
-    return value if isinstance(value, Schedule) else constant(_whole(value))
-
-
-def _whole(count: object) -> int:
-    """`count` as an int, if it is a whole number by type: 3.9 is not rounded, and True is no number of tokens."""
-    if not isinstance(count, SupportsIndex) or isinstance(count, bool):
-        raise InputError(f"schedule takes whole numbers of tokens, and was given {count!r}")
-    return operator.index(count)
+        return explicit(tuple(whole("schedule", count) for count in value))
+    return value if isinstance(value, Schedule) else constant(whole("schedule", value))
 
 
 def resolve(
@@ -144,11 +142,17 @@ def resolve(
     Raises:
         InputError: it does not fit the model.
     """
-    removed = _as_schedule(schedule).removed(patches, depth, cost, extra)
+    removed = tuple(whole("schedule", count) for count in _as_schedule(schedule).removed(patches, depth, cost, extra))
+    if len(removed) != depth:
+        raise InputError(f"schedule lists {len(removed)} blocks and the model has {depth}")
     left = patches
     for block, count in enumerate(removed):
         if count < 0:
             raise InputError(f"schedule removes {count} tokens in block {block}: use 0 or more")
+        if 0 < count <= extra:
+            raise InputError(
+                f"schedule removes {count} token in block {block} and adds {extra} fused of it: use 0 or {extra + 1}"
+            )
         if count >= left:
             raise InputError(
                 f"schedule removes {count} tokens in block {block}, which has {left}: at most {left - 1} leave one"

@@ -103,7 +103,8 @@ class Plan:
     @property
     def survivors(self) -> int:
         """`S`: the kept tokens and the fused ones behind them."""
-        return self.kept.shape[1] if self.weight is None else self.weight.shape[1]
+        matrix = self.share if self.weight is None else self.weight
+        return self.kept.shape[1] if matrix is None else matrix.shape[1]
 
 
 @jax.tree_util.register_dataclass

@@ -25,6 +25,7 @@ _TCVIT = [
     tc.TCViT(match_norm="lift", direction="both", fuse="soft"),
     tc.TCViT(graph="patch", self_loops=False, renormalise=True),
     tc.TCViT(balance=0.0, fuse="drop"),
+    tc.TCViT(dominance="gap", walk="lazy"),
     tc.TCViT(balance=1.0, fuse="single"),
     tc.TCViT(attention_keep=0.6, proportional_attention=False),
 ]

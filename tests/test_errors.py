@@ -1,6 +1,9 @@
 """The wording of errors."""
 
-from tcvit_jax.errors import InputError, unknown
+import numpy as np
+import pytest
+
+from tcvit_jax.errors import InputError, unknown, whole
 
 
 def test_the_nearest_name_is_offered():
@@ -11,6 +14,13 @@ def test_the_nearest_name_is_offered():
 
 def test_all_names_are_listed_when_none_is_near():
     assert str(unknown("model", "resnet", ["b", "a"])) == "unknown model 'resnet': choose one of: a, b"
+
+
+def test_whole_numbers_are_told_by_type():
+    assert whole("order", np.int64(3)) == 3
+    for value in (3.0, True, "3", None):
+        with pytest.raises(InputError, match=f"order takes a whole number, and was given {value!r}"):
+            whole("order", value)
 
 
 def test_it_is_a_value_error():

@@ -43,7 +43,7 @@ def test_a_list_of_another_length_is_refused():
 
 @pytest.mark.parametrize("value", [3.9, [1, 1.7], True, "8", None, [True, 1]])
 def test_only_whole_numbers_are_tokens(value):
-    with pytest.raises(tc.InputError, match="schedule takes whole numbers of tokens, and was given"):
+    with pytest.raises(tc.InputError, match="schedule takes a whole number, and was given"):
         schedule.resolve(value, 64, 2, quadratic)
 
 
@@ -127,7 +127,27 @@ def test_a_budget_of_another_shape_is_refused():
 @given(st.integers(2, 60), st.integers(1, 8), st.data())
 def test_tokens_fused_of_others_count_as_left(patches, depth, data):
     most = (patches - 1 + depth - 1) // depth
-    count = data.draw(st.integers(1, most))
+    if most < 2:
+        return
+    count = data.draw(st.integers(2, most))
     assert schedule.resolve(count, patches, depth, quadratic, extra=1) == (count,) * depth
     with pytest.raises(tc.InputError, match=f"at most {most} per block leave one"):
         schedule.resolve(most + 1, patches, depth, quadratic, extra=1)
+
+
+def test_a_token_is_not_exchanged_for_one_fused_of_it_alone():
+    with pytest.raises(tc.InputError, match="schedule removes 1 token in block 1 and adds 1 fused of it: use 0 or 2"):
+        schedule.resolve([0, 1, 3], 20, 3, quadratic, extra=1)
+    for budget in (schedule.budget(8000.0), schedule.budget(8000.0, "keep_rate")):
+        assert 1 not in schedule.resolve(budget, 50, 6, quadratic, extra=1)
+
+
+@pytest.mark.parametrize("wrong", [schedule.constant(3.5), schedule.explicit((0.5, 1)), schedule.constant(True)])
+def test_objects_take_whole_numbers_too(wrong):
+    with pytest.raises(tc.InputError, match="schedule takes a whole number, and was given"):
+        schedule.resolve(wrong, 64, 2, quadratic)
+
+
+def test_a_budget_is_a_number():
+    with pytest.raises(tc.InputError, match="budget gmacs='3.4' is no number of 1e9 multiply-adds, such as 3.4"):
+        schedule.resolve(schedule.budget("3.4"), 64, 2, quadratic)

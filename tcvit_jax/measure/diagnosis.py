@@ -13,6 +13,7 @@ from jax import Array
 from tcvit_jax.errors import InputError
 from tcvit_jax.models import ViT
 from tcvit_jax.ops.attention import Signals
+from tcvit_jax.ops.ranking import standing
 from tcvit_jax.reducers import TCViT
 from tcvit_jax.tokens import Plan, Tokens
 
@@ -33,7 +34,7 @@ class BlockDiagnosis:
     Attributes:
         block: its index.
         removed: how many tokens left.
-        destinations: how many different survivors they went to.
+        destinations: how many different survivors they went to, by the one that got the most of each.
         largest: how many went to the most frequent one.
         lost: the share of them that found no survivor.
         dominance: Spearman's rank correlation of connectivity with dominance, over the patch tokens.
@@ -100,10 +101,9 @@ def diagnose(model: ViT, variables: Mapping[str, Any], images: Array | np.ndarra
         model, variables, images: as for `reductions`.
 
     Returns:
-        A table. Connectivity is TC-ViT's: for other reducers, or where `balance` leaves out one of its two terms, the
-        correlations are `None`.
+        A table. Connectivity is TC-ViT's: other reducers have no correlations, nor has a `balance` of 0; one of 1 has
+        none with dominance.
     """
-    assert model.reducer is not None or not model.removed
     found = reductions(model, variables, images)
     blocks = tuple(_diagnosis(reduction, model.reducer) for reduction in found)
     return Diagnosis(f"{model.variant}, {model.reducer}", len(images), blocks)
@@ -115,10 +115,10 @@ def _diagnosis(reduction: Reduction, reducer: Any) -> BlockDiagnosis:
     if isinstance(reducer, TCViT) and reducer.balance > 0:
         connected = reducer.connectivity(reduction.tokens, reduction.signals)
         first = reducer.connectivity(reduction.tokens, reduction.signals, order=1)
-        order = rank_correlation(np.asarray(first), np.asarray(connected))
+        order = rank_correlation(first, connected)
         if reducer.balance < 1:
             dominant = reducer.dominant(reduction.tokens, reduction.signals)
-            dominance = rank_correlation(np.asarray(connected), np.asarray(dominant))
+            dominance = rank_correlation(connected, dominant)
     removed = reduction.plan.removed.shape[1]
     return BlockDiagnosis(reduction.block, removed, destinations, largest, lost, dominance, order)
 
@@ -133,11 +133,10 @@ def count_destinations(target: np.ndarray) -> tuple[float, float, float]:
     )
 
 
-def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's rho of `a` and `b [B, N]`, the mean over rows; ties rank by index, a constant row counts as 0."""
+def rank_correlation(a: Array, b: Array) -> float:
+    """Spearman's rho of `a` and `b [B, N]`, the mean over rows; ties share a rank, a constant row counts as 0."""
     total = 0.0
-    for x, y in zip(a, b, strict=True):
+    for x, y in zip(np.asarray(standing(a)), np.asarray(standing(b)), strict=True):
         if np.ptp(x) > 0 and np.ptp(y) > 0:
-            ranks = [np.argsort(np.argsort(values, kind="stable")) for values in (x, y)]
-            total += float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+            total += float(np.corrcoef(x, y)[0, 1])
     return total / len(a)

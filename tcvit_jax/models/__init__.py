@@ -2,6 +2,7 @@
 
 from tcvit_jax.models.vit import ViT
 from tcvit_jax.models.zoo import (
+    condense,
     count_parameters,
     create_model,
     from_config,
@@ -12,6 +13,6 @@ from tcvit_jax.models.zoo import (
 )
 
 __all__ = [
-    "ViT", "count_parameters", "create_model", "from_config", "list_models", "parameter_shapes", "preprocessing",
-    "to_config",
+    "ViT", "condense", "count_parameters", "create_model", "from_config", "list_models", "parameter_shapes",
+    "preprocessing", "to_config",
 ]  # fmt: skip

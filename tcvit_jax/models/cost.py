@@ -84,12 +84,16 @@ def cost(shape: Shape, removed: tuple[int, ...], reducer: Reducer | None) -> Cos
         blocks.append(_block(shape, patches, leaving, count, reducer))
         patches = leaving
     reducing = reducer is not None and any(removed)
+    prepare = reducer.prepare_macs(shape.patches, shape.width) if reducer and reducing else 0
+    unread = 0
+    if shape.reads_prefix_alone:
+        unread = _unread(shape, blocks[-1], reducer if reducing else None) + (0 if any(removed[:-1]) else prepare)
     return Cost(
         embed=shape.patches * shape.patch_values * shape.width,
-        prepare=reducer.prepare_macs(shape.patches, shape.width) if reducer and reducing else 0,
+        prepare=prepare,
         blocks=tuple(blocks),
         head=shape.width * shape.classes,
-        unread=_unread(shape, blocks[-1], reducer if reducing else None) if shape.reads_prefix_alone else 0,
+        unread=unread,
     )
 
 

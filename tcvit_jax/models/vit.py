@@ -191,7 +191,7 @@ class ViT(nn.Module):
         """Logits of normalised images.
 
         Where the head reads prefix tokens alone and no trace is asked for, the last block computes nothing else: its
-        patch tokens would not change the logits.
+        patch tokens would not change the logits. (With dropout, a trace changes which numbers are drawn there.)
 
         Args:
             images: `[B, H, W, C]` float.
@@ -217,7 +217,8 @@ class ViT(nn.Module):
         Args:
             images: `[B, H, W, C]` float.
             restore: the patch tokens back on their grid instead, each patch with the features of the token that holds
-                it; zero where it was lost. Patches that a method shared among several tokens get their weighted mean.
+                it, or the most of it; zero where it was lost. Patches that a method splits among several tokens (soft
+                fusion) get their weighted mean.
             train, trace: as for logits.
 
         Returns:

@@ -91,12 +91,25 @@ def create_model(
     sizes["img_size"] = (size, size) if isinstance(size, int) else tuple(size)
     model = ViT(variant=name, **sizes)
     _check_sizes(model)
+    return condense(model, reducer, schedule)
+
+
+def condense(model: ViT, reducer: Reducer | None = None, schedule: int | Sequence[int] | schedules.Schedule = 0) -> ViT:
+    """The same model, condensed by another reducer and schedule (see `create_model`); its parameters are the same.
+
+    Raises:
+        InputError: a reducer or a schedule that does not fit the model.
+    """
+    model = replace(model, reducer=None, removed=())
     if reducer is None:
         return model
+    if not isinstance(reducer, Reducer):
+        raise InputError(f"reducer={reducer!r} is not a reducer: use tc.GTP(), for example")
     if reducer.needs_class_token and not model.class_token:
         raise InputError(f"class_token=False, and {reducer.needs_class_token}")
     model = replace(model, reducer=reducer)
     patches = model.grid[0] * model.grid[1]
+    reducer.check(patches)
     removed = schedules.resolve(schedule, patches, model.depth, lambda counts: model.cost(counts).total, reducer.extra)
     return replace(model, removed=removed)
 

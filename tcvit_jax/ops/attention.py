@@ -55,7 +55,7 @@ def attention(
     keep: float = 1.0,
     read: int | None = None,
 ) -> tuple[Array, Signals]:
-    """Scaled dot-product attention; scores and softmax in float32 whatever the dtype of the inputs.
+    """Scaled dot-product attention; scores are summed, and their softmax taken, in float32 whatever the inputs' dtype.
 
     Args:
         q, k, v: `[B, H, T, d]`; `q` may hold fewer rows, where signals and sparsification do not need the others.
@@ -107,9 +107,15 @@ def _statistics(weights: Array, k: Array, v: Array, signals: Collection[str], cl
         "class_row": lambda: weights[:, :, :class_tokens].mean(2),
         "diagonal": lambda: jnp.diagonal(weights, axis1=-2, axis2=-1),
         "received": lambda: weights.sum(-2),
-        "value_norm": lambda: jnp.linalg.norm(v.astype(jnp.float32), axis=-1),
+        "value_norm": lambda: _length(v.astype(jnp.float32)),
         "keys": lambda: k.astype(jnp.float32).mean(1),
         "map": lambda: weights.mean(1),
         "map_max": lambda: weights.max(1),
     }
     return Signals(**{name: compute[name]() for name in signals})
+
+
+def _length(x: Array) -> Array:
+    """The Euclidean length over the last axis; its gradient is 0, and not NaN, where `x` is."""
+    square = (x**2).sum(-1)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

@@ -31,16 +31,21 @@ def semantic(x: Array, neighbors: int) -> Array:
         InputError: fewer than `neighbors` other tokens exist.
     """
     tokens = x.shape[1]
-    if not 0 <= neighbors < tokens:
-        raise InputError(
-            f"neighbors={neighbors} is out of range: {tokens} patch tokens have between 0 and {tokens - 1} others"
-        )
+    check_neighbors(neighbors, tokens)
     x = x.astype(jnp.float32)
     norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
     unit = x / jnp.where(norm > 0, norm, 1)
     cosine = jnp.einsum("bid,bjd->bij", unit, unit, precision="highest")
     own = jnp.eye(tokens, dtype=bool)
     return largest(jnp.where(own, -jnp.inf, cosine), neighbors) & ~own
+
+
+def check_neighbors(neighbors: int, tokens: int) -> None:
+    """Raise `InputError` where tokens have fewer others than `neighbors`."""
+    if not 0 <= neighbors < tokens:
+        raise InputError(
+            f"neighbors={neighbors} is out of range: {tokens} patch tokens have between 0 and {tokens - 1} others"
+        )
 
 
 def inverse_root_degree(adjacency: Array) -> Array:

@@ -84,10 +84,9 @@ def apply(plan: Plan, tokens: Tokens) -> Tokens:
 
 def _check(plan: Plan) -> None:
     """A plan of another shape would broadcast without a word."""
-    if plan.weight is not None:
-        chex.assert_shape((plan.weight, plan.share), (plan.kept.shape[0], plan.survivors, plan.removed.shape[1]))
-    else:
-        assert plan.share is None
+    for matrix in (plan.weight, plan.share):
+        if matrix is not None:
+            chex.assert_shape(matrix, (plan.kept.shape[0], plan.survivors, plan.removed.shape[1]))
     if plan.self_weight is not None:
         chex.assert_equal_shape((plan.kept, plan.self_weight))
 
@@ -136,13 +135,14 @@ def restore(x: Array, slots: Array, blend: Array | None = None) -> Array:
     """Condensed tokens back on the patch grid: every original patch gets the features of the token that holds it.
 
     Args:
-        x: `[B, N, D]` surviving patch tokens.
+        x: `[B, N, ...]` of the surviving patch tokens alone, without prefix: features, sizes, anything.
         slots: `[B, N0]`, as in `Trace.slots`: the row of `x` that holds each patch, or -1.
         blend: `[B, N0, N]`, from `Tokens.blend`: parts of several rows instead of one slot.
 
     Returns:
-        `[B, N0, D]` in raster order, in the dtype of `x`; zero where a patch was lost.
+        `[B, N0, ...]` in raster order, in the dtype of `x`; zero where a patch was lost.
     """
     if blend is not None:
-        return jnp.einsum("bns,bsd->bnd", blend, x.astype(jnp.float32), precision="highest").astype(x.dtype)
-    return jnp.where(slots[..., None] < 0, 0, take_rows(x, jnp.maximum(slots, 0)))
+        return jnp.einsum("bns,bs...->bn...", blend, x.astype(jnp.float32), precision="highest").astype(x.dtype)
+    lost = (slots < 0).reshape(*slots.shape, *(1,) * (x.ndim - 2))
+    return jnp.where(lost, 0, take_rows(x, jnp.maximum(slots, 0)))

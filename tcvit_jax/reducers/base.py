@@ -61,13 +61,20 @@ class Reducer(ABC):
 
     @property
     def shares(self) -> bool:
-        """Whether a removed token may pass to several others, so that it takes more than its slot to restore it."""
+        """Whether plans split the whole of a removed token among several, so that it takes them all to restore it.
+
+        Otherwise it is restored from its slot: the token that got all of it, or the most.
+        """
         return False
 
     @property
     def needs_class_token(self) -> str:
         """If the plan reads the class token's attention: which field does, and what to use without one; else empty."""
         return ""
+
+    def check(self, patches: int) -> None:
+        """Raise `InputError` for a value that does not fit a model of that many patches."""
+        return None
 
     def prepare(self, tokens: Tokens, grid: tuple[int, int]) -> Any:
         """What the method computes once per image, from the embedded tokens on their `(height, width)` grid."""

@@ -14,6 +14,7 @@ reference of the tests; nothing of it is copied. Where it is at fault the tests 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tcvit_jax.errors import InputError, unknown
+from tcvit_jax.errors import InputError, unknown, whole
 from tcvit_jax.ops import graph as graphs
 from tcvit_jax.ops import plans
 from tcvit_jax.ops.attention import Signals
@@ -106,10 +107,12 @@ class GTP(Reducer):
             raise unknown("graph", self.graph, GRAPHS)
         if self.propagation not in FATES:
             raise unknown("propagation", self.propagation, FATES)
-        if self.neighbors < 0 or (self.neighbors == 0 and self.graph == "semantic"):
-            raise InputError(f"neighbors={self.neighbors} leaves the {self.graph} graph without edges: use 8")
-        if not self.alpha >= 0:
-            raise InputError(f"alpha={self.alpha} is negative: sizes would shrink below one; use 0.1")
+        if whole("neighbors", self.neighbors) < 0:
+            raise InputError(f"neighbors={self.neighbors} is negative: use 8, or graph='spatial' for none")
+        if self.neighbors == 0 and self.graph == "semantic":
+            raise InputError("neighbors=0 leaves the semantic graph without edges: use 8")
+        if not 0 <= self.alpha < math.inf:
+            raise InputError(f"alpha={self.alpha} is not a part of a token, 0 or more: use 0.1")
 
     @property
     def signals(self) -> tuple[str, ...]:
@@ -130,6 +133,11 @@ class GTP(Reducer):
     def needs_class_token(self) -> str:
         """The scores by class attention do."""
         return f"score={self.score!r} reads class attention: use 'mixed_max'" if self.score.startswith("cls") else ""
+
+    def check(self, patches: int) -> None:
+        """A token has fewer semantic neighbours than there are others."""
+        if self.propagation == "graph" and self.graph != "spatial":
+            graphs.check_neighbors(self.neighbors, patches)
 
     def prepare(self, tokens: Tokens, grid: tuple[int, int]) -> Graph | None:
         """The graph over the embedded patches, position embedding included (section 3)."""

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tcvit_jax.errors import InputError, unknown
+from tcvit_jax.errors import InputError, unknown, whole
 from tcvit_jax.ops import plans, walks
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.gather import take_block, take_rows
@@ -71,12 +71,12 @@ class TCViT(Reducer):
         match_order: the length of the walks that find a removed token's destination; None for `order`. Long walks
             forget where they started, so that a large one sends every token to the same place.
         balance: the weight of connectivity; dominance gets the rest. 1 needs no class token.
-        walk, gamma: `"power"`, `"cumulative"`, `"katz"` or `"lazy"` (`ops.walks.coefficients`).
+        walk, gamma: `"power"`, `"cumulative"`, `"katz"` or `"lazy"` (`ops.walks.coefficients`); `gamma` is Katz's.
         fuse: what becomes of a removed token: `"hard"`, all of it goes to its best match; `"soft"`, to every kept
             token in proportion to the match; `"topm"`, to the `top_m` best in proportion; `"drop"`, nowhere;
             `"single"`, all removed tokens become one more behind the kept ones, weighted by dominance as it is, like
             EViT's (by the mean connectivity where `balance` is 1), and a patch token like others from then on.
-        temperature: of soft and top-m: shares go by `match ** (1 / temperature)`; towards 0 they become hard.
+        temperature: of soft and top-m alone: shares go by `match ** (1 / temperature)`; towards 0 they become hard.
         match_norm: `"none"`; `"lift"`, the match over the mass that reaches the kept token from all patches, so that
             what everybody reaches is no better than the rest; `"softmax"` over the kept tokens.
         top_m: of top-m fusion.
@@ -86,6 +86,7 @@ class TCViT(Reducer):
             `"cls_values"`, that times the length of the value (as ATS); `"cls_walk"`, the class token's row of `C_K`;
             `"gap"`, the mean attention of all patches, which needs no class token.
         heads: how the map of all heads becomes `W`: their `"mean"`, or their `"max"` scaled to sum to one by rows.
+            Dominance by class attention is the same mean or maximum of the class row of each head, not scaled.
         graph: walks over all tokens (`"full"`) or over patch tokens alone (`"patch"`).
         self_loops: whether a walk may stay where it is by a token's attention to itself.
         renormalise: whether rows that lost entries to `graph` or `self_loops` are scaled to sum to one again.
@@ -93,7 +94,8 @@ class TCViT(Reducer):
         direction: of the match: from the removed token `"to_kept"`, `"from_kept"` ones to it, or `"both"` (their mean).
         fuse_weight: what tokens weigh in a fused mean: their `"size"`; nothing but their share (`"mean"`); their
             `"score"`; or their size times their `"connectivity"` with the kept token. Sizes add up all the same.
-        grad_through_soft: whether gradients flow through the shares of soft and top-m fusion into attention.
+        grad_through_soft: whether gradients flow through the weights of the fusion into attention: the shares of soft
+            and top-m, and a `fuse_weight` or a single token's weights that are scores.
         proportional_attention, attention_keep: see `Reducer`.
     """
 
@@ -125,7 +127,7 @@ class TCViT(Reducer):
                 raise unknown(name, getattr(self, name), options)
         for name in ("order", "match_order"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is not None and whole(name, value) < 1:
                 raise InputError(f"{name}={value} is no walk: the shortest has 1 step")
         if not 0 <= self.balance <= 1:
             raise InputError(f"balance={self.balance} is not between 0 (dominance alone) and 1 (connectivity alone)")
@@ -133,13 +135,13 @@ class TCViT(Reducer):
             raise InputError(f"gamma={self.gamma} is not between 0 (order 1) and 1 (no discount)")
         if not self.temperature > 0:
             raise InputError(f"temperature={self.temperature} is not positive: use fuse='hard' for its limit")
-        if self.top_m < 1:
+        if whole("top_m", self.top_m) < 1:
             raise InputError(f"top_m={self.top_m} fuses into no token: use fuse='drop'")
         if self.score_norm == "zscore" and self.fuse_weight == "score":
             raise InputError(
                 "fuse_weight='score' needs scores that are not negative, and score_norm='zscore': use 'sum'"
             )
-        if self.dominance == "cls_walk" and self.graph == "patch":
+        if self.dominance == "cls_walk" and self.graph == "patch" and self.balance < 1:
             raise InputError("dominance='cls_walk' starts on the class token, and graph='patch': use graph='full'")
 
     @property
@@ -178,23 +180,22 @@ class TCViT(Reducer):
         """`W [B, T, T]`, by `heads`, `graph`, `self_loops` and `renormalise`."""
         walk = signals.map if self.heads == "mean" else signals.map_max
         assert walk is not None
-        rows = range(walk.shape[-1])
+        row = jnp.arange(walk.shape[-1])
         if self.graph == "patch":
-            patch = jnp.asarray([row >= tokens.prefix for row in rows])
-            walk = jnp.where(patch[:, None] & patch, walk, 0)
+            walk = jnp.where((row >= tokens.prefix)[:, None] & (row >= tokens.prefix), walk, 0)
         if not self.self_loops:
-            walk = jnp.where(jnp.eye(len(rows), dtype=bool), 0, walk)
+            walk = jnp.where(row[:, None] == row, 0, walk)
         scale = self.heads == "max" or (self.renormalise and not (self.graph == "full" and self.self_loops))
         return _ratio(walk, walk.sum(-1, keepdims=True)) if scale else walk
 
     def connectivity(self, tokens: Tokens, signals: Signals, order: int | None = None) -> Array:
         """How much the others reach each patch token, `[B, N]`, by walks of `order` (None for the reducer's own)."""
-        return self._reached(tokens, self.chain(tokens, signals), order or self.order, self.columns)
+        return self._reached(tokens, self.chain(tokens, signals), self._steps(order or self.order), self.columns)
 
-    def _reached(self, tokens: Tokens, walk: Array, order: int, columns: str) -> Array:
+    def _reached(self, tokens: Tokens, walk: Array, steps: list[float], columns: str) -> Array:
         first = tokens.prefix if columns == "patch" else 0
         start = jnp.broadcast_to(jnp.arange(walk.shape[-1]) >= first, walk.shape[:2]).astype(walk.dtype)
-        return walks.reached(walk, start, self._steps(order))[:, tokens.prefix :]
+        return walks.reached(walk, start, steps)[:, tokens.prefix :]
 
     def _steps(self, order: int) -> list[float]:
         return walks.coefficients(self.walk, order, self.gamma)
@@ -203,7 +204,8 @@ class TCViT(Reducer):
         """How much the image as a whole attends to each patch token, `[B, N]`, by `dominance`."""
         prefix = tokens.prefix
         if self.dominance == "gap":
-            return self._reached(tokens, self.chain(tokens, signals), 1, "patch") / tokens.origin.shape[1]
+            # One step as it is, whatever the kind of walk.
+            return self._reached(tokens, self.chain(tokens, signals), [0.0, 1.0], "patch") / tokens.origin.shape[1]
         if self.dominance == "cls_walk":
             walk, count = self.chain(tokens, signals), tokens.class_tokens
             start = jnp.broadcast_to(jnp.arange(walk.shape[-1]) < count, walk.shape[:2]) / count
@@ -232,7 +234,7 @@ class TCViT(Reducer):
         found = [self._walked(way, kept + tokens.prefix, removed + tokens.prefix, order) for way in ways]
         match = found[0] if len(found) == 1 else (found[0] + found[1]) / 2
         if self.match_norm == "lift":
-            mass = take_rows(self._reached(tokens, walk, order, "patch"), kept)
+            mass = take_rows(self._reached(tokens, walk, self._steps(order), "patch"), kept)
             match = _ratio(match, jnp.broadcast_to(mass[:, None, :], match.shape))
         return jax.nn.softmax(match, axis=-1) if self.match_norm == "softmax" else match
 

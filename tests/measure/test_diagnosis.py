@@ -18,12 +18,16 @@ def test_destinations_are_counted_by_image():
 
 
 def test_rank_correlation_is_spearman_s():
-    a = np.asarray([[1.0, 2.0, 3.0, 4.0], [1.0, 10.0, 100.0, 1000.0]])
+    a = jnp.asarray([[1.0, 2.0, 3.0, 4.0], [1.0, 10.0, 100.0, 1000.0]])
     assert rank_correlation(a, a**3) == pytest.approx(1)
     assert rank_correlation(a, -a) == pytest.approx(-1)
     # 1 - 6 sum(d^2) / (n (n^2 - 1)) with d = 0, 1, -1, 0.
-    assert rank_correlation(a[:1], np.asarray([[1.0, 3.0, 2.0, 4.0]])) == pytest.approx(1 - 6 * 2 / (4 * 15))
-    assert rank_correlation(a[:1], np.ones((1, 4))) == 0
+    assert rank_correlation(a[:1], jnp.asarray([[1.0, 3.0, 2.0, 4.0]])) == pytest.approx(1 - 6 * 2 / (4 * 15))
+    assert rank_correlation(a[:1], jnp.ones((1, 4))) == 0
+    # Ties share a rank: where the one that is not tied stands does not matter.
+    ones = jnp.eye(10)
+    assert rank_correlation(ones[:1], ones[1:2]) == pytest.approx(-1 / 9)
+    assert rank_correlation(ones[:1], ones[7:8]) == pytest.approx(-1 / 9)
 
 
 def test_it_agrees_with_the_trace():

@@ -18,6 +18,15 @@ def backbone(size, removed, reducer):
     return (cost.total - cost.reducer) / 1e9
 
 
+def test_a_graph_that_no_block_reads_is_not_computed():
+    model = small(tc.GTP(), [0, 0, 5])
+    images = jax.ShapeDtypeStruct((1, *model.img_size, 3), np.float32)
+    compiled = jax.jit(model.apply).lower({"params": parameter_shapes(model)}, images).compile()
+    plain = jax.jit(small().apply).lower({"params": parameter_shapes(model)}, images).compile()
+    assert model.cost().computed == small().cost().computed
+    assert compiled.cost_analysis()["flops"] == plain.cost_analysis()["flops"]
+
+
 def test_what_nobody_reads_of_deit_s():
     """Queries, attention, projection and MLP of the last block's patch tokens."""
     dense = tc.create_model(NAMES["s"]).cost()

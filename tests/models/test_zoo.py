@@ -48,6 +48,7 @@ def test_config_rebuilds_the_model_through_json(reducer):
         (("deit_tiny_patch16_224",), {"dtype": "bfloat"}, "unknown dtype 'bfloat': did you mean 'bfloat16'?"),
         (("deit_tiny_patch16_224",), {"distilled": True, "global_pool": "avg"}, "global_pool='avg' has no place for a distillation token: use 'token'"),
         (("deit_tiny_patch16_224", tc.GTP(score="cls_max"), 1), {"class_token": False, "global_pool": "avg"}, "class_token=False, and score='cls_max' reads class attention: use 'mixed_max'"),
+        (("deit_tiny_patch16_224", "gtp", 1), {}, "reducer='gtp' is not a reducer: use tc.GTP(), for example"),
         (("deit_tiny_patch16_224", tc.GTP(), 17), {}, "schedule=17 removes 204 of 196 patch tokens in 12 blocks: at most 16 per block leave one"),
     ],
 )  # fmt: skip
@@ -55,3 +56,10 @@ def test_mistakes_name_the_nearest_right_thing(arguments, overrides, message):
     with pytest.raises(tc.InputError) as caught:
         tc.create_model(*arguments, **overrides)
     assert str(caught.value) == message
+
+
+def test_condense_exchanges_the_reducer_and_nothing_else():
+    plain = small(None, 0, qk_norm=True)
+    model = models.condense(plain, tc.TCViT(), 3)
+    assert model == small(tc.TCViT(), 3, qk_norm=True)
+    assert models.condense(model) == plain

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -145,8 +146,9 @@ def test_blends_compose_as_matrices_and_restore_by_shares(seed):
     np.testing.assert_array_equal(np.asarray(restored)[lost], 0)
 
 
-def test_restoring_by_slots_gives_every_patch_its_token():
-    x = jnp.arange(12.0).reshape(2, 3, 2)
+@pytest.mark.parametrize("shape", [(), (2,), (2, 5)])
+def test_restoring_by_slots_gives_every_patch_its_token(shape):
+    x = jnp.arange(6.0 * np.prod(shape, dtype=int)).reshape(2, 3, *shape)
     slots = jnp.asarray([[0, 2, 2, 1], [1, -1, 0, 2]])
     restored = np.asarray(plans.restore(x, slots))
     for image in range(2):

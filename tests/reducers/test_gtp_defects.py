@@ -53,9 +53,8 @@ def test_no_neighbours_are_refused_or_add_none():
     drawn = scene(1)
     mixed = tc.GTP(neighbors=0).prepare(drawn.tokens, drawn.grid)
     np.testing.assert_array_equal(mixed.adjacency[0], graphs.spatial(drawn.grid))
-    model, variables = small(tc.GTP(neighbors=36), 4), variables_of(small())
     with pytest.raises(tc.InputError, match="neighbors=36 is out of range: 36 patch tokens"):
-        model.apply(variables, images_of(1))
+        small(tc.GTP(neighbors=36), 4)
 
 
 @pytest.mark.parametrize("propagation", ["none", "mean"])

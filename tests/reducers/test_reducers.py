@@ -204,8 +204,11 @@ def test_a_reducer_prints_as_what_makes_it_again(reducer):
         ({"name": "gtp", "graph": "spacial"}, "unknown graph 'spacial': did you mean 'spatial'?"),
         ({"name": "gtp", "score": "mixed"}, "unknown score 'mixed': did you mean 'mixed_max'?"),
         ({"name": "gtp", "propagation": "means"}, "unknown propagation 'means': did you mean 'mean'?"),
-        ({"name": "gtp", "alpha": -0.1}, "alpha=-0.1 is negative: sizes would shrink below one; use 0.1"),
-        ({"name": "gtp", "neighbors": -1}, "neighbors=-1 leaves the mixed graph without edges: use 8"),
+        ({"name": "gtp", "alpha": -0.1}, "alpha=-0.1 is not a part of a token, 0 or more: use 0.1"),
+        ({"name": "gtp", "alpha": float("inf")}, "alpha=inf is not a part of a token, 0 or more: use 0.1"),
+        ({"name": "gtp", "neighbors": -1}, "neighbors=-1 is negative: use 8, or graph='spatial' for none"),
+        ({"name": "gtp", "neighbors": 2.5}, "neighbors takes a whole number, and was given 2.5"),
+        ({"name": "tcvit", "order": 2.5}, "order takes a whole number, and was given 2.5"),
         ({"name": "gtp", "attention_keep": 0}, "attention_keep=0 is not in (0, 1]: 1.0 keeps every entry"),
         ({"name": "tcvit", "order": 0}, "order=0 is no walk: the shortest has 1 step"),
         (

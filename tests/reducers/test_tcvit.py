@@ -188,6 +188,19 @@ def test_fusing_a_duplicate_and_counting_it_twice_changes_no_attention(fuse):
     assert float(jnp.abs(forgotten - dense[:, :, left]).max()) > 1e-2
 
 
+def test_an_empty_value_has_no_nan_gradient():
+    drawn = scene(9)
+
+    def loss(v):
+        q = jnp.ones((2, 3, 21, 4))
+        signals = attention(q, q, v, signals=SIGNALS)[1]
+        reducer = tc.TCViT(dominance="cls_values", fuse="single", grad_through_soft=True)
+        return (plans.apply(reducer.plan(drawn.tokens, signals, 7), drawn.tokens).x ** 2).sum()
+
+    values = jnp.asarray(drawn.values, jnp.float32).at[:, :, 5].set(0)
+    assert bool(jnp.isfinite(jax.grad(loss)(values)).all())
+
+
 def destinations(seeds=range(5), **switches):
     """How many different kept tokens the removed ones go to, the mean over images."""
     found = [condense(tc.TCViT(order=1, **switches), scene(seed), 10)[0].target for seed in seeds]
