@@ -1,6 +1,7 @@
 """A small dense ViT on Fashion-MNIST: 60,000 + 10,000 real 28x28 images of ten kinds of clothing (Xiao et al., 2017).
 
-It wants an image folder, `PATH/{train,val}/CLASS/*.png`; about half an hour on two CPU cores.
+It wants an image folder, `PATH/{train,val}/CLASS/*.png`. Seed 0: 88.10 % top-1 (8,810 of 10,000) in half an hour on two
+CPU cores. What reducers do to it without training: `docs/walk_order.md`.
 
 python train.py --config configs/fashion_dense.py --config.data.dir=PATH
 """

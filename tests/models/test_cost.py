@@ -6,7 +6,7 @@ import pytest
 
 import tcvit_jax as tc
 from tcvit_jax.models import parameter_shapes
-from tests.models.test_vit import small
+from tests.models.test_vit import METHODS, small
 from tests.switches import SWITCHES
 
 NAMES = {"ti": "deit_tiny_patch16_224", "s": "deit_small_patch16_224", "b": "deit_base_patch16_224"}
@@ -68,8 +68,12 @@ def test_gtp_s_propagation_is_what_a_profiler_counts(size, removed, gmacs):
     assert round((cost.total - cost.reducer + propagation) / 1e9, 3) == gmacs
 
 
-@pytest.mark.parametrize("sizes", [{}, {"global_pool": "avg"}, {"distilled": True, "reg_tokens": 2}], ids=str)
-@pytest.mark.parametrize("reducer", [None, *SWITCHES])
+# Every switch where all blocks plan, and each method where the last one does not.
+PLANNED = [pytest.param({"global_pool": "avg"}, *switch.values, id=switch.id) for switch in SWITCHES]
+TRIMMED = [(sizes, *m.values) for sizes in ({}, {"distilled": True, "reg_tokens": 2}) for m in METHODS]
+
+
+@pytest.mark.parametrize(("sizes", "reducer"), [({}, None), ({"global_pool": "avg"}, None), *PLANNED, *TRIMMED])
 def test_count_equals_the_products_in_the_program(reducer, sizes):
     """Every `dot_general` and convolution of the traced program, beside the ledger without element-wise extras."""
     model = small(reducer, 7, **sizes)

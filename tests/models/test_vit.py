@@ -262,7 +262,14 @@ def test_any_grid_prefix_batch_and_schedule(reducer, prefix, height, width, batc
         np.testing.assert_array_equal(run(model, variables, images), run(plain, variables, images))
 
 
-@pytest.mark.parametrize("reducer", [None, *SWITCHES])
+@pytest.mark.parametrize(
+    "reducer",
+    [
+        None, *METHODS, tc.GTP(attention_keep=0.6), tc.GTP(propagation="mean"), tc.TCViT(fuse="soft"),
+        tc.TCViT(fuse="drop", proportional_attention=False),
+    ],
+    ids=str,
+)  # fmt: skip
 def test_the_last_block_computes_what_is_read_and_the_logits_are_the_same(reducer):
     """With a trace the last block is computed whole, plan and all."""
     model = small(reducer, 5, depth=2, distilled=True, reg_tokens=1)
