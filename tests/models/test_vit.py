@@ -72,9 +72,9 @@ def test_plain_model_equals_timm(case):
     model = tc.create_model("deit_tiny_patch16_224", **case["base"], **case["overrides"])
     variables = tc.convert.from_torch(golden.state_dict(case["shapes"], case["seed"]), model)
     images = golden.images(case["batch"], model.img_size, case["seed"])
-    logits = run(model, variables, images)
+    both = jax.jit(lambda v, x: (model.apply(v, x), model.apply(v, x, method="features")))
+    logits, tokens = both(variables, images)
     np.testing.assert_allclose(logits, TIMM_ARRAYS[f"{case['name']}/logits"], rtol=0, atol=1e-5)
-    tokens = jax.jit(lambda v, x: model.apply(v, x, method="features"))(variables, images)
     np.testing.assert_allclose(tokens, TIMM_ARRAYS[f"{case['name']}/tokens"], rtol=0, atol=2e-5)
 
 
@@ -117,8 +117,8 @@ def _in_order_of(rows, others):
 @pytest.mark.parametrize("case", GTP["cases"], ids=lambda case: case["key"])
 def test_gtp_equals_the_official_code(case):
     model, variables, images = official(case)
-    logits = run(model, variables, images)
-    tokens, trace = jax.jit(lambda v, x: model.apply(v, x, trace=True, method="features"))(variables, images)
+    both = jax.jit(lambda v, x: (model.apply(v, x), *model.apply(v, x, trace=True, method="features")))
+    logits, tokens, trace = both(variables, images)
     np.testing.assert_allclose(logits, GTP_ARRAYS[f"{case['key']}/logits"], rtol=0, atol=2e-5)
     expected = GTP_ARRAYS[f"{case['key']}/tokens"]
     if case.get("prop") == "Mean":
@@ -225,7 +225,7 @@ PREFIXES = {
 }
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(
     st.sampled_from(REDUCERS_AND_SWITCHES), st.sampled_from(list(PREFIXES)), st.integers(2, 5), st.integers(2, 6),
     st.integers(1, 3), st.data(),
@@ -319,7 +319,8 @@ def twins(seed=0):
     return {"params": params}, images, run(model, {"params": params}, images)
 
 
-@pytest.mark.parametrize("reducer", SWITCHES)
+# GTP's scores choose among copies, and nothing else: one of them stands for all.
+@pytest.mark.parametrize("reducer", [switch for switch in SWITCHES if not switch.id.startswith("GTP(score")])
 def test_copies_merged_into_their_like_change_no_logit(reducer):
     """Two equal keys are one key with log 2: the one test that all of a merging method has to be right for.
 
