@@ -55,10 +55,13 @@ def any_switches(draw):
         chosen["graph"] = "full"
     if chosen["score_norm"] == "zscore" and chosen["fuse_weight"] == "score":
         chosen["score_norm"] = "sum"
+    # After long walks softmax leaves nothing in float32 to tell matches apart by; all other norms can.
+    long = [1] if chosen["match_norm"] == "softmax" else [None, 1, 2, 5]
     return tc.TCViT(
         order=draw(st.integers(1, 4)),
-        match_order=draw(st.sampled_from([None, 1, 2, 5])),
-        balance=draw(st.sampled_from([0.0, 0.3, 0.5, 1.0])),
+        match_order=draw(st.sampled_from(long)),
+        # Exact in binary, so that ranks which tie do so in float32 and in float64.
+        balance=draw(st.sampled_from([0.0, 0.25, 0.5, 1.0])),
         gamma=draw(st.sampled_from([0.2, 0.5, 1.0])),
         temperature=draw(st.sampled_from([0.5, 1.0, 2.0])),
         top_m=draw(st.integers(1, 6)),
