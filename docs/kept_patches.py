@@ -5,10 +5,12 @@ import argparse
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from ml_collections import ConfigDict
 
 import tcvit_jax as tc
-from tcvit_jax.data import EvalTransform, open_source
+from tcvit_jax.models.zoo import Preprocessing
 from tcvit_jax.ops.images import normalise
+from tcvit_jax.training.experiment import build_eval_data
 
 
 def main() -> None:
@@ -20,11 +22,11 @@ def main() -> None:
     flags = parser.parse_args()
 
     model, variables, meta = tc.load(flags.checkpoint)
-    data, shown = meta["config"]["data"], meta["preprocessing"]
-    source = open_source(data["name"], data["eval_split"], data["dir"])
-    transform = EvalTransform(model.img_size, model.in_chans, shown["crop_pct"], shown["interpolation"])
-    images = np.stack([transform(source[index]["image"]) for index in range(flags.images)])
-    logits, trace = model.apply(variables, normalise(images, shown["mean"], shown["std"]), trace=True)
+    shown = Preprocessing(**meta["preprocessing"])
+    data = build_eval_data(ConfigDict(meta["config"]), model, shown)
+    source = data.source
+    images = np.stack([data.transform(source[index]["image"]) for index in range(flags.images)])
+    logits, trace = model.apply(variables, normalise(images, shown.mean, shown.std), trace=True)
 
     columns = 1 + len(trace.kept)
     figure = Figure(figsize=(1.5 * columns, 1.6 * flags.images), layout="constrained")

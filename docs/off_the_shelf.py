@@ -14,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import tcvit_jax as tc
+from tcvit_jax.evaluation import label_rank
 from tcvit_jax.models import ViT, condense
 from tcvit_jax.models.zoo import Preprocessing
 from tcvit_jax.ops.images import normalise
@@ -60,10 +61,10 @@ def right(model: ViT, variables: dict, batches: list[dict], shown: Preprocessing
     """For every image whether the label is found, bool."""
 
     @jax.jit
-    def step(image: jax.Array) -> jax.Array:
-        return model.apply(variables, normalise(image, shown.mean, shown.std)).argmax(-1)
+    def step(image: jax.Array, label: jax.Array) -> jax.Array:
+        return label_rank(model.apply(variables, normalise(image, shown.mean, shown.std)), label) < 1
 
-    found = [np.asarray(step(batch["image"]) == batch["label"])[batch["mask"] > 0] for batch in batches]
+    found = [np.asarray(step(batch["image"], batch["label"]))[batch["mask"] > 0] for batch in batches]
     return np.concatenate(found)
 
 
