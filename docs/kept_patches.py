@@ -22,7 +22,7 @@ def main() -> None:
     flags = parser.parse_args()
 
     model, variables, meta = tc.load(flags.checkpoint)
-    shown = Preprocessing(**meta["preprocessing"])
+    shown = Preprocessing.from_config(meta["preprocessing"])
     data = build_eval_data(ConfigDict(meta["config"]), model, shown)
     source = data.source
     images = np.stack([data.transform(source[index]["image"]) for index in range(flags.images)])

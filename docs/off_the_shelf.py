@@ -71,7 +71,7 @@ def right(model: ViT, variables: dict, batches: list[dict], shown: Preprocessing
 def rows(checkpoint: str) -> Iterator[str]:
     """The table of one checkpoint, line by line."""
     model, variables, meta = tc.load(checkpoint)
-    shown = Preprocessing(**meta["preprocessing"])
+    shown = Preprocessing.from_config(meta["preprocessing"])
     batches = list(build_eval_data(ConfigDict(meta["config"]), model, shown).batches())
     dense = right(model, variables, batches, shown)
     yield f"| dense, {len(dense)} images | " + " | ".join(f"{share:.0%}" for share in BUDGETS) + " |"

@@ -56,7 +56,7 @@ def main() -> None:
     flags = parser.parse_args()
 
     dense, variables, meta = tc.load(flags.checkpoint)
-    shown, first = Preprocessing(**meta["preprocessing"]), tc.TCViT(order=1)
+    shown, first = Preprocessing.from_config(meta["preprocessing"]), tc.TCViT(order=1)
     budget = tc.schedule.budget(0.6 * dense.cost().total / 1e9, shape="keep_rate")
     model = condense(dense, first, budget)
     data = build_eval_data(ConfigDict(meta["config"]), model, shown)

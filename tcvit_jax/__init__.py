@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tcvit_jax import convert, measure, schedule
+    from tcvit_jax.checkpoint import load
     from tcvit_jax.errors import InputError
     from tcvit_jax.measure import describe, diagnose
-    from tcvit_jax.models import create_model, list_models
+    from tcvit_jax.models import condense, create_model, list_models
     from tcvit_jax.ops.plans import restore
     from tcvit_jax.reducers import GTP, TCViT
     from tcvit_jax.tokens import Plan, Tokens, Trace
-    from tcvit_jax.training.checkpoint import load
 
 __version__ = "0.1.0"
 __all__ = [
-    "GTP", "InputError", "Plan", "TCViT", "Tokens", "Trace", "convert", "create_model", "describe", "diagnose",
-    "list_models", "load", "measure", "restore", "schedule",
+    "GTP", "InputError", "Plan", "TCViT", "Tokens", "Trace", "condense", "convert", "create_model", "describe",
+    "diagnose", "list_models", "load", "measure", "restore", "schedule",
 ]  # fmt: skip
 
 # Where each public name lives. Resolved on first use: data workers and `--help` do not wait for JAX.
@@ -33,11 +33,12 @@ _HOMES = {
     "TCViT": "reducers",
     "Tokens": "tokens",
     "Trace": "tokens",
+    "condense": "models",
     "create_model": "models",
     "describe": "measure",
     "diagnose": "measure",
     "list_models": "models",
-    "load": "training.checkpoint",
+    "load": "checkpoint",
     "restore": "ops.plans",
 }
 

@@ -30,7 +30,8 @@ def default() -> Config:
             "reducer": {"name": "none"},
             "schedule": 0,  # patch tokens that leave every block, or a list with one number for each
             "gmacs": 0.0,  # instead of a schedule: the budget, in 1e9 multiply-adds; 0 is none
-            "weights": "",  # a .safetensors or .pth file in timm's names to start from; "" starts from scratch
+            "weights": "",  # to start from: a file, hf-hub:timm/NAME or a checkpoint; "" starts from scratch
+            "new_head": False,  # leave out the classifier of `weights`, for one of other classes
             "data": {
                 "name": "imagenet2012",  # "digits", "folder", or a TFDS name
                 "dir": "",  # of the folder, or of TFDS's prepared sets
@@ -43,6 +44,7 @@ def default() -> Config:
                 "std": None,
                 "crop_pct": None,
                 "interpolation": None,
+                "crop_mode": None,
             },
             "batch_size": 1024,  # over all devices
             "eval_batch_size": 1024,

@@ -2,6 +2,7 @@
 
 import difflib
 import operator
+import re
 from collections.abc import Iterable
 from typing import SupportsIndex
 
@@ -9,8 +10,12 @@ from typing import SupportsIndex
 class InputError(ValueError):
     """Something the user gave cannot be used. One line: the thing, its value, and the nearest right one.
 
-    The scripts print it without a traceback; a library user catches it as a `ValueError`.
+    The scripts print it without a traceback; a library user catches it as a `ValueError`. Control characters, which
+    names in a damaged file may hold, are escaped.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], message))
 
 
 def unknown(kind: str, name: object, options: Iterable[str]) -> InputError:

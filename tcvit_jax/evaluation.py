@@ -63,11 +63,11 @@ def label_rank(logits: Array, label: Array) -> Array:
 
 
 def make_eval_step(model: ViT, preprocessing: Preprocessing, mesh: Mesh) -> EvalStep:
-    """A compiled function from parameters and one masked batch to its sums: `top1`, `top5`, `loss`, `examples`."""
+    """A compiled function from variables and one masked batch to its sums: `top1`, `top5`, `loss`, `examples`."""
 
-    def eval_step(params: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def eval_step(variables: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
         images = normalise(batch["image"], preprocessing.mean, preprocessing.std)
-        logits = cast(Array, model.apply({"params": params}, images))
+        logits = cast(Array, model.apply(variables, images))
         counted = batch["mask"] > 0
         rank = label_rank(logits, batch["label"])
         loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), batch["label"][:, None], axis=-1)[:, 0]
@@ -82,7 +82,7 @@ def make_eval_step(model: ViT, preprocessing: Preprocessing, mesh: Mesh) -> Eval
     return jax.jit(eval_step, in_shardings=(whole, sharding.split(mesh)), out_shardings=whole)
 
 
-def evaluate(step: EvalStep, params: Any, batches: Iterable[Mapping[str, np.ndarray]], mesh: Mesh) -> Result:
+def evaluate(step: EvalStep, variables: Any, batches: Iterable[Mapping[str, np.ndarray]], mesh: Mesh) -> Result:
     """Run `step` over all of `batches` (from `data.eval_batches`) and divide the sums.
 
     Raises:
@@ -92,7 +92,7 @@ def evaluate(step: EvalStep, params: Any, batches: Iterable[Mapping[str, np.ndar
     seconds, timed = 0.0, 0
     for index, batch in enumerate(batches):
         start = time.perf_counter()
-        sums = jax.device_get(step(params, sharding.place(batch, mesh)))
+        sums = jax.device_get(step(variables, sharding.place(batch, mesh)))
         if index:
             seconds += time.perf_counter() - start
             timed += len(batch["mask"]) * jax.process_count()

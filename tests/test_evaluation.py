@@ -78,7 +78,7 @@ def by_hand(source):
 def test_every_example_counts_once_whatever_the_batch(count, batch, seed):
     source = Noise(count, seed)
     batches = eval_batches(source, EvalTransform((24, 24), crop_pct=1.0), batch_size=batch)
-    result = evaluate(STEP, VARIABLES["params"], batches, MESH)
+    result = evaluate(STEP, VARIABLES, batches, MESH)
     top1, top5, loss = by_hand(source)
     assert result.examples == count
     assert (round(result.top1 * count), round(result.top5 * count)) == (top1, top5)
@@ -87,4 +87,4 @@ def test_every_example_counts_once_whatever_the_batch(count, batch, seed):
 
 def test_nothing_to_evaluate_is_an_error():
     with pytest.raises(tc.InputError, match="holds no example"):
-        evaluate(STEP, VARIABLES["params"], [], MESH)
+        evaluate(STEP, VARIABLES, [], MESH)

@@ -16,7 +16,8 @@ MAY_IMPORT = {
     "reducers": ("ops", "tokens"),
     "schedule": (),
     "models": ("ops", "reducers", "schedule", "tokens"),
-    "convert": ("models",),
+    "checkpoint": ("models", "sharding"),
+    "convert": ("checkpoint", "data", "models", "ops"),
     "measure": ("models", "ops", "reducers", "tokens"),
     "data": (),
     "report": ("tokens",),
@@ -24,11 +25,11 @@ MAY_IMPORT = {
     "config": ("models", "reducers"),
     "evaluation": ("models", "ops", "sharding"),
     "training": (
-        "config", "convert", "data", "evaluation", "measure", "models", "ops", "reducers", "report", "schedule",
+        "checkpoint", "config", "convert", "data", "evaluation", "measure", "models", "ops", "reducers", "report", "schedule",
         "sharding",
     ),
 }  # fmt: skip
-HEAVY = ("torch", "tensorflow", "sklearn", "matplotlib", "grain", "tensorflow_datasets")
+HEAVY = ("torch", "timm", "huggingface_hub", "tensorflow", "sklearn", "matplotlib", "grain", "tensorflow_datasets")
 
 
 def imported(path):

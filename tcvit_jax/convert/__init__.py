@@ -1,6 +1,9 @@
-"""timm weights in and out of our parameter trees, as a table of rules."""
+"""Weights of timm, AugReg and TokenLabeling in and out of our variables, by a table of rules."""
 
-from tcvit_jax.convert.files import read_state_dict
-from tcvit_jax.convert.timm import from_torch
+from tcvit_jax.convert.command import Report, to_checkpoint, to_safetensors
+from tcvit_jax.convert.mapping import Conversion, convert, from_torch, to_torch
+from tcvit_jax.convert.sources import read_state_dict
 
-__all__ = ["from_torch", "read_state_dict"]
+__all__ = [
+    "Conversion", "Report", "convert", "from_torch", "read_state_dict", "to_checkpoint", "to_safetensors", "to_torch",
+]  # fmt: skip

@@ -12,6 +12,7 @@ from PIL import Image
 
 from tcvit_jax.errors import InputError, unknown
 
+CROP_MODES = ("center", "squash")
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _PILLOW_MODES = {1: "L", 3: "RGB"}
 _CROP_ATTEMPTS = 10
@@ -22,13 +23,15 @@ class EvalTransform:
     """timm's evaluation: resize to `size / crop_pct`, keeping the aspect ratio, then crop the centre.
 
     For a square `size` the shorter side becomes `floor(size / crop_pct)`; for any other the image is resized
-    to just cover `floor(height / crop_pct), floor(width / crop_pct)`.
+    to just cover `floor(height / crop_pct), floor(width / crop_pct)`. Mode `"squash"` resizes to exactly that, whatever
+    the aspect ratio.
 
     Attributes:
         size: (height, width) of the result.
         channels: 3, or 1 for ITU-R 601 grey.
         crop_pct: the share of the resized image that the crop keeps, per side; above 1 pads with zeros.
         interpolation: `"bicubic"` or `"bilinear"`.
+        crop_mode: `"center"` or `"squash"`.
 
     Raises:
         InputError: a value out of range, at construction.
@@ -38,17 +41,24 @@ class EvalTransform:
     channels: int = 3
     crop_pct: float = 0.9
     interpolation: str = "bicubic"
+    crop_mode: str = "center"
 
     def __post_init__(self) -> None:
         """Checks the values now, since a worker process would report them late."""
         _check_output(self.size, self.channels, self.interpolation)
         if not self.crop_pct > 0:
             raise InputError(f"crop_pct {self.crop_pct} must be above 0, e.g. 0.9")
+        if self.crop_mode not in CROP_MODES:
+            raise unknown("crop_mode", self.crop_mode, CROP_MODES)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Transforms uint8 [h, w, 3 or 1] to uint8 [height, width, channels]."""
         pillow = _to_pillow(image, self.channels)
-        scaled = _eval_size((pillow.height, pillow.width), self.size, self.crop_pct)
+        # Never below one pixel, which a crop_pct far above 1 would ask for.
+        height, width = (max(1, math.floor(side / self.crop_pct)) for side in self.size)
+        scaled = height, width
+        if self.crop_mode == "center":
+            scaled = _covering((pillow.height, pillow.width), scaled)
         resized = _resize(pillow, scaled, INTERPOLATIONS[self.interpolation])
         return _centre_crop(_to_array(resized), self.size)
 
@@ -148,12 +158,10 @@ def _resize(image: Image.Image, size: tuple[int, int], resampling: Image.Resampl
     return image.resize((size[1], size[0]), resampling)
 
 
-def _eval_size(image: tuple[int, int], target: tuple[int, int], crop_pct: float) -> tuple[int, int]:
-    """The (height, width) that an image is resized to before the centre is cropped."""
+def _covering(image: tuple[int, int], goal: tuple[int, int]) -> tuple[int, int]:
+    """The (height, width) of the aspect ratio of `image` that just covers `goal`."""
     height, width = image
-    # Never below one pixel, which a crop_pct far above 1 would ask for.
-    goal = tuple(max(1, math.floor(side / crop_pct)) for side in target)
-    if target[0] == target[1]:
+    if goal[0] == goal[1]:
         # The longer side is truncated, not rounded: torchvision's rule.
         if height <= width:
             return goal[0], int(goal[0] * width / height)

@@ -1,18 +1,19 @@
 """Vision Transformers as Flax linen modules, and the registry of their names."""
 
-from tcvit_jax.models.vit import ViT
-from tcvit_jax.models.zoo import (
+from tcvit_jax.models.create import (
     condense,
     count_parameters,
     create_model,
     from_config,
-    list_models,
     parameter_shapes,
-    preprocessing,
     to_config,
+    variable_shapes,
 )
+from tcvit_jax.models.lvvit import LVViT
+from tcvit_jax.models.vit import ViT
+from tcvit_jax.models.zoo import list_models, preprocessing
 
 __all__ = [
-    "ViT", "condense", "count_parameters", "create_model", "from_config", "list_models", "parameter_shapes",
-    "preprocessing", "to_config",
+    "LVViT", "ViT", "condense", "count_parameters", "create_model", "from_config", "list_models", "parameter_shapes",
+    "preprocessing", "to_config", "variable_shapes",
 ]  # fmt: skip

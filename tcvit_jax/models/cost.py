@@ -17,15 +17,16 @@ from tcvit_jax.reducers.base import Reducer
 
 @dataclass(frozen=True)
 class Shape:
-    """What a model's cost depends on."""
+    """What a model's cost depends on; `embed` is a number of MACs, `patch_classes` those of every surviving patch."""
 
     patches: int
     prefix: int
-    patch_values: int
+    embed: int
     width: int
     heads: int
     mlp_hidden: int
     classes: int
+    patch_classes: int
     reads_prefix_alone: bool
 
 
@@ -89,10 +90,10 @@ def cost(shape: Shape, removed: tuple[int, ...], reducer: Reducer | None) -> Cos
     if shape.reads_prefix_alone:
         unread = _unread(shape, blocks[-1], reducer if reducing else None) + (0 if any(removed[:-1]) else prepare)
     return Cost(
-        embed=shape.patches * shape.patch_values * shape.width,
+        embed=shape.embed,
         prepare=prepare,
         blocks=tuple(blocks),
-        head=shape.width * shape.classes,
+        head=shape.width * (shape.classes + patches * shape.patch_classes),
         unread=unread,
     )
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from tcvit_jax.ops import plans
-from tcvit_jax.ops.activations import gelu
+from tcvit_jax.ops.activations import ACTIVATIONS
 from tcvit_jax.ops.attention import Signals, attention
 from tcvit_jax.reducers.base import Reducer
 from tcvit_jax.tokens import Tokens
@@ -131,9 +131,10 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers around an exact GELU."""
+    """Two linear layers around an activation."""
 
     hidden: int
+    act_layer: str
     drop_rate: float
     dtype: str
 
@@ -141,7 +142,7 @@ class Mlp(nn.Module):
     def __call__(self, x: Array, train: bool) -> Array:
         """`[B, T, D]` to `[B, T, D]`."""
         width = x.shape[-1]
-        x = gelu(linear(x, self.hidden, "fc1", self.dtype))
+        x = ACTIVATIONS[self.act_layer](linear(x, self.hidden, "fc1", self.dtype))
         x = nn.Dropout(self.drop_rate)(x, deterministic=not train)
         x = linear(x, width, "fc2", self.dtype)
         return nn.Dropout(self.drop_rate)(x, deterministic=not train)
@@ -157,6 +158,7 @@ class Block(nn.Module):
     init_values: float | None
     skip_lam: float
     norm_eps: float
+    act_layer: str
     drop_rate: float
     drop_path_rate: float
     reducer: Reducer | None
@@ -198,7 +200,7 @@ class Block(nn.Module):
             self.sow("intermediates", "reduction", (tokens, found, plan))
             tokens = plans.apply(plan, tokens)
         y = layer_norm(self.norm_eps, "norm2", self.dtype)(tokens.x)
-        y = Mlp(self.mlp_hidden, self.drop_rate, self.dtype, name="mlp")(y, train)
+        y = Mlp(self.mlp_hidden, self.act_layer, self.drop_rate, self.dtype, name="mlp")(y, train)
         return tokens.with_x(tokens.x + self._branch(y, 2, train))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
@@ -17,7 +19,8 @@ from tcvit_jax.tokens import Tokens, Trace
 class ViT(nn.Module):
     """A Vision Transformer; make one with `create_model`, which knows the names and checks the values.
 
-    Attributes carry timm's names. `removed` is the resolved schedule: patch tokens that leave each block. `dtype` is
+    Attributes carry timm's names; without classes (`num_classes=0`) the pooled features `[B, D]` stand for the logits.
+    `removed` is the resolved schedule: patch tokens that leave each block. `dtype` is
     that of the computation; parameters, softmax, norm statistics and rankings stay float32.
     """
 
@@ -41,6 +44,7 @@ class ViT(nn.Module):
     pre_norm: bool = False
     qk_norm: bool = False
     norm_eps: float = 1e-6
+    act_layer: str = "gelu"
     skip_lam: float = 1.0
     drop_rate: float = 0.0
     pos_drop_rate: float = 0.0
@@ -49,6 +53,9 @@ class ViT(nn.Module):
     reducer: Reducer | None = None
     removed: tuple[int, ...] = ()
     dtype: str = "float32"
+
+    # Values that an architecture derived from this one leaves no choice in.
+    FIXED: ClassVar[dict[str, Any]] = {}
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -70,16 +77,27 @@ class ViT(nn.Module):
         """Whether the head reads nothing of the patch tokens, so that the last block need not compute them."""
         return self.global_pool == "token"
 
+    @property
+    def _embed_macs(self) -> int:
+        """Multiply-adds from the image to its patches."""
+        return self.grid[0] * self.grid[1] * self.in_chans * self.patch_size**2 * self.embed_dim
+
+    @property
+    def _patch_classes(self) -> int:
+        """Logits of every patch token that is left."""
+        return 0
+
     def cost(self, removed: tuple[int, ...] | None = None) -> Cost:
         """Multiply-adds of one image, for this schedule or another one; zeros give the dense model's."""
         shape = Shape(
             patches=self.grid[0] * self.grid[1],
             prefix=self.prefix,
-            patch_values=self.in_chans * self.patch_size**2,
+            embed=self._embed_macs,
             width=self.embed_dim,
             heads=self.num_heads,
             mlp_hidden=int(self.embed_dim * self.mlp_ratio),
             classes=self.num_classes * (1 + self.distilled),
+            patch_classes=self._patch_classes,
             reads_prefix_alone=self.reads_prefix_alone,
         )
         return cost(shape, removed or self.removed or (0,) * self.depth, self.reducer)
@@ -97,11 +115,8 @@ class ViT(nn.Module):
 
     def setup(self) -> None:
         """Sub-modules and parameters, under the names that `convert` knows."""
-        patch, width = (self.patch_size, self.patch_size), self.embed_dim
-        self.patch_embed = nn.Conv(
-            width, patch, strides=patch, padding="VALID", use_bias=not self.pre_norm, dtype=self.dtype,
-            kernel_init=nn.initializers.lecun_normal(),
-        )  # fmt: skip
+        width = self.embed_dim
+        self.patch_embed = self._stem()
         kinds = {"cls_token": int(self.class_token), "dist_token": int(self.distilled), "reg_token": self.reg_tokens}
         self.prefix_tokens = [
             self.param(name, nn.initializers.normal(1e-6), (1, count, width)) for name, count in kinds.items() if count
@@ -120,6 +135,7 @@ class ViT(nn.Module):
                 init_values=self.init_values,
                 skip_lam=self.skip_lam,
                 norm_eps=self.norm_eps,
+                act_layer=self.act_layer,
                 drop_rate=self.proj_drop_rate,
                 drop_path_rate=self.drop_path_rate * index / max(self.depth - 1, 1),
                 reducer=self.reducer,
@@ -132,13 +148,29 @@ class ViT(nn.Module):
         else:
             self.norm = layer_norm(self.norm_eps, None, self.dtype)
         self.head_drop = nn.Dropout(self.drop_rate)
-        self.head = nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=kernel_init)
-        if self.distilled:
-            self.head_dist = nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=kernel_init)
+        if self.num_classes:
+            self.head = self._classifier()
+            if self.distilled:
+                self.head_dist = self._classifier()
+
+    def _classifier(self) -> nn.Dense:
+        return nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=kernel_init)
+
+    def _stem(self) -> nn.Module:
+        """The layer from images `[B, H, W, C]` to patches `[B, height, width, D]`."""
+        patch = (self.patch_size, self.patch_size)
+        return nn.Conv(
+            self.embed_dim, patch, strides=patch, padding="VALID", use_bias=not self.pre_norm, dtype=self.dtype,
+            kernel_init=nn.initializers.lecun_normal(),
+        )  # fmt: skip
+
+    def _patches(self, images: Array, train: bool) -> Array:
+        """What the stem makes of the images."""
+        return self.patch_embed(images)
 
     def _embed(self, images: Array, train: bool) -> Array:
         """Patches, prefix tokens and positions, `[B, T, D]`."""
-        x = self.patch_embed(images.astype(self.dtype))
+        x = self._patches(images.astype(self.dtype), train)
         x = x.reshape(x.shape[0], -1, self.embed_dim)
         prefix = [jnp.broadcast_to(p, (x.shape[0], *p.shape[1:])).astype(x.dtype) for p in self.prefix_tokens]
         pos_embed = self.pos_embed.astype(x.dtype)
@@ -178,9 +210,11 @@ class ViT(nn.Module):
         """From the tokens `x [B, T, D]` after the last block, or its prefix alone, to `[B, num_classes]`."""
         x = x if self._norm_after_pooling else self.norm(x)
         pooled = x[:, self.prefix :].mean(1) if self.global_pool == "avg" else x[:, 0]
-        logits = self.head(self._before_head(pooled, train))
+        logits = self._before_head(pooled, train)
+        logits = self.head(logits) if self.num_classes else logits
         if self.distilled:
-            logits = (logits + self.head_dist(self._before_head(x[:, 1], train))) / 2
+            other = self._before_head(x[:, 1], train)
+            logits = (logits + (self.head_dist(other) if self.num_classes else other)) / 2
         return logits.astype(jnp.float32)
 
     def _before_head(self, pooled: Array, train: bool) -> Array:

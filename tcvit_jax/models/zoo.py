@@ -1,167 +1,231 @@
-"""The names a user types, timm's, with the sizes and the preprocessing that belong to each."""
+"""Every pretrained model by timm's name: its sizes, its number of parameters, and how its weights want their images.
+
+One line per model. The part behind the dot says what it was trained on; a name without it means the first line that
+has the name, as in timm. Sizes are those that differ from the architecture's defaults; facts are those of timm 1.0.31,
+and of the TokenLabeling repository for LV-ViT.
+"""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import jax
-import numpy as np
-
-from tcvit_jax import reducers
-from tcvit_jax import schedule as schedules
-from tcvit_jax.errors import InputError, unknown
+from tcvit_jax.errors import unknown
+from tcvit_jax.models.lvvit import LVViT
 from tcvit_jax.models.vit import ViT
-from tcvit_jax.reducers.base import Reducer
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a model's weights expect their images: timm's evaluation transform."""
+    """How a model's weights expect their images: timm's evaluation transform, at the model's `img_size`.
+
+    Attributes:
+        mean, std: per channel, of images in 0..1.
+        crop_pct: the share of the resized image that the crop keeps, per side.
+        interpolation: `"bicubic"` or `"bilinear"`.
+        crop_mode: `"center"` keeps the aspect ratio and crops, `"squash"` resizes both sides.
+    """
 
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     crop_pct: float = 0.9
     interpolation: str = "bicubic"
+    crop_mode: str = "center"
+
+    @classmethod
+    def from_config(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """What `dataclasses.asdict` made of one, and JSON of that."""
+        found: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**found)
+
+    def crop(self, pct: float) -> Preprocessing:
+        """The same with another central crop."""
+        return replace(self, crop_pct=pct)
+
+    def squash(self, pct: float) -> Preprocessing:
+        """The same with both sides resized to `size / pct`."""
+        return replace(self, crop_pct=pct, crop_mode="squash")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One name of the zoo: constructor arguments beside `ViT`'s defaults, and the preprocessing of its weights."""
+    """One model: parameters it has, arguments beside its architecture's defaults, the preprocessing of its weights."""
 
+    parameters: int
     sizes: Mapping[str, Any]
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    preprocessing: Preprocessing
+    architecture: type[ViT] = ViT
 
 
+TINY = {"embed_dim": 192, "num_heads": 3}
+SMALL = {"embed_dim": 384, "num_heads": 6}
+MEDIUM = {"embed_dim": 512, "num_heads": 8}
+BASE = {"embed_dim": 768, "num_heads": 12}
+LARGE = {"embed_dim": 1024, "depth": 24, "num_heads": 16}
+
+P8 = {"patch_size": 8}
+P32 = {"patch_size": 32}
+AT196, AT336, AT384 = ({"img_size": size} for size in (196, 336, 384))
+FEATURES = {"num_classes": 0}
+IN21K = {"num_classes": 21843}
+DISTILLED = {"distilled": True}
+DEIT3 = {"no_embed_class": True, "init_values": 1e-6}
+GAP = {"class_token": False, "global_pool": "avg", "fc_norm": False, "qkv_bias": False, "init_values": 1e-6}
+EVA = {"patch_size": 14, "global_pool": "avg"}
+CLIP = {"pre_norm": True, "norm_eps": 1e-5}
+CLIP_512 = {"num_classes": 512}
+QUICK = {"act_layer": "quick_gelu"}
+DINOV2 = {"patch_size": 14, "img_size": 518, "num_classes": 0, "init_values": 1e-5}
+LVVIT_L = {"depth": 24, "skip_lam": 3.0, "stem_channels": 128, "img_size": 448}
+REG4 = {"reg_tokens": 4, "no_embed_class": True}
+
+IMAGENET = Preprocessing()
+HALF = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+OPENAI = Preprocessing((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+# fmt: off
 ZOO: dict[str, Entry] = {
-    "deit_tiny_patch16_224": Entry({"embed_dim": 192, "num_heads": 3}),
-    "deit_small_patch16_224": Entry({"embed_dim": 384, "num_heads": 6}),
-    "deit_base_patch16_224": Entry({"embed_dim": 768, "num_heads": 12}),
-    "deit_tiny_distilled_patch16_224": Entry({"embed_dim": 192, "num_heads": 3, "distilled": True}),
-    "deit_small_distilled_patch16_224": Entry({"embed_dim": 384, "num_heads": 6, "distilled": True}),
-    "deit_base_distilled_patch16_224": Entry({"embed_dim": 768, "num_heads": 12, "distilled": True}),
+    # DeiT (Touvron et al., 2021).
+    "deit_tiny_patch16_224.fb_in1k": Entry(5_717_416, TINY, IMAGENET),
+    "deit_small_patch16_224.fb_in1k": Entry(22_050_664, SMALL, IMAGENET),
+    "deit_base_patch16_224.fb_in1k": Entry(86_567_656, BASE, IMAGENET),
+    "deit_base_patch16_384.fb_in1k": Entry(86_859_496, BASE | AT384, IMAGENET.crop(1.0)),
+    "deit_tiny_distilled_patch16_224.fb_in1k": Entry(5_910_800, TINY | DISTILLED, IMAGENET),
+    "deit_small_distilled_patch16_224.fb_in1k": Entry(22_436_432, SMALL | DISTILLED, IMAGENET),
+    "deit_base_distilled_patch16_224.fb_in1k": Entry(87_338_192, BASE | DISTILLED, IMAGENET),
+    "deit_base_distilled_patch16_384.fb_in1k": Entry(87_630_032, BASE | DISTILLED | AT384, IMAGENET.crop(1.0)),
+    # DeiT-III (Touvron et al., 2022).
+    "deit3_small_patch16_224.fb_in1k": Entry(22_059_496, SMALL | DEIT3, IMAGENET),
+    "deit3_small_patch16_224.fb_in22k_ft_in1k": Entry(22_059_496, SMALL | DEIT3, IMAGENET.crop(1.0)),
+    "deit3_small_patch16_384.fb_in1k": Entry(22_205_416, SMALL | DEIT3 | AT384, IMAGENET.crop(1.0)),
+    "deit3_small_patch16_384.fb_in22k_ft_in1k": Entry(22_205_416, SMALL | DEIT3 | AT384, IMAGENET.crop(1.0)),
+    "deit3_medium_patch16_224.fb_in1k": Entry(38_849_512, MEDIUM | DEIT3, IMAGENET),
+    "deit3_medium_patch16_224.fb_in22k_ft_in1k": Entry(38_849_512, MEDIUM | DEIT3, IMAGENET.crop(1.0)),
+    "deit3_base_patch16_224.fb_in1k": Entry(86_585_320, BASE | DEIT3, IMAGENET),
+    "deit3_base_patch16_224.fb_in22k_ft_in1k": Entry(86_585_320, BASE | DEIT3, IMAGENET.crop(1.0)),
+    "deit3_base_patch16_384.fb_in1k": Entry(86_877_160, BASE | DEIT3 | AT384, IMAGENET.crop(1.0)),
+    "deit3_base_patch16_384.fb_in22k_ft_in1k": Entry(86_877_160, BASE | DEIT3 | AT384, IMAGENET.crop(1.0)),
+    "deit3_large_patch16_224.fb_in1k": Entry(304_374_760, LARGE | DEIT3, IMAGENET),
+    "deit3_large_patch16_224.fb_in22k_ft_in1k": Entry(304_374_760, LARGE | DEIT3, IMAGENET.crop(1.0)),
+    "deit3_large_patch16_384.fb_in1k": Entry(304_763_880, LARGE | DEIT3 | AT384, IMAGENET.crop(1.0)),
+    "deit3_large_patch16_384.fb_in22k_ft_in1k": Entry(304_763_880, LARGE | DEIT3 | AT384, IMAGENET.crop(1.0)),
+    # AugReg (Steiner et al., 2021).
+    "vit_tiny_patch16_224.augreg_in21k_ft_in1k": Entry(5_717_416, TINY, HALF),
+    "vit_tiny_patch16_224.augreg_in21k": Entry(9_740_115, TINY | IN21K, HALF),
+    "vit_tiny_patch16_384.augreg_in21k_ft_in1k": Entry(5_790_376, TINY | AT384, HALF.crop(1.0)),
+    "vit_small_patch16_224.augreg_in21k_ft_in1k": Entry(22_050_664, SMALL, HALF),
+    "vit_small_patch16_224.augreg_in1k": Entry(22_050_664, SMALL, HALF),
+    "vit_small_patch16_224.augreg_in21k": Entry(30_075_219, SMALL | IN21K, HALF),
+    "vit_small_patch16_384.augreg_in21k_ft_in1k": Entry(22_196_584, SMALL | AT384, HALF.crop(1.0)),
+    "vit_small_patch16_384.augreg_in1k": Entry(22_196_584, SMALL | AT384, HALF.crop(1.0)),
+    "vit_small_patch32_224.augreg_in21k_ft_in1k": Entry(22_878_952, SMALL | P32, HALF),
+    "vit_small_patch32_224.augreg_in21k": Entry(30_903_507, SMALL | P32 | IN21K, HALF),
+    "vit_small_patch32_384.augreg_in21k_ft_in1k": Entry(22_915_432, SMALL | P32 | AT384, HALF.crop(1.0)),
+    "vit_base_patch16_224.augreg2_in21k_ft_in1k": Entry(86_567_656, BASE, HALF),
+    "vit_base_patch16_224.augreg_in21k_ft_in1k": Entry(86_567_656, BASE, HALF),
+    "vit_base_patch16_224.augreg_in1k": Entry(86_567_656, BASE, HALF),
+    "vit_base_patch16_224.augreg_in21k": Entry(102_595_923, BASE | IN21K, HALF),
+    "vit_base_patch16_384.augreg_in21k_ft_in1k": Entry(86_859_496, BASE | AT384, HALF.crop(1.0)),
+    "vit_base_patch16_384.augreg_in1k": Entry(86_859_496, BASE | AT384, HALF.crop(1.0)),
+    "vit_base_patch32_224.augreg_in21k_ft_in1k": Entry(88_224_232, BASE | P32, HALF),
+    "vit_base_patch32_224.augreg_in1k": Entry(88_224_232, BASE | P32, HALF),
+    "vit_base_patch32_224.augreg_in21k": Entry(104_252_499, BASE | P32 | IN21K, HALF),
+    "vit_base_patch32_384.augreg_in21k_ft_in1k": Entry(88_297_192, BASE | P32 | AT384, HALF.crop(1.0)),
+    "vit_base_patch32_384.augreg_in1k": Entry(88_297_192, BASE | P32 | AT384, HALF.crop(1.0)),
+    "vit_base_patch8_224.augreg2_in21k_ft_in1k": Entry(86_576_872, BASE | P8, HALF),
+    "vit_base_patch8_224.augreg_in21k_ft_in1k": Entry(86_576_872, BASE | P8, HALF),
+    "vit_base_patch8_224.augreg_in21k": Entry(102_605_139, BASE | P8 | IN21K, HALF),
+    "vit_large_patch16_224.augreg_in21k_ft_in1k": Entry(304_326_632, LARGE, HALF),
+    "vit_large_patch16_224.augreg_in21k": Entry(325_690_707, LARGE | IN21K, HALF),
+    "vit_large_patch16_384.augreg_in21k_ft_in1k": Entry(304_715_752, LARGE | AT384, HALF.crop(1.0)),
+    # Global average pooling, no class token (timm).
+    "vit_medium_patch16_gap_256.sw_in12k_ft_in1k": Entry(38_861_288, MEDIUM | GAP | {"img_size": 256}, HALF.crop(0.95)),
+    "vit_medium_patch16_gap_384.sw_in12k_ft_in1k": Entry(39_025_128, MEDIUM | GAP | AT384, HALF.squash(0.95)),
+    # EVA, fine-tuned (Fang et al., 2022).
+    "eva_large_patch14_196.in22k_ft_in22k_in1k": Entry(304_142_312, LARGE | EVA | AT196, OPENAI.crop(1.0)),
+    "eva_large_patch14_196.in22k_ft_in1k": Entry(304_142_312, LARGE | EVA | AT196, OPENAI.crop(1.0)),
+    "eva_large_patch14_336.in22k_ft_in22k_in1k": Entry(304_531_432, LARGE | EVA | AT336, OPENAI.squash(1.0)),
+    "eva_large_patch14_336.in22k_ft_in1k": Entry(304_531_432, LARGE | EVA | AT336, OPENAI.squash(1.0)),
+    # CLIP (Radford et al., 2021; LAION).
+    "vit_base_patch16_clip_224.laion2b_ft_in12k_in1k": Entry(86_568_424, BASE | CLIP, OPENAI.crop(0.95)),
+    "vit_base_patch16_clip_224.laion2b_ft_in1k": Entry(86_568_424, BASE | CLIP, OPENAI.crop(1.0)),
+    "vit_base_patch16_clip_224.openai_ft_in12k_in1k": Entry(86_568_424, BASE | CLIP, OPENAI.crop(0.95)),
+    "vit_base_patch16_clip_224.openai_ft_in1k": Entry(86_568_424, BASE | CLIP, OPENAI),
+    "vit_base_patch16_clip_224.laion2b": Entry(86_193_152, BASE | CLIP | CLIP_512, OPENAI.crop(1.0)),
+    "vit_base_patch16_clip_384.laion2b_ft_in12k_in1k": Entry(86_860_264, BASE | CLIP | AT384, OPENAI.squash(1.0)),
+    "vit_base_patch16_clip_384.laion2b_ft_in1k": Entry(86_860_264, BASE | CLIP | AT384, OPENAI.squash(1.0)),
+    "vit_base_patch16_clip_384.openai_ft_in12k_in1k": Entry(86_860_264, BASE | CLIP | AT384, OPENAI.squash(0.95)),
+    "vit_base_patch16_clip_384.openai_ft_in1k": Entry(86_860_264, BASE | CLIP | AT384, OPENAI.squash(1.0)),
+    "vit_base_patch16_clip_quickgelu_224.openai": Entry(86_193_152, BASE | CLIP | QUICK | CLIP_512, OPENAI),
+    # DINO (Caron et al., 2021), MAE (He et al., 2021): features alone.
+    "vit_small_patch16_224.dino": Entry(21_665_664, SMALL | FEATURES, IMAGENET),
+    "vit_small_patch8_224.dino": Entry(21_670_272, SMALL | P8 | FEATURES, IMAGENET),
+    "vit_base_patch16_224.dino": Entry(85_798_656, BASE | FEATURES, IMAGENET),
+    "vit_base_patch16_224.mae": Entry(85_798_656, BASE | FEATURES, IMAGENET),
+    "vit_base_patch8_224.dino": Entry(85_807_872, BASE | P8 | FEATURES, IMAGENET),
+    "vit_large_patch16_224.mae": Entry(303_301_632, LARGE | FEATURES, IMAGENET),
+    # DINOv2 (Oquab et al., 2023), with registers (Darcet et al., 2023).
+    "vit_small_patch14_dinov2.lvd142m": Entry(22_056_192, SMALL | DINOV2, IMAGENET.crop(1.0)),
+    "vit_small_patch14_reg4_dinov2.lvd142m": Entry(22_057_344, SMALL | DINOV2 | REG4, IMAGENET.crop(1.0)),
+    "vit_base_patch14_dinov2.lvd142m": Entry(86_579_712, BASE | DINOV2, IMAGENET.crop(1.0)),
+    "vit_base_patch14_reg4_dinov2.lvd142m": Entry(86_582_016, BASE | DINOV2 | REG4, IMAGENET.crop(1.0)),
+    # LV-ViT (Jiang et al., 2021), weights of the authors' repository TokenLabeling.
+    "lvvit_t.tlt_in1k": Entry(8_534_720, {"embed_dim": 240, "depth": 12, "num_heads": 4}, IMAGENET, LVViT),
+    "lvvit_s.tlt_in1k": Entry(26_151_824, SMALL | {"depth": 16, "skip_lam": 2.0}, IMAGENET, LVViT),
+    "lvvit_m.tlt_in1k": Entry(55_830_544, MEDIUM | {"depth": 20, "skip_lam": 2.0}, IMAGENET.crop(1.0), LVViT),
+    "lvvit_l.tlt_in1k": Entry(150_473_552, BASE | LVVIT_L, IMAGENET.crop(1.0), LVViT),
 }
-OVERRIDES = tuple(f.name for f in fields(ViT) if f.name not in {"variant", "reducer", "removed", "parent", "name"})
+# fmt: on
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """The names that match a shell pattern, sorted; `list_models("deit*")`."""
-    return sorted(fnmatch.filter(ZOO, pattern))
+def overrides(architecture: type[ViT]) -> tuple[str, ...]:
+    """What `create_model` takes as overrides for models of an architecture."""
+    internal = {"variant", "reducer", "removed", "parent", "name"}
+    return tuple(field.name for field in fields(architecture) if field.name not in internal)
 
 
-def _entry(name: str) -> Entry:
-    if name not in ZOO:
-        raise unknown("model", name, ZOO)
-    return ZOO[name]
+# Of any architecture.
+OVERRIDES = tuple(dict.fromkeys(key for kind in (ViT, LVViT) for key in overrides(kind)))
+
+
+def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
+    """The names that match a shell pattern, sorted: `list_models("deit*")`.
+
+    With `pretrained`, or with a dot in the pattern, names have their tags, one for each set of weights:
+    `list_models("*.dino")`.
+    """
+    tagged = pretrained or "." in pattern
+    return sorted({name for name in (ZOO if tagged else _first_tags()) if fnmatch.fnmatchcase(name, pattern)})
+
+
+def full_name(name: str) -> str:
+    """The name with its tag: `"deit_small_patch16_224"` is `"deit_small_patch16_224.fb_in1k"`.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if name in ZOO:
+        return name
+    untagged = _first_tags()
+    if name not in untagged:
+        raise unknown("model", name, list(ZOO) if "." in name else list(untagged))
+    return untagged[name]
+
+
+def entry(name: str) -> Entry:
+    """The line of a name, with or without its tag."""
+    return ZOO[full_name(name)]
 
 
 def preprocessing(name: str) -> Preprocessing:
     """Mean, standard deviation, crop and interpolation that belong to a model's weights."""
-    return _entry(name).preprocessing
+    return entry(name).preprocessing
 
 
-def create_model(
-    name: str,
-    reducer: Reducer | None = None,
-    schedule: int | Sequence[int] | schedules.Schedule = 0,
-    **overrides: Any,
-) -> ViT:
-    """A Vision Transformer by timm's name, condensed by `reducer`.
-
-    Args:
-        name: one of `list_models()`.
-        reducer: the method, e.g. `GTP()`; `None` gives the plain model, whatever the schedule.
-        schedule: patch tokens that leave each block: an int, a sequence, or an object of `schedule`.
-        **overrides: any of `OVERRIDES`, timm's names; `img_size` is an int or a `(height, width)` pair.
-
-    Returns:
-        A Flax linen module. It holds no parameters: `model.init(key, images)` makes them, `convert` loads them.
-
-    Raises:
-        InputError: an unknown name, sizes that do not fit each other, a schedule that does not fit the model.
-    """
-    sizes = dict(_entry(name).sizes)
-    for key, value in overrides.items():
-        if key not in OVERRIDES:
-            raise unknown(f"override of {name!r}:", key, OVERRIDES)
-        sizes[key] = value
-    size = sizes.get("img_size", ViT.img_size)
-    sizes["img_size"] = (size, size) if isinstance(size, int) else tuple(size)
-    model = ViT(variant=name, **sizes)
-    _check_sizes(model)
-    return condense(model, reducer, schedule)
-
-
-def condense(model: ViT, reducer: Reducer | None = None, schedule: int | Sequence[int] | schedules.Schedule = 0) -> ViT:
-    """The same model, condensed by another reducer and schedule (see `create_model`); its parameters are the same.
-
-    Raises:
-        InputError: a reducer or a schedule that does not fit the model.
-    """
-    model = replace(model, reducer=None, removed=())
-    if reducer is None:
-        return model
-    if not isinstance(reducer, Reducer):
-        raise InputError(f"reducer={reducer!r} is not a reducer: use tc.GTP(), for example")
-    if reducer.needs_class_token and not model.class_token:
-        raise InputError(f"class_token=False, and {reducer.needs_class_token}")
-    model = replace(model, reducer=reducer)
-    patches = model.grid[0] * model.grid[1]
-    reducer.check(patches)
-    removed = schedules.resolve(schedule, patches, model.depth, lambda counts: model.cost(counts).total, reducer.extra)
-    return replace(model, removed=removed)
-
-
-def _check_sizes(model: ViT) -> None:
-    """Raise what a layer would otherwise trip over, in the words of the override that is wrong."""
-    for key in ("patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads", "mlp_ratio", "skip_lam"):
-        if not getattr(model, key) > 0:
-            raise InputError(f"{key}={getattr(model, key)} is not positive")
-    for key in ("drop_rate", "pos_drop_rate", "proj_drop_rate", "drop_path_rate"):
-        if not 0 <= getattr(model, key) < 1:
-            raise InputError(f"{key}={getattr(model, key)} is not in [0, 1)")
-    for side in model.img_size:
-        if side % model.patch_size or side <= 0:
-            nearest = max(model.patch_size, round(side / model.patch_size) * model.patch_size)
-            raise InputError(f"img_size={side} is not a multiple of patch_size={model.patch_size}: use {nearest}")
-    if model.embed_dim % model.num_heads:
-        nearest = max(model.num_heads, round(model.embed_dim / model.num_heads) * model.num_heads)
-        raise InputError(f"embed_dim={model.embed_dim} is not a multiple of num_heads={model.num_heads}: use {nearest}")
-    if model.global_pool not in ("token", "avg"):
-        raise unknown("global_pool", model.global_pool, ("token", "avg"))
-    if model.global_pool == "token" and not model.class_token:
-        raise InputError("global_pool='token' reads the class token, and class_token=False: use global_pool='avg'")
-    if model.distilled and model.global_pool != "token":
-        raise InputError(f"global_pool={model.global_pool!r} has no place for a distillation token: use 'token'")
-    if model.dtype not in ("float32", "bfloat16"):
-        raise unknown("dtype", model.dtype, ("float32", "bfloat16"))
-
-
-def parameter_shapes(model: ViT) -> dict[str, Any]:
-    """The tree of parameters that `model` expects, as `jax.ShapeDtypeStruct`; nothing is computed."""
-    images = jax.ShapeDtypeStruct((1, *model.img_size, model.in_chans), np.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), images)["params"]
-
-
-def count_parameters(model: ViT) -> int:
-    """How many numbers `model` learns."""
-    return sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(model)))
-
-
-def to_config(model: ViT) -> dict[str, Any]:
-    """Everything that rebuilds `model`, as plain values for JSON; `from_config` is the inverse."""
-    config = {key: getattr(model, key) for key in OVERRIDES}
-    return {
-        "name": model.variant,
-        "overrides": {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()},
-        "reducer": reducers.to_config(model.reducer),
-        "removed": list(model.removed),
-    }
-
-
-def from_config(config: Mapping[str, Any]) -> ViT:
-    """The model that `to_config` wrote down."""
-    reducer = reducers.from_config(config["reducer"])
-    return create_model(config["name"], reducer, list(config["removed"]), **config["overrides"])
+def _first_tags() -> dict[str, str]:
+    """Every name without its tag, and the one it stands for."""
+    return {name.partition(".")[0]: name for name in reversed(ZOO)}

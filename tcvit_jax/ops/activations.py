@@ -1,4 +1,4 @@
-"""The exact GELU, with a derivative that is computed once."""
+"""The activations of an MLP: the exact GELU, with a derivative that is computed once, and CLIP's quick one."""
 
 import math
 
@@ -35,3 +35,13 @@ def _backward(x: Array, gradient: Array) -> tuple[Array]:
 
 
 gelu.defvjp(_forward, _backward)
+
+
+def quick_gelu(x: Array) -> Array:
+    """`x * sigmoid(1.702 x)`, as OpenAI's CLIP was trained (Radford et al., 2021); in the dtype of `x`."""
+    wide = x.astype(jnp.float32)
+    return jax.lax.optimization_barrier((wide * jax.nn.sigmoid(1.702 * wide)).astype(x.dtype))
+
+
+# By timm's names.
+ACTIVATIONS = {"gelu": gelu, "quick_gelu": quick_gelu}

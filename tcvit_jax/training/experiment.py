@@ -25,19 +25,23 @@ def _given(section: Config, keys: Iterable[str]) -> dict[str, Any]:
 def build_model(config: Config) -> ViT:
     """The model that a configuration describes."""
     overrides = _given(config.model, OVERRIDES)
-    reducer = reducers.from_config(config.reducer)
+    return condensed(config, models.create_model(config.model.name, **overrides))
+
+
+def condensed(config: Config, model: ViT) -> ViT:
+    """`model` with the reducer and the schedule of a configuration."""
     plan = schedule.budget(config.gmacs) if config.gmacs else config.schedule
-    return models.create_model(config.model.name, reducer, plan, **overrides)
+    return models.condense(model, reducers.from_config(config.reducer), plan)
 
 
-def build_preprocessing(config: Config, model: ViT) -> Preprocessing:
-    """The preprocessing of the model's name, with what the configuration says otherwise.
+def build_preprocessing(config: Config, model: ViT, base: Preprocessing | None = None) -> Preprocessing:
+    """`base`, by default the preprocessing of the model's name, with what the configuration says otherwise.
 
     Raises:
         InputError: `mean` or `std` for another number of channels than the model's.
     """
     given = _given(config.data, [field.name for field in fields(Preprocessing)])
-    found = replace(models.preprocessing(model.variant), **given)
+    found = replace(base or models.preprocessing(model.variant), **given)
     for key in ("mean", "std"):
         if len(getattr(found, key)) != model.in_chans:
             raise InputError(f"data.{key}={getattr(found, key)} is not one value for each of {model.in_chans} channels")
@@ -67,7 +71,8 @@ class EvalData:
 
 def build_eval_data(config: Config, model: ViT, preprocessing: Preprocessing) -> EvalData:
     """The evaluation split of a configuration."""
-    transform = EvalTransform(model.img_size, model.in_chans, preprocessing.crop_pct, preprocessing.interpolation)
+    crop = preprocessing
+    transform = EvalTransform(model.img_size, model.in_chans, crop.crop_pct, crop.interpolation, crop.crop_mode)
     source = _open(config, config.data.eval_split, model)
     return EvalData(source, transform, config.eval_batch_size, config.data.workers)
 

@@ -32,7 +32,7 @@ class Job:
     total_steps: int
     rate: optax.Schedule
     tx: optax.GradientTransformation
-    params: Any
+    variables: dict[str, Any] | None
 
     def meta(self, step: int) -> dict[str, Any]:
         """What a checkpoint says of itself (see `checkpoint.load`)."""
@@ -69,9 +69,10 @@ def build(config: Config) -> Job:
     if not 0 <= config.label_smoothing < 1:
         raise InputError(f"label_smoothing={config.label_smoothing} is not in [0, 1)")
     models.parameter_shapes(model)  # traces the model: what only shows there is raised now
-    params = None
+    variables = None
     if config.weights:
-        params = convert.from_torch(convert.read_state_dict(config.weights), model)["params"]
+        state_dict = convert.read_state_dict(config.weights)
+        variables = convert.from_torch(state_dict, model, new_head=config.new_head)
     train_data = experiment.build_train_data(config, model, preprocessing)
     eval_data = experiment.build_eval_data(config, model, preprocessing)
     total_steps = train_data.steps(config.epochs)
@@ -80,5 +81,5 @@ def build(config: Config) -> Job:
     rate = optimizer.learning_rate(config.optimizer, total_steps, len(train_data.source) / config.batch_size)
     return Job(
         config, model, describe(model), preprocessing, train_data, eval_data, mesh, total_steps, rate,
-        optimizer.adamw(config.optimizer, rate), params,
+        optimizer.adamw(config.optimizer, rate), variables,
     )  # fmt: skip

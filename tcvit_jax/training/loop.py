@@ -64,7 +64,7 @@ def _first_state(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, int]:
     latest = checkpoints.latest()
     if latest is not None:
         return checkpoints.restore(latest, jax.eval_shape(init), job.mesh), latest
-    return jax.jit(init, out_shardings=sharding.replicated(job.mesh))(job.params), 0
+    return jax.jit(init, out_shardings=sharding.replicated(job.mesh))(job.variables), 0
 
 
 def _banner(job: Job, start: int) -> Iterator[str]:

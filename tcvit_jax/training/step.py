@@ -25,14 +25,14 @@ class TrainState:
 
     Attributes:
         step: int32 scalar, steps taken.
-        params: float32 parameters.
+        variables: the model's, float32: `"params"`, which the optimiser changes, and `"batch_stats"` where it has any.
         ema: their exponential moving average, which is what gets evaluated.
         opt_state: of the optimiser.
     """
 
     step: Array
-    params: Any
-    ema: Any
+    variables: dict[str, Any]
+    ema: dict[str, Any]
     opt_state: Any
 
 
@@ -40,14 +40,14 @@ TrainStep = Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, dict[s
 
 
 def make_init(model: ViT, tx: optax.GradientTransformation, seed: int) -> Callable[..., TrainState]:
-    """A function that makes the first state, from the parameters it is given or freshly drawn ones."""
+    """A function that makes the first state, from the variables it is given or freshly drawn ones."""
 
-    def init(params: Any = None) -> TrainState:
-        fresh = params
+    def init(variables: dict[str, Any] | None = None) -> TrainState:
+        fresh = variables
         if fresh is None:
             images = jnp.zeros((1, *model.img_size, model.in_chans))
-            fresh = model.init(jax.random.key(seed), images)["params"]
-        return TrainState(jnp.zeros((), jnp.int32), fresh, jax.tree.map(jnp.copy, fresh), tx.init(fresh))
+            fresh = dict(model.init(jax.random.key(seed), images))
+        return TrainState(jnp.zeros((), jnp.int32), fresh, jax.tree.map(jnp.copy, fresh), tx.init(fresh["params"]))
 
     return init
 
@@ -71,25 +71,31 @@ def make_train_step(
     """A compiled function from a state and a global batch to the next state and its metrics.
 
     Parameters are whole on every device and the batch is cut over them, so that the mean of the gradients is the only
-    thing they exchange. Random choices are a function of (seed, step). The state that goes in is given up.
+    thing they exchange, but for batch norm, whose statistics are those of the whole batch. Random choices are a
+    function of (seed, step). The state that goes in is given up.
     """
 
     def train_step(state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         images = normalise(batch["image"], preprocessing.mean, preprocessing.std)
 
-        def loss_fn(params: Any) -> Array:
-            logits = model.apply({"params": params}, images, train=True, rngs={"dropout": key})
-            return cross_entropy(cast(Array, logits), batch["label"], label_smoothing)
+        params = state.variables["params"]
 
-        loss, gradients = jax.value_and_grad(loss_fn)(state.params)
-        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        def loss_fn(params: Any) -> tuple[Array, Any]:
+            variables = {**state.variables, "params": params}
+            logits, statistics = model.apply(
+                variables, images, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
+            )
+            return cross_entropy(cast(Array, logits), batch["label"], label_smoothing), statistics
+
+        (loss, statistics), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        updates, opt_state = tx.update(gradients, state.opt_state, params)
+        variables = {"params": optax.apply_updates(params, updates), **statistics}
         # A young average forgets faster, or it would remember the random start for most of a short run.
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-        ema = optax.incremental_update(params, state.ema, 1 - decay)
+        ema: Any = optax.incremental_update(variables, state.ema, 1 - decay)
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradients)}
-        return TrainState(state.step + 1, params, ema, opt_state), metrics
+        return TrainState(state.step + 1, variables, ema, opt_state), metrics
 
     whole = sharding.replicated(mesh)
     return jax.jit(

@@ -96,7 +96,7 @@ def test_nan_loss_ends_with_the_step(tmp_path):
     # Whatever was kept before that is finite.
     steps = list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
     if steps:
-        variables = load(tmp_path / "run", "params")[1]
+        variables = load(tmp_path / "run", "variables")[1]
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
 
 

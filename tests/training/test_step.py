@@ -42,7 +42,7 @@ def test_eight_devices_train_as_one(reducer):
     one, losses_one = steps(model, ONE, 3)
     eight, losses_eight = steps(model, EIGHT, 3)
     np.testing.assert_allclose(losses_eight, losses_one, rtol=1e-5)
-    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(eight.params), strict=True):
+    for a, b in zip(jax.tree.leaves(one.variables), jax.tree.leaves(eight.variables), strict=True):
         np.testing.assert_allclose(b, a, rtol=0, atol=2e-6)
 
 
@@ -64,7 +64,7 @@ def test_the_only_communication_is_the_mean_of_the_gradients(reducer):
     text = step.lower(state, batch).compile().as_text()
     exchanged = sum(int(np.prod(shape)) for line in text.splitlines() for shape in all_reduced(line))
     # Every gradient once, and the mean loss: as many numbers, and no activation beside them.
-    assert exchanged == sum(leaf.size for leaf in jax.tree.leaves(state.params)) + 1
+    assert exchanged == sum(leaf.size for leaf in jax.tree.leaves(state.variables)) + 1
     assert not [name for name in ("all-gather", "all-to-all", "collective-permute", "reduce-scatter") if name in text]
 
 
@@ -84,11 +84,11 @@ def test_average_starts_quickly_and_settles_at_its_decay():
     model = small()
     tx = optax.sgd(0.1)
     before = jax.jit(make_init(model, tx, 0))()
-    bias = np.asarray(before.params["head"]["bias"])
+    bias = np.asarray(before.variables["params"]["head"]["bias"])
     after, _ = steps(model, ONE, 1, ema_decay=0.9)
-    moved = np.asarray(after.params["head"]["bias"])
+    moved = np.asarray(after.variables["params"]["head"]["bias"])
     # The first decay is min(0.9, 1 / 10).
-    np.testing.assert_allclose(after.ema["head"]["bias"], 0.1 * bias + 0.9 * moved, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(after.ema["params"]["head"]["bias"], 0.1 * bias + 0.9 * moved, rtol=1e-5, atol=1e-7)
 
 
 def test_cross_entropy_is_the_plain_formula():

@@ -1,0 +1,181 @@
+"""Which tensor of whose file is which of our variables: one table of rules for every family of names.
+
+A dialect is a list of rules; the rule of a variable is the one whose pattern is the whole of its path, and there is
+exactly one. A rule names the tensors it is made of and the layout they have there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tcvit_jax.errors import InputError
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a variable lies in a file.
+
+    Attributes:
+        shapes: from our shape and the number of heads to those of the tensors in the file, one for each.
+        load: from those tensors to ours, given our shape.
+        dump: the inverse, where the dialect is written: from ours to the one tensor.
+    """
+
+    shapes: Callable[[Shape, int], list[Shape]]
+    load: Callable[[Sequence[np.ndarray], Shape], np.ndarray]
+    dump: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+SAME = Layout(lambda shape, heads: [shape], lambda tensors, shape: tensors[0], lambda ours: ours)
+# torch keeps kernels `[out, in]` and `[out, in, h, w]`; ours are `[in, out]` and `[h, w, in, out]`.
+LINEAR = Layout(lambda shape, heads: [shape[::-1]], lambda tensors, shape: tensors[0].T, lambda ours: ours.T)
+CONV = Layout(
+    lambda shape, heads: [(shape[3], shape[2], shape[0], shape[1])],
+    lambda tensors, shape: tensors[0].transpose(2, 3, 1, 0),
+    lambda ours: ours.transpose(3, 2, 0, 1),
+)
+# The AugReg files keep queries, keys and values apart, and heads on an axis of their own.
+QKV_KERNEL = Layout(
+    lambda shape, heads: [(shape[0], heads, shape[0] // heads)] * 3,
+    lambda tensors, shape: np.concatenate([tensor.reshape(shape[0], -1) for tensor in tensors], axis=1),
+)
+QKV_BIAS = Layout(
+    lambda shape, heads: [(heads, shape[0] // 3 // heads)] * 3,
+    lambda tensors, shape: np.concatenate([tensor.reshape(-1) for tensor in tensors]),
+)
+HEADS_OUT = Layout(
+    lambda shape, heads: [(heads, shape[0] // heads, shape[1])], lambda tensors, shape: tensors[0].reshape(shape)
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    r"""The variables whose path is all of `ours`, and the tensors `theirs`, which may quote its groups (`\1`).
+
+    Attributes:
+        head: whether a classifier of other classes takes its place, when asked for.
+        positions: whether it may be resampled for another grid.
+    """
+
+    ours: str
+    theirs: tuple[str, ...]
+    layout: Layout = SAME
+    head: bool = False
+    positions: bool = False
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """A family of names.
+
+    Attributes:
+        name: what messages call it.
+        rules: of every variable.
+        ignored: patterns of names that hold no weight.
+        aliases: patterns of names under which others keep what the rules know, and what they are there.
+        head: pattern of the names of classifiers.
+    """
+
+    name: str
+    rules: tuple[Rule, ...]
+    head: str
+    ignored: tuple[str, ...] = ()
+    aliases: tuple[tuple[str, str], ...] = ()
+
+    def rule(self, path: str) -> tuple[Rule, list[str]]:
+        """The rule of one of our variables, `params.blocks_0.norm1.scale`, and the names of its tensors.
+
+        Raises:
+            InputError: the dialect has no such part.
+        """
+        for rule in self.rules:
+            match = re.fullmatch(rule.ours, path)
+            if match:
+                return rule, [match.expand(name) for name in rule.theirs]
+        raise InputError(f"{self.name} files have nothing for {path}")
+
+    def canonical(self, names: Collection[str]) -> Iterator[tuple[str, str]]:
+        """Every name that is not ignored, as `(name as the rules have it, name in the file)`."""
+        for name in names:
+            known = name
+            for pattern, replacement in self.aliases:
+                known = re.sub(pattern, replacement, known)
+            if not any(re.fullmatch(pattern, known) for pattern in self.ignored):
+                yield known, name
+
+
+def _rules(*rows: tuple[str, str | tuple[str, ...], Layout]) -> tuple[Rule, ...]:
+    return tuple(
+        Rule(ours, (theirs,) if isinstance(theirs, str) else theirs, layout,
+             head="head" in ours, positions="pos_embed" in ours)
+        for ours, theirs, layout in rows
+    )  # fmt: skip
+
+
+# timm's, which are also those of DeiT, DINO, MAE and TokenLabeling.
+TIMM = Dialect(
+    "timm",
+    _rules(
+        (r"params\.patch_embed\.kernel", "patch_embed.proj.weight", CONV),
+        (r"params\.patch_embed\.bias", "patch_embed.proj.bias", SAME),
+        (r"params\.patch_embed\.(conv\d|proj)\.kernel", r"patch_embed.\1.weight", CONV),
+        (r"params\.patch_embed\.(bn\d)\.scale", r"patch_embed.\1.weight", SAME),
+        (r"params\.patch_embed\.(bn\d|proj)\.bias", r"patch_embed.\1.bias", SAME),
+        (r"batch_stats\.patch_embed\.(bn\d)\.(mean|var)", r"patch_embed.\1.running_\2", SAME),
+        (r"params\.(cls_token|dist_token|reg_token|pos_embed)", r"\1", SAME),
+        (r"params\.blocks_(\d+)\.(norm\d|attn\.[qk]_norm)\.scale", r"blocks.\1.\2.weight", SAME),
+        (r"params\.blocks_(\d+)\.(attn\.qkv|attn\.proj|mlp\.fc\d)\.kernel", r"blocks.\1.\2.weight", LINEAR),
+        (r"params\.blocks_(\d+)\.([\w.]+\.bias|ls\d\.gamma)", r"blocks.\1.\2", SAME),
+        (r"params\.(norm|norm_pre|fc_norm)\.scale", r"\1.weight", SAME),
+        (r"params\.(norm|norm_pre|fc_norm)\.bias", r"\1.bias", SAME),
+        (r"params\.(head|head_dist|aux_head)\.kernel", r"\1.weight", LINEAR),
+        (r"params\.(head|head_dist|aux_head)\.bias", r"\1.bias", SAME),
+    ),
+    head=r"(head|head_dist|aux_head)\.(weight|bias)",
+    # Counters of batch norm, and what DINOv2 needed in training alone.
+    ignored=(r".*\.num_batches_tracked", "mask_token"),
+    # Wrappers for parallel training and compilation; the names of DeiT-III's authors.
+    aliases=((r"^(module\.|_orig_mod\.)+", ""), (r"\.gamma_([12])$", r".ls\1.gamma")),
+)
+
+_BLOCK = r"Transformer/encoderblock_\1"
+_HEADS = f"{_BLOCK}/MultiHeadDotProductAttention_1"
+# The .npz files of "How to train your ViT?", written by google-research/vision_transformer.
+AUGREG = Dialect(
+    "AugReg",
+    _rules(
+        (r"params\.patch_embed\.(kernel|bias)", r"embedding/\1", SAME),
+        (r"params\.cls_token", "cls", SAME),
+        (r"params\.pos_embed", "Transformer/posembed_input/pos_embedding", SAME),
+        (r"params\.blocks_(\d+)\.norm1\.(scale|bias)", rf"{_BLOCK}/LayerNorm_0/\2", SAME),
+        (r"params\.blocks_(\d+)\.norm2\.(scale|bias)", rf"{_BLOCK}/LayerNorm_2/\2", SAME),
+        (
+            r"params\.blocks_(\d+)\.attn\.qkv\.kernel",
+            tuple(f"{_HEADS}/{part}/kernel" for part in ("query", "key", "value")),
+            QKV_KERNEL,
+        ),
+        (
+            r"params\.blocks_(\d+)\.attn\.qkv\.bias",
+            tuple(f"{_HEADS}/{part}/bias" for part in ("query", "key", "value")),
+            QKV_BIAS,
+        ),
+        (r"params\.blocks_(\d+)\.attn\.proj\.kernel", f"{_HEADS}/out/kernel", HEADS_OUT),
+        (r"params\.blocks_(\d+)\.attn\.proj\.bias", f"{_HEADS}/out/bias", SAME),
+        (r"params\.blocks_(\d+)\.mlp\.fc1\.(kernel|bias)", rf"{_BLOCK}/MlpBlock_3/Dense_0/\2", SAME),
+        (r"params\.blocks_(\d+)\.mlp\.fc2\.(kernel|bias)", rf"{_BLOCK}/MlpBlock_3/Dense_1/\2", SAME),
+        (r"params\.norm\.(scale|bias)", r"Transformer/encoder_norm/\1", SAME),
+        (r"params\.head\.(kernel|bias)", r"head/\1", SAME),
+    ),
+    head=r"head/(kernel|bias)",
+)
+
+
+def dialect_of(names: Collection[str]) -> Dialect:
+    """Whose names these are."""
+    return AUGREG if any("/" in name for name in names) else TIMM

@@ -1,0 +1,147 @@
+"""From a name and overrides to a model, from one model to another, and from a model to plain values and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import jax
+import numpy as np
+
+from tcvit_jax import reducers
+from tcvit_jax import schedule as schedules
+from tcvit_jax.errors import InputError, unknown
+from tcvit_jax.models import zoo
+from tcvit_jax.models.vit import ViT
+from tcvit_jax.ops.activations import ACTIVATIONS
+from tcvit_jax.reducers.base import Reducer
+
+
+def create_model(
+    name: str,
+    reducer: Reducer | None = None,
+    schedule: int | Sequence[int] | schedules.Schedule = 0,
+    **overrides: Any,
+) -> ViT:
+    """A Vision Transformer by timm's name, condensed by `reducer`.
+
+    Args:
+        name: one of `list_models()`, with or without a tag.
+        reducer: the method, e.g. `GTP()`; `None` gives the plain model, whatever the schedule.
+        schedule: patch tokens that leave each block: an int, a sequence, or an object of `schedule`.
+        **overrides: any of `zoo.overrides`, timm's names; `img_size` is an int or a `(height, width)` pair.
+
+    Returns:
+        A Flax linen module. It holds no parameters: `model.init(key, images)` makes them, `convert` loads them.
+
+    Raises:
+        InputError: an unknown name, sizes that do not fit each other, a schedule that does not fit the model.
+    """
+    entry = zoo.entry(name)
+    sizes, known = dict(entry.sizes), zoo.overrides(entry.architecture)
+    for key, value in overrides.items():
+        if key not in known:
+            raise unknown(f"override of {name!r}:", key, known)
+        sizes[key] = value
+    size = sizes.get("img_size", ViT.img_size)
+    sizes["img_size"] = (size, size) if isinstance(size, int) else tuple(size)
+    model = entry.architecture(variant=name, **sizes)
+    _check_sizes(model)
+    return condense(model, reducer, schedule)
+
+
+def condense(model: ViT, reducer: Reducer | None = None, schedule: int | Sequence[int] | schedules.Schedule = 0) -> ViT:
+    """The same model, condensed by another reducer and schedule (see `create_model`); its parameters are the same.
+
+    Raises:
+        InputError: a reducer or a schedule that does not fit the model.
+    """
+    model = replace(model, reducer=None, removed=())
+    if reducer is None:
+        return model
+    if not isinstance(reducer, Reducer):
+        raise InputError(f"reducer={reducer!r} is not a reducer: use tc.GTP(), for example")
+    if reducer.needs_class_token and not model.class_token:
+        raise InputError(f"class_token=False, and {reducer.needs_class_token}")
+    model = replace(model, reducer=reducer)
+    patches = model.grid[0] * model.grid[1]
+    reducer.check(patches)
+    removed = schedules.resolve(schedule, patches, model.depth, lambda counts: model.cost(counts).total, reducer.extra)
+    return replace(model, removed=removed)
+
+
+def _check_sizes(model: ViT) -> None:
+    """Raise what a layer would otherwise trip over, in the words of the override that is wrong."""
+    for key, value in model.FIXED.items():
+        if getattr(model, key) != value:
+            raise InputError(f"{key}={getattr(model, key)!r} is not for {model.variant}: it has {key}={value!r}")
+    for key in ("patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio", "skip_lam"):
+        if not getattr(model, key) > 0:
+            raise InputError(f"{key}={getattr(model, key)} is not positive")
+    for key in ("num_classes", "reg_tokens"):
+        if getattr(model, key) < 0:
+            raise InputError(f"{key}={getattr(model, key)} is negative: 0 is none")
+    for key in ("drop_rate", "pos_drop_rate", "proj_drop_rate", "drop_path_rate"):
+        if not 0 <= getattr(model, key) < 1:
+            raise InputError(f"{key}={getattr(model, key)} is not in [0, 1)")
+    for side in model.img_size:
+        if side % model.patch_size or side <= 0:
+            nearest = max(model.patch_size, round(side / model.patch_size) * model.patch_size)
+            raise InputError(f"img_size={side} is not a multiple of patch_size={model.patch_size}: use {nearest}")
+    if model.embed_dim % model.num_heads:
+        nearest = max(model.num_heads, round(model.embed_dim / model.num_heads) * model.num_heads)
+        raise InputError(f"embed_dim={model.embed_dim} is not a multiple of num_heads={model.num_heads}: use {nearest}")
+    if model.global_pool not in ("token", "avg"):
+        raise unknown("global_pool", model.global_pool, ("token", "avg"))
+    if model.global_pool == "token" and not model.class_token:
+        raise InputError("global_pool='token' reads the class token, and class_token=False: use global_pool='avg'")
+    if model.distilled and model.global_pool != "token":
+        raise InputError(f"global_pool={model.global_pool!r} has no place for a distillation token: use 'token'")
+    if model.act_layer not in ACTIVATIONS:
+        raise unknown("act_layer", model.act_layer, ACTIVATIONS)
+    if model.dtype not in ("float32", "bfloat16"):
+        raise unknown("dtype", model.dtype, ("float32", "bfloat16"))
+
+
+@cache
+def _variable_shapes(model: ViT) -> dict[str, Any]:
+    images = jax.ShapeDtypeStruct((1, *model.img_size, model.in_chans), np.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), images)
+
+
+def variable_shapes(model: ViT) -> dict[str, Any]:
+    """The tree of variables that `model` expects, as `jax.ShapeDtypeStruct`; nothing is computed.
+
+    `"params"`, and where the model has any `"batch_stats"`. A reducer has none.
+    """
+    plain = replace(model, variant="", reducer=None, removed=())
+    return _variable_shapes(plain)  # pyright: ignore[reportArgumentType]  (Flax makes modules hashable)
+
+
+def parameter_shapes(model: ViT) -> dict[str, Any]:
+    """Of `variable_shapes`, what is learned."""
+    return variable_shapes(model)["params"]
+
+
+def count_parameters(model: ViT) -> int:
+    """How many numbers `model` learns."""
+    return sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(model)))
+
+
+def to_config(model: ViT) -> dict[str, Any]:
+    """Everything that rebuilds `model`, as plain values for JSON; `from_config` is the inverse."""
+    config = {key: getattr(model, key) for key in zoo.overrides(type(model))}
+    return {
+        "name": model.variant,
+        "overrides": {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()},
+        "reducer": reducers.to_config(model.reducer),
+        "removed": list(model.removed),
+    }
+
+
+def from_config(config: Mapping[str, Any]) -> ViT:
+    """The model that `to_config` wrote down."""
+    reducer = reducers.from_config(config["reducer"])
+    return create_model(config["name"], reducer, list(config["removed"]), **config["overrides"])

@@ -1,0 +1,93 @@
+"""LV-ViT (Jiang et al., 2021, "All Tokens Matter"): a convolutional stem, scaled residuals, a head on every token."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from tcvit_jax.models.vit import ViT
+
+
+class ConvStem(nn.Module):
+    """Three convolutions with batch norm, the first of stride 2, and one that cuts what they see into patches."""
+
+    width: int
+    channels: int
+    patch_size: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool) -> Array:
+        """`[B, H, W, C]` to `[B, H / patch_size, W / patch_size, D]`.
+
+        Batch norm uses its running statistics unless training. In training they are those of the global batch,
+        on however many devices, and `apply` has to be called with `mutable=["batch_stats"]`.
+        """
+        x = images
+        for index, (size, stride) in enumerate(((7, 2), (3, 1), (3, 1)), 1):
+            # "SAME" would pad a stride of 2 on one side alone.
+            x = nn.Conv(
+                self.channels, (size, size), strides=stride, padding=size // 2, use_bias=False, dtype=self.dtype,
+                name=f"conv{index}",
+            )(x)  # fmt: skip
+            x = nn.BatchNorm(
+                not train, momentum=0.9, epsilon=1e-5, use_fast_variance=False, dtype=self.dtype, name=f"bn{index}"
+            )(x)
+            x = jax.nn.relu(x)
+        patch = (self.patch_size // 2, self.patch_size // 2)
+        return nn.Conv(self.width, patch, strides=patch, padding="VALID", dtype=self.dtype, name="proj")(x)
+
+
+class LVViT(ViT):
+    """LV-ViT; make one with `create_model`. Its variables have batch statistics beside the parameters.
+
+    Logits are those of the class token and half the greatest, class by class, of the patch tokens that are left
+    (`head(class) + 0.5 max(aux_head(patches))`). Its authors' training loss, on labels of every token, is not here.
+    """
+
+    mlp_ratio: float = 3.0
+    qkv_bias: bool = False
+    norm_eps: float = 1e-5
+    stem_channels: int = 64
+
+    FIXED: ClassVar[dict[str, Any]] = {
+        "class_token": True, "distilled": False, "global_pool": "token", "fc_norm": None, "pre_norm": False,
+    }  # fmt: skip
+
+    @property
+    def reads_prefix_alone(self) -> bool:
+        """Whether the head reads nothing of the patch tokens: here it reads all of them."""
+        return self.num_classes == 0
+
+    @property
+    def _embed_macs(self) -> int:
+        half, channels = (self.img_size[0] // 2) * (self.img_size[1] // 2), self.stem_channels
+        convolutions = half * channels * (49 * self.in_chans + 2 * 9 * channels)
+        return convolutions + half * channels * self.embed_dim
+
+    @property
+    def _patch_classes(self) -> int:
+        return self.num_classes
+
+    def setup(self) -> None:
+        """As `ViT`'s, and the head of the patch tokens."""
+        super().setup()
+        if self.num_classes:
+            self.aux_head = self._classifier()
+
+    def _stem(self) -> nn.Module:
+        return ConvStem(self.embed_dim, self.stem_channels, self.patch_size, self.dtype)
+
+    def _patches(self, images: Array, train: bool) -> Array:
+        return self.patch_embed(images, train)
+
+    def _logits(self, x: Array, train: bool) -> Array:
+        x = self.head_drop(self.norm(x), deterministic=not train)
+        if not self.num_classes:
+            return x[:, 0].astype(jnp.float32)
+        aux = self.aux_head(x[:, self.prefix :])
+        return (self.head(x[:, 0]) + 0.5 * aux.max(1)).astype(jnp.float32)

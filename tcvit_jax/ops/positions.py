@@ -1,0 +1,24 @@
+"""Position embeddings on another grid."""
+
+import jax.image
+import jax.numpy as jnp
+from jax import Array
+
+
+def resample_positions(positions: Array, prefix: int, grid: tuple[int, int], target: tuple[int, int]) -> Array:
+    """Position embeddings of one grid for another one, as timm resamples them: bicubic (a = -1/2), antialiased.
+
+    Args:
+        positions: `[1, prefix + height * width, D]`, of the prefix tokens, which stay as they are, and of `grid`.
+        prefix: prefix tokens that have a position.
+        grid: patches in height and width.
+        target: those of the result.
+
+    Returns:
+        `[1, prefix + target height * target width, D]` float32.
+    """
+    wide = jnp.asarray(positions, jnp.float32)
+    width = wide.shape[-1]
+    patches = wide[:, prefix:].reshape(1, *grid, width)
+    patches = jax.image.resize(patches, (1, *target, width), "cubic", antialias=True)
+    return jnp.concatenate([wide[:, :prefix], patches.reshape(1, -1, width)], axis=1)
