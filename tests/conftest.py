@@ -19,12 +19,16 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def script():
-    """Run one of the repository's scripts in a process of its own, on one device, with warnings as errors."""
+    """Run one of the repository's scripts, or a module of the package as one, with warnings as errors.
+
+    In a process of its own, on one device.
+    """
     import subprocess
 
-    def run(name: str, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "XLA_FLAGS": "", "COLUMNS": "400"}
-        command = [sys.executable, "-W", "error", str(ROOT / name), *arguments]
+    def run(name: str, *arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "XLA_FLAGS": "", "COLUMNS": "400", "PYTHONPATH": str(ROOT), **variables}
+        target = [str(ROOT / name)] if name.endswith(".py") else ["-m", name]
+        command = [sys.executable, "-W", "error", *target, *arguments]
         return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd or ROOT, timeout=300)
 
     return run

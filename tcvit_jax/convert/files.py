@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, np.ndarray], metad
     except Exception as error:  # safetensors has kinds of its own
         raise InputError(f"cannot write {str(path)!r}: {first_line(error)}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def first_line(error: BaseException) -> str:
@@ -112,11 +114,11 @@ def _read_safetensors(path: Path) -> Weights:
 
 def _read_npz(path: Path) -> Weights:
     try:
+        with zipfile.ZipFile(path):
+            pass  # numpy would leave a file open that is no archive
         file = np.load(path, allow_pickle=False)
-    except Exception as error:  # numpy's, zipfile's or the system's
+    except Exception as error:  # zipfile's, numpy's or the system's
         raise InputError(f"cannot read {str(path)!r} as .npz: {first_line(error)}") from error
-    if not isinstance(file, np.lib.npyio.NpzFile):
-        raise InputError(f"cannot read {str(path)!r} as .npz: it holds one array without a name")
     return Weights(path, tuple(file.files), file.__getitem__)
 
 

@@ -99,7 +99,7 @@ def convert(
     unread, variables, resampled, dtypes = set(names) - dropped, {}, [], {}
     for path, expected in _flat(variable_shapes(model)).items():
         rule, wanted = dialect.rule(path)
-        if rule.head and new_head:
+        if rule.kind == "head" and new_head:
             variables[path] = np.zeros(expected.shape, np.float32)
             continue
         missing = [name for name in wanted if name not in unread]
@@ -108,17 +108,16 @@ def convert(
             problems += [(name, "is missing") for name in missing]
             continue
         sources = [_to_numpy(tensors[names[name]]) for name in wanted]
-        dtypes.update({name: source.dtype.name for name, source in zip(wanted, sources, strict=True)})
-        shapes = rule.layout.shapes(expected.shape, model.num_heads)
         wrong = [*_check_values(wanted, sources)]
-        if not wrong and rule.positions and _grid_of(sources[0], model, grid) not in (None, model.grid):
-            sources = [_resample(sources[0], model, grid)]
-            resampled += wanted
-        wrong = wrong or [*_check_shapes(wanted, sources, shapes)]
-        problems += wrong
         if not wrong:
-            ours = rule.layout.load(sources, expected.shape)
-            variables[path] = np.ascontiguousarray(ours, np.float32)
+            dtypes.update({name: source.dtype.name for name, source in zip(wanted, sources, strict=True)})
+            if rule.kind == "positions" and _grid_of(sources[0], model, grid) not in (None, model.grid):
+                sources = [_resample(sources[0], model, grid)]
+                resampled += wanted
+            wrong = [*_check_shapes(wanted, sources, rule.layout.shapes(expected.shape, model.num_heads))]
+        if not wrong:
+            variables[path] = np.ascontiguousarray(rule.layout.load(sources, expected.shape), np.float32)
+        problems += wrong
     problems += [*_check_dtypes(dtypes), *_unexpected(unread, problems)]
     if problems:
         raise InputError(
@@ -170,8 +169,14 @@ def _check_values(names: Sequence[str], tensors: Sequence[np.ndarray]) -> Iterab
     for name, tensor in zip(names, tensors, strict=True):
         if not np.issubdtype(tensor.dtype, np.floating) and tensor.dtype.name != "bfloat16":
             yield name, f"has dtype {tensor.dtype.name}, which is not one of weights"
-        elif not np.isfinite(tensor).all():
+        elif not _finite(tensor):
             yield name, "holds values that are not finite"
+
+
+def _finite(tensor: np.ndarray) -> bool:
+    """Whether every value is a number of float32, which it is going to be."""
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(tensor.astype(np.float32, copy=False)).all())
 
 
 def _check_shapes(names: Sequence[str], tensors: Sequence[np.ndarray], shapes: Sequence[Any]) -> Iterable[Problem]:

@@ -59,15 +59,14 @@ class Rule:
     r"""The variables whose path is all of `ours`, and the tensors `theirs`, which may quote its groups (`\1`).
 
     Attributes:
-        head: whether a classifier of other classes takes its place, when asked for.
-        positions: whether it may be resampled for another grid.
+        kind: `"head"` where a classifier of other classes can take its place, `"positions"` where it is resampled for
+            another grid, `""` elsewhere.
     """
 
     ours: str
     theirs: tuple[str, ...]
     layout: Layout = SAME
-    head: bool = False
-    positions: bool = False
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,32 +109,25 @@ class Dialect:
                 yield known, name
 
 
-def _rules(*rows: tuple[str, str | tuple[str, ...], Layout]) -> tuple[Rule, ...]:
-    return tuple(
-        Rule(ours, (theirs,) if isinstance(theirs, str) else theirs, layout,
-             head="head" in ours, positions="pos_embed" in ours)
-        for ours, theirs, layout in rows
-    )  # fmt: skip
-
-
 # timm's, which are also those of DeiT, DINO, MAE and TokenLabeling.
 TIMM = Dialect(
     "timm",
-    _rules(
-        (r"params\.patch_embed\.kernel", "patch_embed.proj.weight", CONV),
-        (r"params\.patch_embed\.bias", "patch_embed.proj.bias", SAME),
-        (r"params\.patch_embed\.(conv\d|proj)\.kernel", r"patch_embed.\1.weight", CONV),
-        (r"params\.patch_embed\.(bn\d)\.scale", r"patch_embed.\1.weight", SAME),
-        (r"params\.patch_embed\.(bn\d|proj)\.bias", r"patch_embed.\1.bias", SAME),
-        (r"batch_stats\.patch_embed\.(bn\d)\.(mean|var)", r"patch_embed.\1.running_\2", SAME),
-        (r"params\.(cls_token|dist_token|reg_token|pos_embed)", r"\1", SAME),
-        (r"params\.blocks_(\d+)\.(norm\d|attn\.[qk]_norm)\.scale", r"blocks.\1.\2.weight", SAME),
-        (r"params\.blocks_(\d+)\.(attn\.qkv|attn\.proj|mlp\.fc\d)\.kernel", r"blocks.\1.\2.weight", LINEAR),
-        (r"params\.blocks_(\d+)\.([\w.]+\.bias|ls\d\.gamma)", r"blocks.\1.\2", SAME),
-        (r"params\.(norm|norm_pre|fc_norm)\.scale", r"\1.weight", SAME),
-        (r"params\.(norm|norm_pre|fc_norm)\.bias", r"\1.bias", SAME),
-        (r"params\.(head|head_dist|aux_head)\.kernel", r"\1.weight", LINEAR),
-        (r"params\.(head|head_dist|aux_head)\.bias", r"\1.bias", SAME),
+    (
+        Rule(r"params\.patch_embed\.kernel", ("patch_embed.proj.weight",), CONV),
+        Rule(r"params\.patch_embed\.bias", ("patch_embed.proj.bias",)),
+        Rule(r"params\.patch_embed\.(conv\d|proj)\.kernel", (r"patch_embed.\1.weight",), CONV),
+        Rule(r"params\.patch_embed\.(bn\d)\.scale", (r"patch_embed.\1.weight",)),
+        Rule(r"params\.patch_embed\.(bn\d|proj)\.bias", (r"patch_embed.\1.bias",)),
+        Rule(r"batch_stats\.patch_embed\.(bn\d)\.(mean|var)", (r"patch_embed.\1.running_\2",)),
+        Rule(r"params\.(cls_token|dist_token|reg_token)", (r"\1",)),
+        Rule(r"params\.pos_embed", ("pos_embed",), kind="positions"),
+        Rule(r"params\.blocks_(\d+)\.(norm\d|attn\.[qk]_norm)\.scale", (r"blocks.\1.\2.weight",)),
+        Rule(r"params\.blocks_(\d+)\.(attn\.qkv|attn\.proj|mlp\.fc\d)\.kernel", (r"blocks.\1.\2.weight",), LINEAR),
+        Rule(r"params\.blocks_(\d+)\.([\w.]+\.bias|ls\d\.gamma)", (r"blocks.\1.\2",)),
+        Rule(r"params\.(norm|norm_pre|fc_norm)\.scale", (r"\1.weight",)),
+        Rule(r"params\.(norm|norm_pre|fc_norm)\.bias", (r"\1.bias",)),
+        Rule(r"params\.(head|head_dist|aux_head)\.kernel", (r"\1.weight",), LINEAR, "head"),
+        Rule(r"params\.(head|head_dist|aux_head)\.bias", (r"\1.bias",), kind="head"),
     ),
     head=r"(head|head_dist|aux_head)\.(weight|bias)",
     # Counters of batch norm, and what DINOv2 needed in training alone.
@@ -149,28 +141,28 @@ _HEADS = f"{_BLOCK}/MultiHeadDotProductAttention_1"
 # The .npz files of "How to train your ViT?", written by google-research/vision_transformer.
 AUGREG = Dialect(
     "AugReg",
-    _rules(
-        (r"params\.patch_embed\.(kernel|bias)", r"embedding/\1", SAME),
-        (r"params\.cls_token", "cls", SAME),
-        (r"params\.pos_embed", "Transformer/posembed_input/pos_embedding", SAME),
-        (r"params\.blocks_(\d+)\.norm1\.(scale|bias)", rf"{_BLOCK}/LayerNorm_0/\2", SAME),
-        (r"params\.blocks_(\d+)\.norm2\.(scale|bias)", rf"{_BLOCK}/LayerNorm_2/\2", SAME),
-        (
+    (
+        Rule(r"params\.patch_embed\.(kernel|bias)", (r"embedding/\1",)),
+        Rule(r"params\.cls_token", ("cls",)),
+        Rule(r"params\.pos_embed", ("Transformer/posembed_input/pos_embedding",), kind="positions"),
+        Rule(r"params\.blocks_(\d+)\.norm1\.(scale|bias)", (rf"{_BLOCK}/LayerNorm_0/\2",)),
+        Rule(r"params\.blocks_(\d+)\.norm2\.(scale|bias)", (rf"{_BLOCK}/LayerNorm_2/\2",)),
+        Rule(
             r"params\.blocks_(\d+)\.attn\.qkv\.kernel",
             tuple(f"{_HEADS}/{part}/kernel" for part in ("query", "key", "value")),
             QKV_KERNEL,
         ),
-        (
+        Rule(
             r"params\.blocks_(\d+)\.attn\.qkv\.bias",
             tuple(f"{_HEADS}/{part}/bias" for part in ("query", "key", "value")),
             QKV_BIAS,
         ),
-        (r"params\.blocks_(\d+)\.attn\.proj\.kernel", f"{_HEADS}/out/kernel", HEADS_OUT),
-        (r"params\.blocks_(\d+)\.attn\.proj\.bias", f"{_HEADS}/out/bias", SAME),
-        (r"params\.blocks_(\d+)\.mlp\.fc1\.(kernel|bias)", rf"{_BLOCK}/MlpBlock_3/Dense_0/\2", SAME),
-        (r"params\.blocks_(\d+)\.mlp\.fc2\.(kernel|bias)", rf"{_BLOCK}/MlpBlock_3/Dense_1/\2", SAME),
-        (r"params\.norm\.(scale|bias)", r"Transformer/encoder_norm/\1", SAME),
-        (r"params\.head\.(kernel|bias)", r"head/\1", SAME),
+        Rule(r"params\.blocks_(\d+)\.attn\.proj\.kernel", (f"{_HEADS}/out/kernel",), HEADS_OUT),
+        Rule(r"params\.blocks_(\d+)\.attn\.proj\.bias", (f"{_HEADS}/out/bias",)),
+        Rule(r"params\.blocks_(\d+)\.mlp\.fc1\.(kernel|bias)", (rf"{_BLOCK}/MlpBlock_3/Dense_0/\2",)),
+        Rule(r"params\.blocks_(\d+)\.mlp\.fc2\.(kernel|bias)", (rf"{_BLOCK}/MlpBlock_3/Dense_1/\2",)),
+        Rule(r"params\.norm\.(scale|bias)", (r"Transformer/encoder_norm/\1",)),
+        Rule(r"params\.head\.(kernel|bias)", (r"head/\1",), kind="head"),
     ),
     head=r"head/(kernel|bias)",
 )

@@ -1,40 +1,114 @@
 """Weight files on the disk."""
 
+import argparse
+import zipfile
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 import tcvit_jax as tc
-from tests.convert.test_timm import MODEL, weights
+from tcvit_jax.convert.files import read_file, write_safetensors
+from tests.convert import cases
+from tests.convert.cases import weights
+
+MODEL = cases.model("deit")
 
 
-def test_safetensors_round_trip(tmp_path):
+def assert_read(path, **options):
+    read = read_file(path, **options)
+    assert sorted(read) == sorted(weights())
+    assert len(read) == len(weights())
+    np.testing.assert_array_equal(np.asarray(read["head.weight"]), weights()["head.weight"])
+    with pytest.raises(KeyError):
+        read["nothing"]
+    return read
+
+
+def test_safetensors(tmp_path):
     save_file(weights(), tmp_path / "w.safetensors")
-    read = tc.convert.read_state_dict(tmp_path / "w.safetensors")
-    params, expected = tc.convert.from_torch(read, MODEL), tc.convert.from_torch(weights(), MODEL)
-    np.testing.assert_array_equal(params["params"]["head"]["kernel"], expected["params"]["head"]["kernel"])
+    assert assert_read(tmp_path / "w.safetensors").grid is None
+
+
+def test_npz(tmp_path):
+    np.savez(tmp_path / "w.npz", **weights())
+    assert_read(tmp_path / "w.npz")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".tar", ".bin", ".pth.tar"])
+def test_pickles(tmp_path, suffix):
+    torch = pytest.importorskip("torch", reason="pickled weights are read with the optional torch")
+    path = tmp_path / f"w{suffix}"
+    tensors = {name: torch.from_numpy(value) for name, value in weights().items()}
+    torch.save(tensors, path)
+    assert assert_read(path).entry == ""
+    torch.save(tensors, path, _use_new_zipfile_serialization=False)
+    assert_read(path)
+
+
+def test_checkpoints_of_training_scripts(tmp_path):
+    torch = pytest.importorskip("torch", reason="pickled weights are read with the optional torch")
+    tensors = {name: torch.from_numpy(value) for name, value in weights().items()}
+    zeros = {name: torch.zeros_like(value) for name, value in tensors.items()}
+    path = tmp_path / "w.pth"
+    for entry in ("model", "state_dict", "state_dict_ema", "model_ema"):
+        torch.save({"epoch": 3, "args": argparse.Namespace(lr=0.1), "optimizer": {"state": {}}, entry: tensors}, path)
+        assert assert_read(path).entry == entry
+    torch.save({"state_dict": zeros, "state_dict_ema": tensors}, path)
+    assert assert_read(path).entry == "state_dict_ema"
+    assert not np.asarray(read_file(path, "state_dict")["head.weight"]).any()
+    with pytest.raises(tc.InputError, match="unknown entry of '.*w.pth': 'state_dcit': did you mean 'state_dict'"):
+        read_file(path, "state_dcit")
+
+
+def test_bfloat16_of_torch(tmp_path):
+    torch = pytest.importorskip("torch", reason="pickled weights are read with the optional torch")
+    given = {name: torch.from_numpy(value).bfloat16() for name, value in weights().items()}
+    kernel = tc.convert.from_torch(given, MODEL)["params"]["head"]["kernel"]
+    np.testing.assert_array_equal(kernel, given["head.weight"].float().numpy().T)
 
 
 def test_what_cannot_be_read(tmp_path):
+    def message(name, content):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(tc.InputError) as caught:
+            read_file(tmp_path / name)
+        return str(caught.value).replace(str(tmp_path), "")
+
     with pytest.raises(tc.InputError, match="no weight file '.*gone.safetensors'"):
-        tc.convert.read_state_dict(tmp_path / "gone.safetensors")
-    (tmp_path / "w.npz").write_bytes(b"")
-    with pytest.raises(tc.InputError, match=r"has suffix '.npz': use .safetensors or .pth"):
-        tc.convert.read_state_dict(tmp_path / "w.npz")
-    (tmp_path / "w.safetensors").write_bytes(b"not tensors")
-    with pytest.raises(tc.InputError, match="cannot read '.*w.safetensors' as safetensors"):
-        tc.convert.read_state_dict(tmp_path / "w.safetensors")
+        read_file(tmp_path / "gone.safetensors")
+    assert (
+        message("w.h5", b"")
+        == "weight file '/w.h5' has suffix '.h5': use one of .safetensors, .npz, .pth, .pt, .tar, .bin"
+    )
+    assert message("w.safetensors", b"not tensors").startswith("cannot read '/w.safetensors' as safetensors: ")
+    assert message("w.npz", b"not tensors").startswith("cannot read '/w.npz' as .npz: ")
 
 
-def test_pickles_need_torch(tmp_path):
+def test_a_damaged_member_is_named_when_it_is_read(tmp_path):
+    path = tmp_path / "w.npz"
+    np.savez(path, **weights())
+    with zipfile.ZipFile(path) as file:
+        offset = file.getinfo("norm.bias.npy").header_offset
+    content = bytearray(path.read_bytes())
+    content[offset + 200] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(tc.InputError, match=r"cannot read 'norm.bias' of '.*w.npz': Bad CRC-32"):
+        tc.convert.from_torch(read_file(path), MODEL)
+
+
+def test_pickles_that_are_none(tmp_path):
     torch = pytest.importorskip("torch", reason="pickled weights are read with the optional torch")
     path = tmp_path / "w.pth"
-    torch.save({"model": {name: torch.from_numpy(value) for name, value in weights().items()}}, path)
-    read = tc.convert.read_state_dict(path)
-    np.testing.assert_array_equal(np.asarray(read["head.weight"]), weights()["head.weight"])
     path.write_bytes(b"junk")
-    with pytest.raises(tc.InputError, match="as a torch checkpoint"):
-        tc.convert.read_state_dict(path)
+    with pytest.raises(tc.InputError, match="cannot read '.*w.pth' as a torch checkpoint: "):
+        read_file(path)
+    torch.save([1, 2], path)
+    with pytest.raises(tc.InputError, match="'.*w.pth' holds a list, not a dict of tensors"):
+        read_file(path)
+    torch.save({3: torch.zeros(1)}, path)
+    with pytest.raises(tc.InputError, match="'.*w.pth' holds names that are not text"):
+        read_file(path)
 
 
 def test_pickles_without_torch_name_the_package(tmp_path, monkeypatch):
@@ -43,4 +117,23 @@ def test_pickles_without_torch_name_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "w.pth").write_bytes(b"")
     with pytest.raises(tc.InputError, match=r"needs torch: pip install 'tcvit_jax\[convert\]'"):
-        tc.convert.read_state_dict(tmp_path / "w.pth")
+        read_file(tmp_path / "w.pth")
+
+
+def test_written_files_say_their_grid(tmp_path):
+    path = tmp_path / "new" / "w.safetensors"
+    write_safetensors(path, weights(), {"grid": "4x16"})
+    assert assert_read(path).grid == (4, 16)
+    assert [file.name for file in path.parent.iterdir()] == ["w.safetensors"]
+    with pytest.raises(tc.InputError, match="w.safetensors' is there already: choose another name, or remove it"):
+        write_safetensors(path, weights(), {})
+    save_file(weights(), tmp_path / "w.safetensors", metadata={"grid": "14"})
+    with pytest.raises(tc.InputError, match="says grid='14': it should be like 14x14"):
+        read_file(tmp_path / "w.safetensors")
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(tc.InputError, match="cannot write '.*file/w.safetensors': "):
+        write_safetensors(tmp_path / "file" / "w.safetensors", weights(), {})
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]

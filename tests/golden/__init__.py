@@ -1,7 +1,8 @@
 """Outputs of published code, and the deterministic weights and images that they were computed from.
 
-`gtp.npz` comes from the official GTP-ViT code (timm 0.9.2, torch 2.13, CPU), `timm.npz` from timm 1.0.31. Each holds a
-JSON string `meta`: the configurations, with the state dict's names and shapes, and the cases.
+`gtp.npz` and `lvvit.npz` come from the official GTP-ViT code (timm 0.9.2, torch 2.13, CPU), `timm.npz`, `photos.npz`
+and `timm_zoo.json` from timm 1.0.31. The archives hold a JSON string `meta`: the configurations, with the state dict's
+names and shapes, and the cases. `photos.npz` is what timm's evaluation transform makes of scikit-learn's two photos.
 """
 
 import json
@@ -20,7 +21,11 @@ def read(name: str) -> tuple[dict, dict[str, np.ndarray]]:
 def weight(name: str, shape: list[int], seed: int) -> np.ndarray:
     """The tensor of that state-dict name; the same wherever NumPy runs."""
     z = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape)
-    if name.endswith(("pos_embed", "cls_token", "dist_token", "reg_token")):
+    if name.endswith("running_var"):
+        value = 1 + 0.2 * np.abs(z)
+    elif name.endswith("running_mean"):
+        value = 0.1 * z
+    elif name.endswith(("pos_embed", "cls_token", "dist_token", "reg_token")):
         value = 0.3 * z
     elif name.endswith("gamma"):
         value = 0.5 + 0.2 * z

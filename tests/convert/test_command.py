@@ -1,0 +1,203 @@
+"""Whole conversions: what they print, what they write, and what they leave behind when they fail."""
+
+import re
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import tcvit_jax as tc
+from tcvit_jax import models
+from tcvit_jax.convert.__main__ import main
+from tcvit_jax.models import zoo
+from tests.conftest import ROOT
+from tests.convert import cases
+from tests.convert.cases import augreg, weights
+from tests.models.test_vit import images_of
+
+
+def written(tmp_path, family="deit"):
+    path = tmp_path / f"{family}.safetensors"
+    save_file(weights(family), path)
+    return path
+
+
+def convert(tmp_path, family="deit", **options):
+    name, overrides, _, _ = cases.case(family)
+    overrides = {**overrides, **options.pop("overrides", {})}
+    return tc.convert.to_checkpoint(
+        str(written(tmp_path, family)), tmp_path / "ckpt", name, overrides=overrides, compare=False, **options
+    )
+
+
+@pytest.mark.parametrize("family", cases.FAMILIES)
+def test_timm_to_orbax_to_timm_is_the_same_to_the_bit(tmp_path, family):
+    report = convert(tmp_path, family)
+    assert report.parameters == models.count_parameters(cases.model(family))
+    assert len(report.conversion.mapped) == len(weights(family))
+    model, _, meta = tc.load(tmp_path / "ckpt")
+    assert model == replace(cases.model(family), variant=model.variant)
+    assert model.variant.partition(".")[0] == cases.FAMILIES[family]
+    assert zoo.Preprocessing.from_config(meta["preprocessing"]) == zoo.preprocessing(model.variant)
+    assert meta["provenance"]["sha256"] == report.sha256
+    line = tc.convert.to_safetensors(tmp_path / "ckpt", tmp_path / "back.safetensors")
+    assert re.fullmatch(
+        rf".*back.safetensors: {len(weights(family))} tensors of {model.variant}, sha256 [0-9a-f]{{64}}", line
+    )
+    back = load_file(tmp_path / "back.safetensors")
+    assert set(back) == set(weights(family))
+    for key, value in weights(family).items():
+        np.testing.assert_array_equal(back[key], value)
+    assert {path.name for path in tmp_path.iterdir()} == {"back.safetensors", "ckpt", f"{family}.safetensors"}
+
+
+def test_report_and_provenance(tmp_path):
+    name, overrides, _, _ = cases.case("lvvit")
+    given = {f"module.{key}": value for key, value in weights("lvvit").items()}
+    given["module.patch_embed.bn1.num_batches_tracked"] = np.asarray(5)
+    save_file(given, tmp_path / "lv.safetensors")
+    report = tc.convert.to_checkpoint(
+        str(tmp_path / "lv.safetensors"), tmp_path / "ckpt", name, new_head=True, compare=False,
+        overrides={**overrides, "img_size": (96, 160), "num_classes": 3},
+    )  # fmt: skip
+    text = str(report).splitlines()
+    assert text[0] == f"source      lv.safetensors, sha256 {report.sha256}"
+    assert text[1:3] == [
+        "model       lvvit_s.tlt_in1k",
+        f"tensors     {len(given) - 6} mapped, 1 resampled, 4 replaced, 1 ignored, 0 refused, float32",
+    ]
+    assert text[3:6] == [
+        "resampled   module.pos_embed",
+        "replaced    module.aux_head.bias, module.aux_head.weight, module.head.bias, module.head.weight",
+        "ignored     module.patch_embed.bn1.num_batches_tracked",
+    ]
+    assert text[6] == f"parameters  {report.parameters:,} (26,151,824 under the name)"
+    assert text[7] == "parity      not compared"
+    assert text[8] == f"checkpoint  {tmp_path / 'ckpt'}, sha256 of the variables {report.checksum}"
+    provenance = tc.load(tmp_path / "ckpt")[2]["provenance"]
+    assert provenance["source"] == "lv.safetensors"
+    assert provenance["mapped"] == len(given) - 6
+    assert provenance["ignored"] == ["module.patch_embed.bn1.num_batches_tracked"]
+    # A rectangle is read back as the rectangle it is.
+    again = tc.convert.read_state_dict(tmp_path / "ckpt")
+    assert again.grid == (6, 10)
+
+
+def test_a_converted_model_is_condensed_and_answers_like_its_weights(tmp_path):
+    convert(tmp_path, overrides={"img_size": 24})
+    model, variables, _ = tc.load(tmp_path / "ckpt")
+    condensed = tc.condense(model, tc.GTP(neighbors=3), 2)
+    assert condensed.cost().tokens == (9, 7, 5, 3)
+    expected = tc.convert.from_torch(weights(), model)
+    forward = jax.jit(condensed.apply)
+    np.testing.assert_array_equal(forward(variables, images_of(1)), forward(expected, images_of(1)))
+
+
+def test_augreg_files_are_converted(tmp_path):
+    name, overrides, _, _ = cases.case("deit")
+    np.savez(tmp_path / "w.npz", **augreg(weights(), 3))
+    report = tc.convert.to_checkpoint(
+        str(tmp_path / "w.npz"), tmp_path / "ckpt", name, overrides=overrides, compare=False
+    )
+    (tmp_path / "other").mkdir()
+    assert report.checksum == convert(tmp_path / "other").checksum
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["w.safetensors", "--out", "ckpt"], "which model 'w.safetensors' is of has to be said: --model NAME, one of tc.list_models()"),
+        (["w.safetensors", "--out", "ckpt", "--model", "deit_smal_patch16_224"], "unknown model 'deit_smal_patch16_224': did you mean 'deit_small_patch16_224'?"),
+        (["w.safetensors", "--out", "ckpt", "--model", "deit_small_patch16_224", "--img-size", "225"], "img_size=225 is not a multiple of patch_size=16: use 224"),
+        (["w.safetensors", "--out", "ckpt", "--model", "deit_small_patch16_224", "--img-size", "a"], "--img-size 'a' should be like 384 or 384x224"),
+        (["w.safetensors", "--out", "ckpt", "--model", "deit_small_patch16_224", "--num-classes", "-1"], "num_classes=-1 is negative: 0 is none"),
+        (["gone.safetensors", "--out", "ckpt", "--model", "deit_small_patch16_224"], "no weight file 'gone.safetensors'"),
+        (["w.safetensors", "--out", "full", "--model", "deit_small_patch16_224"], "'{cwd}/full' is there already: choose another directory, or remove it"),
+        (["w.safetensors", "--out", "w.safetensors/ckpt", "--model", "deit_tiny_patch16_224"], "the weights do not fit"),
+        (["full", "--out", "back.safetensors"], "no checkpoint in 'full'"),
+        (["full", "--out", "back.safetensors", "--model", "deit_tiny_patch16_224"], "--model is not for writing 'back.safetensors', which takes a model as it is"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line_and_leave_nothing(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    save_file(weights(), tmp_path / "w.safetensors")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("")
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: " + message.format(cwd=tmp_path))
+    assert printed.err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "w.safetensors"]
+
+
+def test_a_checkpoint_is_not_converted_again(tmp_path):
+    convert(tmp_path)
+    with pytest.raises(tc.InputError, match="ckpt' is a checkpoint already: --out FILE.safetensors writes its weights"):
+        tc.convert.to_checkpoint(str(tmp_path / "ckpt"), tmp_path / "two", "deit_tiny_patch16_224")
+
+
+def test_a_disk_that_refuses_leaves_nothing(tmp_path, monkeypatch):
+    import orbax.checkpoint as ocp
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ocp.StandardCheckpointer, "save", full)
+    with pytest.raises(tc.InputError, match="cannot write '.*ckpt': No space left on device"):
+        convert(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["deit.safetensors"]
+
+
+def test_parity_that_fails_writes_nothing(tmp_path, monkeypatch):
+    from tcvit_jax.convert import parity
+
+    monkeypatch.setattr(parity, "largest_difference", lambda *arguments: 2e-4)
+    name, overrides, _, _ = cases.case("deit")
+    with pytest.raises(
+        tc.InputError,
+        match=r"difference from timm 2.0e-04, on a photo of scikit-learn, where 0.0001 is allowed: nothing was written",
+    ):
+        tc.convert.to_checkpoint(str(written(tmp_path)), tmp_path / "ckpt", name, overrides=overrides)
+    assert [path.name for path in tmp_path.iterdir()] == ["deit.safetensors"]
+
+
+def test_without_timm_the_reason_is_said(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    name, overrides, _, _ = cases.case("deit")
+    report = tc.convert.to_checkpoint(str(written(tmp_path)), tmp_path / "ckpt", name, overrides=overrides)
+    assert report.parity.startswith("not compared with timm: torch or timm cannot be imported: ")
+
+
+MEASURE = """
+import resource, sys
+from tcvit_jax.convert.__main__ import main
+import tcvit_jax.convert.command, orbax.checkpoint, jax
+jax.devices()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert main(sys.argv[1:]) == 0
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_deit_s_takes_seconds_and_less_memory_than_three_files(tmp_path):
+    """A process of its own, start of Python and JAX included in the time, their own memory not in the memory."""
+    rng = np.random.default_rng(0)
+    model = tc.create_model("deit_small_patch16_224")
+    variables = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), models.variable_shapes(model))
+    path = tmp_path / "w.safetensors"
+    save_file(tc.convert.to_torch(variables, model), path)
+    arguments = [str(path), "--model", "deit_small_patch16_224", "--out", str(tmp_path / "ckpt"), "--no-parity"]
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    seconds = time.perf_counter() - start
+    kibibytes = int(done.stdout.splitlines()[-1])
+    assert seconds < 10
+    assert kibibytes * 1024 < 3 * path.stat().st_size

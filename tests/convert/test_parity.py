@@ -1,0 +1,147 @@
+"""The whole way of a full-size model of each family, beside the timm that is installed; skipped where none is."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import tcvit_jax as tc
+from tcvit_jax.convert.parity import CannotCompareError, photograph
+from tests import golden
+from tests.convert.cases import augreg
+
+FAMILIES = [
+    "deit_small_patch16_224.fb_in1k",
+    "deit_tiny_distilled_patch16_224.fb_in1k",
+    "deit3_small_patch16_224.fb_in22k_ft_in1k",
+    "vit_tiny_patch16_384.augreg_in21k_ft_in1k",
+    "vit_base_patch32_224.augreg_in21k",
+    "vit_small_patch8_224.dino",
+    "vit_base_patch16_224.mae",
+    "vit_medium_patch16_gap_256.sw_in12k_ft_in1k",
+    "vit_medium_patch16_gap_384.sw_in12k_ft_in1k",
+    "eva_large_patch14_196.in22k_ft_in22k_in1k",
+    "vit_base_patch16_clip_224.laion2b_ft_in12k_in1k",
+    "vit_base_patch16_clip_quickgelu_224.openai",
+    "vit_small_patch14_dinov2.lvd142m",
+    "vit_small_patch14_reg4_dinov2.lvd142m",
+]
+
+
+@pytest.fixture(scope="module")
+def timm():
+    pytest.importorskip("torch", reason="compares with the optional torch and timm")
+    return pytest.importorskip("timm", reason="compares with the optional torch and timm")
+
+
+def drawn(timm, name, **options):
+    """Weights with enough spread that every block counts, under timm's names."""
+    shapes = {key: list(value.shape) for key, value in timm.create_model(name, **options).state_dict().items()}
+    return golden.state_dict(shapes, 5)
+
+
+def difference(report):
+    assert "largest logit difference from timm" in report.parity, report.parity
+    return float(report.parity.split()[5].rstrip(","))
+
+
+@pytest.mark.filterwarnings("ignore")  # of another project
+@pytest.mark.parametrize("name", FAMILIES)
+def test_logits_on_a_photo_are_timm_s_and_the_file_comes_back(timm, tmp_path, name):
+    path = tmp_path / "w.safetensors"
+    weights = drawn(timm, name)
+    save_file(weights, path)
+    report = tc.convert.to_checkpoint(str(path), tmp_path / "ckpt", name)
+    # Relative to the largest logit, where that is above 1.
+    assert difference(report) < 1e-4
+    assert report.parameters == report.expected == sum(value.size for value in weights.values())
+    tc.convert.to_safetensors(tmp_path / "ckpt", tmp_path / "back.safetensors")
+    back = load_file(tmp_path / "back.safetensors")
+    assert set(back) == set(weights)
+    for key, value in weights.items():
+        np.testing.assert_array_equal(back[key], value)
+    timm.create_model(name, checkpoint_path=str(tmp_path / "back.safetensors"))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("deit_tiny_patch16_224", (192, 320)), ("vit_small_patch14_reg4_dinov2", 224), ("deit3_small_patch16_224", 384)],
+)
+def test_another_resolution_is_resampled_as_timm_does(timm, tmp_path, name, size):
+    path = tmp_path / "w.safetensors"
+    save_file(drawn(timm, name), path)
+    report = tc.convert.to_checkpoint(str(path), tmp_path / "ckpt", name, overrides={"img_size": size})
+    assert report.conversion.resampled == ("pos_embed",)
+    assert difference(report) < 1e-4
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_augreg_files_are_read_as_timm_reads_them(timm, tmp_path):
+    name = "vit_tiny_patch16_224.augreg_in21k"
+    np.savez(tmp_path / "w.npz", **augreg(drawn(timm, name), 3))
+    assert difference(tc.convert.to_checkpoint(str(tmp_path / "w.npz"), tmp_path / "ckpt", name)) < 1e-4
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_other_classes_and_training_checkpoints(timm, tmp_path):
+    import argparse
+
+    import torch
+
+    name = "deit_tiny_patch16_224"
+    tensors = {key: torch.from_numpy(value) for key, value in drawn(timm, name, num_classes=7).items()}
+    torch.save({"epoch": 3, "args": argparse.Namespace(lr=1e-3), "state_dict": tensors}, tmp_path / "w.pth.tar")
+    source = str(tmp_path / "w.pth.tar")
+    report = tc.convert.to_checkpoint(source, tmp_path / "ckpt", name, overrides={"num_classes": 7})
+    assert difference(report) < 1e-4
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_wrong_default_is_noticed(timm, tmp_path, monkeypatch):
+    """The comparison can fail: the same weights with the tanh approximation, as other converters have it."""
+    import jax
+
+    from tcvit_jax.ops import activations
+
+    monkeypatch.setitem(activations.ACTIVATIONS, "gelu", lambda x: jax.nn.gelu(x, approximate=True))
+    save_file(drawn(timm, "deit_tiny_patch16_224"), tmp_path / "w.safetensors")
+    with pytest.raises(tc.InputError, match="largest logit difference from timm .* nothing was written"):
+        tc.convert.to_checkpoint(str(tmp_path / "w.safetensors"), tmp_path / "ckpt", "deit_tiny_patch16_224")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_name_is_timm_s(timm):
+    """Parameters without making any, preprocessing, and which weights a name without a tag means."""
+    import torch
+
+    from tcvit_jax.models import zoo
+
+    for name, entry in zoo.ZOO.items():
+        if name.startswith("lvvit"):
+            continue
+        with torch.device("meta"):
+            model = timm.create_model(name)
+        config = model.pretrained_cfg
+        assert entry.parameters == sum(value.numel() for value in model.parameters()), name
+        assert entry.preprocessing == zoo.Preprocessing(
+            tuple(config["mean"]), tuple(config["std"]), config["crop_pct"], config["interpolation"],
+            config.get("crop_mode") or "center",
+        ), name  # fmt: skip
+        assert model.num_classes == tc.create_model(name).num_classes, name
+        assert config["input_size"][1:] == tc.create_model(name).img_size, name
+        assert timm.is_model(name.partition(".")[0])
+    for name in tc.list_models():
+        tag = zoo.full_name(name).partition(".")[2]
+        if not name.startswith("lvvit") and tag not in ("dino", "mae"):
+            assert timm.get_pretrained_cfg(name).tag == tag, name
+
+
+def test_without_a_photo_there_is_nothing_to_compare(monkeypatch, tmp_path):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(CannotCompareError, match="no --photo, and no scikit-learn to bring one"):
+        photograph(None)
+    (tmp_path / "photo.jpg").write_bytes(b"junk")
+    with pytest.raises(tc.InputError, match="cannot read the photo '.*photo.jpg': "):
+        photograph(tmp_path / "photo.jpg")

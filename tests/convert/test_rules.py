@@ -1,0 +1,81 @@
+"""The table: every variable of every family has one rule, and what a rule loads it dumps again."""
+
+import re
+
+import numpy as np
+import pytest
+from flax import traverse_util
+
+import tcvit_jax as tc
+from tcvit_jax import models
+from tcvit_jax.convert.rules import AUGREG, CONV, HEADS_OUT, LINEAR, QKV_BIAS, QKV_KERNEL, SAME, TIMM, dialect_of
+from tests.convert import cases
+
+
+def paths(model):
+    return traverse_util.flatten_dict(models.variable_shapes(model), sep=".")
+
+
+@pytest.mark.parametrize("family", cases.FAMILIES)
+def test_every_variable_has_exactly_one_rule_and_tensors_of_its_own(family):
+    names = []
+    for path in paths(cases.model(family)):
+        assert sum(bool(re.fullmatch(rule.ours, path)) for rule in TIMM.rules) == 1, path
+        names += TIMM.rule(path)[1]
+    assert len(set(names)) == len(names)
+    assert set(names) == set(cases.weights(family))
+
+
+def test_every_variable_of_a_plain_vit_has_exactly_one_augreg_rule():
+    names = []
+    for path in paths(cases.model("deit")):
+        assert sum(bool(re.fullmatch(rule.ours, path)) for rule in AUGREG.rules) == 1, path
+        names += AUGREG.rule(path)[1]
+    assert sorted(names) == sorted(cases.augreg(cases.weights(), 3))
+
+
+def test_a_part_that_a_dialect_does_not_know_is_named():
+    with pytest.raises(tc.InputError, match=r"^AugReg files have nothing for params.blocks_0.ls1.gamma$"):
+        AUGREG.rule("params.blocks_0.ls1.gamma")
+
+
+@pytest.mark.parametrize(("layout", "shape"), [(SAME, (5,)), (LINEAR, (3, 5)), (CONV, (2, 3, 4, 5))])
+def test_dump_undoes_load(layout, shape):
+    (theirs,) = layout.shapes(shape, 1)
+    given = np.random.default_rng(0).standard_normal(theirs)
+    ours = layout.load([given], shape)
+    assert ours.shape == shape
+    np.testing.assert_array_equal(layout.dump(ours), given)
+
+
+def test_heads_on_an_axis_of_their_own():
+    rng = np.random.default_rng(0)
+    kernels = [rng.standard_normal((6, 2, 3)) for _ in range(3)]
+    assert QKV_KERNEL.shapes((6, 18), 2) == [(6, 2, 3)] * 3
+    joint = QKV_KERNEL.load(kernels, (6, 18))
+    x = rng.standard_normal(6)
+    for index, kernel in enumerate(kernels):
+        expected = np.einsum("w,whd->hd", x, kernel)
+        np.testing.assert_allclose((x @ joint).reshape(3, 2, 3)[index], expected)
+    biases = [rng.standard_normal((2, 3)) for _ in range(3)]
+    assert QKV_BIAS.shapes((18,), 2) == [(2, 3)] * 3
+    np.testing.assert_array_equal(QKV_BIAS.load(biases, (18,)).reshape(3, 2, 3), np.stack(biases))
+    out = rng.standard_normal((2, 3, 6))
+    assert HEADS_OUT.shapes((6, 6), 2) == [(2, 3, 6)]
+    values = rng.standard_normal((2, 3))
+    np.testing.assert_allclose(values.reshape(-1) @ HEADS_OUT.load([out], (6, 6)), np.einsum("hd,hdw->w", values, out))
+
+
+def test_dialects_are_told_by_their_names():
+    assert dialect_of(["cls_token", "head.weight"]) is TIMM
+    assert dialect_of(["cls", "head/kernel"]) is AUGREG
+
+
+def test_names_of_others_and_what_holds_no_weight():
+    given = [
+        "module.blocks.0.gamma_1",
+        "mask_token",
+        "patch_embed.bn1.num_batches_tracked",
+        "_orig_mod.module.cls_token",
+    ]
+    assert dict(TIMM.canonical(given)) == {"blocks.0.ls1.gamma": given[0], "cls_token": given[3]}
