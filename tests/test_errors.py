@@ -25,3 +25,7 @@ def test_whole_numbers_are_told_by_type():
 
 def test_it_is_a_value_error():
     assert issubclass(InputError, ValueError)
+
+
+def test_a_message_is_one_line_whatever_it_quotes():
+    assert str(InputError("name 'a\nb\x1b[31m\u2028' é")) == r"name 'a\nb\x1b[31m\u2028' é"

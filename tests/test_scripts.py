@@ -2,8 +2,10 @@
 
 import re
 
+import numpy as np
 import pytest
 
+from tcvit_jax import convert
 from tests.conftest import ROOT
 from tests.training.test_loop import GTP, TINY
 
@@ -24,25 +26,101 @@ def test_train_then_eval_prints_the_same_line(script, tmp_path):
     assert found in evaluated.stdout.splitlines()
 
 
-def test_eval_of_published_weights_in_timm_s_names(script, tmp_path):
-    import numpy as np
-    from flax import traverse_util
+DIGITS = {
+    "img_size": 12,
+    "patch_size": 2,
+    "in_chans": 1,
+    "embed_dim": 24,
+    "depth": 2,
+    "num_heads": 2,
+    "num_classes": 10,
+}
+DIGITS_DATA = (
+    "--config.data.name=digits",
+    "--config.eval_batch_size=64",
+    "--config.data.mean=(0.5,)",
+    "--config.data.std=(0.5,)",
+    "--config.data.crop_pct=1.0",
+    "--config.data.interpolation=bicubic",
+)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A file in timm's names, and the checkpoint that it is converted to."""
+    import jax
     from safetensors.numpy import save_file
 
-    from tcvit_jax import config, models
-    from tcvit_jax.convert.timm import timm_name
-    from tcvit_jax.training.experiment import build_model
+    from tcvit_jax import create_model, models
 
-    shapes = traverse_util.flatten_dict(models.parameter_shapes(build_model(config.load(GTP, TINY))))
+    folder = tmp_path_factory.mktemp("published")
+    model = create_model("deit_tiny_patch16_224", **DIGITS)
     rng = np.random.default_rng(0)
-    weights = {}
-    for path, leaf in shapes.items():
-        shape = leaf.shape if path[-1] != "kernel" else (leaf.shape[::-1] if len(leaf.shape) == 2 else (16, 1, 2, 2))
-        weights[timm_name(path)] = rng.standard_normal(shape).astype(np.float32)
-    save_file(weights, tmp_path / "w.safetensors")
-    done = script("eval.py", "--config", GTP, "--weights", str(tmp_path / "w.safetensors"), *TINY)
+    variables = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), models.variable_shapes(model))
+    save_file(convert.to_torch(variables, model), folder / "w.safetensors")
+    convert.to_checkpoint(
+        str(folder / "w.safetensors"), folder / "ckpt", model.variant, overrides=DIGITS, compare=False
+    )
+    return folder
+
+
+def counted(done):
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^top1 0\.\d{6} \(\d+/359\)", done.stdout, re.MULTILINE)
+    return re.search(r"^top1 0\.\d{6} \(\d+/359\)", done.stdout, re.MULTILINE)[0]
+
+
+def test_eval_of_published_weights_and_of_the_checkpoint_they_were_converted_to(script, published):
+    overrides = [f"--config.model.{key}={value}" for key, value in DIGITS.items()]
+    config = ("--config", "configs/digits_dense.py", "--config.schedule=4", "--config.reducer.name=gtp", *overrides)
+    weights = script("eval.py", "--weights", str(published / "w.safetensors"), *config, *DIGITS_DATA)
+    reduction = ("--config.reducer.name=gtp", "--config.schedule=4")
+    checkpoint = script("eval.py", "--checkpoint", str(published / "ckpt"), *reduction, *DIGITS_DATA)
+    assert counted(weights) == counted(checkpoint)
+    assert "tokens  36 -> 32 -> 28" in checkpoint.stdout
+    dense = script("eval.py", "--checkpoint", str(published / "ckpt"), *DIGITS_DATA)
+    assert counted(dense)
+    assert "tokens  36 -> 36 -> 36" in dense.stdout
+
+
+def test_what_a_checkpoint_says_of_its_images_is_used(published, tmp_path):
+    """Not what its name says: another mean in its meta is another accuracy."""
+    import json
+    import shutil
+
+    from tcvit_jax.training.evaluate import evaluate_checkpoint
+
+    data = DIGITS_DATA[:2]
+    found = []
+    for mean in (0.1, 0.9):
+        folder = tmp_path / str(mean)
+        shutil.copytree(published / "ckpt", folder)
+        file = next(
+            path for path in (folder / "meta").rglob("*") if path.is_file() and b"preprocessing" in path.read_bytes()
+        )
+        meta = json.loads(file.read_text())
+        meta["preprocessing"].update(mean=[mean], std=[0.2])
+        file.write_text(json.dumps(meta))
+        found.append(evaluate_checkpoint(folder, data).loss)
+        assert evaluate_checkpoint(folder, (*data, f"--config.data.mean=({mean},)")).loss == found[-1]
+    assert found[0] != found[1]
+
+
+def test_training_starts_from_a_converted_checkpoint(published):
+    from tcvit_jax import config
+    from tcvit_jax.training.job import build
+
+    overrides = [f"--config.model.{key}={value}" for key, value in {**DIGITS, "img_size": 16}.items()]
+    weights = f"--config.weights={published / 'ckpt'}"
+    job = build(config.load(ROOT / "configs/digits_gtp.py", [*overrides, weights, "--config.schedule=4"]))
+    given = convert.read_state_dict(published / "w.safetensors")
+    np.testing.assert_array_equal(job.variables["params"]["head"]["kernel"], given["head.weight"].T)
+    assert job.variables["params"]["pos_embed"].shape == (1, 65, 24)
+    job = build(
+        config.load(
+            ROOT / "configs/digits_gtp.py", [*overrides, weights, "--config.schedule=4", "--config.new_head=True"]
+        )
+    )
+    assert not job.variables["params"]["head"]["kernel"].any()
 
 
 @pytest.mark.parametrize(
@@ -53,6 +131,7 @@ def test_eval_of_published_weights_in_timm_s_names(script, tmp_path):
         (("train.py", "--config", "configs/digits_gtp.py", "--config.sede=1"), r"unknown config key 'sede': did you mean 'seed'\?"),
         (("train.py", "--config", "configs/digits_gtp.py", "--config.data.name=fashon_mnist"), r"unknown dataset 'fashon_mnist': did you mean 'fashion_mnist'\?"),
         (("eval.py", "--checkpoint", "configs"), r"no checkpoint in 'configs'.*"),
+        (("eval.py", "--checkpoint", "configs", "--config.model.depth=3"), r"cannot use '--config.model.depth=3' with a checkpoint, which brings its model: only data.*"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line_and_a_status(script, arguments, message, tmp_path):

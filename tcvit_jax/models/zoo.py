@@ -78,7 +78,7 @@ GAP = {"class_token": False, "global_pool": "avg", "fc_norm": False, "qkv_bias":
 EVA = {"patch_size": 14, "global_pool": "avg"}
 CLIP = {"pre_norm": True, "norm_eps": 1e-5}
 CLIP_512 = {"num_classes": 512}
-QUICK = {"act_layer": "quick_gelu"}
+QUICK = {"act_layer": "quick_gelu", "num_classes": 512}
 DINOV2 = {"patch_size": 14, "img_size": 518, "num_classes": 0, "init_values": 1e-5}
 LVVIT_L = {"depth": 24, "skip_lam": 3.0, "stem_channels": 128, "img_size": 448}
 REG4 = {"reg_tokens": 4, "no_embed_class": True}
@@ -160,7 +160,9 @@ ZOO: dict[str, Entry] = {
     "vit_base_patch16_clip_384.laion2b_ft_in1k": Entry(86_860_264, BASE | CLIP | AT384, OPENAI.squash(1.0)),
     "vit_base_patch16_clip_384.openai_ft_in12k_in1k": Entry(86_860_264, BASE | CLIP | AT384, OPENAI.squash(0.95)),
     "vit_base_patch16_clip_384.openai_ft_in1k": Entry(86_860_264, BASE | CLIP | AT384, OPENAI.squash(1.0)),
-    "vit_base_patch16_clip_quickgelu_224.openai": Entry(86_193_152, BASE | CLIP | QUICK | CLIP_512, OPENAI),
+    "vit_base_patch16_clip_quickgelu_224.metaclip_2pt5b": Entry(86_193_152, BASE | CLIP | QUICK, OPENAI.crop(1.0)),
+    "vit_base_patch16_clip_quickgelu_224.metaclip_400m": Entry(86_193_152, BASE | CLIP | QUICK, OPENAI.crop(1.0)),
+    "vit_base_patch16_clip_quickgelu_224.openai": Entry(86_193_152, BASE | CLIP | QUICK, OPENAI),
     # DINO (Caron et al., 2021), MAE (He et al., 2021): features alone.
     "vit_small_patch16_224.dino": Entry(21_665_664, SMALL | FEATURES, IMAGENET),
     "vit_small_patch8_224.dino": Entry(21_670_272, SMALL | P8 | FEATURES, IMAGENET),

@@ -9,9 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from sklearn.datasets import load_sample_image
 
 from tcvit_jax.data import EvalTransform, TrainTransform
 from tcvit_jax.errors import InputError
+from tcvit_jax.models import create_model, zoo
+from tcvit_jax.ops.images import normalise
+from tests import golden
 
 untimed = settings(deadline=None)  # a shared machine may pause for longer than any deadline
 
@@ -236,3 +240,43 @@ def test_mistakes_in_training_options(options: dict[str, Any], message: str) -> 
 def test_a_crop_pct_of_zero_is_refused() -> None:
     with pytest.raises(InputError, match="crop_pct 0 must be above 0"):
         EvalTransform((8, 8), crop_pct=0)
+
+
+PHOTOS, PHOTO_ARRAYS = golden.read("photos")
+
+
+@pytest.mark.parametrize("photo", ["china", "flower"])
+@pytest.mark.parametrize("case", PHOTOS["cases"])
+def test_photographs_are_timm_s_to_the_pixel(photo: str, case: str) -> None:
+    options = PHOTOS["cases"][case]
+    transform = EvalTransform(
+        tuple(options["input_size"][1:]),
+        crop_pct=options["crop_pct"],
+        interpolation=options["interpolation"],
+        crop_mode=options["crop_mode"],
+    )
+    result = transform(load_sample_image(f"{photo}.jpg"))
+    np.testing.assert_array_equal(result, PHOTO_ARRAYS[f"{photo}/{case}"])
+
+
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_the_preprocessing_of_every_model_is_installed_timm_s(name: str) -> None:
+    """Resized and cropped to the grey level, normalised to float32's last digits; skipped where there is no timm."""
+    pytest.importorskip("torch", reason="compares with the optional torch and timm")
+    timm = pytest.importorskip("timm", reason="compares with the optional torch and timm")
+    if name.startswith("lvvit"):
+        pytest.skip("timm has no LV-ViT")
+    photo = load_sample_image("flower.jpg")
+    entry, size = zoo.ZOO[name], create_model(name).img_size
+    config = timm.data.resolve_data_config({}, pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+    expected = timm.data.create_transform(**config)(Image.fromarray(photo)).numpy().transpose(1, 2, 0)
+    crop = entry.preprocessing
+    result = EvalTransform(size, 3, crop.crop_pct, crop.interpolation, crop.crop_mode)(photo)
+    levels = np.rint((expected * np.asarray(crop.std) + np.asarray(crop.mean)) * 255)
+    np.testing.assert_array_equal(result, levels.astype(np.uint8))
+    np.testing.assert_allclose(normalise(result[None], crop.mean, crop.std)[0], expected, rtol=0, atol=1e-6)
+
+
+def test_an_unknown_crop_mode_is_refused() -> None:
+    with pytest.raises(InputError, match="unknown crop_mode 'squish': did you mean 'squash'"):
+        EvalTransform((8, 8), crop_mode="squish")

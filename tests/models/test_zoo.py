@@ -1,65 +1,75 @@
-"""Names, overrides, and the way a model is written down."""
+"""The table of names against timm's own facts, and how names are looked up."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 import tcvit_jax as tc
 from tcvit_jax import models
-from tests.models.test_vit import small
-from tests.switches import SWITCHES
+from tcvit_jax.models import zoo
+
+# What timm 1.0.31 says of published models, by their names.
+FACTS = json.loads((Path(__file__).parent.parent / "golden" / "timm_zoo.json").read_text())
+# Attention pooling is no part of any model here.
+ABSENT = {"vit_base_patch16_siglip_224"}
 
 
 def test_list_models_takes_a_pattern():
-    assert tc.list_models() == tc.list_models("deit*")
-    assert tc.list_models("*small*") == ["deit_small_distilled_patch16_224", "deit_small_patch16_224"]
+    names = tc.list_models()
+    assert names == sorted(set(names))
+    assert {name.partition(".")[0] for name in zoo.ZOO} == set(names)
+    assert tc.list_models("deit_small*") == ["deit_small_distilled_patch16_224", "deit_small_patch16_224"]
+    assert tc.list_models("lvvit*") == ["lvvit_l", "lvvit_m", "lvvit_s", "lvvit_t"]
+    assert tc.list_models("*.mae") == ["vit_base_patch16_224.mae", "vit_large_patch16_224.mae"]
+    assert tc.list_models(pretrained=True) == sorted(zoo.ZOO)
+
+
+def test_a_name_without_a_tag_is_the_first_of_its_lines():
+    assert zoo.full_name("vit_base_patch16_224") == "vit_base_patch16_224.augreg2_in21k_ft_in1k"
+    assert zoo.full_name("vit_base_patch16_224.mae") == "vit_base_patch16_224.mae"
+    assert zoo.entry("vit_base_patch16_224").preprocessing.mean == (0.5, 0.5, 0.5)
+    assert models.preprocessing("vit_base_patch16_224.mae").mean == (0.485, 0.456, 0.406)
+    assert tc.create_model("vit_base_patch16_224.mae").num_classes == 0
+    with pytest.raises(
+        tc.InputError, match=r"unknown model 'vit_base_patch16_224.ame': did you mean 'vit_base_patch16_224.mae'"
+    ):
+        zoo.entry("vit_base_patch16_224.ame")
+
+
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_every_model_has_as_many_parameters_as_its_line_says(name):
+    """By shape alone."""
+    model = tc.create_model(name)
+    assert models.count_parameters(model) == zoo.ZOO[name].parameters
+    assert model.variant == name
+
+
+@pytest.mark.parametrize("name", [name for name in FACTS if name not in ABSENT])
+def test_lines_are_timm_s_facts(name):
+    facts, entry = FACTS[name], zoo.entry(name)
+    assert zoo.full_name(name).partition(".")[2] == facts["tag"]
+    assert entry.parameters == facts["params"]
+    found = entry.preprocessing
+    assert [*found.mean] == facts["mean"]
+    assert [*found.std] == facts["std"]
+    assert found.crop_pct == facts["crop_pct"]
+    assert found.interpolation == facts["interpolation"]
+    model = tc.create_model(name)
+    assert [3, *model.img_size] == facts["input_size"]
+    assert model.num_classes == facts["num_classes"]
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"),
-    [
-        ("deit_tiny_patch16_224", 5717416),
-        ("deit_small_patch16_224", 22050664),
-        ("deit_base_patch16_224", 86567656),
-        ("deit_tiny_distilled_patch16_224", 5910800),
-        ("deit_small_distilled_patch16_224", 22436432),
-        ("deit_base_distilled_patch16_224", 87338192),
-    ],
+    ("name", "millions"), [("lvvit_t", 8.53), ("lvvit_s", 26.15), ("lvvit_m", 55.83), ("lvvit_l", 150.47)]
 )
-def test_parameter_counts_are_timm_s(name, parameters):
-    assert models.count_parameters(tc.create_model(name)) == parameters
+def test_lvvit_has_the_sizes_that_its_authors_publish(name, millions):
+    assert round(zoo.entry(name).parameters / 1e6, 2) == millions
 
 
-@pytest.mark.parametrize("reducer", [None, *SWITCHES])
-def test_config_rebuilds_the_model_through_json(reducer):
-    model = small(reducer, [3, 0, 2], img_size=(16, 24), dtype="bfloat16", init_values=1e-4)
-    assert models.from_config(json.loads(json.dumps(models.to_config(model)))) == model
+def test_preprocessing_survives_json():
+    from dataclasses import asdict
 
-
-@pytest.mark.parametrize(
-    ("arguments", "overrides", "message"),
-    [
-        (("deit_smal_patch16_224",), {}, "unknown model 'deit_smal_patch16_224': did you mean 'deit_small_patch16_224'?"),
-        (("deit_tiny_patch16_224",), {"embed_dims": 3}, "unknown override of 'deit_tiny_patch16_224': 'embed_dims': did you mean 'embed_dim'?"),
-        (("deit_tiny_patch16_224",), {"img_size": 225}, "img_size=225 is not a multiple of patch_size=16: use 224"),
-        (("deit_tiny_patch16_224",), {"embed_dim": 191}, "embed_dim=191 is not a multiple of num_heads=3: use 192"),
-        (("deit_tiny_patch16_224",), {"global_pool": "mean"}, "unknown global_pool 'mean': choose one of: avg, token"),
-        (("deit_tiny_patch16_224",), {"class_token": False}, "global_pool='token' reads the class token, and class_token=False: use global_pool='avg'"),
-        (("deit_tiny_patch16_224",), {"dtype": "bfloat"}, "unknown dtype 'bfloat': did you mean 'bfloat16'?"),
-        (("deit_tiny_patch16_224",), {"distilled": True, "global_pool": "avg"}, "global_pool='avg' has no place for a distillation token: use 'token'"),
-        (("deit_tiny_patch16_224", tc.GTP(score="cls_max"), 1), {"class_token": False, "global_pool": "avg"}, "class_token=False, and score='cls_max' reads class attention: use 'mixed_max'"),
-        (("deit_tiny_patch16_224", "gtp", 1), {}, "reducer='gtp' is not a reducer: use tc.GTP(), for example"),
-        (("deit_tiny_patch16_224", tc.GTP(), 17), {}, "schedule=17 removes 204 of 196 patch tokens in 12 blocks: at most 16 per block leave one"),
-    ],
-)  # fmt: skip
-def test_mistakes_name_the_nearest_right_thing(arguments, overrides, message):
-    with pytest.raises(tc.InputError) as caught:
-        tc.create_model(*arguments, **overrides)
-    assert str(caught.value) == message
-
-
-def test_condense_exchanges_the_reducer_and_nothing_else():
-    plain = small(None, 0, qk_norm=True)
-    model = models.condense(plain, tc.TCViT(), 3)
-    assert model == small(tc.TCViT(), 3, qk_norm=True)
-    assert models.condense(model) == plain
+    for entry in zoo.ZOO.values():
+        values = json.loads(json.dumps(asdict(entry.preprocessing)))
+        assert zoo.Preprocessing.from_config(values) == entry.preprocessing

@@ -1,4 +1,4 @@
-"""The exact GELU and its derivative."""
+"""The activations and their derivatives."""
 
 import math
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tcvit_jax.ops.activations import gelu
+from tcvit_jax.ops.activations import ACTIVATIONS, gelu, quick_gelu
 
 X = np.concatenate([np.linspace(-8, 8, 401), [0.0]])
 
@@ -29,3 +29,15 @@ def test_bfloat16_is_the_rounded_float32_value():
     assert gelu(x).dtype == jnp.bfloat16
     np.testing.assert_array_equal(gelu(x), gelu(x.astype(jnp.float32)).astype(jnp.bfloat16))
     assert jax.grad(lambda x: gelu(x).sum())(x).dtype == jnp.bfloat16
+
+
+def test_quick_gelu():
+    x = jnp.asarray(X, jnp.float32)
+    np.testing.assert_allclose(quick_gelu(x), X / (1 + np.exp(-1.702 * X)), atol=1e-6)
+    slope = 1 / (1 + np.exp(-1.702 * X))
+    np.testing.assert_allclose(jax.vmap(jax.grad(quick_gelu))(x), slope + 1.702 * X * slope * (1 - slope), atol=1e-6)
+    assert quick_gelu(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_names_are_timm_s():
+    assert {"gelu": gelu, "quick_gelu": quick_gelu} == ACTIVATIONS

@@ -13,7 +13,8 @@ import pytest
 
 import tcvit_jax as tc
 from tcvit_jax import config
-from tcvit_jax.training.checkpoint import Checkpoints, load
+from tcvit_jax.checkpoint import load
+from tcvit_jax.training.checkpoint import Checkpoints
 from tcvit_jax.training.evaluate import evaluate_checkpoint
 from tcvit_jax.training.job import build
 from tcvit_jax.training.loop import train

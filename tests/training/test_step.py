@@ -12,6 +12,7 @@ from jax.sharding import AxisType
 import tcvit_jax as tc
 from tcvit_jax import models, sharding
 from tcvit_jax.training.step import cross_entropy, make_init, make_train_step
+from tests.convert import cases
 from tests.models.test_vit import METHODS, small
 
 PREPROCESSING = models.preprocessing("deit_tiny_patch16_224")
@@ -98,3 +99,26 @@ def test_cross_entropy_is_the_plain_formula():
     target = 0.9 * np.eye(7)[label] + 0.1 / 7
     expected = -(target * log_p).sum(-1).mean()
     assert float(cross_entropy(jnp.asarray(logits), jnp.asarray(label), 0.1)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_batch_statistics_are_trained_averaged_and_kept_apart_from_parameters():
+    _, sizes, _, _ = cases.case("lvvit")
+    model = tc.create_model(
+        "lvvit_s", tc.TCViT(), 5, **{**sizes, "depth": 2, "img_size": 64, "stem_channels": 8, "num_classes": 7}
+    )
+    tx = optax.adamw(1e-3)
+    before = jax.jit(make_init(model, tx, 0))()
+    step = make_train_step(model, tx, PREPROCESSING, ONE, seed=0, label_smoothing=0.0, ema_decay=0.9)
+    rng = np.random.default_rng(0)
+    batch = {"image": rng.integers(0, 256, (4, 64, 64, 3), np.uint8), "label": np.arange(4, dtype=np.int32)}
+    kept = jax.tree.map(np.asarray, before.variables)
+    after, metrics = step(before, batch)
+    assert np.isfinite(float(metrics["loss"]))
+    assert set(after.variables) == set(after.ema) == {"params", "batch_stats"}
+    old, new, average = (
+        tree["batch_stats"]["patch_embed"]["bn3"]["var"] for tree in (kept, after.variables, after.ema)
+    )
+    assert float(jnp.abs(new - old).min()) > 1e-4
+    np.testing.assert_allclose(average, 0.1 * old + 0.9 * new, rtol=1e-5)
+    # The optimiser's moments are of parameters alone.
+    assert jax.tree.structure(after.opt_state[0].mu) == jax.tree.structure(after.variables["params"])
