@@ -11,9 +11,9 @@ import sys
 def main(arguments: list[str]) -> int:
     """Flags to a model and its data, those to the library."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", help="a run directory, or a checkpoint in one")
+    parser.add_argument("--checkpoint", help="a run directory, a checkpoint in one, or a converted model")
     parser.add_argument("--config", help="with --weights: a file of configs/")
-    parser.add_argument("--weights", help="a .safetensors or .pth file in timm's names")
+    parser.add_argument("--weights", help="a weight file, hf-hub:timm/NAME, or a checkpoint")
     flags, overrides = parser.parse_known_args(arguments)
     published = flags.config and flags.weights
     if bool(flags.checkpoint) == bool(published) or (flags.checkpoint and (flags.config or flags.weights)):

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orbax.checkpoint as ocp
+from flax import traverse_util
 
 from tcvit_jax import models, sharding
-from tcvit_jax.errors import InputError, unknown
+from tcvit_jax.errors import InputError, first_line, unknown
 from tcvit_jax.models import ViT
 
 # Where a run keeps its checkpoints, and the items of each.
 FOLDER, META, VARIABLES, EMA = "checkpoints", "meta", "variables", "ema"
+CHECKSUM = "checksum"
 
 
 def load(directory: str | Path, weights: str | None = None) -> tuple[ViT, dict[str, Any], dict[str, Any]]:
@@ -37,6 +41,8 @@ def load(directory: str | Path, weights: str | None = None) -> tuple[ViT, dict[s
     """
     folder = _find(Path(directory)).absolute()
     found = [item for item in (EMA, VARIABLES) if (folder / item).is_dir()]
+    if not found:
+        raise InputError(f"checkpoint {str(folder)!r} cannot be read: it holds no {VARIABLES}")
     if weights is not None and weights not in found:
         raise unknown(f"weights of {str(directory)!r}:", weights, found)
     with readable(folder):
@@ -46,10 +52,12 @@ def load(directory: str | Path, weights: str | None = None) -> tuple[ViT, dict[s
         wanted = sharding.as_replicated(models.variable_shapes(model), sharding.data_mesh())
         with ocp.StandardCheckpointer() as reader:
             variables = reader.restore(folder / (weights or found[0]), wanted)
+        if CHECKSUM in meta and meta[CHECKSUM] != checksum(variables):
+            raise InputError(f"checkpoint {str(folder)!r} is damaged: its variables are not those that were written")
     return model, variables, meta
 
 
-def save(directory: str | Path, variables: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+def save(directory: str | Path, variables: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
     """Write a checkpoint of its own that `load` reads: all of it, or nothing.
 
     Args:
@@ -57,23 +65,56 @@ def save(directory: str | Path, variables: Mapping[str, Any], meta: Mapping[str,
         variables: of the model, arrays of NumPy or JAX.
         meta: `model`, `preprocessing`, `classes` and what else should travel with them (JSON).
 
+    Returns:
+        The `checksum` of the variables, which is kept in `meta` and compared when they are loaded.
+
     Raises:
         InputError: the directory holds something, or cannot be written.
     """
-    directory = Path(directory).absolute()
+    directory, found = Path(directory).absolute(), checksum(variables)
     check_vacant(directory)
-    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
+    with whole_or_nothing(directory) as partial:
+        partial.mkdir()
         with ocp.StandardCheckpointer() as writer:
             writer.save(partial / VARIABLES, dict(variables))
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as writer:
-            writer.save(partial / META, dict(meta))
-        os.replace(partial, directory)
-    except OSError as error:
-        raise InputError(f"cannot write {str(directory)!r}: {error.strerror or error}") from error
+            writer.save(partial / META, {**meta, CHECKSUM: found})
+    return found
+
+
+def checksum(variables: Mapping[str, Any]) -> str:
+    """SHA-256 of all variables as float32, in the order of their paths."""
+    digest = hashlib.sha256()
+    for path, value in sorted(traverse_util.flatten_dict(dict(variables), sep=".").items()):
+        digest.update(path.encode())
+        digest.update(np.ascontiguousarray(np.asarray(value, np.float32)).data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def whole_or_nothing(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to, which becomes `path` at the end; on an error nothing of it is left.
+
+    Raises:
+        InputError: it cannot be written, whatever the writer makes of that.
+    """
+    made = [parent for parent in path.parents if not parent.exists()]
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        os.replace(partial, path)
+        made = []
+    except Exception as error:
+        raise InputError(f"cannot write {str(path)!r}: {first_line(error)}") from error
     finally:
+        # After an interruption too; after a success there is nothing.
         shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):
+            partial.unlink()
+        for parent in made:
+            with suppress(OSError):
+                parent.rmdir()
 
 
 def check_vacant(directory: Path) -> None:
@@ -90,8 +131,7 @@ def readable(folder: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"checkpoint {str(folder)!r} cannot be read: {reason[0]}") from error
+        raise InputError(f"checkpoint {str(folder)!r} cannot be read: {first_line(error)}") from error
 
 
 def _find(directory: Path) -> Path:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from tcvit_jax import reducers
 from tcvit_jax.errors import InputError, unknown
-from tcvit_jax.models import ViT
+from tcvit_jax.models import LVViT, ViT
 from tcvit_jax.models.zoo import OVERRIDES, Preprocessing
 
 # A `ConfigDict`, whose values are of many types by name: to a type checker that is anything.
@@ -70,7 +70,7 @@ def default() -> Config:
 
 # What a value that is None by default looks like when it is given.
 _EXAMPLES = {
-    **{f"model.{f.name}": f.default for f in fields(ViT) if f.name in OVERRIDES},
+    **{f"model.{f.name}": f.default for kind in (LVViT, ViT) for f in fields(kind) if f.name in OVERRIDES},
     "model.fc_norm": True,
     "model.init_values": 1e-5,
     **{f"data.{f.name}": f.default for f in fields(Preprocessing)},
@@ -133,6 +133,9 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
             # Another method has other fields: they start from its defaults.
             config.reducer = reducers.to_config(reducers.from_config({"name": text}))
             continue
+        if key == "schedule":
+            # One of the two decides, and the later word is meant; a budget goes before by itself.
+            config.gmacs = 0.0
         *path, last = key.split(".")
         section = config
         for part in path:

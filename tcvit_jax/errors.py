@@ -15,7 +15,17 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], message))
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """`text` on one line: control characters and lone surrogates escaped, as `repr` has them."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda found: repr(found[0])[1:-1], text)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message that says something, or its kind."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def unknown(kind: str, name: object, options: Iterable[str]) -> InputError:

@@ -57,6 +57,19 @@ def test_overrides_take_the_kind_of_what_they_replace():
     assert build_preprocessing(loaded, model).mean == (0.5,)
 
 
+def test_sizes_of_every_architecture_can_be_set():
+    loaded = config.load(
+        GTP, ["--config.model.name=lvvit_t", "--config.model.stem_channels=32", "--config.model.embed_dim=48"]
+    )
+    assert loaded.model.stem_channels == 32
+
+
+def test_the_later_word_of_budget_and_schedule_is_meant():
+    model = build_model(config.load(GTP, ["--config.gmacs=0.006", "--config.schedule=2"]))
+    assert model.removed == (2,) * model.depth
+    assert build_model(config.load(GTP, ["--config.schedule=2", "--config.gmacs=0.006"])).removed != (2,) * model.depth
+
+
 def test_a_budget_takes_the_place_of_the_schedule():
     model = build_model(config.load(GTP, ["--config.gmacs=0.006"]))
     assert 0.0055 < tc.describe(model).gmacs <= 0.006

@@ -77,6 +77,12 @@ def test_eval_of_published_weights_and_of_the_checkpoint_they_were_converted_to(
     checkpoint = script("eval.py", "--checkpoint", str(published / "ckpt"), *reduction, *DIGITS_DATA)
     assert counted(weights) == counted(checkpoint)
     assert "tokens  36 -> 32 -> 28" in checkpoint.stdout
+    alone = script("eval.py", "--checkpoint", str(published / "ckpt"), "--config.schedule=4", *DIGITS_DATA)
+    assert alone.returncode == 2
+    assert (
+        alone.stderr
+        == "error: '--config.schedule=4' without a reducer removes nothing: add --config.reducer.name=gtp\n"
+    )
     dense = script("eval.py", "--checkpoint", str(published / "ckpt"), *DIGITS_DATA)
     assert counted(dense)
     assert "tokens  36 -> 36 -> 36" in dense.stdout

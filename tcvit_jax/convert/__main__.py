@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 
 def main(arguments: list[str]) -> int:
@@ -28,30 +27,30 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--entry", help="of a training checkpoint, which tensors: state_dict_ema, state_dict, model, ..."
     )
+    parser.add_argument("--grid", help="patches that the file has positions for, where they are no square: 16x8")
     parser.add_argument("--photo", help="an image to compare with timm on; by default one that scikit-learn brings")
     parser.add_argument("--no-parity", action="store_true", help="do not compare with timm, where it is installed")
     flags = parser.parse_args(arguments)
 
-    from tcvit_jax import InputError
     from tcvit_jax.convert.command import to_checkpoint, to_safetensors
+    from tcvit_jax.errors import InputError
 
     try:
         if flags.out.endswith(".safetensors"):
-            unused = [
-                flag for flag in ("model", "img_size", "num_classes", "new_head", "photo") if getattr(flags, flag)
-            ]
+            given = {name: getattr(flags, name) for name in ("model", "img_size", "num_classes", "grid", "photo")}
+            unused = [name for name, value in given.items() if value is not None] + ["new_head"] * flags.new_head
             if unused:
                 raise InputError(
-                    f"--{unused[0].replace('_', '-')} is not for writing {flags.out!r}, which takes a model as it is"
+                    f"--{unused[0].replace('_', '-')} is not for writing {flags.out!r}: a model is written as it is"
                 )
             print(to_safetensors(flags.source, flags.out, flags.entry))
         else:
-            overrides = {"img_size": _size(flags.img_size), "num_classes": flags.num_classes}
+            overrides = {"img_size": _sides("img-size", flags.img_size), "num_classes": flags.num_classes}
             print(
                 to_checkpoint(
-                    flags.source, Path(flags.out), flags.model, new_head=flags.new_head, entry=flags.entry,
+                    flags.source, flags.out, flags.model, new_head=flags.new_head, entry=flags.entry,
                     overrides={key: value for key, value in overrides.items() if value is not None},
-                    compare=not flags.no_parity, photo=flags.photo,
+                    compare=not flags.no_parity, photo=flags.photo, grid=_sides("grid", flags.grid),
                 )
             )  # fmt: skip
     except InputError as error:
@@ -60,15 +59,14 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _size(text: str | None) -> int | tuple[int, int] | None:
-    from tcvit_jax import InputError
+def _sides(flag: str, text: str | None) -> tuple[int, int] | None:
+    from tcvit_jax.convert.files import parse_sides
+    from tcvit_jax.errors import InputError
 
-    if text is None:
-        return None
-    sides = text.split("x")
-    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise InputError(f"--img-size {text!r} should be like 384 or 384x224")
-    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+    found = None if text is None else parse_sides(text)
+    if text is not None and found is None:
+        raise InputError(f"--{flag} {text!r} should be like 24 or 24x16, height and width")
+    return found
 
 
 if __name__ == "__main__":

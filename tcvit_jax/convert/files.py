@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tcvit_jax.errors import InputError, unknown
+from tcvit_jax.checkpoint import whole_or_nothing
+from tcvit_jax.errors import InputError, first_line, unknown
 
 # Where a checkpoint keeps the state dict, the preferred first; averages are what papers report.
 ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model")
+# Before, `weights_only=True` did not keep its promise: CVE-2025-32434 (until 2.6), CVE-2026-24747 (until 2.10).
+TORCH = (2, 10)
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".tar", ".bin")
 
 
@@ -28,11 +30,24 @@ class Weights(Mapping[str, Any]):
     """
 
     def __init__(
-        self, path: Path, names: tuple[str, ...], read: Callable[[str], Any], *, entry: str = "", grid: str = ""
+        self,
+        path: Path,
+        names: Sequence[str],
+        read: Callable[[str], Any],
+        *,
+        entry: str = "",
+        grid: tuple[int, int] | None = None,
     ) -> None:
-        """`read` gives the tensor of one of `names`; what it raises is reported with the file."""
-        self.path, self.entry, self._names, self._read = path, entry, dict.fromkeys(names), read
-        self.grid = _parse_grid(path, grid) if grid else None
+        """`read` gives the tensor of one of `names`; what it raises is reported with the file.
+
+        Raises:
+            InputError: a name that is there twice.
+        """
+        self.path, self.entry, self.grid, self._read = path, entry, grid, read
+        self._names = dict.fromkeys(names)
+        if len(self._names) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InputError(f"{str(path)!r} holds {twice!r} twice")
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._names:
@@ -68,9 +83,11 @@ def read_file(path: str | Path, entry: str | None = None) -> Weights:
         raise InputError(f"no weight file {str(path)!r}")
     if path.suffix not in SUFFIXES:
         raise InputError(f"weight file {str(path)!r} has suffix {path.suffix!r}: use one of {', '.join(SUFFIXES)}")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    return _read_npz(path) if path.suffix == ".npz" else _read_pickle(path, entry)
+    if path.suffix not in (".safetensors", ".npz"):
+        return _read_pickle(path, entry)
+    if entry is not None:
+        raise InputError(f"{str(path)!r} has no entries to choose {entry!r} from: only pickled checkpoints have")
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_npz(path)
 
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
@@ -84,21 +101,8 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, np.ndarray], metad
     path = Path(path).absolute()
     if path.exists():
         raise InputError(f"{str(path)!r} is there already: choose another name, or remove it")
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_or_nothing(path) as partial:
         save_file(dict(tensors), partial, metadata={"format": "pt", **metadata})
-        os.replace(partial, path)
-    except Exception as error:  # safetensors has kinds of its own
-        raise InputError(f"cannot write {str(path)!r}: {first_line(error)}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message that says something, or its kind."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _read_safetensors(path: Path) -> Weights:
@@ -109,7 +113,10 @@ def _read_safetensors(path: Path) -> Weights:
         names, metadata = tuple(file.keys()), file.metadata() or {}
     except Exception as error:  # its own kind, or the system's
         raise InputError(f"cannot read {str(path)!r} as safetensors: {first_line(error)}") from error
-    return Weights(path, names, file.get_tensor, grid=metadata.get("grid", ""))
+    grid = parse_sides(metadata.get("grid", ""))
+    if "grid" in metadata and grid is None:
+        raise InputError(f"{str(path)!r} says grid={metadata['grid']!r}: it should be like 14x14")
+    return Weights(path, names, file.get_tensor, grid=grid)
 
 
 def _read_npz(path: Path) -> Weights:
@@ -119,7 +126,7 @@ def _read_npz(path: Path) -> Weights:
         file = np.load(path, allow_pickle=False)
     except Exception as error:  # zipfile's, numpy's or the system's
         raise InputError(f"cannot read {str(path)!r} as .npz: {first_line(error)}") from error
-    return Weights(path, tuple(file.files), file.__getitem__)
+    return Weights(path, file.files, file.__getitem__)
 
 
 def _read_pickle(path: Path, entry: str | None) -> Weights:
@@ -129,17 +136,27 @@ def _read_pickle(path: Path, entry: str | None) -> Weights:
         raise InputError(
             f"reading {str(path)!r} needs torch: pip install 'tcvit_jax[convert]', or use a .safetensors file"
         ) from error
+    version = re.match(r"(\d+)\.(\d+)", torch.__version__)
+    if version and tuple(map(int, version.groups())) < TORCH:
+        raise InputError(
+            f"reading {str(path)!r} needs torch {TORCH[0]}.{TORCH[1]} or newer, and {torch.__version__} is installed: "
+            "a pickle can run code in older ones"
+        )
     try:
         loaded = _load_pickle(torch, path)
     except Exception as error:  # torch raises whatever the broken pickle trips over
         raise InputError(f"cannot read {str(path)!r} as a torch checkpoint: {first_line(error)}") from error
     if not isinstance(loaded, Mapping):
         raise InputError(f"{str(path)!r} holds a {type(loaded).__name__}, not a dict of tensors")
-    entries = [key for key, value in loaded.items() if isinstance(value, Mapping)]
+    entries = [str(key) for key, value in loaded.items() if isinstance(value, Mapping)]
     if entry is None:
         entry = next((key for key in ENTRIES if key in entries), "")
+        if entries and not entry and not any(hasattr(value, "detach") for value in loaded.values()):
+            raise InputError(
+                f"{str(path)!r} holds no tensors, but entries: choose one (--entry) of {', '.join(entries)}"
+            )
     elif entry not in entries:
-        raise unknown(f"entry of {str(path)!r}:", entry, map(str, entries))
+        raise unknown(f"entry of {str(path)!r}:", entry, entries)
     tensors = loaded[entry] if entry else loaded
     if not all(isinstance(name, str) for name in tensors):
         raise InputError(f"{str(path)!r} holds names that are not text")
@@ -162,8 +179,7 @@ def _load_pickle(torch: Any, path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
 
 
-def _parse_grid(path: Path, text: str) -> tuple[int, int]:
-    height, cross, width = text.partition("x")
-    if not (cross and height.isdigit() and width.isdigit()):
-        raise InputError(f"{str(path)!r} says grid={text!r}: it should be like 14x14")
-    return int(height), int(width)
+def parse_sides(text: str) -> tuple[int, int] | None:
+    """`"14x16"` as height and width, `"14"` as both; None where the text is neither."""
+    found = re.fullmatch(r"([0-9]{1,5})(?:x([0-9]{1,5}))?", text)
+    return (int(found[1]), int(found[2] or found[1])) if found else None

@@ -5,17 +5,22 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tcvit_jax.convert.files import first_line
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import InputError, first_line
+from tcvit_jax.models import zoo
 
 FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def repository(source: str) -> str | None:
-    """The repository that a source names, `timm/NAME`, or None for a file: `hf-hub:timm/NAME` or `timm/NAME`."""
-    name = re.fullmatch(r"(?:hf[-_]hub:)?(timm/[\w.-]+)", source)
-    if name and (source.startswith("hf") or not Path(source).exists()):
-        return name[1]
+    """The repository that a source names, `hf-hub:timm/NAME` or `timm/NAME`; None for a file, which comes first.
+
+    Raises:
+        InputError: a repository of somebody else.
+    """
+    found = re.fullmatch(r"(hf[-_]hub:)?(timm/[\w.-]+)", source)
+    if found and (found[1] or not Path(source).exists()):
+        name = found[2].removeprefix("timm/")
+        return zoo.repository(name) if name in zoo.ZOO else found[2]
     if re.match(r"hf[-_]hub:", source):
         raise InputError(f"cannot use {source!r}: the hub's weights that fit are those of timm, hf-hub:timm/NAME")
     return None

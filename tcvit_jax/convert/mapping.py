@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from tcvit_jax.convert.rules import TIMM, dialect_of
-from tcvit_jax.errors import InputError
+from tcvit_jax.convert.problems import Problem, listed, of_dtypes, of_names, of_shapes, of_unread, of_values
+from tcvit_jax.convert.rules import TIMM, Dialect, dialect_of
+from tcvit_jax.errors import InputError, first_line
 from tcvit_jax.models import ViT, variable_shapes
 from tcvit_jax.ops.positions import resample_positions
 
@@ -48,10 +47,11 @@ def from_torch(
     Args:
         state_dict: names to arrays: NumPy, torch, or anything `np.asarray` takes; of one floating-point dtype.
         model: from `create_model`, of the same sizes. Reducers have no parameters, so any of them fits. Where its
-            `img_size` is another one, positions are resampled as timm does.
+            `img_size` is another one, positions are resampled as timm does: bicubic with antialiasing, and those of
+            AugReg's `.npz` bilinear without.
         new_head: leave out the classifiers of `state_dict`; those of `model`, of any number of classes, start at zero.
-        grid: patches in height and width that `state_dict` has positions for; by default a square, or what its file
-            says.
+        grid: patches in height and width that `state_dict` has positions for; by default what its file says, or else
+            a square.
 
     Returns:
         `{"params": ...}`, and `"batch_stats"` where the model has any; float32.
@@ -64,27 +64,26 @@ def from_torch(
 
 
 def to_torch(variables: Mapping[str, Any], model: ViT) -> dict[str, np.ndarray]:
-    """The inverse of `from_torch`: timm's names and layouts, float32, for `model`'s variables."""
+    """The inverse of `from_torch`: timm's names and layouts, float32, for `model`'s variables.
+
+    Raises:
+        InputError: they are another model's.
+    """
+    given, expected = _flat(variables), _flat(variable_shapes(model))
+    problems = [(path, "has no place in the model") for path in set(given) - set(expected)]
+    problems += [(path, "is missing") for path in set(expected) - set(given)]
+    for path in set(given) & set(expected):
+        problems += of_shapes([path], [given[path].shape], [expected[path].shape])
+    if problems:
+        raise InputError(f"the variables do not fit {model.variant}: {listed(problems)}")
     tensors = {}
-    for path, value in _flat(variables).items():
-        rule, (name,) = TIMM.rule(path)
-        assert rule.layout.dump is not None
+    for path, value in given.items():
+        found = TIMM.rule(path)
+        assert found is not None, path
+        rule, (name,) = found
+        assert rule.layout.dump is not None, path
         tensors[name] = np.ascontiguousarray(rule.layout.dump(np.asarray(value, np.float32)))
-    missing = {TIMM.rule(path)[1][0] for path in _flat(variable_shapes(model))} ^ set(tensors)
-    if missing:
-        raise InputError(
-            f"these are not the variables of {model.variant}: {_listed([(n, 'differs') for n in missing])}"
-        )
     return tensors
-
-
-def checksum(variables: Mapping[str, Any]) -> str:
-    """SHA-256 of all variables, in the order of their paths."""
-    digest = hashlib.sha256()
-    for path, value in sorted(_flat(variables).items()):
-        digest.update(path.encode())
-        digest.update(np.ascontiguousarray(np.asarray(value, np.float32)).data)
-    return digest.hexdigest()
 
 
 def convert(
@@ -93,12 +92,15 @@ def convert(
     """As `from_torch`, with an account of what was done."""
     grid = grid or getattr(tensors, "grid", None)
     dialect = dialect_of(tensors)
-    names, problems = _read_names(dialect.canonical(tensors))
-    ignored = tuple(sorted(set(tensors) - set(names.values()))) if not problems else ()
+    names, problems = of_names(dialect.canonical(tensors))
     dropped = {name for name in names if new_head and re.fullmatch(dialect.head, name)}
     unread, variables, resampled, dtypes = set(names) - dropped, {}, [], {}
     for path, expected in _flat(variable_shapes(model)).items():
-        rule, wanted = dialect.rule(path)
+        found = dialect.rule(path)
+        if found is None:
+            problems.append((path, f"has no tensor in {dialect.name} files"))
+            continue
+        rule, wanted = found
         if rule.kind == "head" and new_head:
             variables[path] = np.zeros(expected.shape, np.float32)
             continue
@@ -107,28 +109,30 @@ def convert(
         if missing:
             problems += [(name, "is missing") for name in missing]
             continue
-        sources = [_to_numpy(tensors[names[name]]) for name in wanted]
-        wrong = [*_check_values(wanted, sources)]
+        sources, wrong = _read(tensors, {name: names[name] for name in wanted})
         if not wrong:
             dtypes.update({name: source.dtype.name for name, source in zip(wanted, sources, strict=True)})
-            if rule.kind == "positions" and _grid_of(sources[0], model, grid) not in (None, model.grid):
-                sources = [_resample(sources[0], model, grid)]
-                resampled += wanted
-            wrong = [*_check_shapes(wanted, sources, rule.layout.shapes(expected.shape, model.num_heads))]
+            if rule.kind == "positions":
+                before = sources[0]
+                sources[0], wrong = _regridded(wanted[0], before, model, grid, dialect)
+                resampled += wanted if sources[0] is not before else []
+            shapes = rule.layout.shapes(expected.shape, model.num_heads)
+            wrong = wrong or of_shapes(wanted, [source.shape for source in sources], shapes)
         if not wrong:
             variables[path] = np.ascontiguousarray(rule.layout.load(sources, expected.shape), np.float32)
         problems += wrong
-    problems += [*_check_dtypes(dtypes), *_unexpected(unread, problems)]
+    problems += [*of_dtypes(dtypes), *of_unread(unread, problems)]
     if problems:
-        raise InputError(
-            f"the weights do not fit {model.variant}: {_listed(problems)}{_advice(problems, dialect.head)}"
-        )
+        advice = ""
+        if all(re.fullmatch(dialect.head, name) for name, _ in problems):
+            advice = "; another classifier replaces it with new_head (--new-head)"
+        raise InputError(f"the weights do not fit {model.variant}: {listed(problems)}{advice}")
     return Conversion(
         variables=traverse_util.unflatten_dict(variables, sep="."),
         mapped=tuple(sorted(names[name] for name in set(names) - dropped - set(resampled))),
         resampled=tuple(names[name] for name in resampled),
         replaced=tuple(sorted(names[name] for name in dropped)),
-        ignored=ignored,
+        ignored=tuple(sorted(set(tensors) - set(names.values()))),
         dtype=next(iter(dtypes.values()), "float32"),
     )
 
@@ -138,18 +142,16 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
     return dict(traverse_util.flatten_dict(dict(tree), sep="."))
 
 
-Problem = tuple[str, str]
-
-
-def _read_names(pairs: Iterable[tuple[str, str]]) -> tuple[dict[str, str], list[Problem]]:
-    """Names as the rules have them to those of the file; two for one are a problem."""
-    names: dict[str, str] = {}
-    problems = []
-    for known, name in pairs:
-        if known in names:
-            problems.append((name, f"is there twice, also as {names[known]}"))
-        names[known] = name
-    return names, problems
+def _read(tensors: Mapping[str, Any], names: Mapping[str, str]) -> tuple[list[np.ndarray], list[Problem]]:
+    """The tensors that `names` are in the file, and what is wrong with them."""
+    sources, problems = [], []
+    for known, name in names.items():
+        value = tensors[name]
+        try:
+            sources.append(_to_numpy(value))
+        except Exception as error:  # sparse, quantised, of no storage: each has a kind of its own
+            problems.append((known, f"cannot be read: {first_line(error)}"))
+    return sources, problems or of_values(list(names), sources)
 
 
 def _to_numpy(value: Any) -> np.ndarray:
@@ -165,83 +167,22 @@ def _to_numpy(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-def _check_values(names: Sequence[str], tensors: Sequence[np.ndarray]) -> Iterable[Problem]:
-    for name, tensor in zip(names, tensors, strict=True):
-        if not np.issubdtype(tensor.dtype, np.floating) and tensor.dtype.name != "bfloat16":
-            yield name, f"has dtype {tensor.dtype.name}, which is not one of weights"
-        elif not _finite(tensor):
-            yield name, "holds values that are not finite"
-
-
-def _finite(tensor: np.ndarray) -> bool:
-    """Whether every value is a number of float32, which it is going to be."""
-    with np.errstate(over="ignore"):
-        return bool(np.isfinite(tensor.astype(np.float32, copy=False)).all())
-
-
-def _check_shapes(names: Sequence[str], tensors: Sequence[np.ndarray], shapes: Sequence[Any]) -> Iterable[Problem]:
-    for name, tensor, shape in zip(names, tensors, shapes, strict=True):
-        if tensor.shape != shape:
-            yield name, f"has shape {tensor.shape}, the model's is {shape}"
-
-
-def _check_dtypes(dtypes: Mapping[str, str]) -> Iterable[Problem]:
-    """A file has one dtype; a tensor that differs has been tampered with, or rounded by mistake."""
-    most = max(set(dtypes.values()), key=list(dtypes.values()).count, default="")
-    for name, dtype in dtypes.items():
-        if dtype != most:
-            yield name, f"has dtype {dtype}, and most have {most}"
-
-
-def _unexpected(unread: Iterable[str], problems: Sequence[Problem]) -> Iterable[Problem]:
-    missing = [name for name, what in problems if what == "is missing"]
-    for name in sorted(unread):
-        near = difflib.get_close_matches(name, missing, n=1)
-        yield name, "has no place in the model" + (f", which lacks {near[0]}" if near else "")
-
-
-def _grid_of(positions: np.ndarray, model: ViT, grid: tuple[int, int] | None) -> tuple[int, int] | None:
-    """Patches in height and width that a file has positions for; None where their number is no square."""
-    if positions.ndim != 3:
-        return None
-    count = positions.shape[1] - _prefix_positions(model)
+def _regridded(
+    name: str, positions: np.ndarray, model: ViT, grid: tuple[int, int] | None, dialect: Dialect
+) -> tuple[np.ndarray, list[Problem]]:
+    """Positions on the model's grid: themselves where they are of it, and where nothing can be resampled."""
+    prefix = 0 if model.no_embed_class else model.prefix
+    if positions.ndim != 3 or positions.shape[0] != 1 or positions.shape[2] != model.embed_dim:
+        return positions, []
+    count, (height, width) = positions.shape[1] - prefix, model.grid
     side = round(max(count, 0) ** 0.5)
-    if grid is not None:
-        return grid if grid[0] * grid[1] == count else None
-    return (side, side) if count > 0 and side * side == count else None
-
-
-def _prefix_positions(model: ViT) -> int:
-    return 0 if model.no_embed_class else model.prefix
-
-
-def _resample(positions: np.ndarray, model: ViT, grid: tuple[int, int] | None) -> np.ndarray:
-    found = _grid_of(positions, model, grid)
-    assert found is not None
-    return np.asarray(
-        resample_positions(jnp.asarray(positions, jnp.float32), _prefix_positions(model), found, model.grid)
-    )
-
-
-def _advice(problems: Sequence[Problem], head: str) -> str:
-    """What would help, where every problem is one of the classifier."""
-    own = all(re.fullmatch(head, name) for name, _ in problems)
-    return "; another classifier replaces it with new_head (--new-head)" if own else ""
-
-
-def _listed(problems: Sequence[Problem]) -> str:
-    """All problems in one line; what is the same in several blocks, once, with their numbers."""
-    numbers: dict[Problem, list[int]] = {}
-    block = re.compile(r"(?<=blocks\.)\d+|(?<=encoderblock_)\d+")
-    for name, what in sorted(set(problems)):
-        found = block.search(name)
-        numbers.setdefault((block.sub("*", name), block.sub("*", what)), []).extend([int(found[0])] if found else [])
-    return "; ".join(f"{name} {what}".replace("*", _span(of)) for (name, what), of in numbers.items())
-
-
-def _span(numbers: Sequence[int]) -> str:
-    if len(numbers) <= 1:
-        return "".join(map(str, numbers))
-    ordered = sorted(numbers)
-    whole = ordered == list(range(ordered[0], ordered[-1] + 1))
-    return "{" + (f"{ordered[0]}-{ordered[-1]}" if whole else ",".join(map(str, ordered))) + "}"
+    if grid is not None and grid[0] * grid[1] != count:
+        return positions, [(name, f"has {count} positions, and a grid of {grid[0]}x{grid[1]} is said to be theirs")]
+    if grid is None and count > 0 and side * side == count:
+        if count == height * width and height != width:
+            return positions, [(name, f"may be of {side}x{side} or of {height}x{width} patches: say which (--grid)")]
+        grid = (side, side)
+    if grid is None or grid == model.grid:
+        return positions, []
+    wide = jnp.asarray(positions, jnp.float32)
+    return np.asarray(resample_positions(wide, prefix, grid, model.grid, *dialect.resampling)), []

@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tcvit_jax.convert.files import first_line
 from tcvit_jax.data import EvalTransform
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import InputError, first_line
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing, full_name
 from tcvit_jax.ops.images import normalise
@@ -22,32 +21,38 @@ class CannotCompareError(Exception):
     """There is nothing to compare with, for the reason given."""
 
 
-def photograph(path: str | Path | None) -> np.ndarray:
-    """The image of a file, or one that comes with scikit-learn: uint8 `[h, w, 3]`.
+def photograph(path: str | Path) -> np.ndarray:
+    """The image of a file, uint8 `[h, w, 3]`.
 
     Raises:
-        InputError: the file is no image.
-        CannotCompareError: no file is given, and scikit-learn is not installed.
+        InputError: it is none.
     """
-    if path is None:
-        try:
-            from sklearn.datasets import load_sample_image
-        except ImportError as error:
-            raise CannotCompareError("no --photo, and no scikit-learn to bring one") from error
-        return np.asarray(load_sample_image("china.jpg"))
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
-    except OSError as error:
+    except Exception as error:  # Pillow's or the system's
         raise InputError(f"cannot read the photo {str(path)!r}: {first_line(error)}") from error
+
+
+def stock_photograph() -> np.ndarray:
+    """A photo that comes with scikit-learn, uint8 `[h, w, 3]`.
+
+    Raises:
+        CannotCompareError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_sample_image
+    except ImportError as error:
+        raise CannotCompareError("no --photo, and no scikit-learn to bring one") from error
+    return np.asarray(load_sample_image("china.jpg"))
 
 
 def largest_difference(
     file: Path, model: ViT, variables: dict[str, Any], preprocessing: Preprocessing, photo: np.ndarray
-) -> float:
-    """The largest difference of a logit from what timm makes of the same file and photo, relative above 1.
+) -> tuple[float, float]:
+    """The largest difference of a logit from what timm makes of the same file and photo, and the largest logit.
 
     timm reads, resamples and preprocesses by itself; both compute in float32.
 
@@ -61,7 +66,7 @@ def largest_difference(
     plain = replace(model, reducer=None, removed=(), dtype="float32")
     with jax.default_matmul_precision("highest"):
         ours = np.asarray(jax.jit(plain.apply)(variables, images))
-    return float(np.abs(ours - theirs).max() / max(1.0, np.abs(theirs).max()))
+    return float(np.abs(ours - theirs).max()), float(np.abs(theirs).max())
 
 
 def _timm_logits(file: Path, model: ViT, photo: np.ndarray) -> np.ndarray:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tcvit_jax.errors import InputError
-
 Shape = tuple[int, ...]
 
 
@@ -79,6 +77,7 @@ class Dialect:
         ignored: patterns of names that hold no weight.
         aliases: patterns of names under which others keep what the rules know, and what they are there.
         head: pattern of the names of classifiers.
+        resampling: method and antialiasing for positions on another grid, timm's for such files.
     """
 
     name: str
@@ -86,18 +85,18 @@ class Dialect:
     head: str
     ignored: tuple[str, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
+    resampling: tuple[str, bool] = ("cubic", True)
 
-    def rule(self, path: str) -> tuple[Rule, list[str]]:
+    def rule(self, path: str) -> tuple[Rule, list[str]] | None:
         """The rule of one of our variables, `params.blocks_0.norm1.scale`, and the names of its tensors.
 
-        Raises:
-            InputError: the dialect has no such part.
+        None where these files have no such part.
         """
         for rule in self.rules:
             match = re.fullmatch(rule.ours, path)
             if match:
                 return rule, [match.expand(name) for name in rule.theirs]
-        raise InputError(f"{self.name} files have nothing for {path}")
+        return None
 
     def canonical(self, names: Collection[str]) -> Iterator[tuple[str, str]]:
         """Every name that is not ignored, as `(name as the rules have it, name in the file)`."""
@@ -165,9 +164,10 @@ AUGREG = Dialect(
         Rule(r"params\.head\.(kernel|bias)", (r"head/\1",), kind="head"),
     ),
     head=r"head/(kernel|bias)",
+    resampling=("linear", False),
 )
 
 
 def dialect_of(names: Collection[str]) -> Dialect:
-    """Whose names these are."""
-    return AUGREG if any("/" in name for name in names) else TIMM
+    """Whose names these are, most of them."""
+    return AUGREG if 2 * sum("/" in name for name in names) > len(names) else TIMM

@@ -30,7 +30,6 @@ def read_state_dict(source: str | Path, entry: str | None = None) -> Weights:
     if Path(source).is_dir():
         model, variables, _ = checkpoint.load(source, entry)
         tensors = to_torch(variables, model)
-        grid = f"{model.grid[0]}x{model.grid[1]}"
-        return Weights(Path(source), tuple(tensors), tensors.__getitem__, grid=grid)
+        return Weights(Path(source), tuple(tensors), tensors.__getitem__, grid=model.grid)
     repo = hub.repository(str(source))
     return read_file(hub.download(repo) if repo else source, entry)

@@ -12,7 +12,7 @@ import numpy as np
 
 from tcvit_jax import reducers
 from tcvit_jax import schedule as schedules
-from tcvit_jax.errors import InputError, unknown
+from tcvit_jax.errors import InputError, unknown, whole
 from tcvit_jax.models import zoo
 from tcvit_jax.models.vit import ViT
 from tcvit_jax.ops.activations import ACTIVATIONS
@@ -44,9 +44,8 @@ def create_model(
     for key, value in overrides.items():
         if key not in known:
             raise unknown(f"override of {name!r}:", key, known)
-        sizes[key] = value
-    size = sizes.get("img_size", ViT.img_size)
-    sizes["img_size"] = (size, size) if isinstance(size, int) else tuple(size)
+        sizes[key] = whole(key, value) if type(getattr(entry.architecture, key)) is int else value
+    sizes["img_size"] = _sides(sizes.get("img_size", ViT.img_size))
     model = entry.architecture(variant=name, **sizes)
     _check_sizes(model)
     return condense(model, reducer, schedule)
@@ -72,6 +71,14 @@ def condense(model: ViT, reducer: Reducer | None = None, schedule: int | Sequenc
     return replace(model, removed=removed)
 
 
+def _sides(size: Any) -> tuple[int, int]:
+    """`img_size` as height and width."""
+    sides = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else (size, size)
+    if len(sides) != 2:
+        raise InputError(f"img_size={size!r} should be one number, or height and width")
+    return whole("img_size", sides[0]), whole("img_size", sides[1])
+
+
 def _check_sizes(model: ViT) -> None:
     """Raise what a layer would otherwise trip over, in the words of the override that is wrong."""
     for key, value in model.FIXED.items():
@@ -86,6 +93,7 @@ def _check_sizes(model: ViT) -> None:
     for key in ("drop_rate", "pos_drop_rate", "proj_drop_rate", "drop_path_rate"):
         if not 0 <= getattr(model, key) < 1:
             raise InputError(f"{key}={getattr(model, key)} is not in [0, 1)")
+    model.check_stem()
     for side in model.img_size:
         if side % model.patch_size or side <= 0:
             nearest = max(model.patch_size, round(side / model.patch_size) * model.patch_size)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from tcvit_jax.errors import InputError
 from tcvit_jax.models.vit import ViT
 
 
@@ -62,6 +63,13 @@ class LVViT(ViT):
     def reads_prefix_alone(self) -> bool:
         """Whether the head reads nothing of the patch tokens: here it reads all of them."""
         return self.num_classes == 0
+
+    def check_stem(self) -> None:
+        """Raise an `InputError` unless the stem can cut images into patches of `patch_size`."""
+        if self.patch_size % 2:
+            raise InputError(f"patch_size={self.patch_size} is odd: the stem halves images before it cuts them")
+        if self.stem_channels < 1:
+            raise InputError(f"stem_channels={self.stem_channels} is not positive")
 
     @property
     def _embed_macs(self) -> int:

@@ -77,6 +77,9 @@ class ViT(nn.Module):
         """Whether the head reads nothing of the patch tokens, so that the last block need not compute them."""
         return self.global_pool == "token"
 
+    def check_stem(self) -> None:
+        """Raise an `InputError` unless the stem can cut images into patches of `patch_size`: this one always can."""
+
     @property
     def _embed_macs(self) -> int:
         """Multiply-adds from the image to its patches."""

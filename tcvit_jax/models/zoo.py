@@ -218,6 +218,20 @@ def full_name(name: str) -> str:
     return untagged[name]
 
 
+def repository(name: str) -> str:
+    """Where the hub keeps a model's weights; those for QuickGELU are under the name of the same model with GELU."""
+    return "timm/" + full_name(name).replace("_quickgelu", "")
+
+
+def of_repository(repo: str) -> str:
+    """The model whose weights a repository of the hub holds.
+
+    Raises:
+        InputError: none that is known here.
+    """
+    return next((name for name in ZOO if repository(name) == repo), None) or full_name(repo.removeprefix("timm/"))
+
+
 def entry(name: str) -> Entry:
     """The line of a name, with or without its tag."""
     return ZOO[full_name(name)]

@@ -5,14 +5,22 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def resample_positions(positions: Array, prefix: int, grid: tuple[int, int], target: tuple[int, int]) -> Array:
-    """Position embeddings of one grid for another one, as timm resamples them: bicubic (a = -1/2), antialiased.
+def resample_positions(
+    positions: Array,
+    prefix: int,
+    grid: tuple[int, int],
+    target: tuple[int, int],
+    method: str = "cubic",
+    antialias: bool = True,
+) -> Array:
+    """Position embeddings of one grid for another one, by default as timm does: bicubic (a = -1/2), antialiased.
 
     Args:
         positions: `[1, prefix + height * width, D]`, of the prefix tokens, which stay as they are, and of `grid`.
         prefix: prefix tokens that have a position.
         grid: patches in height and width.
         target: those of the result.
+        method, antialias: of `jax.image.resize`.
 
     Returns:
         `[1, prefix + target height * target width, D]` float32.
@@ -20,5 +28,5 @@ def resample_positions(positions: Array, prefix: int, grid: tuple[int, int], tar
     wide = jnp.asarray(positions, jnp.float32)
     width = wide.shape[-1]
     patches = wide[:, prefix:].reshape(1, *grid, width)
-    patches = jax.image.resize(patches, (1, *target, width), "cubic", antialias=True)
+    patches = jax.image.resize(patches, (1, *target, width), method, antialias=antialias)
     return jnp.concatenate([wide[:, :prefix], patches.reshape(1, -1, width)], axis=1)

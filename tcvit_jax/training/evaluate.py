@@ -48,6 +48,9 @@ def evaluate_checkpoint(directory: str | Path, overrides: Sequence[str] = ()) ->
     config = configs.override(config, overrides)
     if any(argument.startswith(_OF_REDUCTION) for argument in overrides):
         model = condensed(config, model)
+        wanted = [argument for argument in overrides if argument.startswith(_OF_REDUCTION[1:])]
+        if wanted and model.reducer is None:
+            raise InputError(f"{wanted[0]!r} without a reducer removes nothing: add --config.reducer.name=gtp")
     preprocessing = build_preprocessing(config, model, Preprocessing.from_config(meta["preprocessing"]))
     classes = None if meta["classes"] is None else tuple(meta["classes"])
     return _evaluate(config, model, variables, preprocessing, classes)

@@ -119,6 +119,6 @@ def _open(config: Config, split: str, model: ViT) -> Source:
     if len(source.classes) != model.num_classes:
         raise InputError(
             f"dataset {config.data.name!r} has {len(source.classes)} classes and the model num_classes="
-            f"{model.num_classes}: use --config.model.num_classes={len(source.classes)}"
+            f"{model.num_classes}: use --config.model.num_classes={len(source.classes)}, or other data"
         )
     return source

@@ -10,7 +10,7 @@ import optax
 from tcvit_jax.config import Config
 from tcvit_jax.errors import InputError
 
-UNDECAYED = ("cls_token", "reg_token", "pos_embed")
+UNDECAYED = ("cls_token", "dist_token", "reg_token", "pos_embed")
 
 
 def learning_rate(config: Config, total_steps: int, steps_per_epoch: float) -> optax.Schedule:

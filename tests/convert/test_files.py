@@ -1,6 +1,7 @@
 """Weight files on the disk."""
 
 import argparse
+import warnings
 import zipfile
 
 import numpy as np
@@ -61,6 +62,44 @@ def test_checkpoints_of_training_scripts(tmp_path):
         read_file(path, "state_dcit")
 
 
+def test_entries_that_nobody_knows_are_listed(tmp_path):
+    torch = pytest.importorskip("torch", reason="pickled weights are read with the optional torch")
+    torch.save({"epoch": 3, "net": {"x": torch.zeros(1)}, "optimizer": {}}, tmp_path / "w.pth")
+    with pytest.raises(tc.InputError, match=r"holds no tensors, but entries: choose one \(--entry\) of net, optimizer"):
+        read_file(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "sparse", "meta", "float8_e4m3fn", "complex", "list",
+    ],
+)  # fmt: skip
+def test_tensors_that_are_none_of_ours_are_named(tmp_path, change):
+    torch = pytest.importorskip("torch", reason="pickled weights are read with the optional torch")
+    tensors = {name: torch.from_numpy(value) for name, value in weights().items()}
+    value = tensors["norm.bias"]
+    tensors["norm.bias"] = {
+        "sparse": value.to_sparse, "meta": lambda: value.to("meta"), "float8_e4m3fn": lambda: value.to(torch.float8_e4m3fn),
+        "complex": lambda: torch.view_as_complex(torch.zeros(48, 2)).conj(), "list": lambda: [value, value[:3]],
+    }[change]()  # fmt: skip
+    torch.save(tensors, tmp_path / "w.pth")
+    with pytest.raises(tc.InputError, match=r"norm.bias (cannot be read: |has dtype )"):
+        tc.convert.from_torch(read_file(tmp_path / "w.pth"), MODEL)
+
+
+def test_older_versions_of_torch_are_refused(tmp_path, monkeypatch):
+    import sys
+    import types
+
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(__version__="2.9.1+cpu"))
+    (tmp_path / "w.pth").write_bytes(b"")
+    with pytest.raises(
+        tc.InputError, match=r"needs torch 2.10 or newer, and 2.9.1\+cpu is installed: a pickle can run code"
+    ):
+        read_file(tmp_path / "w.pth")
+
+
 def test_bfloat16_of_torch(tmp_path):
     torch = pytest.importorskip("torch", reason="pickled weights are read with the optional torch")
     given = {name: torch.from_numpy(value).bfloat16() for name, value in weights().items()}
@@ -83,6 +122,15 @@ def test_what_cannot_be_read(tmp_path):
     )
     assert message("w.safetensors", b"not tensors").startswith("cannot read '/w.safetensors' as safetensors: ")
     assert message("w.npz", b"not tensors").startswith("cannot read '/w.npz' as .npz: ")
+
+
+def test_a_name_that_is_there_twice_is_an_error(tmp_path):
+    np.savez(tmp_path / "w.npz", **weights())
+    with zipfile.ZipFile(tmp_path / "w.npz", "a") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        file.writestr("norm.bias.npy", file.read("norm.weight.npy"))
+    with pytest.raises(tc.InputError, match="'.*w.npz' holds 'norm.bias' twice"):
+        read_file(tmp_path / "w.npz")
 
 
 def test_a_damaged_member_is_named_when_it_is_read(tmp_path):
@@ -127,9 +175,10 @@ def test_written_files_say_their_grid(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["w.safetensors"]
     with pytest.raises(tc.InputError, match="w.safetensors' is there already: choose another name, or remove it"):
         write_safetensors(path, weights(), {})
-    save_file(weights(), tmp_path / "w.safetensors", metadata={"grid": "14"})
-    with pytest.raises(tc.InputError, match="says grid='14': it should be like 14x14"):
-        read_file(tmp_path / "w.safetensors")
+    for grid in ("4*16", "²x²", "9" * 5000 + "x1", ""):
+        save_file(weights(), tmp_path / "w.safetensors", metadata={"grid": grid})
+        with pytest.raises(tc.InputError, match="says grid='.*': it should be like 14x14"):
+            read_file(tmp_path / "w.safetensors")
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):

@@ -21,6 +21,7 @@ NAME = "vit_small_patch16_224.dino"
         ("timm/vit_small_patch16_224.dino", "timm/vit_small_patch16_224.dino"),
         ("hf-hub:timm/deit_small_patch16_224.fb_in1k", "timm/deit_small_patch16_224.fb_in1k"),
         ("hf_hub:timm/x", "timm/x"),
+        ("timm/vit_base_patch16_clip_quickgelu_224.openai", "timm/vit_base_patch16_clip_224.openai"),
         ("weights/timm/x.safetensors", None),
         ("deit.pth", None),
     ],

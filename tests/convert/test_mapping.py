@@ -3,10 +3,9 @@
 import jax
 import numpy as np
 import pytest
-from flax import traverse_util
 
 import tcvit_jax as tc
-from tcvit_jax.convert.mapping import checksum, convert
+from tcvit_jax.convert.mapping import convert
 from tests.convert import cases
 from tests.convert.cases import augreg, weights
 
@@ -45,8 +44,12 @@ def test_there_and_back_is_the_same_to_the_bit(family):
 
 def test_to_torch_refuses_the_variables_of_another_model():
     variables = tc.convert.from_torch(weights(), MODEL)
-    with pytest.raises(tc.InputError, match=r"not the variables of .*: blocks.\{0-2\}.ls1.gamma differs; "):
+    with pytest.raises(
+        tc.InputError, match=r"do not fit vit_small_patch14_dinov2: params.blocks_\{0-2\}.ls1.gamma is missing; "
+    ):
         tc.convert.to_torch(variables, cases.model("dinov2_like"))
+    with pytest.raises(tc.InputError, match=r"params.head.kernel has shape \(48, 10\), the model's is \(48, 7\)"):
+        tc.convert.to_torch(variables, tc.create_model(MODEL.variant, **{**cases.case("deit")[1], "num_classes": 7}))
 
 
 def test_statistics_are_variables_of_their_own():
@@ -128,11 +131,15 @@ def test_missing_and_superfluous_names_are_reported_together_and_completely():
         ("pos_embed", lambda x: x[0], "pos_embed has shape (65, 48), the model's is (1, 65, 48)"),
         ("pos_embed", lambda x: x[:, :51], "pos_embed has shape (1, 51, 48), the model's is (1, 65, 48)"),
         ("pos_embed", lambda x: x[..., :40], "pos_embed has shape (1, 65, 40), the model's is (1, 65, 48)"),
-        ("pos_embed", lambda x: x[:, :17, :40], "pos_embed has shape (1, 65, 40), the model's is (1, 65, 48)"),
+        ("pos_embed", lambda x: x[:, :17, :40], "pos_embed has shape (1, 17, 40), the model's is (1, 65, 48)"),
         ("norm.bias", lambda x: x.astype(np.int32), "norm.bias has dtype int32, which is not one of weights"),
         ("norm.bias", lambda x: x.astype(np.float64), "norm.bias has dtype float64, and most have float32"),
         ("norm.bias", lambda x: np.array(["a"] * 48), "norm.bias has dtype str32, which is not one of weights"),
         ("blocks.2.mlp.fc1.bias", lambda x: x * np.nan, "blocks.2.mlp.fc1.bias holds values that are not finite"),
+        ("pos_embed", lambda x: np.concatenate([x[:, :17]] * 2), "pos_embed has shape (2, 17, 48), the model's is (1, 65, 48)"),
+        ("pos_embed", lambda x: x[:0, :17], "pos_embed has shape (0, 17, 48), the model's is (1, 65, 48)"),
+        ("pos_embed", lambda x: x[:, :17, :0], "pos_embed has shape (1, 17, 0), the model's is (1, 65, 48)"),
+        ("norm.bias", lambda x: [[1.0], [1.0, 2.0]], "norm.bias cannot be read: setting an array element with a sequence."),
         ("cls_token", lambda x: x.astype(np.float64) * 1e300, "cls_token holds values that are not finite"),
         ("cls_token", lambda x: x / 0, "cls_token holds values that are not finite"),
     ],
@@ -144,8 +151,29 @@ def test_a_wrong_tensor_is_named(name, change, problem):
     assert message_of(given).startswith(problem)
 
 
-def test_names_that_are_no_text_to_print_stay_on_the_line():
+def test_names_are_said_as_they_are_and_stay_on_the_line():
     assert r"bad\nname has no place" in message_of({**weights(), "bad\nname": np.zeros(1)})
+    assert "a*b has no place" in message_of({**weights(), "a*b": np.zeros(1)})
+    assert message_of({**weights(), "a/b": np.zeros(1)}) == "a/b has no place in the model"
+
+
+def test_a_number_of_another_block_is_not_taken_for_the_own():
+    given = weights()
+    given["blocks.12.norm1.weight"] = given.pop("blocks.1.norm1.weight")
+    assert message_of(given) == (
+        "blocks.1.norm1.weight is missing; blocks.12.norm1.weight has no place in the model, which lacks blocks.1.norm1.weight"
+    )
+
+
+def test_a_part_that_augreg_files_lack_is_named_with_the_rest():
+    given = augreg(weights(), 3)
+    del given["cls"]
+    name, overrides, _, _ = cases.case("deit3")
+    message = message_of(given, tc.create_model(name, **{**overrides, "no_embed_class": False}))
+    assert (
+        message
+        == "cls is missing; params.blocks_{0-2}.ls1.gamma has no tensor in AugReg files; params.blocks_{0-2}.ls2.gamma has no tensor in AugReg files"
+    )
 
 
 def test_a_head_of_other_classes_is_replaced_when_asked_to():
@@ -196,19 +224,25 @@ def test_positions_are_resampled_for_another_resolution(family):
     jax.tree.map(np.testing.assert_array_equal, again, done.variables)
 
 
-def test_a_square_is_no_oblong_of_as_many_patches():
+def test_an_oblong_of_as_many_patches_as_a_square_has_to_be_told():
     name, overrides, _, _ = cases.case("deit")
     model = tc.create_model(name, **{**overrides, "img_size": (32, 128)})
-    assert convert(weights(), model).resampled == ("pos_embed",)
+    assert message_of(weights(), model) == "pos_embed may be of 8x8 or of 4x16 patches: say which (--grid)"
+    assert convert(weights(), model, grid=(8, 8)).resampled == ("pos_embed",)
     assert convert(weights(), model, grid=(4, 16)).resampled == ()
+    assert message_of(weights(), grid=(5, 5)) == "pos_embed has 64 positions, and a grid of 5x5 is said to be theirs"
 
 
-def test_checksum_is_of_names_and_values():
-    variables = tc.convert.from_torch(weights(), MODEL)
-    assert checksum(variables) == checksum(jax.tree.map(np.copy, variables))
-    flat = traverse_util.flatten_dict(variables)
-    flat["params", "norm", "scale"], flat["params", "norm", "bias"] = (
-        flat["params", "norm", "bias"],
-        flat["params", "norm", "scale"],
-    )
-    assert checksum(traverse_util.unflatten_dict(flat)) != checksum(variables)
+def test_positions_of_augreg_are_resampled_by_their_own_rule():
+    name, overrides, _, _ = cases.case("deit")
+    model = tc.create_model(name, **{**overrides, "img_size": 96})
+    found = tc.convert.from_torch(augreg(weights(), 3), model)["params"]["pos_embed"][0, 1:].reshape(12, 12, 48)
+    given = weights()["pos_embed"][0, 1:].reshape(8, 8, 48)
+    # Two of three pixels lie between two others: weights 2/3 and 1/3, or 1/3 and 2/3, and so on by rows and columns.
+    at = (np.arange(12) + 0.5) * 8 / 12 - 0.5
+    low = np.clip(np.floor(at).astype(int), 0, 7)
+    high = np.clip(np.floor(at).astype(int) + 1, 0, 7)
+    part = (at - np.floor(at))[:, None, None]
+    rows = given[low] * (1 - part) + given[high] * part
+    expected = rows[:, low] * (1 - part[:, 0]) + rows[:, high] * part[:, 0]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)

@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import tcvit_jax as tc
-from tcvit_jax.convert.parity import CannotCompareError, photograph
+from tcvit_jax.convert.parity import CannotCompareError, photograph, stock_photograph
 from tests import golden
 from tests.convert.cases import augreg
 
@@ -40,8 +40,9 @@ def drawn(timm, name, **options):
 
 
 def difference(report):
+    print(report.model, report.parity)  # for `pytest -rP`
     assert "largest logit difference from timm" in report.parity, report.parity
-    return float(report.parity.split()[5].rstrip(","))
+    return float(report.parity.split()[5])
 
 
 @pytest.mark.filterwarnings("ignore")  # of another project
@@ -51,7 +52,6 @@ def test_logits_on_a_photo_are_timm_s_and_the_file_comes_back(timm, tmp_path, na
     weights = drawn(timm, name)
     save_file(weights, path)
     report = tc.convert.to_checkpoint(str(path), tmp_path / "ckpt", name)
-    # Relative to the largest logit, where that is above 1.
     assert difference(report) < 1e-4
     assert report.parameters == report.expected == sum(value.size for value in weights.values())
     tc.convert.to_safetensors(tmp_path / "ckpt", tmp_path / "back.safetensors")
@@ -77,9 +77,12 @@ def test_another_resolution_is_resampled_as_timm_does(timm, tmp_path, name, size
 
 @pytest.mark.filterwarnings("ignore")
 def test_augreg_files_are_read_as_timm_reads_them(timm, tmp_path):
-    name = "vit_tiny_patch16_224.augreg_in21k"
+    name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
     np.savez(tmp_path / "w.npz", **augreg(drawn(timm, name), 3))
-    assert difference(tc.convert.to_checkpoint(str(tmp_path / "w.npz"), tmp_path / "ckpt", name)) < 1e-4
+    assert difference(tc.convert.to_checkpoint(tmp_path / "w.npz", tmp_path / "ckpt", name)) < 1e-4
+    larger = tc.convert.to_checkpoint(tmp_path / "w.npz", tmp_path / "ckpt2", name, overrides={"img_size": 288})
+    assert larger.conversion.resampled
+    assert difference(larger) < 1e-4
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -141,7 +144,7 @@ def test_without_a_photo_there_is_nothing_to_compare(monkeypatch, tmp_path):
 
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(CannotCompareError, match="no --photo, and no scikit-learn to bring one"):
-        photograph(None)
+        stock_photograph()
     (tmp_path / "photo.jpg").write_bytes(b"junk")
     with pytest.raises(tc.InputError, match="cannot read the photo '.*photo.jpg': "):
         photograph(tmp_path / "photo.jpg")

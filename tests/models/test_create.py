@@ -48,6 +48,11 @@ def test_quick_gelu_is_another_function():
     [
         (("deit_smal_patch16_224",), {}, "unknown model 'deit_smal_patch16_224': did you mean 'deit_small_patch16_224'?"),
         (("lvvit_s",), {"global_pool": "avg"}, "global_pool='avg' is not for lvvit_s: it has global_pool='token'"),
+        (("lvvit_s",), {"stem_channels": 0}, "stem_channels=0 is not positive"),
+        (("lvvit_s",), {"patch_size": 7, "img_size": 28}, "patch_size=7 is odd: the stem halves images before it cuts them"),
+        (("deit_tiny_patch16_224",), {"img_size": "224"}, "img_size takes a whole number, and was given '224'"),
+        (("deit_tiny_patch16_224",), {"img_size": (224, 224, 3)}, "img_size=(224, 224, 3) should be one number, or height and width"),
+        (("deit_tiny_patch16_224",), {"num_classes": 10.5}, "num_classes takes a whole number, and was given 10.5"),
         (("lvvit_s",), {"img_size": 200}, "img_size=200 is not a multiple of patch_size=16: use 192"),
         (("deit_tiny_patch16_224",), {"stem_channels": 128}, "unknown override of 'deit_tiny_patch16_224': 'stem_channels': did you mean 'in_chans'?"),
         (("deit_tiny_patch16_224",), {"act_layer": "gelu_tanh"}, "unknown act_layer 'gelu_tanh': did you mean 'gelu'?"),
@@ -75,3 +80,7 @@ def test_condense_exchanges_the_reducer_and_nothing_else():
     model = models.condense(plain, tc.TCViT(), 3)
     assert model == small(tc.TCViT(), 3, qk_norm=True)
     assert models.condense(model) == plain
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert tc.create_model("deit_tiny_patch16_224", img_size=np.int64(32), depth=np.int32(2)).img_size == (32, 32)

@@ -67,6 +67,17 @@ def test_lvvit_has_the_sizes_that_its_authors_publish(name, millions):
     assert round(zoo.entry(name).parameters / 1e6, 2) == millions
 
 
+def test_repositories_of_the_hub():
+    assert zoo.repository("deit_small_patch16_224") == "timm/deit_small_patch16_224.fb_in1k"
+    quick = "vit_base_patch16_clip_quickgelu_224.openai"
+    assert zoo.of_repository("timm/vit_base_patch16_clip_224.openai") == quick
+    for name in zoo.ZOO:
+        assert zoo.of_repository(zoo.repository(name)) == name
+    for name, facts in FACTS.items():
+        if name not in ABSENT:
+            assert zoo.repository(name) == facts["hf"]
+
+
 def test_preprocessing_survives_json():
     from dataclasses import asdict
 

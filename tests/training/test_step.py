@@ -101,24 +101,27 @@ def test_cross_entropy_is_the_plain_formula():
     assert float(cross_entropy(jnp.asarray(logits), jnp.asarray(label), 0.1)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_batch_statistics_are_trained_averaged_and_kept_apart_from_parameters():
+def test_batch_statistics_are_trained_averaged_and_the_same_on_eight_devices():
     _, sizes, _, _ = cases.case("lvvit")
-    model = tc.create_model(
-        "lvvit_s", tc.TCViT(), 5, **{**sizes, "depth": 2, "img_size": 64, "stem_channels": 8, "num_classes": 7}
-    )
-    tx = optax.adamw(1e-3)
-    before = jax.jit(make_init(model, tx, 0))()
-    step = make_train_step(model, tx, PREPROCESSING, ONE, seed=0, label_smoothing=0.0, ema_decay=0.9)
+    sizes = {**sizes, "depth": 2, "img_size": 64, "stem_channels": 8, "num_classes": 7}
+    model, tx = tc.create_model("lvvit_s", tc.TCViT(), 5, **sizes), optax.adamw(1e-3)
     rng = np.random.default_rng(0)
-    batch = {"image": rng.integers(0, 256, (4, 64, 64, 3), np.uint8), "label": np.arange(4, dtype=np.int32)}
-    kept = jax.tree.map(np.asarray, before.variables)
-    after, metrics = step(before, batch)
-    assert np.isfinite(float(metrics["loss"]))
+    batch = {"image": rng.integers(0, 256, (8, 64, 64, 3), np.uint8), "label": (np.arange(8) % 7).astype(np.int32)}
+    found = {}
+    for mesh in (ONE, EIGHT):
+        before = jax.jit(make_init(model, tx, 0), out_shardings=sharding.replicated(mesh))()
+        kept = jax.tree.map(np.asarray, before.variables)
+        step = make_train_step(model, tx, PREPROCESSING, mesh, seed=0, label_smoothing=0.0, ema_decay=0.9)
+        after, metrics = step(before, sharding.place(batch, mesh))
+        assert np.isfinite(float(metrics["loss"]))
+        found[mesh.size] = after.variables["batch_stats"]
     assert set(after.variables) == set(after.ema) == {"params", "batch_stats"}
     old, new, average = (
-        tree["batch_stats"]["patch_embed"]["bn3"]["var"] for tree in (kept, after.variables, after.ema)
+        np.asarray(tree["batch_stats"]["patch_embed"]["bn3"]["var"]) for tree in (kept, after.variables, after.ema)
     )
-    assert float(jnp.abs(new - old).min()) > 1e-4
+    assert np.abs(new - old).min() > 1e-4
     np.testing.assert_allclose(average, 0.1 * old + 0.9 * new, rtol=1e-5)
+    # Of the whole batch, on however many devices.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found[1], found[8])
     # The optimiser's moments are of parameters alone.
     assert jax.tree.structure(after.opt_state[0].mu) == jax.tree.structure(after.variables["params"])
