@@ -33,7 +33,7 @@ class Report:
         model: the name, with its tag.
         conversion: names that were mapped, resampled, replaced, ignored.
         parameters: how many numbers the model learns.
-        expected: how many timm's has, under the name.
+        expected: how many the name has, at its own resolution and classes.
         checksum: SHA-256 of the variables.
         parity: what a comparison with timm found, or why there was none.
         out: where it was written.
@@ -53,14 +53,13 @@ class Report:
         done = self.conversion
         kinds = {"resampled": done.resampled, "replaced": done.replaced, "ignored": done.ignored}
         counts = [f"{len(done.mapped)} mapped", *(f"{len(names)} {kind}" for kind, names in kinds.items())]
-        own = "as timm's" if self.parameters == self.expected else f"{self.expected:,} under the name"
         # A tensor that is refused is an error, and there is no report.
         rows = [
             ("source", f"{self.source}, sha256 {self.sha256}"),
             ("model", self.model),
             ("tensors", f"{', '.join(counts)}, 0 refused, {done.dtype}"),
             *((kind, ", ".join(names)) for kind, names in kinds.items() if names),
-            ("parameters", f"{self.parameters:,} ({own})"),
+            ("parameters", f"{self.parameters:,}, where the name has {self.expected:,}"),
             ("parity", self.parity),
             ("checkpoint", f"{self.out}, sha256 of the variables {self.checksum}"),
         ]

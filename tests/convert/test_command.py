@@ -76,7 +76,7 @@ def test_report_and_provenance(tmp_path):
         "replaced    module.aux_head.bias, module.aux_head.weight, module.head.bias, module.head.weight",
         "ignored     module.patch_embed.bn1.num_batches_tracked",
     ]
-    assert text[6] == f"parameters  {report.parameters:,} (26,151,824 under the name)"
+    assert text[6] == f"parameters  {report.parameters:,}, where the name has 26,151,824"
     assert text[7] == "parity      not compared"
     assert tc.load(tmp_path / "ckpt")[2]["checksum"] == report.checksum
     assert text[8] == f"checkpoint  {tmp_path / 'ckpt'}, sha256 of the variables {report.checksum}"

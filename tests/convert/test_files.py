@@ -69,6 +69,7 @@ def test_entries_that_nobody_knows_are_listed(tmp_path):
         read_file(tmp_path / "w.pth")
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
 @pytest.mark.parametrize(
     "change",
     [

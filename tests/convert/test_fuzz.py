@@ -1,4 +1,7 @@
-"""Damaged and hostile files: each is one error in one line, leaves nothing behind, and runs nothing."""
+"""Damaged and hostile files: each is one error in one line, leaves nothing behind, and runs nothing.
+
+Without torch every pickle is refused, damaged or not; with it, each for what is wrong with it.
+"""
 
 import io
 import os

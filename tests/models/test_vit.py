@@ -147,7 +147,7 @@ PREFIXES = {
 }
 
 
-@settings(max_examples=5)
+@settings(max_examples=4)
 @given(
     st.sampled_from(REDUCERS_AND_SWITCHES), st.sampled_from(list(PREFIXES)), st.integers(2, 5), st.integers(2, 6),
     st.integers(1, 3), st.data(),
