@@ -75,8 +75,9 @@ def save(directory: str | Path, variables: Mapping[str, Any], meta: Mapping[str,
     check_vacant(directory)
     with whole_or_nothing(directory) as partial:
         partial.mkdir()
-        with ocp.StandardCheckpointer() as writer:
-            writer.save(partial / VARIABLES, dict(variables))
+        # Compression takes as much memory again, and 7 % off a file of weights.
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as writer:
+            writer.save(partial / VARIABLES, args=ocp.args.PyTreeSave(dict(variables)))
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as writer:
             writer.save(partial / META, {**meta, CHECKSUM: found})
     return found

@@ -131,6 +131,8 @@ def to_checkpoint(
         "classes": None,
         "provenance": report.provenance(),
     }
+    # A file that is mapped into memory leaves it before its copy is written.
+    del weights
     return replace(report, checksum=checkpoint.save(out, done.variables, meta))
 
 
@@ -164,9 +166,8 @@ def _parity(weights: Weights, entry: str | None, model: ViT, done: Conversion, p
             raise parity.CannotCompareError("the head is new")
         if entry is not None:
             raise parity.CannotCompareError("timm chooses the entry by itself")
-        image = parity.stock_photograph() if photo is None else photo
         gap, scale = parity.largest_difference(
-            weights.path, model, done.variables, zoo.preprocessing(model.variant), image
+            weights.path, model, done.variables, zoo.preprocessing(model.variant), photo
         )
     except parity.CannotCompareError as reason:
         return f"not compared with timm: {reason}"

@@ -50,16 +50,18 @@ def stock_photograph() -> np.ndarray:
 
 
 def largest_difference(
-    file: Path, model: ViT, variables: dict[str, Any], preprocessing: Preprocessing, photo: np.ndarray
+    file: Path, model: ViT, variables: dict[str, Any], preprocessing: Preprocessing, photo: np.ndarray | None
 ) -> tuple[float, float]:
     """The largest difference of a logit from what timm makes of the same file and photo, and the largest logit.
 
-    timm reads, resamples and preprocesses by itself; both compute in float32.
+    timm reads, resamples and preprocesses by itself; both compute in float32. Without a photo it is a stock one.
 
     Raises:
         CannotCompareError: torch or timm is missing, or timm cannot build the model or read the file.
     """
-    theirs = _timm_logits(file, model, photo)
+    timm = _import_timm()
+    photo = stock_photograph() if photo is None else photo
+    theirs = _timm_logits(timm, file, model, photo)
     size, crop = model.img_size, preprocessing
     transform = EvalTransform(size, model.in_chans, crop.crop_pct, crop.interpolation, crop.crop_mode)
     images = normalise(jnp.asarray(transform(photo))[None], crop.mean, crop.std)
@@ -69,13 +71,19 @@ def largest_difference(
     return float(np.abs(ours - theirs).max()), float(np.abs(theirs).max())
 
 
-def _timm_logits(file: Path, model: ViT, photo: np.ndarray) -> np.ndarray:
+def _import_timm() -> Any:
     try:
         import timm
-        import torch
-        from PIL import Image
+        import torch  # noqa: F401
     except Exception as error:  # a torchvision that does not fit torch raises more than ImportError
         raise CannotCompareError(f"torch or timm cannot be imported: {first_line(error)}") from error
+    return timm
+
+
+def _timm_logits(timm: Any, file: Path, model: ViT, photo: np.ndarray) -> np.ndarray:
+    import torch
+    from PIL import Image
+
     name = full_name(model.variant)
     if not timm.is_model(name.partition(".")[0]):
         raise CannotCompareError(f"timm has no {name.partition('.')[0]}")

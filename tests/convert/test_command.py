@@ -168,13 +168,15 @@ def test_without_timm_the_reason_is_said(tmp_path, monkeypatch):
 
 
 MEASURE = """
-import resource, sys
+import re, sys
 from tcvit_jax.convert.__main__ import main
 import tcvit_jax.convert.command, orbax.checkpoint, jax
 jax.devices()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+before = peak()
 assert main(sys.argv[1:]) == 0
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak() - before)
 """
 
 
