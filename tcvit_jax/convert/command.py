@@ -164,6 +164,8 @@ def _parity(weights: Weights, entry: str | None, model: ViT, done: Conversion, p
     try:
         if done.replaced:
             raise parity.CannotCompareError("the head is new")
+        if model.in_chans != 3:
+            raise parity.CannotCompareError(f"a photo has 3 channels, and the model in_chans={model.in_chans}")
         if entry is not None:
             raise parity.CannotCompareError("timm chooses the entry by itself")
         gap, scale = parity.largest_difference(

@@ -160,6 +160,22 @@ def test_parity_that_fails_writes_nothing(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["deit.safetensors"]
 
 
+def test_what_cannot_be_compared_says_why(tmp_path):
+    name, overrides, _, _ = cases.case("deit")
+    grey = {**weights(), "patch_embed.proj.weight": weights()["patch_embed.proj.weight"][:, :1]}
+    save_file(grey, tmp_path / "grey.safetensors")
+    for source, options, reason in (
+        (
+            tmp_path / "grey.safetensors",
+            {"overrides": {**overrides, "in_chans": 1}},
+            "a photo has 3 channels, and the model in_chans=1",
+        ),
+        (written(tmp_path), {"overrides": overrides, "new_head": True}, "the head is new"),
+    ):
+        report = tc.convert.to_checkpoint(source, tmp_path / reason, name, **options)
+        assert report.parity == f"not compared with timm: {reason}"
+
+
 def test_without_timm_the_reason_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     name, overrides, _, _ = cases.case("deit")
