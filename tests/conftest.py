@@ -17,6 +17,18 @@ hypothesis.settings.load_profile("tcvit_jax")
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture(scope="session")
+def torch():
+    """The optional torch, which pickled weights are read with; a test that needs it is skipped without."""
+    return pytest.importorskip("torch", reason="needs the optional torch")
+
+
+@pytest.fixture(scope="session")
+def timm(torch):
+    """The optional timm, which models and photographs are compared with; a test that needs it is skipped without."""
+    return pytest.importorskip("timm", reason="compares with the optional torch and timm")
+
+
 @pytest.fixture
 def script():
     """Run one of the repository's scripts, or a module of the package as one, with warnings as errors.

@@ -31,20 +31,3 @@ _TCVIT = [
 ]
 REDUCERS_AND_SWITCHES = list(dict.fromkeys([kind() for kind in REDUCERS.values()] + _GTP + _TCVIT))
 SWITCHES = [pytest.param(reducer, id=repr(reducer)) for reducer in REDUCERS_AND_SWITCHES]
-
-# One of each way through the code, for tests that compile a model each: other scores and norms are the same program
-# but for a line.
-WAYS = [
-    pytest.param(reducer, id=repr(reducer))
-    for reducer in dict.fromkeys(
-        [
-            *(kind() for kind in REDUCERS.values()), *(tc.GTP(graph=graph) for graph in GRAPHS),
-            tc.GTP(score="random", propagation="none"), tc.GTP(score="cosine_max", propagation="mean"),
-            tc.GTP(score="diag_mean"), tc.GTP(attention_keep=0.7), tc.TCViT(fuse="soft", match_norm="lift"),
-            tc.TCViT(fuse="topm", walk="katz", order=4), tc.TCViT(fuse="single"), tc.TCViT(fuse="drop", balance=0.0),
-            tc.TCViT(dominance="cls_walk", score_norm="rank"), tc.TCViT(dominance="gap", direction="both"),
-            tc.TCViT(dominance="cls_values", heads="max"), tc.TCViT(graph="patch", self_loops=False, renormalise=True),
-            tc.TCViT(fuse_weight="connectivity", match_norm="softmax"), tc.TCViT(attention_keep=0.6, columns="all"),
-        ]
-    )
-]  # fmt: skip

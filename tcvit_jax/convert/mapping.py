@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -184,5 +183,4 @@ def _regridded(
         grid = (side, side)
     if grid is None or grid == model.grid:
         return positions, []
-    wide = jnp.asarray(positions, jnp.float32)
-    return np.asarray(resample_positions(wide, prefix, grid, model.grid, *dialect.resampling)), []
+    return np.asarray(resample_positions(positions, prefix, grid, model.grid, *dialect.resampling)), []

@@ -73,8 +73,7 @@ def largest_difference(
 
 def _import_timm() -> Any:
     try:
-        import timm
-        import torch  # noqa: F401
+        import timm  # which imports torch
     except Exception as error:  # a torchvision that does not fit torch raises more than ImportError
         raise CannotCompareError(f"torch or timm cannot be imported: {first_line(error)}") from error
     return timm

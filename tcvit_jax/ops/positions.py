@@ -2,11 +2,12 @@
 
 import jax.image
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 
 def resample_positions(
-    positions: Array,
+    positions: Array | np.ndarray,
     prefix: int,
     grid: tuple[int, int],
     target: tuple[int, int],

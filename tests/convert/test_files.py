@@ -37,8 +37,7 @@ def test_npz(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".tar", ".bin", ".pth.tar"])
-def test_pickles(tmp_path, suffix):
-    torch = pytest.importorskip("torch", reason="pickled weights are read with the optional torch")
+def test_pickles(torch, tmp_path, suffix):
     path = tmp_path / f"w{suffix}"
     tensors = {name: torch.from_numpy(value) for name, value in weights().items()}
     torch.save(tensors, path)
@@ -47,8 +46,7 @@ def test_pickles(tmp_path, suffix):
     assert_read(path)
 
 
-def test_checkpoints_of_training_scripts(tmp_path):
-    torch = pytest.importorskip("torch", reason="pickled weights are read with the optional torch")
+def test_checkpoints_of_training_scripts(torch, tmp_path):
     tensors = {name: torch.from_numpy(value) for name, value in weights().items()}
     zeros = {name: torch.zeros_like(value) for name, value in tensors.items()}
     path = tmp_path / "w.pth"
@@ -62,22 +60,18 @@ def test_checkpoints_of_training_scripts(tmp_path):
         read_file(path, "state_dcit")
 
 
-def test_entries_that_nobody_knows_are_listed(tmp_path):
-    torch = pytest.importorskip("torch", reason="pickled weights are read with the optional torch")
+def test_entries_that_nobody_knows_are_listed(torch, tmp_path):
     torch.save({"epoch": 3, "net": {"x": torch.zeros(1)}, "optimizer": {}}, tmp_path / "w.pth")
     with pytest.raises(tc.InputError, match=r"holds no tensors, but entries: choose one \(--entry\) of net, optimizer"):
         read_file(tmp_path / "w.pth")
 
 
-@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
-@pytest.mark.parametrize(
-    "change",
-    [
-        "sparse", "meta", "float8_e4m3fn", "complex", "list",
-    ],
-)  # fmt: skip
-def test_tensors_that_are_none_of_ours_are_named(tmp_path, change):
-    torch = pytest.importorskip("torch", reason="pickled weights are read with the optional torch")
+# torch says that checking them takes long where there are many.
+SPARSE = pytest.param("sparse", marks=pytest.mark.filterwarnings("ignore:Validating sparse tensor"))
+
+
+@pytest.mark.parametrize("change", [SPARSE, "meta", "float8_e4m3fn", "complex", "list"])
+def test_tensors_that_are_none_of_ours_are_named(torch, tmp_path, change):
     tensors = {name: torch.from_numpy(value) for name, value in weights().items()}
     value = tensors["norm.bias"]
     tensors["norm.bias"] = {
@@ -101,8 +95,7 @@ def test_older_versions_of_torch_are_refused(tmp_path, monkeypatch):
         read_file(tmp_path / "w.pth")
 
 
-def test_bfloat16_of_torch(tmp_path):
-    torch = pytest.importorskip("torch", reason="pickled weights are read with the optional torch")
+def test_bfloat16_of_torch(torch, tmp_path):
     given = {name: torch.from_numpy(value).bfloat16() for name, value in weights().items()}
     kernel = tc.convert.from_torch(given, MODEL)["params"]["head"]["kernel"]
     np.testing.assert_array_equal(kernel, given["head.weight"].float().numpy().T)
@@ -146,8 +139,7 @@ def test_a_damaged_member_is_named_when_it_is_read(tmp_path):
         tc.convert.from_torch(read_file(path), MODEL)
 
 
-def test_pickles_that_are_none(tmp_path):
-    torch = pytest.importorskip("torch", reason="pickled weights are read with the optional torch")
+def test_pickles_that_are_none(torch, tmp_path):
     path = tmp_path / "w.pth"
     path.write_bytes(b"junk")
     with pytest.raises(tc.InputError, match="cannot read '.*w.pth' as a torch checkpoint: "):

@@ -132,9 +132,9 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_undamaged_files_are_converted(tmp_path, suffix):
+def test_undamaged_files_are_converted(request, tmp_path, suffix):
     if suffix == ".pth":
-        pytest.importorskip("torch", reason="pickled weights are read with the optional torch")
+        request.getfixturevalue("torch")
     name, overrides, _, _ = cases.case("deit")
     path = tmp_path / f"w{suffix}"
     path.write_bytes(FORMATS[suffix](tensors_of(suffix)))

@@ -27,12 +27,6 @@ FAMILIES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def timm():
-    pytest.importorskip("torch", reason="compares with the optional torch and timm")
-    return pytest.importorskip("timm", reason="compares with the optional torch and timm")
-
-
 def drawn(timm, name, **options):
     """Weights with enough spread that every block counts, under timm's names."""
     shapes = {key: list(value.shape) for key, value in timm.create_model(name, **options).state_dict().items()}
@@ -45,7 +39,6 @@ def difference(report):
     return float(report.parity.split()[5])
 
 
-@pytest.mark.filterwarnings("ignore")  # of another project
 @pytest.mark.parametrize("name", FAMILIES)
 def test_logits_on_a_photo_are_timm_s_and_the_file_comes_back(timm, tmp_path, name):
     path = tmp_path / "w.safetensors"
@@ -62,7 +55,6 @@ def test_logits_on_a_photo_are_timm_s_and_the_file_comes_back(timm, tmp_path, na
     timm.create_model(name, checkpoint_path=str(tmp_path / "back.safetensors"))
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "size"),
     [("deit_tiny_patch16_224", (192, 320)), ("vit_small_patch14_reg4_dinov2", 224), ("deit3_small_patch16_224", 384)],
@@ -75,7 +67,6 @@ def test_another_resolution_is_resampled_as_timm_does(timm, tmp_path, name, size
     assert difference(report) < 1e-4
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_augreg_files_are_read_as_timm_reads_them(timm, tmp_path):
     name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
     np.savez(tmp_path / "w.npz", **augreg(drawn(timm, name), 3))
@@ -85,11 +76,8 @@ def test_augreg_files_are_read_as_timm_reads_them(timm, tmp_path):
     assert difference(larger) < 1e-4
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_other_classes_and_training_checkpoints(timm, tmp_path):
+def test_other_classes_and_training_checkpoints(torch, timm, tmp_path):
     import argparse
-
-    import torch
 
     name = "deit_tiny_patch16_224"
     tensors = {key: torch.from_numpy(value) for key, value in drawn(timm, name, num_classes=7).items()}
@@ -99,7 +87,6 @@ def test_other_classes_and_training_checkpoints(timm, tmp_path):
     assert difference(report) < 1e-4
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_a_wrong_default_is_noticed(timm, tmp_path, monkeypatch):
     """The comparison can fail: the same weights with the tanh approximation, as other converters have it."""
     import jax
@@ -112,11 +99,8 @@ def test_a_wrong_default_is_noticed(timm, tmp_path, monkeypatch):
         tc.convert.to_checkpoint(str(tmp_path / "w.safetensors"), tmp_path / "ckpt", "deit_tiny_patch16_224")
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_every_name_is_timm_s(timm):
+def test_every_name_is_timm_s(torch, timm):
     """Parameters without making any, preprocessing, and which weights a name without a tag means."""
-    import torch
-
     from tcvit_jax.models import zoo
 
     for name, entry in zoo.ZOO.items():

@@ -260,10 +260,8 @@ def test_photographs_are_timm_s_to_the_pixel(photo: str, case: str) -> None:
 
 
 @pytest.mark.parametrize("name", zoo.ZOO)
-def test_the_preprocessing_of_every_model_is_installed_timm_s(name: str) -> None:
+def test_the_preprocessing_of_every_model_is_installed_timm_s(timm: Any, name: str) -> None:
     """Resized and cropped to the grey level, normalised to float32's last digits; skipped where there is no timm."""
-    pytest.importorskip("torch", reason="compares with the optional torch and timm")
-    timm = pytest.importorskip("timm", reason="compares with the optional torch and timm")
     if name.startswith("lvvit"):
         pytest.skip("timm has no LV-ViT")
     photo = load_sample_image("flower.jpg")

@@ -14,7 +14,7 @@ from tests.convert import cases
 from tests.models.test_compiled import COLLECTIVES
 
 _, SIZES, _, _ = cases.case("lvvit")
-REDUCERS = [tc.GTP(attention_keep=0.7), tc.TCViT(attention_keep=0.7), tc.TCViT(fuse="single")]
+REDUCERS = [tc.GTP(), tc.GTP(attention_keep=0.7), tc.TCViT(), tc.TCViT(attention_keep=0.7), tc.TCViT(fuse="single")]
 
 
 def lvvit(reducer=None, schedule=0, **overrides):

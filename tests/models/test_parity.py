@@ -1,7 +1,5 @@
 """The plain model against timm, the condensed ones against the official code, on weights drawn by name."""
 
-from functools import partial
-
 import jax
 import numpy as np
 import pytest
@@ -81,10 +79,8 @@ def _in_order_of(rows, others):
 @pytest.mark.parametrize("case", GTP["cases"], ids=lambda case: case["key"])
 def test_gtp_equals_the_official_code(case):
     model, variables, images = official(case)
-    # One pass gives all three: that nothing changes where nobody asks for the tokens is a test of its own.
-    of_the_norm = {"capture_intermediates": lambda module, _: module.name == "norm", "mutable": ["intermediates"]}
-    (logits, trace), found = jax.jit(partial(model.apply, trace=True, **of_the_norm))(variables, images)
-    (tokens,) = found["intermediates"]["norm"]["__call__"]
+    both = jax.jit(lambda v, x: (model.apply(v, x), *model.apply(v, x, trace=True, method="features")))
+    logits, tokens, trace = both(variables, images)
     np.testing.assert_allclose(logits, GTP_ARRAYS[f"{case['key']}/logits"], rtol=0, atol=2e-5)
     expected = GTP_ARRAYS[f"{case['key']}/tokens"]
     if case.get("prop") == "Mean":

@@ -27,7 +27,7 @@ def test_a_plan_splits_the_patches(reducer, keep):
     check_split(reducer, scene(0, prefix=2), keep)
 
 
-@settings(max_examples=4)
+@settings(max_examples=6)
 @given(
     st.sampled_from(REDUCERS_AND_SWITCHES), st.integers(0, 999), st.integers(1, 3), st.integers(1, 5),
     st.integers(1, 4), st.integers(2, 4), st.data(),
