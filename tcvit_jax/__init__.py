@@ -16,21 +16,42 @@ if TYPE_CHECKING:
     from tcvit_jax.measure import describe, diagnose
     from tcvit_jax.models import condense, create_model, list_models
     from tcvit_jax.ops.plans import restore
-    from tcvit_jax.reducers import GTP, TCViT
+    from tcvit_jax.reducers import (
+        ATS,
+        DPCKNN,
+        GTP,
+        MCTF,
+        TPS,
+        Cross,
+        DiffRate,
+        EViT,
+        KMedoids,
+        PiToMe,
+        Random,
+        TCViT,
+        ToFu,
+        ToMe,
+        TopK,
+        Uniform,
+    )
     from tcvit_jax.tokens import Plan, Tokens, Trace
 
 __version__ = "0.1.0"
 __all__ = [
-    "GTP", "InputError", "Plan", "TCViT", "Tokens", "Trace", "condense", "convert", "create_model", "describe",
-    "diagnose", "list_models", "load", "measure", "restore", "schedule",
+    "ATS", "DPCKNN", "GTP", "MCTF", "TPS", "Cross", "DiffRate", "EViT", "InputError", "KMedoids", "PiToMe", "Plan",
+    "Random", "TCViT", "ToFu", "ToMe", "Tokens", "TopK", "Trace", "Uniform", "condense", "convert", "create_model",
+    "describe", "diagnose", "list_models", "load", "measure", "restore", "schedule",
 ]  # fmt: skip
 
 # Where each public name lives. Resolved on first use: data workers and `--help` do not wait for JAX.
+_REDUCERS = (
+    "ATS", "DPCKNN", "GTP", "MCTF", "TPS", "Cross", "DiffRate", "EViT", "KMedoids", "PiToMe", "Random", "TCViT",
+    "ToFu", "ToMe", "TopK", "Uniform",
+)  # fmt: skip
 _HOMES = {
-    "GTP": "reducers",
+    **dict.fromkeys(_REDUCERS, "reducers"),
     "InputError": "errors",
     "Plan": "tokens",
-    "TCViT": "reducers",
     "Tokens": "tokens",
     "Trace": "tokens",
     "condense": "models",

@@ -30,6 +30,7 @@ def default() -> Config:
             "reducer": {"name": "none"},
             "schedule": 0,  # patch tokens that leave every block, or a list with one number for each
             "gmacs": 0.0,  # instead of a schedule: the budget, in 1e9 multiply-adds; 0 is none
+            "shape": "constant",  # of a budget's schedule: "keep_rate", "stages", or the method's own ("method")
             "weights": "",  # to start from: a file, hf-hub:timm/NAME or a checkpoint; "" starts from scratch
             "new_head": False,  # leave out the classifier of `weights`, for one of other classes
             "data": {

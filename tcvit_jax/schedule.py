@@ -6,6 +6,7 @@ A schedule is resolved once, when a model is made, into one static Python int pe
 from __future__ import annotations
 
 import itertools
+import math
 import numbers
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,16 +14,48 @@ from typing import Protocol, runtime_checkable
 
 from tcvit_jax.errors import InputError, unknown, whole
 
-# Multiply-adds of one image for a given number of removed tokens per block.
-Cost = Callable[[tuple[int, ...]], int]
+Removed = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The blocks that a schedule has to fit.
+
+    Attributes:
+        patches: patch tokens at the start.
+        depth: blocks.
+        cost: multiply-adds of one image for a number of removed tokens per block.
+        extra: tokens that each block which removes any adds to those it keeps.
+        most: how many of so many patch tokens can leave one block, by the method.
+        shape: how the method's paper spreads removals, one of `SHAPES`.
+    """
+
+    patches: int
+    depth: int
+    cost: Callable[[Removed], int]
+    extra: int = 0
+    most: Callable[[int], int] = lambda patches: patches - 1
+    shape: str = "constant"
+
+    def fitted(self, wanted: Callable[[int, int], int]) -> Removed:
+        """The numbers `wanted(block, left)`, each lowered to what can leave that block.
+
+        One token exchanged for one that is fused of it alone would be no reduction: then none leaves.
+        """
+        counts, left = [], self.patches
+        for block in range(self.depth):
+            count = min(wanted(block, left), self.most(left))
+            counts.append(count if count > self.extra else 0)
+            left -= counts[-1] - (self.extra if counts[-1] else 0)
+        return tuple(counts)
 
 
 @runtime_checkable
 class Schedule(Protocol):
-    """Anything that says how many patch tokens leave each of `depth` blocks, out of `patches` at the start."""
+    """Anything that says how many patch tokens leave each block of a stack."""
 
-    def removed(self, patches: int, depth: int, cost: Cost, extra: int) -> tuple[int, ...]:
-        """Removed tokens per block, `depth` ints; `extra` are added by each block that removes any."""
+    def removed(self, stack: Stack) -> Removed:
+        """One int per block."""
         ...
 
 
@@ -32,27 +65,48 @@ class constant:
 
     count: int
 
-    def removed(self, patches: int, depth: int, cost: Cost, extra: int) -> tuple[int, ...]:
+    def removed(self, stack: Stack) -> Removed:
         """`count`, `depth` times."""
         # The last block needs one more than it removes.
-        most = (patches - 1 + extra * (depth - 1)) // depth
+        most = (stack.patches - 1 + stack.extra * (stack.depth - 1)) // stack.depth
         if self.count > most:
             raise InputError(
-                f"schedule={self.count} removes {self.count * depth} of {patches} patch tokens in {depth} blocks: "
-                f"at most {most} per block leave one"
+                f"schedule={self.count} removes {self.count * stack.depth} of {stack.patches} patch tokens in "
+                f"{stack.depth} blocks: at most {most} per block leave one"
             )
-        return (self.count,) * depth
+        return (self.count,) * stack.depth
 
 
 @dataclass(frozen=True)
 class explicit:
     """A number for every block."""
 
-    counts: tuple[int, ...]
+    counts: Removed
 
-    def removed(self, patches: int, depth: int, cost: Cost, extra: int) -> tuple[int, ...]:
+    def removed(self, stack: Stack) -> Removed:
         """The list itself."""
         return self.counts
+
+
+@dataclass(frozen=True)
+class linear:
+    """From `count * (1 - slope)` in the first block to `count * (1 + slope)` in the last, rounded down (ToMe).
+
+    Attributes:
+        count: of the middle.
+        slope: from -1, most tokens leave early, to 1, most leave late.
+    """
+
+    count: int
+    slope: float
+
+    def removed(self, stack: Stack) -> Removed:
+        """Whole numbers on the line."""
+        if not isinstance(self.slope, numbers.Real) or not -1 <= self.slope <= 1:
+            raise InputError(f"linear slope={self.slope!r} is not in [-1, 1]: 0 is constant")
+        first = int(whole("schedule", self.count) * (1 - self.slope))
+        step = 2 * (self.count - first) / max(stack.depth - 1, 1)
+        return tuple(int(first + step * block) for block in range(stack.depth))
 
 
 @dataclass(frozen=True)
@@ -60,65 +114,125 @@ class keep_rate:
     """The same part of the patch tokens stays in every block, rounded to whole tokens (halves to even), at least one.
 
     A method that fuses removed tokens into one more has that one besides.
+
+    Attributes:
+        rate: in (0, 1], or one for each block.
     """
 
+    rate: float | tuple[float, ...]
+
+    def removed(self, stack: Stack) -> Removed:
+        """What the rate takes from each block's tokens."""
+        rates = self.rate if isinstance(self.rate, Sequence) else (self.rate,) * stack.depth
+        if len(rates) != stack.depth:
+            raise InputError(f"keep_rate lists {len(rates)} blocks and the model has {stack.depth}")
+        for rate in rates:
+            _check_rate("keep_rate", rate)
+        return stack.fitted(lambda block, left: left - max(1, round(rates[block] * left)))
+
+
+@dataclass(frozen=True)
+class stages:
+    """A part of the patch tokens stays in some blocks, rounded up; nothing leaves the others (EViT, Top-K).
+
+    Attributes:
+        blocks: their indices; those of EViT in 12 blocks are 3, 6, 9.
+        rate: the part that stays, in (0, 1]; a fused token of an earlier stage counts among the tokens.
+    """
+
+    blocks: tuple[int, ...]
     rate: float
 
-    def removed(self, patches: int, depth: int, cost: Cost, extra: int) -> tuple[int, ...]:
-        """What the rate takes from each block's tokens."""
-        if not isinstance(self.rate, numbers.Real) or not 0 < self.rate <= 1:
-            raise InputError(f"keep_rate={self.rate!r} is not in (0, 1]: 1.0 keeps all")
-        counts, left = [], patches
-        for _ in range(depth):
-            count = left - max(1, round(self.rate * left))
-            # One token exchanged for one that is fused of it alone would be no reduction.
-            counts.append(count if count > extra else 0)
-            left -= counts[-1] - (extra if counts[-1] else 0)
-        return tuple(counts)
+    def removed(self, stack: Stack) -> Removed:
+        """What the rate takes from the tokens of those blocks."""
+        _check_rate("stages rate", self.rate)
+        for block in self.blocks:
+            if not 0 <= whole("stages block", block) < stack.depth:
+                raise InputError(f"stages block {block} is not one of the model's: 0 to {stack.depth - 1}")
+        return stack.fitted(lambda block, left: left - math.ceil(self.rate * left) if block in self.blocks else 0)
+
+
+def _check_rate(name: str, rate: float) -> None:
+    if not isinstance(rate, numbers.Real) or not 0 < rate <= 1:
+        raise InputError(f"{name}={rate!r} is not in (0, 1]: 1.0 keeps all")
+
+
+def thirds(depth: int) -> tuple[int, ...]:
+    """The blocks after which a quarter, a half and three quarters of the model have run: 3, 6, 9 of 12."""
+    return tuple(dict.fromkeys(depth * quarter // 4 for quarter in (1, 2, 3)))
+
+
+# What spreads removals at a strength between 0, nothing leaves, and 1, all that can leave.
+SHAPES: dict[str, Callable[[Stack, float], Removed]] = {
+    "constant": lambda stack, strength: stack.fitted(_even(stack, strength)),
+    "keep_rate": lambda stack, strength: stack.fitted(
+        lambda block, left: left - max(1, round((1 - strength) * left)),
+    ),
+    "stages": lambda stack, strength: stack.fitted(
+        lambda block, left: left - max(1, math.ceil((1 - strength) * left)) if block in thirds(stack.depth) else 0,
+    ),
+}
+
+
+def _even(stack: Stack, strength: float) -> Callable[[int, int], int]:
+    """As many from every block as whole tokens allow."""
+    total = round(strength * (stack.patches - 1 + stack.extra * (stack.depth - 1)))
+    edges = [total * block // stack.depth for block in range(stack.depth + 1)]
+    counts = [after - before for before, after in itertools.pairwise(edges)]
+    return lambda block, left: counts[block]
 
 
 @dataclass(frozen=True)
 class budget:
-    """The fewest tokens whose removal brings an image down to `gmacs` (1e9 MACs).
+    """As few tokens as bring an image down to `gmacs` (1e9 MACs).
 
     The method's own products count too, and those of the last block that nobody reads, as in papers. A budget above
-    the dense model's cost removes nothing.
+    the dense model's cost removes nothing. Where a method cannot remove as many from a block as the shape would (half
+    of them is ToMe's most), as many leave as can.
 
     Attributes:
-        gmacs: the budget.
-        shape: how removals spread: `"constant"`, as evenly over the blocks as whole tokens allow, or `"keep_rate"`,
-            the same part of each block's tokens, which removes more where there are more.
+        gmacs: the budget; it is not exceeded, and missed by as little as one token in one block allows.
+        shape: how removals spread: `"constant"`, as evenly over the blocks as whole tokens allow; `"keep_rate"`, the
+            same part of each block's tokens, which removes more where there are more; `"stages"`, the same part at
+            three blocks; `"method"`, whichever of these the method's paper uses.
     """
 
     gmacs: float
     shape: str = "constant"
 
-    def removed(self, patches: int, depth: int, cost: Cost, extra: int) -> tuple[int, ...]:
-        """The first spread that fits, in the order of how much they remove."""
+    def removed(self, stack: Stack) -> Removed:
+        """The weakest spread of the shape that fits, mended by single tokens of late blocks."""
         if not isinstance(self.gmacs, numbers.Real):
             raise InputError(f"budget gmacs={self.gmacs!r} is no number of 1e9 multiply-adds, such as 3.4")
-        if self.shape == "constant":
-            spreads = [_spread(total, depth) for total in range(patches + extra * (depth - 1))]
-        elif self.shape == "keep_rate":
-            rates = [keep_rate(rate / 1000).removed(patches, depth, cost, extra) for rate in range(1000, 0, -1)]
-            spreads = list(dict.fromkeys(rates))
-        else:
-            raise unknown("shape of a budget:", self.shape, ("constant", "keep_rate"))
-        # A token exchanged for one that is fused of it alone would be no reduction.
-        spreads = [spread for spread in spreads if all(count == 0 or count > extra for count in spread)]
-        for spread in spreads:
-            if cost(spread) <= self.gmacs * 1e9:
-                return spread
-        least = min(map(cost, spreads)) / 1e9
-        raise InputError(
-            f"budget gmacs={self.gmacs:g} cannot be met: the least is {least:.3g}, with as few patch tokens as can be"
-        )
+        shape = stack.shape if self.shape == "method" else self.shape
+        if shape not in SHAPES:
+            raise unknown("shape of a budget:", self.shape, (*SHAPES, "method"))
+        limit, spread = self.gmacs * 1e9, SHAPES[shape]
+        if stack.cost((0,) * stack.depth) <= limit:
+            return (0,) * stack.depth
+        if stack.cost(spread(stack, 1.0)) > limit:
+            raise InputError(
+                f"budget gmacs={self.gmacs:g} cannot be met: the least is {stack.cost(spread(stack, 1.0)) / 1e9:.3g}, "
+                "with as few patch tokens as can be"
+            )
+        weak, strong = 0.0, 1.0
+        while strong - weak > 1e-6:
+            middle = (weak + strong) / 2
+            weak, strong = (middle, strong) if stack.cost(spread(stack, middle)) > limit else (weak, middle)
+        fits = [spread(stack, strong), *_mended(spread(stack, weak), stack, limit)]
+        return max(fits, key=stack.cost)
 
 
-def _spread(total: int, depth: int) -> tuple[int, ...]:
-    """`total` over `depth` blocks, as evenly as whole tokens allow."""
-    edges = [total * block // depth for block in range(depth + 1)]
-    return tuple(after - before for before, after in itertools.pairwise(edges))
+def _mended(counts: Removed, stack: Stack, limit: float) -> list[Removed]:
+    """`counts`, too few, with single tokens more of the last blocks that remove any, as soon as they fit the limit."""
+    blocks = [block for block, count in enumerate(counts) if count]
+    for block in reversed(blocks):
+        more = list(counts)
+        more[block] += 1
+        counts = stack.fitted(lambda index, left, more=tuple(more): more[index])
+        if stack.cost(counts) <= limit:
+            return [counts]
+    return []
 
 
 def _as_schedule(value: int | Sequence[int] | Schedule) -> Schedule:
@@ -127,35 +241,36 @@ def _as_schedule(value: int | Sequence[int] | Schedule) -> Schedule:
     return value if isinstance(value, Schedule) else constant(whole("schedule", value))
 
 
-def resolve(
-    schedule: int | Sequence[int] | Schedule, patches: int, depth: int, cost: Cost, extra: int = 0
-) -> tuple[int, ...]:
-    """Removed patch tokens per block, checked: none negative, and at least one token left.
+def resolve(schedule: int | Sequence[int] | Schedule, stack: Stack) -> Removed:
+    """Removed patch tokens per block, checked: none negative, at least one token left, no more than the method can.
 
     Args:
         schedule: an int (for every block), a sequence (for each), or one of this module's objects.
-        patches: patch tokens at the start.
-        depth: blocks.
-        cost: multiply-adds of one image, for `budget`.
-        extra: tokens that each block which removes any adds to those it keeps.
+        stack: the blocks.
 
     Raises:
-        InputError: it does not fit the model.
+        InputError: it does not fit the model, or the method.
     """
-    removed = tuple(whole("schedule", count) for count in _as_schedule(schedule).removed(patches, depth, cost, extra))
-    if len(removed) != depth:
-        raise InputError(f"schedule lists {len(removed)} blocks and the model has {depth}")
-    left = patches
+    removed = tuple(whole("schedule", count) for count in _as_schedule(schedule).removed(stack))
+    if len(removed) != stack.depth:
+        raise InputError(f"schedule lists {len(removed)} blocks and the model has {stack.depth}")
+    left = stack.patches
     for block, count in enumerate(removed):
         if count < 0:
             raise InputError(f"schedule removes {count} tokens in block {block}: use 0 or more")
-        if 0 < count <= extra:
+        if 0 < count <= stack.extra:
             raise InputError(
-                f"schedule removes {count} token in block {block} and adds {extra} fused of it: use 0 or {extra + 1}"
+                f"schedule removes {count} token in block {block} and adds {stack.extra} fused of it: "
+                f"use 0 or {stack.extra + 1}"
             )
         if count >= left:
             raise InputError(
                 f"schedule removes {count} tokens in block {block}, which has {left}: at most {left - 1} leave one"
             )
-        left -= count - (extra if count else 0)
+        if count > stack.most(left):
+            raise InputError(
+                f"schedule removes {count} tokens in block {block}, which has {left}: the method can remove at most "
+                f"{stack.most(left)} of them"
+            )
+        left -= count - (stack.extra if count else 0)
     return removed

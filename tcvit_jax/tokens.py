@@ -21,7 +21,8 @@ class Tokens:
 
     Attributes:
         x: `[B, T, D]` features; the `prefix` protected tokens (class, distillation, registers) come first.
-        size: `[B, N]` float32, how many original patches each patch token stands for.
+        size: `[B, N]` float32, how many original patches each patch token stands for; 0 for one that only fills the
+            fixed width of a method that keeps fewer in some images, and that nobody may read.
         origin: `[B, N]` int32, the original patch index of each patch token, ascending; behind them -1 for each token
             that was fused of several and has no patch of its own.
         slots: `[B, N0]` int32, for every original patch the row (among the patch tokens) that holds it, or -1.
@@ -30,6 +31,7 @@ class Tokens:
             for a reducer that shares a removed token among several, where one slot does not say it all.
         prefix: how many prefix tokens there are; static.
         class_tokens: how many of them, the first, stand for the whole image (class, distillation); static.
+        block, depth: the index of the block that they are in, and how many there are; static.
     """
 
     x: Array
@@ -40,21 +42,24 @@ class Tokens:
     blend: Array | None = None
     prefix: int = field(default=1, metadata={"static": True})
     class_tokens: int = field(default=1, metadata={"static": True})
+    block: int = field(default=0, metadata={"static": True})
+    depth: int = field(default=1, metadata={"static": True})
 
     @classmethod
-    def start(cls, x: Array, prefix: int, class_tokens: int | None = None) -> Tokens:
+    def start(cls, x: Array, prefix: int, class_tokens: int | None = None, depth: int = 1) -> Tokens:
         """Tokens straight from the embedding: every patch its own token, of size one.
 
         Args:
             x: `[B, T, D]`.
             prefix: protected tokens in front.
             class_tokens: how many of them stand for the image; None for one, if there is a prefix at all.
+            depth: how many blocks are to come.
         """
         batch, patches = x.shape[0], x.shape[1] - prefix
         index = jnp.broadcast_to(jnp.arange(patches, dtype=jnp.int32), (batch, patches))
         classes = min(prefix, 1) if class_tokens is None else class_tokens
         size = jnp.ones((batch, patches), jnp.float32)
-        return cls(x, size, index, index, prefix=prefix, class_tokens=classes)
+        return cls(x, size, index, index, prefix=prefix, class_tokens=classes, depth=depth)
 
     def with_blend(self) -> Tokens:
         """The same tokens, from here on with what restores them where slots do not suffice (see `blend`)."""
@@ -91,6 +96,7 @@ class Plan:
         share: `[B, S, R]` float32, the part of each removed token's size that passes to each survivor; None for none.
         target: `[B, R]` int32, the survivor that holds a removed token's patches from now on; -1 where it found none,
             and its patches are lost.
+        valid: `[B, K]` bool, which kept tokens survive; the others only fill the fixed width, of size 0. None for all.
     """
 
     kept: Array
@@ -99,6 +105,7 @@ class Plan:
     self_weight: Array | None
     share: Array | None
     target: Array
+    valid: Array | None = None
 
     @property
     def survivors(self) -> int:
@@ -114,7 +121,8 @@ class Trace:
 
     Attributes:
         kept: per block `[B, K]` int32, the original patch index of each surviving token, ascending; -1 behind them for
-            one that was fused of several and has no patch of its own.
+            one that was fused of several and has no patch of its own. Those of size 0 do not survive: they fill the
+            fixed width of a method that keeps fewer in some images.
         slots: per block `[B, N0]` int32, the row among them that holds each original patch, or -1.
         sizes: per block `[B, K]` float32, how many original patches each surviving token stands for.
         counts: per block `[B]` int32, how many patch tokens survive in each image.
@@ -127,7 +135,7 @@ class Trace:
 
     def record(self, tokens: Tokens) -> Trace:
         """The trace with one more block, after which `tokens` are what survives."""
-        counts = jnp.full(tokens.origin.shape[0], tokens.origin.shape[1], jnp.int32)
+        counts = (tokens.size > 0).sum(-1, dtype=jnp.int32)
         return Trace(
             kept=(*self.kept, tokens.origin),
             slots=(*self.slots, tokens.slots),

@@ -29,5 +29,25 @@ _TCVIT = [
     tc.TCViT(balance=1.0, fuse="single"),
     tc.TCViT(attention_keep=0.6, proportional_attention=False),
 ]
-REDUCERS_AND_SWITCHES = list(dict.fromkeys([kind() for kind in REDUCERS.values()] + _GTP + _TCVIT))
+_BASELINES = [tc.EViT(fuse=False), tc.ToFu(prune_until=0.0), tc.DiffRate(pruned=0.0)]
+# Every fusion that methods share, with scores and matches that their own methods do not give it.
+_CROSS = [
+    tc.Cross(score="tome", fuse="soft"),
+    tc.Cross(score="pitome", match="features", fuse="squeeze"),
+    tc.Cross(score="received", match="cosine", fuse="mlerp"),
+    tc.Cross(score="uniform", match="distance", fuse="represent"),
+    tc.Cross(score="mctf", match="features", fuse="mean"),
+    tc.Cross(score="kmedoids", match="graph", fuse="propagate"),
+    tc.Cross(score="dpcknn", fuse="class_token"),
+    tc.Cross(score="tome", fuse="mean_token"),
+    tc.Cross(score="gtp", fuse="drop", proportional_attention=False),
+]
+REDUCERS_AND_SWITCHES = list(
+    dict.fromkeys([kind() for kind in REDUCERS.values()] + _GTP + _TCVIT + _BASELINES + _CROSS)
+)
+METHODS = [pytest.param(kind(), id=name) for name, kind in REDUCERS.items()]
+# The library's own two, which every test of a model compiles; and with them a method that follows an order from block
+# to block, and one that fills a width, for tests that could tell them apart. One test compiles every method.
+OWN = [param for param in METHODS if param.id in ("gtp", "tcvit")]
+WAYS = [param for param in METHODS if param.id in ("gtp", "tcvit", "tome", "ats")]
 SWITCHES = [pytest.param(reducer, id=repr(reducer)) for reducer in REDUCERS_AND_SWITCHES]

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tcvit_jax.reducers.base import Reducer
+from tcvit_jax.reducers.base import Reducer, Work
+from tcvit_jax.reducers.parts import Site
 
 
 @dataclass(frozen=True)
@@ -32,18 +33,34 @@ class Shape:
 
 @dataclass(frozen=True)
 class BlockCost:
-    """MACs of one block, which patch tokens enter and leave it."""
+    """MACs of one block, stage by stage, and which patch tokens enter and leave it.
+
+    Attributes:
+        tokens_in, tokens_out: patch tokens.
+        qkv: the projection to queries, keys and values.
+        attention: scores, and their product with the values.
+        projection: of the attended values.
+        mlp: its two layers, for the tokens that are left.
+        work: of the reducer.
+    """
 
     tokens_in: int
     tokens_out: int
+    qkv: int
     attention: int
+    projection: int
     mlp: int
-    reducer: int
+    work: Work
+
+    @property
+    def reducer(self) -> int:
+        """What the method costs here."""
+        return self.work.total
 
     @property
     def total(self) -> int:
         """All of the block's products."""
-        return self.attention + self.mlp + self.reducer
+        return self.qkv + self.attention + self.projection + self.mlp + self.reducer
 
 
 @dataclass(frozen=True)
@@ -51,7 +68,7 @@ class Cost:
     """MACs of one image, part by part; `unread` of them, in the last block, are not computed."""
 
     embed: int
-    prepare: int
+    prepare: Work
     blocks: tuple[BlockCost, ...]
     head: int
     unread: int
@@ -59,12 +76,12 @@ class Cost:
     @property
     def reducer(self) -> int:
         """What the method itself costs: preparation, signals, plans and their application."""
-        return self.prepare + sum(block.reducer for block in self.blocks)
+        return self.prepare.total + sum(block.reducer for block in self.blocks)
 
     @property
     def total(self) -> int:
         """Everything, the method's own products included."""
-        return self.embed + self.prepare + sum(block.total for block in self.blocks) + self.head
+        return self.embed + self.prepare.total + sum(block.total for block in self.blocks) + self.head
 
     @property
     def computed(self) -> int:
@@ -80,15 +97,17 @@ class Cost:
 def cost(shape: Shape, removed: tuple[int, ...], reducer: Reducer | None) -> Cost:
     """The MACs of one image when `removed[l]` patch tokens leave block `l`."""
     blocks, patches = [], shape.patches
-    for count in removed:
+    for index, count in enumerate(removed):
         leaving = patches - count + (reducer.extra if reducer and count else 0)
-        blocks.append(_block(shape, patches, leaving, count, reducer))
+        site = Site(patches, patches - count, shape.prefix, shape.heads, shape.width, index, len(removed))
+        work = reducer.work(site) if reducer and count else Work()
+        blocks.append(_block(shape, patches, leaving, work))
         patches = leaving
     reducing = reducer is not None and any(removed)
-    prepare = reducer.prepare_macs(shape.patches, shape.width) if reducer and reducing else 0
+    prepare = reducer.preparation(shape.patches, shape.width) if reducer and reducing else Work()
     unread = 0
     if shape.reads_prefix_alone:
-        unread = _unread(shape, blocks[-1], reducer if reducing else None) + (0 if any(removed[:-1]) else prepare)
+        unread = _unread(shape, blocks[-1], reducer if reducing else None) + (0 if any(removed[:-1]) else prepare.total)
     return Cost(
         embed=shape.embed,
         prepare=prepare,
@@ -98,21 +117,16 @@ def cost(shape: Shape, removed: tuple[int, ...], reducer: Reducer | None) -> Cos
     )
 
 
-def _block(shape: Shape, entering: int, leaving: int, removing: int, reducer: Reducer | None) -> BlockCost:
+def _block(shape: Shape, entering: int, leaving: int, work: Work) -> BlockCost:
     width, tokens = shape.width, entering + shape.prefix
-    method = 0
-    if reducer is not None and removing:
-        method = reducer.plan_macs(entering, entering - removing, shape.prefix, shape.heads)
-        if reducer.fate != "dropped":
-            method += leaving * removing * (width + 1)
-        if reducer.fate == "merged":
-            method += (entering - removing) * width
     return BlockCost(
         tokens_in=entering,
         tokens_out=leaving,
-        attention=4 * tokens * width**2 + 2 * tokens**2 * width,
+        qkv=3 * tokens * width**2,
+        attention=2 * tokens**2 * width,
+        projection=tokens * width**2,
         mlp=2 * (leaving + shape.prefix) * width * shape.mlp_hidden,
-        reducer=method,
+        work=work,
     )
 
 

@@ -67,7 +67,15 @@ def condense(model: ViT, reducer: Reducer | None = None, schedule: int | Sequenc
     model = replace(model, reducer=reducer)
     patches = model.grid[0] * model.grid[1]
     reducer.check(patches)
-    removed = schedules.resolve(schedule, patches, model.depth, lambda counts: model.cost(counts).total, reducer.extra)
+    stack = schedules.Stack(
+        patches,
+        model.depth,
+        cost=lambda counts: model.cost(counts).total,
+        extra=reducer.extra,
+        most=lambda left: reducer.most(left, model.prefix),
+        shape=reducer.SHAPE,
+    )
+    removed = schedules.resolve(schedule, stack)
     return replace(model, removed=removed)
 
 

@@ -5,12 +5,13 @@ Sub-module and parameter names are timm's, with `blocks_0` for `blocks.0`: they 
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tcvit_jax.ops import plans
 from tcvit_jax.ops.activations import ACTIVATIONS
 from tcvit_jax.ops.attention import Signals, attention
 from tcvit_jax.reducers.base import Reducer
@@ -108,12 +109,13 @@ class Attention(nn.Module):
         class_tokens: int,
         keep: float,
         read: int | None,
+        masked: bool,
         train: bool,
     ) -> tuple[Array, Signals]:
         """From `x [B, T, D]` and `key_bias [B, T]` to the attended `[B, T, D]` and its signals.
 
-        `class_tokens` and `keep` are those of `ops.attention.attention`; with `read`, only the first `read` rows are
-        returned, and what only the others need is not computed.
+        `class_tokens`, `keep` and `masked` are those of `ops.attention.attention`; with `read`, only the first `read`
+        rows are returned, and what only the others need is not computed.
         """
         batch, _, width = x.shape
         # Sparsification compares the rows of all queries.
@@ -123,8 +125,8 @@ class Attention(nn.Module):
             q = layer_norm(self.norm_eps, "q_norm", self.dtype)(q)
             k = layer_norm(self.norm_eps, "k_norm", self.dtype)(k)
         values, found = attention(
-            q, k, v, key_bias=key_bias, signals=signals, class_tokens=class_tokens, keep=keep, read=read
-        )
+            q, k, v, key_bias=key_bias, signals=signals, class_tokens=class_tokens, keep=keep, read=read, masked=masked
+        )  # fmt: skip
         values = jnp.transpose(values, (0, 2, 1, 3)).reshape(batch, -1, width)
         out = linear(values, width, "proj", self.dtype)
         return nn.Dropout(self.drop_rate)(out, deterministic=not train), found
@@ -148,6 +150,31 @@ class Mlp(nn.Module):
         return nn.Dropout(self.drop_rate)(x, deterministic=not train)
 
 
+@dataclass(frozen=True)
+class Step:
+    """What one block does, all static.
+
+    Attributes:
+        remove: how many patch tokens leave between attention and MLP; 0 asks for no signal and no plan.
+        weighted: whether any token may stand for several, so that keys are biased by `log(size)`.
+        masked: whether any token may only fill the width, so that nobody attends to it.
+        keep: the part of the attention map's entries to keep.
+        read: how many of the first tokens anybody reads after this block; None for all. The others are neither
+            computed nor returned.
+    """
+
+    remove: int = 0
+    weighted: bool = False
+    masked: bool = False
+    keep: float = 1.0
+    read: int | None = None
+
+    @property
+    def reduces(self) -> bool:
+        """Whether there is a plan: not where nobody reads what it would leave."""
+        return self.remove > 0 and self.read is None
+
+
 class Block(nn.Module):
     """Attention, token reduction, MLP: `Tokens` in, fewer `Tokens` out."""
 
@@ -164,46 +191,51 @@ class Block(nn.Module):
     reducer: Reducer | None
     dtype: str
 
-    def _branch(self, x: Array, index: int, train: bool) -> Array:
-        """What a residual branch goes through before it is added."""
+    def setup(self) -> None:
+        """The two residual branches."""
+        self.norm1 = layer_norm(self.norm_eps, None, self.dtype)
+        self.attn = Attention(
+            self.num_heads, self.qkv_bias, self.qk_norm, self.norm_eps, self.drop_rate, self.dtype
+        )  # fmt: skip
+        self.norm2 = layer_norm(self.norm_eps, None, self.dtype)
+        self.mlp = Mlp(self.mlp_hidden, self.act_layer, self.drop_rate, self.dtype)
         if self.init_values:
-            x = LayerScale(self.init_values, name=f"ls{index}")(x)
-        return DropPath(self.drop_path_rate, name=f"drop_path{index}")(x, train) / self.skip_lam
+            self.ls1, self.ls2 = LayerScale(self.init_values), LayerScale(self.init_values)
+        self.drop_path1, self.drop_path2 = DropPath(self.drop_path_rate), DropPath(self.drop_path_rate)
 
-    @nn.compact
-    def __call__(
-        self, tokens: Tokens, remove: int, weighted: bool, keep: float, read: int | None, train: bool
-    ) -> Tokens:
-        """One block.
-
-        Args:
-            tokens: in.
-            remove: static, how many patch tokens leave between attention and MLP; 0 asks for no signal and no plan.
-            weighted: static, whether any token may stand for several, so that keys are biased by `log(size)`.
-            keep: static, the part of the attention map's entries to keep.
-            read: static, how many of the first tokens anybody reads after this block; None for all. The others are
-                neither computed nor returned.
-            train: whether dropout and drop-path are on.
-        """
-        reducer = self.reducer if remove and read is None else None
-        signals = reducer.signals if reducer else ()
-        key_bias = size_bias(tokens) if weighted else None
-        attend = Attention(
-            self.num_heads, self.qkv_bias, self.qk_norm, self.norm_eps, self.drop_rate, self.dtype, name="attn"
-        )
-        y = layer_norm(self.norm_eps, "norm1", self.dtype)(tokens.x)
-        y, found = attend(y, key_bias, signals, tokens.class_tokens, keep, read, train)
-        tokens = tokens.with_x(tokens.x[:, :read] + self._branch(y, 1, train))
-        if reducer:
-            plan = reducer.plan(tokens, found, tokens.origin.shape[1] - remove)
+    def __call__(self, tokens: Tokens, step: Step, train: bool) -> Tokens:
+        """One block."""
+        tokens, signals = self.attend(tokens, step, train)
+        if self.reducer and step.reduces:
+            before = tokens
+            tokens, plan = self.reducer.reduce(before, signals, before.origin.shape[1] - step.remove)
             # For who asks with `mutable=["intermediates"]` (`measure.diagnosis`); nothing otherwise.
-            self.sow("intermediates", "reduction", (tokens, found, plan))
-            tokens = plans.apply(plan, tokens)
-        y = layer_norm(self.norm_eps, "norm2", self.dtype)(tokens.x)
-        y = Mlp(self.mlp_hidden, self.act_layer, self.drop_rate, self.dtype, name="mlp")(y, train)
-        return tokens.with_x(tokens.x + self._branch(y, 2, train))
+            self.sow("intermediates", "reduction", (before, signals, plan))
+        return self.feed(tokens, train)
+
+    def attend(self, tokens: Tokens, step: Step, train: bool) -> tuple[Tokens, Signals]:
+        """The attention branch, and the signals that the reducer reads of it."""
+        signals = self.reducer.signals if self.reducer and step.reduces else ()
+        key_bias = size_bias(tokens, step.weighted, step.masked) if step.weighted or step.masked else None
+        y, found = self.attn(
+            self.norm1(tokens.x), key_bias, signals, tokens.class_tokens, step.keep, step.read, step.masked, train
+        )
+        y = self.ls1(y) if self.init_values else y
+        return tokens.with_x(tokens.x[:, : step.read] + self.drop_path1(y, train) / self.skip_lam), found
+
+    def feed(self, tokens: Tokens, train: bool) -> Tokens:
+        """The MLP branch; the block ends here."""
+        y = self.mlp(self.norm2(tokens.x), train)
+        y = self.ls2(y) if self.init_values else y
+        return replace(tokens, x=tokens.x + self.drop_path2(y, train) / self.skip_lam, block=tokens.block + 1)
 
 
-def size_bias(tokens: Tokens) -> Array:
-    """`log(size)` of every key `[B, T]`; a prefix token stands for itself alone."""
-    return jnp.pad(jnp.log(tokens.size), ((0, 0), (tokens.prefix, 0)))
+def size_bias(tokens: Tokens, weighted: bool, masked: bool) -> Array:
+    """What is added to every score of a key, `[B, T]`: `log(size)` where sizes count, -inf where it only fills.
+
+    A prefix token stands for itself alone.
+    """
+    bias = jnp.log(jnp.where(tokens.size > 0, tokens.size, 1)) if weighted else jnp.zeros_like(tokens.size)
+    if masked:
+        bias = jnp.where(tokens.size > 0, bias, -jnp.inf)
+    return jnp.pad(bias, ((0, 0), (tokens.prefix, 0)))

@@ -11,6 +11,7 @@ from jax import Array
 
 from tcvit_jax.errors import InputError
 from tcvit_jax.models.vit import ViT
+from tcvit_jax.tokens import Tokens
 
 
 class ConvStem(nn.Module):
@@ -93,9 +94,12 @@ class LVViT(ViT):
     def _patches(self, images: Array, train: bool) -> Array:
         return self.patch_embed(images, train)
 
-    def _logits(self, x: Array, train: bool) -> Array:
-        x = self.head_drop(self.norm(x), deterministic=not train)
+    def logits(self, tokens: Tokens, train: bool) -> Array:
+        """The class token's, and half of the best of the patch tokens'."""
+        x = self.head_drop(self.norm(tokens.x), deterministic=not train)
         if not self.num_classes:
             return x[:, 0].astype(jnp.float32)
         aux = self.aux_head(x[:, self.prefix :])
+        if self.reducer is not None and self.reducer.masks and any(self.removed):
+            aux = jnp.where(tokens.size[..., None] > 0, aux, -jnp.inf)
         return (self.head(x[:, 0]) + 0.5 * aux.max(1)).astype(jnp.float32)

@@ -10,7 +10,7 @@ from jax import Array
 
 from tcvit_jax.errors import InputError
 from tcvit_jax.models.cost import Cost, Shape, cost
-from tcvit_jax.models.layers import Block, kernel_init, layer_norm
+from tcvit_jax.models.layers import Block, Step, kernel_init, layer_norm
 from tcvit_jax.ops import plans
 from tcvit_jax.reducers.base import Reducer
 from tcvit_jax.tokens import Tokens, Trace
@@ -194,31 +194,58 @@ class ViT(nn.Module):
             blend: carry what restores shared tokens.
         """
         self._check(images)
-        tokens = Tokens.start(self._embed(images, train), self.prefix, self.class_tokens)
-        reducer, removed = self.reducer, self.removed or (0,) * self.depth
-        reducing = reducer is not None and any(removed)
-        keep = reducer.attention_keep if reducer is not None and reducing else 1.0
-        if reducer is not None and reducing:
-            tokens = tokens.with_state(reducer.prepare(tokens, self.grid))
-            tokens = tokens.with_blend() if blend and reducer.shares else tokens
-        history, weighted = Trace(), False
-        for index, (block, remove) in enumerate(zip(self.blocks, removed, strict=True)):
-            read = self.prefix if prefix_alone and index == self.depth - 1 else None
-            tokens = block(tokens, remove, weighted, keep, read, train)
-            weighted = reducer is not None and reducer.proportional_attention and (weighted or remove > 0)
+        tokens = self.start(images, train)
+        if self.reducer is not None and self.reducer.shares and blend and any(self.removed):
+            tokens = tokens.with_blend()
+        history = Trace()
+        for block, step in zip(self.blocks, self.steps(prefix_alone), strict=True):
+            tokens = block(tokens, step, train)
             history = history.record(tokens)
         return tokens, history
 
-    def _logits(self, x: Array, train: bool) -> Array:
-        """From the tokens `x [B, T, D]` after the last block, or its prefix alone, to `[B, num_classes]`."""
-        x = x if self._norm_after_pooling else self.norm(x)
-        pooled = x[:, self.prefix :].mean(1) if self.global_pool == "avg" else x[:, 0]
+    def start(self, images: Array, train: bool = False) -> Tokens:
+        """The embedded tokens of images, with what the reducer prepares once."""
+        tokens = Tokens.start(self._embed(images, train), self.prefix, self.class_tokens, self.depth)
+        if self.reducer is None or not any(self.removed):
+            return tokens
+        return tokens.with_state(self.reducer.prepare(tokens, self.grid))
+
+    def steps(self, prefix_alone: bool) -> tuple[Step, ...]:
+        """What every block does; with `prefix_alone` the last one computes prefix tokens and nothing else."""
+        removed = self.removed or (0,) * self.depth
+        reducer = self.reducer if any(removed) else None
+        steps = []
+        for index, remove in enumerate(removed):
+            # As soon as tokens have left, those that are left may stand for several, or for none.
+            after = reducer if any(removed[:index]) else None
+            steps.append(
+                Step(
+                    remove,
+                    weighted=after is not None and after.proportional_attention,
+                    masked=after is not None and after.masks,
+                    keep=1.0 if reducer is None else reducer.attention_keep,
+                    read=self.prefix if prefix_alone and index == self.depth - 1 else None,
+                )
+            )
+        return tuple(steps)
+
+    def logits(self, tokens: Tokens, train: bool) -> Array:
+        """From the tokens after the last block, or its prefix alone, to `[B, num_classes]`."""
+        x = tokens.x if self._norm_after_pooling else self.norm(tokens.x)
+        pooled = self._mean(x[:, self.prefix :], tokens.size) if self.global_pool == "avg" else x[:, 0]
         logits = self._before_head(pooled, train)
         logits = self.head(logits) if self.num_classes else logits
         if self.distilled:
             other = self._before_head(x[:, 1], train)
             logits = (logits + (self.head_dist(other) if self.num_classes else other)) / 2
         return logits.astype(jnp.float32)
+
+    def _mean(self, x: Array, size: Array) -> Array:
+        """The mean of patch tokens `x [B, N, D]`, each counted as often as it stands for a patch if sizes are such."""
+        if self.reducer is None or not self.reducer.weighs or not any(self.removed):
+            return x.mean(1)
+        share = size / size.sum(-1, keepdims=True)
+        return jnp.einsum("bn,bnd->bd", share, x.astype(jnp.float32), precision="highest").astype(x.dtype)
 
     def _before_head(self, pooled: Array, train: bool) -> Array:
         pooled = self.fc_norm_layer(pooled) if self._norm_after_pooling else pooled
@@ -243,7 +270,7 @@ class ViT(nn.Module):
         """
         alone = self.reads_prefix_alone and not trace
         tokens, history = self._condense(images, train=train, prefix_alone=alone, blend=False)
-        logits = self._logits(tokens.x, train)
+        logits = self.logits(tokens, train)
         return (logits, history) if trace else logits
 
     def features(

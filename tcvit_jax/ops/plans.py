@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tcvit_jax.ops.gather import take_rows
+from tcvit_jax.ops.gather import by_platform, chosen_rows, product, rows_by_index, take_rows
 from tcvit_jax.tokens import Plan, Tokens
 
 
@@ -52,6 +52,28 @@ def pooling(kept: Array, removed: Array, weight: Array) -> Plan:
     return Plan(kept, removed, jnp.pad(weight[:, None, :], rows), self_weight=None, share=share, target=target)
 
 
+def representing(kept: Array, removed: Array, share: Array) -> Plan:
+    """Kept tokens stay as they are, and stand for the removed ones from now on: sizes and patches alone pass on."""
+    return Plan(kept, removed, weight=None, self_weight=None, share=share, target=_strongest(share))
+
+
+def masking(kept: Array, removed: Array, valid: Array) -> Plan:
+    """Pruning, of the kept tokens too where `valid [B, K]` is false: these only fill the width."""
+    return replace(dropping(kept, removed), valid=valid)
+
+
+def scaled(plan: Plan, factor: Array) -> Plan:
+    """The same plan with every survivor's features times `factor [B, S]`."""
+    weight = None if plan.weight is None else plan.weight * factor[..., None]
+    own = factor[:, : plan.kept.shape[1]]
+    return replace(plan, weight=weight, self_weight=own if plan.self_weight is None else plan.self_weight * own)
+
+
+def sized(plan: Plan, share: Array) -> Plan:
+    """The same plan for features, with other parts `[B, S, R]` of the sizes."""
+    return replace(plan, share=share)
+
+
 def _strongest(share: Array) -> Array:
     """`[B, R]`: the kept row that gets the most of each removed token (ties: the lower row), -1 where none does."""
     return jnp.where((share > 0).any(1), share.argmax(1), -1).astype(jnp.int32)
@@ -60,26 +82,59 @@ def _strongest(share: Array) -> Array:
 def apply(plan: Plan, tokens: Tokens) -> Tokens:
     """Carry out a plan: features, sizes, origins, slots and blends follow in one call.
 
-    Two gathers and one small matrix product per image. Prefix tokens pass untouched. The features are summed in
-    float32 and returned in the dtype they came in.
+    Features are summed in float32 and returned in the dtype they came in; prefix tokens pass untouched.
     """
     _check(plan)
-    patches = tokens.patches
-    kept = take_rows(patches, plan.kept)
-    if plan.self_weight is not None:
-        kept = plan.self_weight[..., None] * kept
-    if plan.weight is not None:
-        removed = take_rows(patches, plan.removed).astype(jnp.float32)
-        mixed = jnp.einsum("bsr,brd->bsd", plan.weight, removed, precision="highest")
-        kept = _behind(kept, plan.survivors) + mixed
+    size = _behind(take_rows(tokens.size, plan.kept), plan.survivors) + _received(plan, tokens.size)
     return replace(
         tokens,
-        x=jnp.concatenate([tokens.x[:, : tokens.prefix], kept.astype(patches.dtype)], axis=1),
-        size=_behind(take_rows(tokens.size, plan.kept), plan.survivors) + _received(plan, tokens.size),
+        x=mixed(plan, tokens.x, tokens.prefix),
+        size=size if plan.valid is None else jnp.where(plan.valid, size, 0),
         origin=_behind(take_rows(tokens.origin, plan.kept), plan.survivors, fill=-1),
         slots=follow_slots(plan, tokens.slots),
         blend=None if tokens.blend is None else follow_blend(plan, tokens.blend),
     )
+
+
+def mixed(plan: Plan, x: Array, prefix: int = 0) -> Array:
+    """The features after a plan, `[B, P + S, D]` of `x [B, P + N, D]`: `self_weight * x[kept] + weight @ x[removed]`.
+
+    Behind prefix tokens, which pass untouched; summed in float32, in the dtype of `x`.
+    """
+    return by_platform(
+        lambda plan, x: mixed_by_product(plan, x, prefix), lambda plan, x: mixed_by_index(plan, x, prefix), plan, x
+    )
+
+
+def mixed_by_index(plan: Plan, x: Array, prefix: int) -> Array:
+    """`mixed` by indexed rows and one thin product."""
+    patches = x[:, prefix:]
+    kept = rows_by_index(patches, plan.kept)
+    if plan.self_weight is not None:
+        kept = plan.self_weight[..., None] * kept
+    if plan.weight is not None:
+        removed = rows_by_index(patches, plan.removed).astype(jnp.float32)
+        kept = _behind(kept, plan.survivors) + jnp.einsum("bsr,brd->bsd", plan.weight, removed, precision="highest")
+    return jnp.concatenate([x[:, :prefix], kept.astype(x.dtype)], axis=1)
+
+
+def mixed_by_product(plan: Plan, x: Array, prefix: int) -> Array:
+    """`mixed` by a product that brings the rows in order, prefix, survivors and removed ones, and the thin one."""
+    front = jnp.broadcast_to(jnp.arange(prefix, dtype=jnp.int32), (x.shape[0], prefix))
+    kept = _behind(plan.kept + prefix, plan.survivors, fill=-1)
+    order = [front, kept] if plan.weight is None else [front, kept, plan.removed + prefix]
+    chosen = chosen_rows(jnp.concatenate(order, axis=1), x.shape[1], x.dtype)
+    rows = product("bst,btd->bsd", chosen, x)
+    stay = prefix + plan.survivors
+    kept = rows[:, :stay]
+    if plan.self_weight is not None:
+        own = _behind(plan.self_weight, plan.survivors)
+        kept = jnp.pad(own, ((0, 0), (prefix, 0)), constant_values=1)[..., None] * kept
+    if plan.weight is not None:
+        weight = jnp.pad(plan.weight, ((0, 0), (prefix, 0), (0, 0)))
+        removed = rows[:, stay:].astype(jnp.float32)
+        kept = kept + jnp.einsum("bsr,brd->bsd", weight, removed, precision="highest")
+    return kept.astype(x.dtype)
 
 
 def _check(plan: Plan) -> None:
@@ -107,13 +162,16 @@ def _received(plan: Plan, size: Array) -> Array | float:
 def follow_slots(plan: Plan, slots: Array) -> Array:
     """The row that holds each original patch after the plan, `[B, N0]`, from the row before it; -1 stays -1."""
 
-    def one(kept: Array, removed: Array, target: Array, slots: Array) -> Array:
+    row = jnp.broadcast_to(jnp.arange(plan.kept.shape[1], dtype=jnp.int32), plan.kept.shape)
+    row = row if plan.valid is None else jnp.where(plan.valid, row, -1)
+
+    def one(kept: Array, row: Array, removed: Array, target: Array, slots: Array) -> Array:
         moved_to = jnp.zeros(kept.size + removed.size, jnp.int32)
-        moved_to = moved_to.at[kept].set(jnp.arange(kept.size, dtype=jnp.int32)).at[removed].set(target)
+        moved_to = moved_to.at[kept].set(row).at[removed].set(target)
         return jnp.where(slots < 0, -1, moved_to[jnp.maximum(slots, 0)])
 
     # Mapped over images, and not indexed by image: XLA would gather the whole batch for such a scatter.
-    return jax.vmap(one)(plan.kept, plan.removed, plan.target, slots)
+    return jax.vmap(one)(plan.kept, row, plan.removed, plan.target, slots)
 
 
 def follow_blend(plan: Plan, blend: Array) -> Array:

@@ -24,6 +24,18 @@ def split_by_score(score: Array, keep: int) -> tuple[Array, Array]:
     return jnp.sort(order[:, :keep], axis=-1), jnp.sort(order[:, keep:], axis=-1)
 
 
+def places(score: Array) -> Array:
+    """The place of each entry of `score [B, N]` in its row, the highest first, from 0: int32; ties to the lower index.
+
+    Counted, not sorted: there is no inverse permutation to scatter.
+    """
+    score = jax.lax.stop_gradient(score).astype(jnp.float32)
+    index = jnp.arange(score.shape[-1])
+    mine, others = score[:, :, None], score[:, None, :]
+    before = (others > mine) | ((others == mine) & (index < index[:, None]))
+    return before.sum(-1, dtype=jnp.int32)
+
+
 def largest(x: Array, count: int) -> Array:
     """Which are the `count` largest entries of each row, bool `[..., N]`; ties to the lower index.
 

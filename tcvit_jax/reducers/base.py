@@ -1,24 +1,44 @@
-"""What every reducer is: a frozen dataclass of hyper-parameters with pure functions that only *plan*."""
+"""What every reducer is: a frozen dataclass of hyper-parameters that names three parts, and only *plans*."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
 
 from tcvit_jax.errors import InputError
+from tcvit_jax.ops import plans
 from tcvit_jax.ops.attention import Signals
+from tcvit_jax.ops.gather import take_rows
+from tcvit_jax.ops.ranking import split_by_score
+from tcvit_jax.reducers.parts import Choice, Fate, Parts, Site
 from tcvit_jax.tokens import Plan, Tokens
 
-Fate: TypeAlias = Literal["dropped", "propagated", "merged"]
+
+@dataclass(frozen=True)
+class Work:
+    """Multiply-adds of a method for one image in one block: from attention's signals to the tokens that are left."""
+
+    signals: int = 0
+    score: int = 0
+    match: int = 0
+    fuse: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.signals + self.score + self.match + self.fuse
 
 
 @dataclass(frozen=True, repr=False)
 class Reducer(ABC):
-    """One method of token reduction.
+    """One method of token reduction: its `parts`, and what follows of them.
 
-    A block that removes tokens computes attention with the reducer's `signals`, asks for a `plan` between attention
-    and MLP, and hands it to `ops.plans.apply`. Nothing else in a model knows which method it runs.
+    A block that removes tokens computes attention with the reducer's `signals` and hands both to `reduce`. Nothing else
+    in a model knows which method it runs.
 
     Attributes:
         proportional_attention: whether later blocks add `log(size)` of a token to every score of its key, so that a
@@ -26,6 +46,12 @@ class Reducer(ABC):
         attention_keep: the part of its entries that every attention map keeps, 1 for all
             (`ops.attention.sparsified`).
     """
+
+    # How its paper spreads removals over the blocks: a shape of `schedule.budget`.
+    SHAPE: ClassVar[str] = "constant"
+    # Which values of which fields are worth trying, one field after the other, where a slice of the training data is
+    # there to choose by.
+    TRIED: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
     proportional_attention: bool = True
     attention_keep: float = 1.0
@@ -42,58 +68,101 @@ class Reducer(ABC):
 
     @property
     @abstractmethod
-    def signals(self) -> tuple[str, ...]:
-        """Which statistics of attention the plan reads, names out of `ops.attention.SIGNALS`."""
+    def parts(self) -> Parts:
+        """Score, match and fusion."""
 
     @property
-    @abstractmethod
-    def fate(self) -> Fate:
-        """What becomes of a removed token.
+    def signals(self) -> tuple[str, ...]:
+        """Which statistics of attention the plan reads, names out of `ops.attention.SIGNALS`."""
+        parts = self.parts
+        read = [*parts.score.signals, *(parts.match.signals if parts.match else ()), *parts.fusion.signals]
+        return tuple(dict.fromkeys(read))
 
-        `"dropped"`: it leaves nothing behind. `"propagated"`: parts of it are added to others, more or less than the
-        whole. `"merged"`: all of its size passes to tokens that become a mean of what they stand for.
-        """
+    @property
+    def fate(self) -> Fate:
+        """What becomes of a removed token (see `Fusion`)."""
+        return self.parts.fusion.fate
 
     @property
     def extra(self) -> int:
         """How many tokens each plan adds, fused of removed ones alone."""
-        return 0
+        return self.parts.fusion.extra
 
     @property
     def shares(self) -> bool:
-        """Whether plans split the whole of a removed token among several, so that it takes them all to restore it.
+        """Whether it takes several tokens to restore a removed one; otherwise its slot says which."""
+        return self.parts.fusion.shares
 
-        Otherwise it is restored from its slot: the token that got all of it, or the most.
-        """
-        return False
+    @property
+    def masks(self) -> bool:
+        """Whether tokens of size 0 fill a fixed width: nobody may read them."""
+        return self.parts.fusion.masks
+
+    @property
+    def weighs(self) -> bool:
+        """Whether a mean over patch tokens has to count each as often as the patches that it stands for."""
+        return self.masks or (self.fate == "merged" and self.proportional_attention)
 
     @property
     def needs_class_token(self) -> str:
         """If the plan reads the class token's attention: which field does, and what to use without one; else empty."""
-        return ""
+        return self.parts.score.reads_class or self.parts.fusion.reads_class
+
+    def most(self, patches: int, prefix: int) -> int:
+        """How many of so many patch tokens, behind so many protected ones, can leave in one block."""
+        return self.parts.score.most(patches, prefix)
 
     def check(self, patches: int) -> None:
         """Raise `InputError` for a value that does not fit a model of that many patches."""
-        return None
+        if self.parts.match:
+            self.parts.match.check(patches)
 
     def prepare(self, tokens: Tokens, grid: tuple[int, int]) -> Any:
-        """What the method computes once per image, from the embedded tokens on their `(height, width)` grid."""
-        return None
+        """What the parts compute once per image, from the embedded tokens on their `(height, width)` grid."""
+        parts = self.parts
+        return parts.score.prepare(tokens, grid), parts.match.prepare(tokens, grid) if parts.match else None
 
-    @abstractmethod
     def plan(self, tokens: Tokens, signals: Signals, keep: int) -> Plan:
         """Which `keep` patch tokens stay, and with what weight the others enter them.
 
         Args:
-            tokens: after the attention residual; `tokens.state` is what `prepare` returned.
+            tokens: after the attention residual; `tokens.state` is what `prepare` or `reduce` left there.
             signals: of the attention just computed, over all `T` tokens.
             keep: static, `1 <= keep < N`; with `extra` tokens behind them, `keep + extra` survive.
         """
+        parts, (of_score, of_match) = self.parts, tokens.state
+        score = parts.score.rank(tokens.with_state(of_score), signals, keep)
+        kept, removed = split_by_score(score, keep)
+        match = None
+        if parts.match:
+            match = parts.match.likeness(tokens.with_state(of_match), signals, kept, removed)
+            if parts.score.bipartite:
+                match = jnp.where(jnp.isposinf(take_rows(score, kept))[:, None, :], match, -jnp.inf)
+        return parts.fusion.fuse(Choice(tokens.with_state(None), signals, score, kept, removed, match))
 
-    def prepare_macs(self, patches: int, width: int) -> int:
+    def reduce(self, tokens: Tokens, signals: Signals, keep: int) -> tuple[Tokens, Plan]:
+        """The tokens that `plan` leaves, and the plan."""
+        plan = self.plan(tokens, signals, keep)
+        parts, (of_score, of_match) = self.parts, tokens.state
+        of_score = parts.score.follow(tokens.with_state(of_score), plan)
+        of_match = parts.match.follow(tokens.with_state(of_match), plan) if parts.match else None
+        return plans.apply(plan, tokens).with_state((of_score, of_match)), plan
+
+    def preparation(self, patches: int, width: int) -> Work:
         """Multiply-adds of `prepare` for one image of `patches` tokens."""
-        return 0
+        parts = self.parts
+        return Work(
+            score=parts.score.prepare_macs(patches, width),
+            match=parts.match.prepare_macs(patches, width) if parts.match else 0,
+        )
 
-    @abstractmethod
-    def plan_macs(self, patches: int, keep: int, prefix: int, heads: int) -> int:
-        """Multiply-adds of the signals and of `plan` for one image in one block; `apply` is counted apart."""
+    def work(self, site: Site) -> Work:
+        """Multiply-adds of the signals, of `plan` and of its application for one image in one block."""
+        parts = self.parts
+        return Work(
+            # Sums over the map of every head; the other statistics are read off.
+            signals=site.heads * site.tokens**2 * len({"received", "map"} & set(self.signals)),
+            score=parts.score.macs(site),
+            match=parts.match.macs(site) if parts.match else 0,
+            fuse=parts.fusion.macs(site),
+        )

@@ -15,8 +15,9 @@ reference of the tests; nothing of it is copied. Where it is at fault the tests 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +25,13 @@ from jax import Array
 
 from tcvit_jax.errors import InputError, unknown, whole
 from tcvit_jax.ops import graph as graphs
-from tcvit_jax.ops import plans
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.gather import take_rows
-from tcvit_jax.ops.ranking import split_by_score
-from tcvit_jax.reducers.base import Fate, Reducer
-from tcvit_jax.tokens import Plan, Tokens
+from tcvit_jax.reducers.base import Reducer
+from tcvit_jax.reducers.fusions import DROP, MEAN_TOKEN, propagate
+from tcvit_jax.reducers.parts import Match, Parts, Score, Site
+from tcvit_jax.reducers.scores import random_order
+from tcvit_jax.tokens import Tokens
 
 
 def _likeness(rows: Array, prefix: int) -> Array:
@@ -45,8 +47,8 @@ def _likeness(rows: Array, prefix: int) -> Array:
 
 # Of each score: the signals it reads, and how it makes [B, N] of them and the number of prefix tokens. The two maxima
 # of a mixed score are independent of each other, as in the published code.
-Score = Callable[..., Array]
-SCORES: dict[str, tuple[tuple[str, ...], Score]] = {
+Rank = Callable[..., Array]
+SCORES: dict[str, tuple[tuple[str, ...], Rank]] = {
     "cls_mean": (("class_row",), lambda row, prefix: row[..., prefix:].mean(1)),
     "cls_max": (("class_row",), lambda row, prefix: row[..., prefix:].max(1)),
     "received_mean": (("received",), lambda received, prefix: received[..., prefix:].mean(1)),
@@ -61,7 +63,7 @@ SCORES: dict[str, tuple[tuple[str, ...], Score]] = {
 }
 SCORE_NAMES = (*SCORES, "random")
 GRAPHS = ("spatial", "semantic", "mixed")
-FATES: dict[str, Fate] = {"graph": "propagated", "mean": "propagated", "none": "dropped"}
+PROPAGATIONS = ("graph", "mean", "none")
 
 
 @jax.tree_util.register_dataclass
@@ -91,6 +93,12 @@ class GTP(Reducer):
             gives the same answer in any batch.
     """
 
+    TRIED: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "alpha": (0.05, 0.2, 0.4),
+        "graph": ("spatial", "semantic"),
+        "neighbors": (4,),
+    }
+
     score: str = "mixed_max"
     graph: str = "mixed"
     neighbors: int = 8
@@ -105,8 +113,8 @@ class GTP(Reducer):
             raise unknown("score", self.score, SCORE_NAMES)
         if self.graph not in GRAPHS:
             raise unknown("graph", self.graph, GRAPHS)
-        if self.propagation not in FATES:
-            raise unknown("propagation", self.propagation, FATES)
+        if self.propagation not in PROPAGATIONS:
+            raise unknown("propagation", self.propagation, PROPAGATIONS)
         if whole("neighbors", self.neighbors) < 0:
             raise InputError(f"neighbors={self.neighbors} is negative: use 8, or graph='spatial' for none")
         if self.neighbors == 0 and self.graph == "semantic":
@@ -115,34 +123,30 @@ class GTP(Reducer):
             raise InputError(f"alpha={self.alpha} is not a part of a token, 0 or more: use 0.1")
 
     @property
-    def signals(self) -> tuple[str, ...]:
-        """What the score reads."""
-        return () if self.score == "random" else SCORES[self.score][0]
+    def parts(self) -> Parts:
+        """The score by its name; edges of the graph, and none where nothing is propagated along them."""
+        read = () if self.score == "random" else SCORES[self.score][0]
+        reads_class = f"score={self.score!r} reads class attention: use 'mixed_max'" if self.score[:3] == "cls" else ""
+        score = Score(self.rank, read, self._rank_macs, reads_class)
+        match = Match(
+            edges,
+            # The degrees' two factors per edge.
+            macs=lambda site: 2 * site.keep * site.removed,
+            check=self._check_neighbors,
+            prepare=self.graph_of,
+            prepare_macs=lambda patches, width: 0 if self.graph == "spatial" else patches * patches * width,
+        )
+        if self.propagation == "graph":
+            return Parts(score, match, propagate(self.alpha))
+        return Parts(score, None, MEAN_TOKEN if self.propagation == "mean" else DROP)
 
-    @property
-    def fate(self) -> Fate:
-        """By the propagation."""
-        return FATES[self.propagation]
-
-    @property
-    def extra(self) -> int:
-        """The mean token."""
-        return 1 if self.propagation == "mean" else 0
-
-    @property
-    def needs_class_token(self) -> str:
-        """The scores by class attention do."""
-        return f"score={self.score!r} reads class attention: use 'mixed_max'" if self.score.startswith("cls") else ""
-
-    def check(self, patches: int) -> None:
+    def _check_neighbors(self, patches: int) -> None:
         """A token has fewer semantic neighbours than there are others."""
-        if self.propagation == "graph" and self.graph != "spatial":
+        if self.graph != "spatial":
             graphs.check_neighbors(self.neighbors, patches)
 
-    def prepare(self, tokens: Tokens, grid: tuple[int, int]) -> Graph | None:
+    def graph_of(self, tokens: Tokens, grid: tuple[int, int]) -> Graph:
         """The graph over the embedded patches, position embedding included (section 3)."""
-        if self.propagation != "graph":
-            return None
         batch, patches = tokens.origin.shape
         adjacency = jnp.zeros((batch, patches, patches), bool)
         if self.graph != "semantic":
@@ -151,35 +155,20 @@ class GTP(Reducer):
             adjacency |= graphs.semantic(jax.lax.stop_gradient(tokens.patches), self.neighbors)
         return Graph(adjacency, graphs.inverse_root_degree(adjacency))
 
-    def rank(self, tokens: Tokens, signals: Signals) -> Array:
+    def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Array:
         """The score `[B, N]` of each patch token; the higher stays."""
         if self.score == "random":
-            batch, patches = tokens.origin.shape
-            key = jax.random.fold_in(jax.random.key(self.seed), patches)
-            return jnp.broadcast_to(jax.random.normal(key, (patches,)), (batch, patches))
+            return random_order(tokens, self.seed)
         read, score = SCORES[self.score]
         return score(*(getattr(signals, name) for name in read), tokens.prefix)
 
-    def plan(self, tokens: Tokens, signals: Signals, keep: int) -> Plan:
-        """Keep the highest scores; propagate the rest along the graph."""
-        kept, removed = split_by_score(self.rank(tokens, signals), keep)
-        if self.propagation == "none":
-            return plans.dropping(kept, removed)
-        if self.propagation == "mean":
-            return plans.pooling(kept, removed, jnp.full(removed.shape, 1 / removed.shape[1], jnp.float32))
-        graph: Graph = tokens.state
-        origin_kept, origin_removed = take_rows(tokens.origin, kept), take_rows(tokens.origin, removed)
-        edges = graphs.normalised_block(graph.adjacency, graph.root, origin_kept, origin_removed)
-        return plans.adding(kept, removed, self.alpha * edges)
+    def _rank_macs(self, site: Site) -> int:
+        """The cosine of attention rows."""
+        return site.patches * site.tokens if self.score.startswith("cosine") else 0
 
-    def prepare_macs(self, patches: int, width: int) -> int:
-        """The cosine of every pair, where the graph asks for it."""
-        return 0 if self.graph == "spatial" or self.propagation != "graph" else patches * patches * width
 
-    def plan_macs(self, patches: int, keep: int, prefix: int, heads: int) -> int:
-        """Sums over every head's map, the cosine of attention rows, and the degrees' two factors per edge read."""
-        tokens = patches + prefix
-        sums = heads * tokens**2 if {"received", "map"} & set(self.signals) else 0
-        cosines = patches * tokens if self.score.startswith("cosine") else 0
-        edges = 2 * keep * (patches - keep) if self.propagation == "graph" else 0
-        return sums + cosines + edges
+def edges(tokens: Tokens, signals: Signals, kept: Array, removed: Array) -> Array:
+    """The normalised adjacency between removed and kept tokens, `[B, R, K]`."""
+    graph: Graph = tokens.state
+    origin_kept, origin_removed = take_rows(tokens.origin, kept), take_rows(tokens.origin, removed)
+    return jnp.swapaxes(graphs.normalised_block(graph.adjacency, graph.root, origin_kept, origin_removed), 1, 2)

@@ -16,8 +16,9 @@ formed (`ops.walks`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +28,10 @@ from tcvit_jax.errors import InputError, unknown, whole
 from tcvit_jax.ops import plans, walks
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.gather import take_block, take_rows
-from tcvit_jax.ops.ranking import largest, split_by_score, standing
-from tcvit_jax.reducers.base import Fate, Reducer
+from tcvit_jax.ops.ranking import standing
+from tcvit_jax.reducers.base import Reducer
+from tcvit_jax.reducers.fusions import DROP, averaging, best_share, matched, pool, pooling, soft_share
+from tcvit_jax.reducers.parts import Choice, Fusion, Match, Parts, Score, Site
 from tcvit_jax.tokens import Plan, Tokens
 
 
@@ -45,12 +48,9 @@ SCORE_NORMS: dict[str, Callable[[Array], Array]] = {
     "zscore": lambda x: _ratio(x - x.mean(-1, keepdims=True), x.std(-1, keepdims=True)),
     "rank": standing,
 }
-FATES: dict[str, Fate] = {
-    "hard": "merged", "soft": "merged", "topm": "merged", "drop": "dropped", "single": "propagated",
-}  # fmt: skip
 CHOICES = {
     "walk": tuple(walks.WALKS),
-    "fuse": tuple(FATES),
+    "fuse": ("hard", "soft", "topm", "drop", "single"),
     "match_norm": ("none", "lift", "softmax"),
     "score_norm": tuple(SCORE_NORMS),
     "dominance": ("cls", "cls_values", "cls_walk", "gap"),
@@ -99,6 +99,12 @@ class TCViT(Reducer):
         proportional_attention, attention_keep: see `Reducer`.
     """
 
+    TRIED: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "order": (1, 3, 4),
+        "balance": (0.0, 0.25, 0.75),
+        "match_order": (1,),
+    }
+
     order: int = 2
     match_order: int | None = None
     balance: float = 0.5
@@ -145,36 +151,31 @@ class TCViT(Reducer):
             raise InputError("dominance='cls_walk' starts on the class token, and graph='patch': use graph='full'")
 
     @property
-    def signals(self) -> tuple[str, ...]:
+    def parts(self) -> Parts:
+        """Representative score, connectivity, and the fusion by its name."""
+        reads_class = ""
+        if self.balance < 1 and self.dominance != "gap":
+            reads_class = f"balance={self.balance} reads class attention: use balance=1.0 or dominance='gap'"
+        score = Score(self.rank, self._score_signals, self._score_macs, reads_class)
+        if self.fuse in ("drop", "single"):
+            single = Fusion(self._pool, "propagated", matches=False, extra=1, macs=self._pool_macs)
+            return Parts(score, None, DROP if self.fuse == "drop" else single)
+        match = Match(self.likeness, (self._map,), self._match_macs)
+        return Parts(score, match, Fusion(self._fuse, "merged", shares=self.fuse in ("soft", "topm"), macs=averaging))
+
+    @property
+    def _map(self) -> str:
+        return "map" if self.heads == "mean" else "map_max"
+
+    @property
+    def _score_signals(self) -> tuple[str, ...]:
         """The map for walks, the class row for dominance; neither where nothing reads it."""
         read = []
         if self.balance < 1 and self.dominance in ("cls", "cls_values"):
             read += ["class_row", "value_norm"] if self.dominance == "cls_values" else ["class_row"]
-        if self.balance > 0 or self.dominance in ("cls_walk", "gap") or self.fate == "merged":
-            read.append("map" if self.heads == "mean" else "map_max")
+        if self.balance > 0 or self.dominance in ("cls_walk", "gap"):
+            read.append(self._map)
         return tuple(read)
-
-    @property
-    def fate(self) -> Fate:
-        """By the fusion."""
-        return FATES[self.fuse]
-
-    @property
-    def extra(self) -> int:
-        """The single fused token."""
-        return 1 if self.fuse == "single" else 0
-
-    @property
-    def shares(self) -> bool:
-        """Soft and top-m fusion do."""
-        return self.fuse in ("soft", "topm")
-
-    @property
-    def needs_class_token(self) -> str:
-        """Dominance by the class token does."""
-        if self.balance == 1 or self.dominance == "gap":
-            return ""
-        return f"balance={self.balance} reads class attention: use balance=1.0 or dominance='gap'"
 
     def chain(self, tokens: Tokens, signals: Signals) -> Array:
         """`W [B, T, T]`, by `heads`, `graph`, `self_loops` and `renormalise`."""
@@ -217,18 +218,22 @@ class TCViT(Reducer):
             row = row * signals.value_norm
         return (row.mean(1) if self.heads == "mean" else row.max(1))[:, prefix:]
 
-    def representative(self, connected: Array | None, dominant: Array | None) -> Array:
+    def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Array:
         """The representative score `[B, N]` of each patch token; the higher stays."""
-        norm, parts = SCORE_NORMS[self.score_norm], []
-        if connected is not None:
-            parts.append(self.balance * norm(connected))
-        if dominant is not None:
-            parts.append((1 - self.balance) * norm(dominant))
+        signals, norm, parts = self._constant(signals), SCORE_NORMS[self.score_norm], []
+        if self.balance > 0:
+            parts.append(self.balance * norm(self.connectivity(tokens, signals)))
+        if self.balance < 1:
+            parts.append((1 - self.balance) * norm(self.dominant(tokens, signals)))
         return sum(parts[1:], start=parts[0])
 
-    def match(self, tokens: Tokens, signals: Signals, kept: Array, removed: Array) -> Array:
+    def _constant(self, signals: Signals) -> Signals:
+        """Signals as the gradient sees them."""
+        return signals if self.grad_through_soft else jax.lax.stop_gradient(signals)
+
+    def likeness(self, tokens: Tokens, signals: Signals, kept: Array, removed: Array) -> Array:
         """How well each removed token matches each kept one, `[B, R, K]`, by walks of `match_order`."""
-        walk, order = self.chain(tokens, signals), self.match_order or self.order
+        walk, order = self.chain(tokens, self._constant(signals)), self.match_order or self.order
         back = jnp.swapaxes(walk, 1, 2)
         ways = {"to_kept": [walk], "from_kept": [back], "both": [walk, back]}[self.direction]
         found = [self._walked(way, kept + tokens.prefix, removed + tokens.prefix, order) for way in ways]
@@ -244,52 +249,43 @@ class TCViT(Reducer):
         every = jnp.broadcast_to(jnp.arange(removed.shape[1]), removed.shape)
         return take_block(rows, every, kept)
 
-    def share(self, match: Array) -> Array:
-        """What part of each removed token each kept one gets, `[B, K, R]`, from the match `[B, R, K]`.
-
-        Every removed token goes somewhere: to the first kept one, or to all alike, if it matches none.
-        """
-        keep = match.shape[-1]
+    def _fuse(self, choice: Choice) -> Plan:
+        """Each removed token into the kept ones it is most connected to."""
+        match, size = matched(choice), choice.tokens.size
         if self.fuse == "hard":
-            return jax.nn.one_hot(match.argmax(-1), keep, axis=1, dtype=jnp.float32)
-        best = match.max(-1, keepdims=True)
-        relative = jnp.where(best > 0, match / jnp.where(best > 0, best, 1), 1)
-        if self.fuse == "topm":
-            relative = jnp.where(largest(jax.lax.stop_gradient(relative), min(self.top_m, keep)), relative, 0)
-        positive = relative > 0
-        powered = jnp.where(positive, jnp.exp(jnp.log(jnp.where(positive, relative, 1)) / self.temperature), 0)
-        return jnp.swapaxes(powered / powered.sum(-1, keepdims=True), 1, 2)
-
-    def plan(self, tokens: Tokens, signals: Signals, keep: int) -> Plan:
-        """Keep the highest scores; fuse each other token into the kept ones it is most connected to."""
-        if not self.grad_through_soft:
-            signals = jax.lax.stop_gradient(signals)
-        connected = self.connectivity(tokens, signals) if self.balance > 0 else None
-        dominant = self.dominant(tokens, signals) if self.balance < 1 else None
-        score = self.representative(connected, dominant)
-        kept, removed = split_by_score(score, keep)
-        if self.fuse == "drop":
-            return plans.dropping(kept, removed)
-        if self.fuse == "single":
-            if dominant is None:
-                assert connected is not None
-                dominant = connected / connected.shape[1]
-            return plans.pooling(kept, removed, take_rows(dominant, removed))
-        match = self.match(tokens, signals, kept, removed)
-        share = self.share(match)
-        mass = {"mean": jnp.ones_like(tokens.size), "score": score}.get(self.fuse_weight, tokens.size)
+            share = best_share(match)
+        else:
+            share = soft_share(match, self.temperature, self.top_m if self.fuse == "topm" else None)
+        mass = {"mean": jnp.ones_like(size), "score": choice.score}.get(self.fuse_weight, size)
         discount = jnp.swapaxes(match, 1, 2) if self.fuse_weight == "connectivity" else None
-        return plans.averaging(kept, removed, share, mass, discount=discount)
+        return plans.averaging(choice.kept, choice.removed, share, mass, discount=discount)
 
-    def plan_macs(self, patches: int, keep: int, prefix: int, heads: int) -> int:
-        """The mean over heads, K vector products for the score, K - 1 thin ones for the match."""
-        tokens, removed, match_order = patches + prefix, patches - keep, self.match_order or self.order
-        steps = heads if "map" in self.signals else 0
-        if self.balance > 0:
-            steps += self.order
+    def _pool(self, choice: Choice) -> Plan:
+        """One token of all removed ones, weighted by dominance, or by the mean connectivity."""
+        tokens, signals = choice.tokens, self._constant(choice.signals)
         if self.balance < 1:
-            steps += {"gap": 1, "cls_walk": self.order}.get(self.dominance, 0)
-        if self.fate == "merged":
-            steps += (match_order - 1) * removed * (2 if self.direction == "both" else 1)
-            steps += match_order if self.match_norm == "lift" else 0
-        return steps * tokens**2
+            weight = self.dominant(tokens, signals)
+        else:
+            weight = self.connectivity(tokens, signals) / tokens.origin.shape[1]
+        return pool(choice, take_rows(weight, choice.removed))
+
+    def _score_macs(self, site: Site) -> int:
+        """K vector products with the map."""
+        steps = self.order if self.balance > 0 else 0
+        return (steps + (self._dominance_steps if self.balance < 1 else 0)) * site.tokens**2
+
+    @property
+    def _dominance_steps(self) -> int:
+        """Vector products with the map."""
+        return {"gap": 1, "cls_walk": self.order}.get(self.dominance, 0)
+
+    def _pool_macs(self, site: Site) -> int:
+        """The product, and its weights anew: a compiler finds them to be those of the score."""
+        steps = self._dominance_steps if self.balance < 1 else self.order
+        return pooling(site) + steps * site.tokens**2
+
+    def _match_macs(self, site: Site) -> int:
+        """K - 1 thin products, and the mass that reaches every token where the match is relative to it."""
+        order = self.match_order or self.order
+        steps = (order - 1) * site.removed * (2 if self.direction == "both" else 1)
+        return (steps + (order if self.match_norm == "lift" else 0)) * site.tokens**2

@@ -20,7 +20,7 @@ from tcvit_jax.training.experiment import build_eval_data, build_model, build_pr
 
 # What may be said otherwise of a checkpoint, which brings its model.
 _OF_DATA = ("--config.data.", "--config.eval_batch_size=")
-_OF_REDUCTION = ("--config.reducer.", "--config.schedule=", "--config.gmacs=")
+_OF_REDUCTION = ("--config.reducer.", "--config.schedule=", "--config.gmacs=", "--config.shape=")
 
 
 def evaluate_checkpoint(directory: str | Path, overrides: Sequence[str] = ()) -> Result:
@@ -32,7 +32,7 @@ def evaluate_checkpoint(directory: str | Path, overrides: Sequence[str] = ()) ->
     Args:
         directory: as for `load`.
         overrides: `--config.key=value` for `data.*`, `eval_batch_size`, and the reduction: `reducer.*`, `schedule`
-            and `gmacs`, which have no parameters.
+            `gmacs` and `shape`, which have no parameters.
 
     Raises:
         InputError: no checkpoint, an override that would change its parameters, or data with other classes.
@@ -41,7 +41,7 @@ def evaluate_checkpoint(directory: str | Path, overrides: Sequence[str] = ()) ->
         if not argument.startswith(_OF_DATA + _OF_REDUCTION):
             raise InputError(
                 f"cannot use {argument!r} with a checkpoint, which brings its model: only data.*, eval_batch_size, "
-                "reducer.*, schedule and gmacs"
+                "reducer.*, schedule, gmacs and shape"
             )
     model, variables, meta = load(directory)
     config = ConfigDict(meta["config"]) if "config" in meta else configs.default()

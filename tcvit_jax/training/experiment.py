@@ -30,7 +30,7 @@ def build_model(config: Config) -> ViT:
 
 def condensed(config: Config, model: ViT) -> ViT:
     """`model` with the reducer and the schedule of a configuration."""
-    plan = schedule.budget(config.gmacs) if config.gmacs else config.schedule
+    plan = schedule.budget(config.gmacs, config.shape) if config.gmacs else config.schedule
     return models.condense(model, reducers.from_config(config.reducer), plan)
 
 

@@ -11,10 +11,10 @@ from tcvit_jax import models, sharding
 from tcvit_jax.reducers import REDUCERS
 from tests.models.test_cost import products
 from tests.models.test_vit import images_of, small, variables_of
-from tests.switches import SWITCHES
+from tests.switches import SWITCHES, WAYS
 
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
-METHODS = [pytest.param(None, id="dense"), *(pytest.param(kind(), id=name) for name, kind in REDUCERS.items())]
+METHODS = [pytest.param(None, id="dense"), *WAYS]
 
 
 def shapes_of(model, batch):

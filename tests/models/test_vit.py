@@ -1,7 +1,7 @@
 """What must hold of a Vision Transformer under any reducer; that it is the right one, `test_parity.py` says."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import chex
 import jax
@@ -12,12 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tcvit_jax as tc
-from tcvit_jax.reducers import REDUCERS
 from tests import golden
-from tests.switches import REDUCERS_AND_SWITCHES, SWITCHES
+from tests.switches import METHODS, OWN, REDUCERS_AND_SWITCHES, SWITCHES, WAYS
 
 SMALL = {"img_size": 24, "patch_size": 4, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 7}
-METHODS = [pytest.param(kind(), id=name) for name, kind in REDUCERS.items()]
 
 
 def small(reducer=None, schedule=0, **overrides):
@@ -40,19 +38,25 @@ def _variables(model, seed):
     )
 
 
+@partial(jax.jit, static_argnums=(0, 3))
+def _applied(model, variables, images, trace):
+    return model.apply(variables, images, trace=trace)
+
+
 def run(model, variables, images):
-    return jax.jit(model.apply)(variables, images)
+    """Logits; equal models share one compilation."""
+    return _applied(model, variables, images, False)
 
 
 def run_traced(model, variables, images):
-    return jax.jit(lambda v, x: model.apply(v, x, trace=True))(variables, images)
+    return _applied(model, variables, images, True)
 
 
 def images_of(batch, seed=0):
     return golden.images(batch, (24, 24), seed)
 
 
-@pytest.mark.parametrize("reducer", METHODS)
+@pytest.mark.parametrize("reducer", OWN)
 def test_removing_nothing_is_the_plain_model_bit_for_bit(reducer):
     plain, images = small(), images_of(2)
     variables = variables_of(plain)
@@ -62,38 +66,64 @@ def test_removing_nothing_is_the_plain_model_bit_for_bit(reducer):
 
 
 @pytest.mark.parametrize("reducer", METHODS)
+def test_a_model_of_any_method_follows_every_patch_of_every_image_for_itself(reducer):
+    """One compilation: a trace, other images beside an image, a constant image, and nothing removed."""
+    model, images = small(reducer, [9, 0, 4]), images_of(3)
+    variables = variables_of(model)
+    logits, trace = jax.tree.map(np.asarray, run_traced(model, variables, images))
+    assert len(np.unique(logits, axis=0)) == 3
+    check_trace(reducer, trace, (9, 0, 4))
+    for others in (images_of(3, 1), np.zeros_like(images)):
+        beside, _ = run_traced(model, variables, np.stack([others[0], images[1], others[2]]))
+        np.testing.assert_array_equal(beside[1], logits[1])
+        assert bool(jnp.isfinite(beside).all())
+    plain, none = (str(jax.make_jaxpr(m.apply)(variables, images)) for m in (small(), small(reducer, [0, 0, 0])))
+    assert none == plain
+
+
+@pytest.mark.parametrize("reducer", OWN)
 def test_an_image_gives_the_same_answer_alone_and_in_a_batch(reducer):
     model, images = small(reducer, 8), images_of(5)
     variables = variables_of(model)
-    one = jax.jit(model.apply)
     together = run(model, variables, images)
-    alone = jnp.concatenate([one(variables, image[None]) for image in images])
+    alone = jnp.concatenate([run(model, variables, image[None]) for image in images])
     # The kept sets are equal; only the order of sums inside matrix products differs with the batch.
     np.testing.assert_allclose(together, alone, rtol=0, atol=5e-6)
 
 
-@pytest.mark.parametrize("reducer", METHODS)
+@pytest.mark.parametrize("reducer", OWN)
 def test_trace_follows_every_patch(reducer):
     model, images = small(reducer, [4, 0, 9]), images_of(3)
     variables = variables_of(model)
     logits, trace = run_traced(model, variables, images)
     np.testing.assert_allclose(logits, run(model, variables, images), rtol=0, atol=1e-6)
-    before = np.tile(np.arange(36), (3, 1))
-    for kept, slots, sizes, counts, left in zip(
-        trace.kept, trace.slots, trace.sizes, trace.counts, (32, 32, 23), strict=True
+    check_trace(reducer, jax.tree.map(np.asarray, trace), (4, 0, 9))
+
+
+def check_trace(reducer, trace, removed):
+    left, before = 36, [set(range(36))] * 3
+    for count, kept, slots, sizes, counts in zip(
+        removed, trace.kept, trace.slots, trace.sizes, trace.counts, strict=True
     ):
+        left -= count - (reducer.extra if count else 0)
         assert kept.shape == sizes.shape == (3, left)
         assert slots.shape == (3, 36)
-        np.testing.assert_array_equal(counts, left)
-        assert (np.diff(kept, axis=1) > 0).all()
+        real = sizes > 0
+        assert reducer.masks or real.all()
+        assert reducer.extra or (kept >= 0).all()
+        np.testing.assert_array_equal(counts, real.sum(-1))
         for image in range(3):
-            assert set(np.asarray(kept[image])) <= set(before[image])
-            # A survivor sits in its own slot.
-            np.testing.assert_array_equal(slots[image, kept[image]], np.arange(left))
-        before = np.asarray(kept)
+            rows = np.flatnonzero(real[image] & (kept[image] >= 0))
+            own = kept[image][rows]
+            assert (np.diff(own) > 0).all()
+            assert set(own) <= before[image]
+            # A survivor sits in its own slot, and nothing in that of what only fills the width.
+            np.testing.assert_array_equal(slots[image, own], rows)
+            assert set(slots[image]) - {-1} <= set(np.flatnonzero(real[image]))
+            before[image] = set(own)
 
 
-@pytest.mark.parametrize("reducer", METHODS)
+@pytest.mark.parametrize("reducer", WAYS)
 def test_bfloat16_ranks_in_float32_and_stays_close(reducer):
     images = images_of(2)
     exact, half = small(reducer, 6), small(reducer, 6, dtype="bfloat16")
@@ -108,7 +138,7 @@ def test_bfloat16_ranks_in_float32_and_stays_close(reducer):
 @pytest.mark.parametrize(
     "reducer",
     [
-        None, *METHODS, tc.GTP(attention_keep=0.6), tc.GTP(propagation="mean"),
+        None, *WAYS, tc.GTP(attention_keep=0.6), tc.GTP(propagation="mean"),
         tc.TCViT(fuse="soft", grad_through_soft=True), tc.TCViT(fuse="topm", grad_through_soft=True, temperature=3.0),
     ],
     ids=str,
@@ -122,7 +152,7 @@ def test_gradients_are_finite_and_reach_every_parameter(reducer):
         assert bool((leaf != 0).any()), path
 
 
-@pytest.mark.parametrize("reducer", METHODS)
+@pytest.mark.parametrize("reducer", OWN)
 @pytest.mark.parametrize("fill", [0.0, 1.0])
 def test_constant_image_gives_no_nan(reducer, fill):
     model = small(reducer, 8)
@@ -130,11 +160,14 @@ def test_constant_image_gives_no_nan(reducer, fill):
     assert bool(jnp.isfinite(logits).all())
 
 
-@pytest.mark.parametrize("reducer", METHODS)
+@pytest.mark.parametrize("reducer", WAYS)
 def test_one_patch_may_be_all_that_is_left(reducer):
-    model = small(reducer, [0, 0, 35])
+    """Or as few as the method can leave at once."""
+    most = reducer.most(36, 1)
+    model = small(reducer, [0, 0, most])
     logits, trace = run_traced(model, variables_of(model), images_of(2))
-    assert trace.kept[-1].shape == (2, 1)
+    assert trace.kept[-1].shape == (2, 36 - most + reducer.extra)
+    assert most == 35 or reducer.parts.score.bipartite
     assert bool(jnp.isfinite(logits).all())
 
 
@@ -156,13 +189,18 @@ def test_any_grid_prefix_batch_and_schedule(reducer, prefix, height, width, batc
     """Shapes follow the schedule, every patch is followed, and removing nothing changes nothing."""
     if isinstance(reducer, tc.GTP):
         reducer = replace(reducer, neighbors=min(3, reducer.neighbors))
+    elif "graph" in vars(reducer).values():
+        height, width = max(height, 3), max(width, 3)
     if "class" not in prefix and reducer.needs_class_token:
         reducer = tc.TCViT(dominance="gap")
-    first = data.draw(st.integers(0, height * width - 2))
-    second = data.draw(st.integers(0, height * width - 2 - first))
-    # As many as are added in their place would be no reduction, and an error.
-    first, second = (count if count > reducer.extra else 0 for count in (first, second))
     sizes = {"img_size": (4 * height, 4 * width), "depth": 2, **PREFIXES[prefix]}
+    protected, patches = small(None, 0, **sizes).prefix, height * width
+    first = data.draw(st.integers(0, min(patches - 2, reducer.most(patches, protected))))
+    # As many as are added in their place would be no reduction, and an error.
+    first = first if first > reducer.extra else 0
+    between = patches - first + (reducer.extra if first else 0)
+    second = data.draw(st.integers(0, min(patches - 2 - first, reducer.most(between, protected))))
+    second = second if second > reducer.extra else 0
     model = small(reducer, [first, second], **sizes)
     variables, images = variables_of(model), golden.images(batch, (4 * height, 4 * width), 0)
     tokens, trace = jax.jit(lambda v, x: model.apply(v, x, trace=True, method="features"))(variables, images)
@@ -171,12 +209,14 @@ def test_any_grid_prefix_batch_and_schedule(reducer, prefix, height, width, batc
         left -= count - (reducer.extra if count else 0)
         assert trace.kept[block].shape == trace.sizes[block].shape == (batch, left)
         assert (np.asarray(trace.slots[block]) < left).all()
-        assert (np.asarray(trace.counts[block]) == left).all()
+        real = np.asarray(trace.sizes[block]) > 0
+        assert reducer.masks or real.all()
+        np.testing.assert_array_equal(trace.counts[block], real.sum(-1))
         for image in range(batch):
             own = np.asarray(trace.kept[block][image])
-            own = own[own >= 0]
-            assert (np.diff(own) > 0).all()
-            np.testing.assert_array_equal(trace.slots[block][image][own], np.arange(len(own)))
+            rows = np.flatnonzero(real[image] & (own >= 0))
+            assert (np.diff(own[rows]) > 0).all()
+            np.testing.assert_array_equal(trace.slots[block][image][own[rows]], rows)
     assert tokens.shape == (batch, model.prefix + left, 24)
     assert model.cost().tokens[-1] == left
     grid = jax.jit(lambda v, x: model.apply(v, x, method="features", restore=True))(variables, images)
@@ -189,7 +229,7 @@ def test_any_grid_prefix_batch_and_schedule(reducer, prefix, height, width, batc
 @pytest.mark.parametrize(
     "reducer",
     [
-        None, *METHODS, tc.GTP(attention_keep=0.6), tc.GTP(propagation="mean"), tc.TCViT(fuse="soft"),
+        None, *WAYS, tc.GTP(attention_keep=0.6), tc.GTP(propagation="mean"), tc.TCViT(fuse="soft"),
         tc.TCViT(fuse="drop", proportional_attention=False),
     ],
     ids=str,
@@ -204,16 +244,16 @@ def test_the_last_block_computes_what_is_read_and_the_logits_are_the_same(reduce
     assert trace.kept[1].shape[1] == (36 if reducer is None else 36 - 10 + 2 * extra)
 
 
-@pytest.mark.parametrize("reducer", METHODS)
+@pytest.mark.parametrize("reducer", WAYS)
 def test_a_reduction_in_the_last_block_changes_no_logit(reducer):
     plain, last = small(depth=2), small(reducer, [0, 9], depth=2)
     variables, images = variables_of(plain), images_of(2)
     logits, trace = run_traced(last, variables, images)
     np.testing.assert_allclose(logits, run(plain, variables, images), rtol=0, atol=3e-6)
-    assert trace.kept[1].shape == (2, 27)
+    assert trace.kept[1].shape == (2, 27 + reducer.extra)
 
 
-@pytest.mark.parametrize("reducer", [None, *METHODS])
+@pytest.mark.parametrize("reducer", [None, *OWN])
 def test_gradients_do_not_know_what_the_last_block_left_out(reducer):
     model, images = small(reducer, 8), images_of(2)
     variables = variables_of(model)
@@ -243,8 +283,20 @@ def twins(seed=0):
     return {"params": params}, images, run(model, {"params": params}, images)
 
 
-# GTP's scores choose among copies, and nothing else: one of them stands for all.
-@pytest.mark.parametrize("reducer", [switch for switch in SWITCHES if not switch.id.startswith("GTP(score")])
+def _merges(reducer):
+    return reducer.fate == "merged" and reducer.proportional_attention and reducer.attention_keep == 1
+
+
+# GTP's scores choose among copies, and nothing else: one of them stands for all. Of the baselines those that merge.
+COPIED = [
+    switch
+    for switch in SWITCHES
+    if not switch.id.startswith("GTP(score")
+    and (_merges(switch.values[0]) or isinstance(switch.values[0], tc.GTP | tc.TCViT | tc.EViT | tc.ATS))
+]
+
+
+@pytest.mark.parametrize("reducer", COPIED)
 def test_copies_merged_into_their_like_change_no_logit(reducer):
     """Two equal keys are one key with log 2: the one test that all of a merging method has to be right for.
 
@@ -253,14 +305,14 @@ def test_copies_merged_into_their_like_change_no_logit(reducer):
     variables, images, dense = twins()
     condensed = run(small(reducer, [9, 0], depth=2), variables, images)
     gap = float(jnp.abs(condensed - dense).max())
-    if reducer.fate == "merged" and reducer.proportional_attention and reducer.attention_keep == 1:
+    if _merges(reducer):
         assert gap < 1e-5
     else:
         assert gap > 1e-3
 
 
 def test_restored_features_are_those_of_each_patch_s_token():
-    for reducer in (tc.GTP(), tc.TCViT(), tc.TCViT(fuse="single")):
+    for reducer in (tc.GTP(), tc.TCViT(), tc.TCViT(fuse="single"), tc.ATS()):
         model, images = small(reducer, 8), images_of(2)
         variables = variables_of(model)
 
@@ -321,7 +373,7 @@ def test_dropout_and_drop_path_act_in_training_alone():
     assert not np.allclose(train(0), plain)
 
 
-@pytest.mark.parametrize("reducer", METHODS)
+@pytest.mark.parametrize("reducer", OWN)
 def test_training_without_dropout_is_evaluation(reducer):
     model, images = small(reducer, 8), images_of(2)
     variables = variables_of(model)

@@ -111,6 +111,48 @@ def test_pooling_puts_one_more_token_behind():
         np.testing.assert_array_equal(out.slots[image][removed[image]], [4, 4, 4])
 
 
+def test_representing_passes_sizes_and_patches_on_and_no_features():
+    rng = np.random.default_rng(4)
+    tokens = random_tokens(rng, 6)
+    kept, removed = random_split(rng, 6, 4)
+    share = jnp.zeros((2, 4, 2)).at[:, 1, 0].set(1).at[:, 3, 1].set(1)
+    out = plans.apply(plans.representing(jnp.asarray(kept), jnp.asarray(removed), share), tokens)
+    for image in range(2):
+        size, passed = (np.asarray(tokens.size[image])[rows[image]] for rows in (kept, removed))
+        np.testing.assert_array_equal(out.patches[image], tokens.patches[image][kept[image]])
+        np.testing.assert_allclose(out.size[image], size + np.asarray([0, passed[0], 0, passed[1]]), rtol=1e-6)
+        np.testing.assert_array_equal(out.slots[image][removed[image]], [1, 3])
+
+
+def test_what_is_masked_has_no_size_and_no_patch_and_is_not_fewer_rows():
+    rng = np.random.default_rng(5)
+    tokens = random_tokens(rng, 6)
+    kept, removed = random_split(rng, 6, 4)
+    valid = jnp.asarray([[True, False, True, True], [False, False, True, False]])
+    out = plans.apply(plans.masking(jnp.asarray(kept), jnp.asarray(removed), valid), tokens)
+    assert out.x.shape == (2, 5, 3)
+    for image in range(2):
+        size = np.asarray(tokens.size[image])[kept[image]]
+        np.testing.assert_array_equal(out.size[image], np.where(valid[image], size, 0))
+        np.testing.assert_array_equal(out.slots[image][kept[image]], np.where(valid[image], range(4), -1))
+        np.testing.assert_array_equal(out.slots[image][removed[image]], [-1, -1])
+
+
+def test_a_scaled_plan_scales_features_alone_and_a_sized_one_sizes_alone():
+    rng = np.random.default_rng(6)
+    tokens = random_tokens(rng, 6)
+    kept, removed = map(jnp.asarray, random_split(rng, 6, 4))
+    share, factor = jnp.full((2, 4, 2), 0.25), jnp.asarray(rng.uniform(1, 2, (2, 4)), jnp.float32)
+    for plan in (plans.averaging(kept, removed, share, tokens.size), plans.adding(kept, removed, share)):
+        out, scaled = (plans.apply(p, tokens) for p in (plan, plans.scaled(plan, factor)))
+        np.testing.assert_allclose(scaled.patches, out.patches * factor[..., None], rtol=1e-5)
+        np.testing.assert_array_equal(scaled.size, out.size)
+        sized = plans.apply(plans.sized(plan, 2 * share), tokens)
+        np.testing.assert_array_equal(sized.patches, out.patches)
+        own = np.take_along_axis(np.asarray(tokens.size), np.asarray(kept), 1)
+        np.testing.assert_allclose(sized.size - own, 2 * (out.size - own), rtol=1e-5)
+
+
 def test_a_mean_without_any_mass_leaves_the_kept_token_as_it_is():
     rng = np.random.default_rng(3)
     tokens = random_tokens(rng, 4)

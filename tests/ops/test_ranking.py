@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tcvit_jax.ops.ranking import largest, smallest, split_by_score, standing
+from tcvit_jax.ops.ranking import largest, places, smallest, split_by_score, standing
 
 # Few values, so that most entries are tied with others.
 ROWS = hnp.arrays(np.float32, (2, 9), elements=st.sampled_from([-2.0, -0.5, 0.0, 0.25, 1.0, 3.0]))
@@ -48,3 +48,10 @@ def test_the_smallest_are_exact_down_to_denormals(rows, rank):
 def test_standing_counts_the_lower_and_half_of_the_equal():
     score = jnp.asarray([[0.3, 0.1, 0.3, 0.9], [1.0, 1.0, 1.0, 1.0]])
     np.testing.assert_array_equal(standing(score), [[1.5, 0, 1.5, 3], [1.5] * 4])
+
+
+@given(ROWS)
+def test_places_are_those_of_a_stable_descending_sort(score):
+    order = np.argsort(-score, axis=-1, kind="stable")
+    found = np.take_along_axis(np.asarray(places(jnp.asarray(score))), order, axis=1)
+    np.testing.assert_array_equal(found, [range(9)] * 2)

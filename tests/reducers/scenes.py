@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from tcvit_jax.ops import plans
 from tcvit_jax.ops.attention import SIGNALS, Signals, attention
 from tcvit_jax.tokens import Tokens
 
@@ -15,6 +14,7 @@ class Scene(NamedTuple):
     tokens: Tokens
     signals: Signals
     maps: np.ndarray  # [B, H, T, T] float64, by the definition
+    keys: np.ndarray  # [B, H, T, d] float64
     values: np.ndarray  # [B, H, T, d] float64
     grid: tuple[int, int]
 
@@ -30,11 +30,18 @@ def scene(seed: int, prefix: int = 1, batch: int = 2, grid: tuple[int, int] = (4
     scores = np.einsum("bhqd,bhkd->bhqk", q.astype(np.float64), k) / 2
     e = np.exp(scores - scores.max(-1, keepdims=True))
     signals = attention(*map(jnp.asarray, (q, k, v)), signals=SIGNALS, class_tokens=tokens.class_tokens)[1]
-    return Scene(tokens, signals, e / e.sum(-1, keepdims=True), v.astype(np.float64), grid)
+    maps = e / e.sum(-1, keepdims=True)
+    return Scene(tokens, signals, maps, k.astype(np.float64), v.astype(np.float64), grid)
 
 
-def condense(reducer, scene, keep):
-    """The plan of a scene and the tokens it leaves."""
-    tokens = scene.tokens.with_state(reducer.prepare(scene.tokens, scene.grid))
-    plan = reducer.plan(tokens, scene.signals, keep)
-    return plan, plans.apply(plan, tokens)
+def condense(reducer, scene, keep, prepared=False):
+    """The plan of a scene and the tokens it leaves; `prepared` if its tokens come from a block before."""
+    tokens = scene.tokens if prepared else scene.tokens.with_state(reducer.prepare(scene.tokens, scene.grid))
+    out, plan = reducer.reduce(tokens, scene.signals, keep)
+    return plan, out
+
+
+def at_least(reducer, scene, keep):
+    """`keep`, or as many more as the method cannot remove at once."""
+    patches = scene.tokens.origin.shape[1]
+    return max(keep, patches - reducer.most(patches, scene.tokens.prefix))

@@ -111,7 +111,7 @@ def test_propagation_is_affine_in_alpha():
 @pytest.mark.parametrize("kind", GRAPHS)
 def test_the_graph_has_the_degrees_of_its_kind(kind):
     drawn = scene(3)
-    graph = tc.GTP(graph=kind, neighbors=3).prepare(drawn.tokens, drawn.grid)
+    graph = tc.GTP(graph=kind, neighbors=3).graph_of(drawn.tokens, drawn.grid)
     spatial = graphs.spatial(drawn.grid).sum(-1)
     degree = np.asarray(graph.adjacency.sum(-1))
     least = {"spatial": spatial, "semantic": 3, "mixed": np.maximum(spatial, 3)}[kind]
@@ -130,7 +130,7 @@ def test_later_blocks_read_a_part_of_the_first_graph():
     reducer = tc.GTP(neighbors=3, alpha=1.0)
     plan, out = condense(reducer, drawn, 15)
     _, plan2, _ = second_block(reducer, drawn, out, 5, 1, 9)
-    graph = reducer.prepare(drawn.tokens, drawn.grid)
+    graph = reducer.graph_of(drawn.tokens, drawn.grid)
     every = jnp.broadcast_to(jnp.arange(20), (2, 20))
     dense = np.asarray(graphs.normalised_block(graph.adjacency, graph.root, every, every))
     for image in range(2):
@@ -168,10 +168,11 @@ def test_patches_may_come_in_any_order(propagation):
     reducer = tc.GTP(neighbors=3, propagation=propagation)
     order = np.random.default_rng(0).permutation(20)
     whole = np.concatenate([[0], 1 + order])
-    state = reducer.prepare(drawn.tokens, drawn.grid)
-    if state is not None:
-        state = type(state)(state.adjacency[:, order][:, :, order], state.root[:, order])
-    shuffled = replace(drawn.tokens, x=drawn.tokens.x[:, whole], size=drawn.tokens.size[:, order], state=state)
+    of_score, graph = reducer.prepare(drawn.tokens, drawn.grid)
+    if graph is not None:
+        graph = type(graph)(graph.adjacency[:, order][:, :, order], graph.root[:, order])
+    x, size = drawn.tokens.x[:, whole], drawn.tokens.size[:, order]
+    shuffled = replace(drawn.tokens, x=x, size=size, state=(of_score, graph))
     signals = replace(
         drawn.signals, diagonal=drawn.signals.diagonal[..., whole], received=drawn.signals.received[..., whole]
     )

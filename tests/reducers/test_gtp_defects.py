@@ -42,7 +42,7 @@ def test_random_selection_without_a_class_token_drops_no_token_more():
 def test_neighbours_are_as_many_as_asked_with_any_prefix(prefix):
     """Without a class token it takes one too many."""
     drawn = scene(0, prefix)
-    graph = tc.GTP(graph="semantic", neighbors=3).prepare(drawn.tokens, drawn.grid)
+    graph = tc.GTP(graph="semantic", neighbors=3).graph_of(drawn.tokens, drawn.grid)
     assert (np.asarray(graph.adjacency.sum(-1)) == 3).all()
 
 
@@ -51,7 +51,7 @@ def test_no_neighbours_are_refused_or_add_none():
     with pytest.raises(tc.InputError, match="neighbors=0 leaves the semantic graph without edges"):
         tc.GTP(graph="semantic", neighbors=0)
     drawn = scene(1)
-    mixed = tc.GTP(neighbors=0).prepare(drawn.tokens, drawn.grid)
+    mixed = tc.GTP(neighbors=0).graph_of(drawn.tokens, drawn.grid)
     np.testing.assert_array_equal(mixed.adjacency[0], graphs.spatial(drawn.grid))
     with pytest.raises(tc.InputError, match="neighbors=36 is out of range: 36 patch tokens"):
         small(tc.GTP(neighbors=36), 4)

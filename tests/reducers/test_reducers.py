@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,17 +15,18 @@ import tcvit_jax as tc
 from tcvit_jax import reducers
 from tcvit_jax.ops import plans
 from tcvit_jax.ops.attention import SIGNALS, attention
+from tcvit_jax.reducers.parts import Site
 from tcvit_jax.tokens import Tokens
-from tests.reducers.scenes import condense, scene
-from tests.switches import REDUCERS_AND_SWITCHES, SWITCHES
-
-METHODS = [pytest.param(kind(), id=name) for name, kind in reducers.REDUCERS.items()]
+from tests.reducers.reference import split
+from tests.reducers.scenes import at_least, condense, scene
+from tests.switches import METHODS, REDUCERS_AND_SWITCHES, SWITCHES
 
 
 @pytest.mark.parametrize("reducer", SWITCHES)
 @pytest.mark.parametrize("keep", [1, 13])
 def test_a_plan_splits_the_patches(reducer, keep):
-    check_split(reducer, scene(0, prefix=2), keep)
+    drawn = scene(0, prefix=2)
+    check_split(reducer, drawn, at_least(reducer, drawn, keep))
 
 
 @settings(max_examples=6)
@@ -36,8 +38,10 @@ def test_a_plan_splits_patches_of_any_shape(reducer, seed, batch, prefix, height
     patches = height * width
     if isinstance(reducer, tc.GTP):
         reducer = replace(reducer, neighbors=min(reducer.neighbors, patches - 1))
+    elif patches <= tc.GTP.neighbors:
+        hypothesis.assume("graph" not in vars(reducer).values())
     drawn = scene(seed, prefix, batch, (height, width), class_tokens=data.draw(st.integers(1, min(prefix, 2))))
-    check_split(reducer, drawn, data.draw(st.integers(1, patches - 1)))
+    check_split(reducer, drawn, data.draw(st.integers(at_least(reducer, drawn, 1), patches - 1)))
 
 
 def check_split(reducer, drawn, keep):
@@ -55,9 +59,15 @@ def check_split(reducer, drawn, keep):
     assert (plan.target < survivors).all()
     # Prefix tokens pass untouched, and are nobody's destination.
     np.testing.assert_array_equal(out.x[:, :prefix], drawn.tokens.x[:, :prefix])
-    # Sizes never shrink.
+    # Sizes never shrink, but for what only fills the width: it has none, and no patch.
     before = np.take_along_axis(np.asarray(drawn.tokens.size), np.asarray(plan.kept), axis=1)
-    assert (np.asarray(out.size[:, :keep]) >= before * (1 - 1e-6)).all()
+    valid = np.ones((batch, keep), bool) if plan.valid is None else np.asarray(plan.valid)
+    assert reducer.masks or valid.all()
+    assert valid.any(-1).all()
+    assert (np.asarray(out.size[:, :keep])[valid] >= before[valid] * (1 - 1e-6)).all()
+    assert (np.asarray(out.size[:, :keep])[~valid] == 0).all()
+    stayed = np.take_along_axis(np.asarray(out.slots), np.asarray(plan.kept), axis=1)
+    np.testing.assert_array_equal(stayed, np.where(valid, np.arange(keep), -1))
     # A removed token sits where most of it went, and its patches with it.
     if plan.share is None:
         assert (np.asarray(plan.target) == -1).all()
@@ -71,22 +81,40 @@ def check_split(reducer, drawn, keep):
 @pytest.mark.parametrize("reducer", SWITCHES)
 def test_the_fate_of_removed_tokens_is_what_the_reducer_says(reducer):
     drawn = scene(0, class_tokens=1)
-    plan, out = condense(reducer, drawn, 7)
+    keep = at_least(reducer, drawn, 7)
+    plan, out = condense(reducer, drawn, keep)
     tokens, patches = drawn.tokens, np.asarray(drawn.tokens.patches)
     total = np.asarray(out.size.sum(-1)) / np.asarray(tokens.size.sum(-1))
+    stayed = np.take_along_axis(patches, np.asarray(plan.kept)[..., None], 1)
     if reducer.fate == "dropped":
-        np.testing.assert_array_equal(out.patches, np.take_along_axis(patches, np.asarray(plan.kept)[..., None], 1))
-        assert (np.asarray(out.slots).max(-1) == 6).all()
+        assert plan.self_weight is plan.weight is plan.share is None
+        np.testing.assert_array_equal(out.patches, stayed)
+        # Of every image all rows hold a patch, but for those that only fill the width.
+        held = [set(np.asarray(slots).tolist()) - {-1} for slots in out.slots]
+        assert held == [set(np.flatnonzero(size)) for size in np.asarray(out.size)]
+        assert reducer.masks or held == [set(range(keep))] * 2
     elif reducer.fate == "merged":
-        # Nothing is lost, every weight is that of a mean, and no feature leaves the range of what it is made of.
+        # Nothing is lost, every weight is that of a mean, and no mean leaves the range of what it is made of.
         np.testing.assert_allclose(total, 1, rtol=1e-6)
         assert (np.asarray(out.slots) >= 0).all()
-        np.testing.assert_allclose(plan.self_weight + plan.weight.sum(-1), 1, rtol=1e-6)
+        if plan.weight is None:
+            np.testing.assert_array_equal(out.patches, stayed)
+            return
         assert (np.asarray(plan.weight) >= 0).all()
-        assert (out.patches <= tokens.patches.max(1, keepdims=True) + 1e-6).all()
-        assert (out.patches >= tokens.patches.min(1, keepdims=True) - 1e-6).all()
-    if reducer.fate != "merged":
-        assert plan.self_weight is None
+        stretch = np.asarray(plan.self_weight + plan.weight.sum(-1))
+        mean = np.asarray(out.patches) / stretch[..., None]
+        assert (mean <= patches.max(1, keepdims=True) + 1e-6).all()
+        assert (mean >= patches.min(1, keepdims=True) - 1e-6).all()
+        # One that is not a mean has its direction, and is as long as the longest that it is made of.
+        length = np.linalg.norm(patches, axis=-1)
+        others = np.where(plan.weight > 0, np.take_along_axis(length, np.asarray(plan.removed), 1)[:, None], 0).max(-1)
+        longest = np.maximum(np.take_along_axis(length, np.asarray(plan.kept), 1), others)
+        as_long = np.isclose(np.linalg.norm(out.patches, axis=-1), longest, rtol=1e-5)
+        assert (np.isclose(stretch, 1, rtol=1e-6) | as_long).all()
+    elif plan.self_weight is not None:
+        # A mean too, though not all of what leaves passes on.
+        np.testing.assert_allclose(plan.self_weight + plan.weight.sum(-1), 1, rtol=1e-6)
+        assert (total < 1).all()
 
 
 @pytest.mark.parametrize("reducer", SWITCHES)
@@ -98,6 +126,7 @@ def test_an_image_alone_gives_what_it_gives_in_a_batch(reducer):
         plan_alone, out_alone = condense(reducer, drawn._replace(tokens=tokens, signals=signals), 12)
         np.testing.assert_array_equal(plan_alone.kept[0], plan.kept[image])
         np.testing.assert_array_equal(plan_alone.target[0], plan.target[image])
+        np.testing.assert_array_equal(out_alone.size[0] > 0, out.size[image] > 0)
         np.testing.assert_allclose(out_alone.x[0], out.x[image], atol=1e-6)
 
 
@@ -129,7 +158,12 @@ def test_degenerate_tokens_give_no_nan_and_ties_keep_the_lower_index(reducer, to
     flat = scene(0)._replace(tokens=Tokens.start(x, 1), signals=signals)
     plan, out = condense(reducer, flat, 12)
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves((plan, out)))
-    if getattr(reducer, "score", "") != "random":
+    tokens, score = flat.tokens.with_state(reducer.prepare(flat.tokens, flat.grid)[0]), reducer.parts.score
+    ranked = np.asarray(score.rank(tokens, signals, 12))
+    np.testing.assert_array_equal(plan.kept[0], split(ranked[0], 12)[0])
+    site = Site(patches=20, keep=12, prefix=1, heads=1, width=6, block=0, depth=1)
+    compares_tokens = score.macs(site) != score.macs(replace(site, width=7))
+    if score.signals and not compares_tokens and not reducer.masks:
         # Flat attention: every score is equal.
         np.testing.assert_array_equal(plan.kept, [range(12)])
 
@@ -185,7 +219,8 @@ def test_sizes_of_ten_thousand_stay_finite(reducer):
     heavy = replace(drawn.tokens, size=jnp.full_like(drawn.tokens.size, 10_000.0), x=drawn.tokens.x.astype("bfloat16"))
     _, out = condense(reducer, drawn._replace(tokens=heavy), 12)
     assert bool(jnp.isfinite(out.x).all())
-    assert bool(jnp.isfinite(jnp.log(out.size)).all())
+    assert reducer.masks or bool((out.size > 0).all())
+    assert bool(jnp.isfinite(jnp.log(out.size[out.size > 0])).all())
     q = jnp.ones((2, 1, 1 + out.size.shape[1], 4), jnp.bfloat16)
     bias = jnp.pad(jnp.log(out.size), ((0, 0), (1, 0)))
     values, _ = attention(q, q, q, key_bias=bias)
@@ -200,7 +235,7 @@ def test_config_round_trip_through_json(reducer):
 
 @pytest.mark.parametrize("reducer", SWITCHES)
 def test_a_reducer_prints_as_what_makes_it_again(reducer):
-    assert eval(repr(reducer), {"GTP": tc.GTP, "TCViT": tc.TCViT}) == reducer
+    assert eval(repr(reducer), {name: getattr(tc, name) for name in tc.__all__ if name in repr(reducer)}) == reducer
 
 
 @pytest.mark.parametrize(
@@ -235,6 +270,32 @@ def test_a_reducer_prints_as_what_makes_it_again(reducer):
             {"name": "tcvit", "dominance": "cls_walk", "graph": "patch"},
             "dominance='cls_walk' starts on the class token, and graph='patch': use graph='full'",
         ),
+        ({"name": "tomme"}, "unknown reducer 'tomme': did you mean 'tome'?"),
+        (
+            {"name": "tome", "fuse": "hard"},
+            "unknown field of reducer 'tome': 'fuse': choose one of: attention_keep, proportional_attention",
+        ),
+        ({"name": "evit", "attention_keep": 2}, "attention_keep=2 is not in (0, 1]: 1.0 keeps every entry"),
+        (
+            {"name": "diffrate", "pruned": 1.5},
+            "pruned=1.5 is not a share between 0 and 1, nor a list with a number per block",
+        ),
+        ({"name": "diffrate", "pruned": [2, -1]}, "pruned=(2, -1) holds a negative number: use 0 or more"),
+        ({"name": "diffrate", "pruned": [2, 0.5]}, "pruned takes a whole number, and was given 0.5"),
+        ({"name": "dpcknn", "neighbors": 0}, "neighbors=0 leaves a token without itself: use 5"),
+        ({"name": "dpcknn", "neighbors": 1.5}, "neighbors takes a whole number, and was given 1.5"),
+        ({"name": "kmedoids", "iterations": -1}, "iterations=-1 is negative: use 3"),
+        ({"name": "kmedoids", "iterations": 1.5}, "iterations takes a whole number, and was given 1.5"),
+        ({"name": "mctf", "similarity": 0}, "similarity=0 is no temperature: use a positive number"),
+        ({"name": "mctf", "importance": -1}, "importance=-1 is no temperature: use a positive number"),
+        ({"name": "mctf", "size": 0}, "size=0 is no temperature: use a positive number"),
+        (
+            {"name": "tofu", "prune_until": 2},
+            "prune_until=2 is not between 0 (merge in all blocks) and 1 (in none)",
+        ),
+        ({"name": "cross", "score": "pitomme"}, "unknown score 'pitomme': did you mean 'pitome'?"),
+        ({"name": "cross", "match": "cosin"}, "unknown match 'cosin': did you mean 'cosine'?"),
+        ({"name": "cross", "fuse": "sof"}, "unknown fuse 'sof': did you mean 'soft'?"),
     ],
 )
 def test_mistakes_name_the_value(config, message):

@@ -134,7 +134,7 @@ def test_where_the_class_token_attends_to_itself_alone_connectivity_decides():
     def keep(count):
         w = jnp.asarray(walk, jnp.float32)
         signals = Signals(map=w, class_row=w[:, None, 0])
-        return condense(tc.TCViT(), Scene(tokens, signals, walk, walk, (1, 5)), count)
+        return condense(tc.TCViT(), Scene(tokens, signals, walk, walk, walk, (1, 5)), count)
 
     np.testing.assert_array_equal(keep(1)[0].kept, [[2]])
     walk[:] = np.eye(6)[0]
@@ -181,7 +181,7 @@ def test_fusing_a_duplicate_and_counting_it_twice_changes_no_attention(fuse):
     flat[:, 6] = 0
     flat[:, 6, 3] = 1.0
     signals = Signals(map=jnp.asarray(flat, jnp.float32), class_row=jnp.asarray(flat[:, None, 0], jnp.float32))
-    plan, out = condense(tc.TCViT(order=1, fuse=fuse), Scene(tokens, signals, flat, flat, (2, 4)), 7)
+    plan, out = condense(tc.TCViT(order=1, fuse=fuse), Scene(tokens, signals, flat, flat, flat, (2, 4)), 7)
     np.testing.assert_array_equal(plan.removed, [[5]])
     np.testing.assert_array_equal(plan.target, [[2]])
     condensed, _ = attend(out)
@@ -198,7 +198,8 @@ def test_an_empty_value_has_no_nan_gradient():
         q = jnp.ones((2, 3, 21, 4))
         signals = attention(q, q, v, signals=SIGNALS)[1]
         reducer = tc.TCViT(dominance="cls_values", fuse="single", grad_through_soft=True)
-        return (plans.apply(reducer.plan(drawn.tokens, signals, 7), drawn.tokens).x ** 2).sum()
+        tokens = drawn.tokens.with_state(reducer.prepare(drawn.tokens, drawn.grid))
+        return (plans.apply(reducer.plan(tokens, signals, 7), tokens).x ** 2).sum()
 
     values = jnp.asarray(drawn.values, jnp.float32).at[:, :, 5].set(0)
     assert bool(jnp.isfinite(jax.grad(loss)(values)).all())
@@ -228,9 +229,8 @@ def test_gradients_flow_through_soft_shares_only_where_asked():
     direction = jnp.asarray(rng.standard_normal((2, 21, 21)), jnp.float32)
 
     def value(chain, **switches):
-        signals = replace(drawn.signals, map=chain)
-        plan = tc.TCViT(**switches).plan(drawn.tokens, signals, 7)
-        out = plans.apply(plan, drawn.tokens)
+        reducer, signals = tc.TCViT(**switches), replace(drawn.signals, map=chain)
+        _, out = condense(reducer, drawn._replace(signals=signals), 7)
         return (out.patches * cotangent[0]).sum() + (out.size * cotangent[1]).sum()
 
     chain = drawn.signals.map

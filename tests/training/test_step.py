@@ -13,7 +13,8 @@ import tcvit_jax as tc
 from tcvit_jax import models, sharding
 from tcvit_jax.training.step import cross_entropy, make_init, make_train_step
 from tests.convert import cases
-from tests.models.test_vit import METHODS, small
+from tests.models.test_vit import small
+from tests.switches import OWN
 
 PREPROCESSING = models.preprocessing("deit_tiny_patch16_224")
 EIGHT = sharding.data_mesh()
@@ -56,7 +57,7 @@ def all_reduced(line):
     ]
 
 
-@pytest.mark.parametrize("reducer", [None, *METHODS])
+@pytest.mark.parametrize("reducer", [None, *OWN])
 def test_eight_devices_train_as_one_and_exchange_the_mean_of_the_gradients_alone(reducer):
     model = small(reducer, 8, drop_path_rate=0.2)
     one, losses_one = steps(model, ONE, 3)

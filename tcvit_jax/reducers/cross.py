@@ -1,0 +1,106 @@
+"""Any score with any match and any fusion: which part of a method pays?
+
+`Cross(score="tcvit", match="cosine", fuse="soft")` ranks as TC-ViT does, matches by the keys' cosine as ToMe does, and
+splits a removed token among all kept ones in proportion. Every part is that of its method, with its defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tcvit_jax.errors import unknown
+from tcvit_jax.reducers.ats import ATS
+from tcvit_jax.reducers.base import Reducer
+from tcvit_jax.reducers.dpcknn import DPCKNN
+from tcvit_jax.reducers.fusions import CLASS_TOKEN, DROP, HARD, MEAN_TOKEN, REPRESENT, SOFT, UNWEIGHTED, propagate
+from tcvit_jax.reducers.gtp import GTP
+from tcvit_jax.reducers.kmedoids import KMedoids
+from tcvit_jax.reducers.matches import FEATURES, KEYS, NEAREST
+from tcvit_jax.reducers.mctf import MCTF
+from tcvit_jax.reducers.parts import Fusion, Match, Parts, Score
+from tcvit_jax.reducers.pitome import PiToMe
+from tcvit_jax.reducers.random import Random
+from tcvit_jax.reducers.scores import CLASS, RECEIVED
+from tcvit_jax.reducers.tcvit import TCViT
+from tcvit_jax.reducers.tofu import MLERP
+from tcvit_jax.reducers.tome import BIPARTITE
+from tcvit_jax.reducers.tps import SQUEEZE
+from tcvit_jax.reducers.uniform import SPREAD
+
+
+def _match_of(method: GTP | TCViT) -> Match:
+    match = method.parts.match
+    assert match is not None
+    return match
+
+
+SCORES: dict[str, Callable[[], Score]] = {
+    "gtp": lambda: GTP().parts.score,
+    "tcvit": lambda: TCViT().parts.score,
+    "cls": lambda: CLASS,
+    "received": lambda: RECEIVED,
+    "tome": lambda: BIPARTITE,
+    "pitome": lambda: PiToMe().parts.score,
+    "mctf": lambda: MCTF().parts.score,
+    "dpcknn": lambda: DPCKNN().parts.score,
+    "kmedoids": lambda: KMedoids().parts.score,
+    "ats": lambda: ATS().parts.score,
+    "random": lambda: Random().parts.score,
+    "uniform": lambda: SPREAD,
+}
+MATCHES: dict[str, Callable[[], Match]] = {
+    "walk": lambda: _match_of(TCViT()),
+    "graph": lambda: _match_of(GTP()),
+    "cosine": lambda: KEYS,
+    "features": lambda: FEATURES,
+    "distance": lambda: NEAREST,
+}
+FUSIONS: dict[str, Fusion] = {
+    "hard": HARD,
+    "soft": SOFT,
+    "mean": UNWEIGHTED,
+    "squeeze": SQUEEZE,
+    "mlerp": MLERP,
+    "represent": REPRESENT,
+    "propagate": propagate(GTP.alpha),
+    "class_token": CLASS_TOKEN,
+    "mean_token": MEAN_TOKEN,
+    "drop": DROP,
+}
+
+
+@dataclass(frozen=True, repr=False)
+class Cross(Reducer):
+    """A method made of the parts of others.
+
+    Attributes:
+        score: how tokens are ranked: `"gtp"`, `"tcvit"`, `"cls"` (class attention: EViT, Top-K, TPS, DiffRate),
+            `"received"` (attention), `"tome"`, `"pitome"`, `"mctf"`, `"dpcknn"`, `"kmedoids"`, `"ats"`, `"random"`,
+            `"uniform"`.
+        match: how alike a removed and a kept token are: `"walk"` (TC-ViT), `"graph"` (GTP), `"cosine"` of keys (ToMe),
+            `"features"`, their cosine (TPS, DiffRate), `"distance"` of features (clusters).
+        fuse: what becomes of a removed token: `"hard"`, into its best match, weighted by size (TC-ViT, ToMe); `"soft"`,
+            into all, in proportion to the match; `"mean"`, into the best, the plain mean (clusters); `"squeeze"` (TPS);
+            `"mlerp"` (ToFu); `"represent"`, the best match stands for it (medoids); `"propagate"` (GTP);
+            `"class_token"`, one more token, weighted by class attention (EViT); `"mean_token"`, one more token, the
+            mean; `"drop"`.
+        proportional_attention, attention_keep: see `Reducer`.
+    """
+
+    score: str = "tcvit"
+    match: str = "walk"
+    fuse: str = "hard"
+
+    def __post_init__(self) -> None:
+        """Refuse names nobody knows."""
+        super().__post_init__()
+        for name, options in (("score", SCORES), ("match", MATCHES), ("fuse", FUSIONS)):
+            if getattr(self, name) not in options:
+                raise unknown(name, getattr(self, name), options)
+
+    @property
+    def parts(self) -> Parts:
+        """By their names; no match where the fusion reads none."""
+        fusion = FUSIONS[self.fuse]
+        return Parts(SCORES[self.score](), MATCHES[self.match]() if fusion.matches else None, fusion)

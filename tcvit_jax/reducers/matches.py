@@ -1,0 +1,35 @@
+"""How alike removed and kept tokens are: the matches that several methods share."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from tcvit_jax.ops import matching
+from tcvit_jax.ops.attention import Signals
+from tcvit_jax.ops.gather import take_rows
+from tcvit_jax.reducers.parts import Match
+from tcvit_jax.tokens import Tokens
+
+
+def _cosine_of_keys(tokens: Tokens, signals: Signals, kept: Array, removed: Array) -> Array:
+    keys = matching.patch_keys(tokens, signals)
+    return matching.cosine(take_rows(keys, removed), take_rows(keys, kept))
+
+
+def _cosine_of_features(tokens: Tokens, signals: Signals, kept: Array, removed: Array) -> Array:
+    x = jax.lax.stop_gradient(tokens.patches).astype(jnp.float32)
+    return matching.cosine(take_rows(x, removed), take_rows(x, kept))
+
+
+def _nearness(tokens: Tokens, signals: Signals, kept: Array, removed: Array) -> Array:
+    x = jax.lax.stop_gradient(tokens.patches).astype(jnp.float32)
+    return 1 / (1 + matching.distance(take_rows(x, removed), take_rows(x, kept)))
+
+
+# Of keys averaged over heads (ToMe), of features (TPS, DiffRate), and by Euclidean distance of features (clusters),
+# as 1 / (1 + d), so that it is a likeness.
+KEYS = Match(_cosine_of_keys, ("keys",), macs=lambda site: site.removed * site.keep * (site.width // site.heads))
+FEATURES = Match(_cosine_of_features, macs=lambda site: site.removed * site.keep * site.width)
+NEAREST = Match(_nearness, macs=lambda site: site.removed * site.keep * site.width)

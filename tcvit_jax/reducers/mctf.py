@@ -1,0 +1,123 @@
+"""MCTF: multi-criteria token fusion (Lee et al., CVPR 2024, arXiv 2403.10030).
+
+How well two tokens fuse is the product of three criteria,
+`((cos_ij + 1) / 2)^(1/ts) * (u_i u_j)^(1/ti) * (z_i z_j)^(1/tz)`: likeness of keys, unimportance `u` (the inverse of
+the attention received, over the largest one) and smallness `z` (the inverse of the size, over the largest one). Tokens
+take turns in two halves, as in ToMe. First the `r // 2` best pairs fuse from the first half into the second; then the
+rest of the `r` from the second half into what is left of the first, and take what they have received along. A fused
+token is the mean, weighted by attention received times size.
+
+The paper's third trick, fusing by the attention of the layer after, would compute every layer's attention twice: it is
+not here. Written from the formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from tcvit_jax.errors import InputError
+from tcvit_jax.ops import matching, plans
+from tcvit_jax.ops.attention import Signals
+from tcvit_jax.ops.gather import take_rows
+from tcvit_jax.ops.ranking import places
+from tcvit_jax.reducers.base import Reducer
+from tcvit_jax.reducers.fusions import averaging
+from tcvit_jax.reducers.parts import Choice, Fusion, Parts, Score
+from tcvit_jax.reducers.scores import received
+from tcvit_jax.reducers.tome import follow_positions, start_positions
+from tcvit_jax.tokens import Plan, Tokens
+
+
+def most_both_ways(patches: int, prefix: int) -> int:
+    """One token of the first half has to be left for those of the second."""
+    return 2 * (patches // 2) - 1
+
+
+def best_pairs(fit: Array, sources: Array, targets: Array, count: int) -> tuple[Array, Array]:
+    """The `count` best fitting sources, each with its best target.
+
+    Args:
+        fit: `[B, N, N]`, not negative.
+        sources, targets: bool `[B, N]`, which tokens may fuse, and into which.
+        count: static.
+
+    Returns:
+        Which tokens fuse, bool `[B, N]`, and into which one, `[B, N]` int32.
+    """
+    open_to = jnp.where(targets[:, None, :], fit, -1)
+    best = jnp.where(sources, open_to.max(-1), -jnp.inf)
+    return places(best) < count, open_to.argmax(-1).astype(jnp.int32)
+
+
+@dataclass(frozen=True, repr=False)
+class MCTF(Reducer):
+    """Bidirectional matching by likeness, attention received and size.
+
+    Attributes:
+        similarity, importance, size: temperatures of the three criteria; the larger, the less one counts.
+        proportional_attention, attention_keep: see `Reducer`.
+    """
+
+    TRIED: ClassVar[Mapping[str, tuple[Any, ...]]] = {"similarity": (0.5, 2.0), "importance": (5.0,), "size": (10.0,)}
+
+    similarity: float = 1.0
+    importance: float = 20.0
+    size: float = 40.0
+
+    def __post_init__(self) -> None:
+        """Refuse temperatures that are none."""
+        super().__post_init__()
+        for name in ("similarity", "importance", "size"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name}={getattr(self, name)} is no temperature: use a positive number")
+
+    def fit(self, tokens: Tokens, signals: Signals) -> Array:
+        """The product of the criteria, `[B, N, N]`."""
+        keys = matching.patch_keys(tokens, signals)
+        importance = jnp.maximum(jax.lax.stop_gradient(received(tokens, signals)), 1e-12)
+        fit = jnp.maximum((matching.cosine(keys, keys) + 1) / 2, 0) ** (1 / self.similarity)
+        for value, temperature in ((importance, self.importance), (tokens.size, self.size)):
+            inverse = value.min(-1, keepdims=True) / value
+            fit *= (inverse[:, :, None] * inverse[:, None, :]) ** (1 / temperature)
+        return fit
+
+    def targets(self, tokens: Tokens, signals: Signals, remove: int) -> tuple[Array, Array]:
+        """Which tokens leave, bool `[B, N]`, and into which one each of them goes in the end, `[B, N]`."""
+        fit, first = self.fit(tokens, signals), matching.halves(tokens.state, tokens.prefix)
+        there, into_second = best_pairs(fit, first, ~first, remove // 2)
+        back, into_first = best_pairs(fit, ~first, first & ~there, remove - remove // 2)
+        index = jnp.broadcast_to(jnp.arange(fit.shape[1], dtype=jnp.int32), back.shape)
+        after = jnp.where(back, into_first, index)
+        return there | back, jnp.where(there, take_rows(after, into_second), after)
+
+    def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Array:
+        """1 for a token that stays; for one that leaves, -1 less the row that it goes into."""
+        leaves, target = self.targets(tokens, signals, tokens.origin.shape[1] - keep)
+        return jnp.where(leaves, -1.0 - target, 1.0)
+
+    def fuse(self, choice: Choice) -> Plan:
+        """The mean weighted by attention received and size."""
+        target = -1.0 - take_rows(choice.score, choice.removed)
+        share = (target[:, None, :] == choice.kept[:, :, None]).astype(jnp.float32)
+        mass = jax.lax.stop_gradient(received(choice.tokens, choice.signals)) * choice.tokens.size
+        return plans.averaging(choice.kept, choice.removed, share, mass)
+
+    @property
+    def parts(self) -> Parts:
+        """The pairs, which say where a token goes too, and the mean."""
+        score = Score(
+            self.rank,
+            ("keys", "received"),
+            macs=lambda site: site.patches**2 * (site.width // site.heads),
+            most=most_both_ways,
+            prepare=start_positions,
+            follow=follow_positions,
+        )
+        fusion = Fusion(self.fuse, "merged", matches=False, signals=("received",), macs=averaging)
+        return Parts(score, None, fusion)

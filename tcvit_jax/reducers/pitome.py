@@ -1,0 +1,77 @@
+"""PiToMe: accelerating transformers with spectrum-preserving token merging (Tran et al., NeurIPS 2024, 2405.16148).
+
+With `S` the cosines of keys (averaged over heads) of the patch tokens, a token's energy is high where it has many
+look-alikes: `E_i = mean_j ELU(S_ij - m)`, with a margin `m = 0.75 (1 - block / depth)`. Tokens are ordered by energy,
+the highest first.
+
+- First half of the blocks: by turns in that order tokens form two halves; the `r` of the first half that are most
+  similar to one of the second merge into it.
+- Second half: the `2 r` of the highest energy take turns; all of the first kind merge into the most similar one of the
+  second. All others are protected.
+
+Means are weighted with sizes. The official code is under a non-commercial licence: nothing of it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+from jax import Array
+
+from tcvit_jax.ops import matching
+from tcvit_jax.ops.attention import Signals
+from tcvit_jax.ops.ranking import places
+from tcvit_jax.reducers.base import Reducer
+from tcvit_jax.reducers.fusions import HARD
+from tcvit_jax.reducers.matches import KEYS
+from tcvit_jax.reducers.parts import Parts, Score
+from tcvit_jax.reducers.tome import half_of_them
+from tcvit_jax.tokens import Tokens
+
+
+@dataclass(frozen=True, repr=False)
+class PiToMe(Reducer):
+    """Bipartite matching of the tokens with most look-alikes.
+
+    Attributes:
+        margin: of the first block; it falls to 0 with the blocks.
+        alpha: of the ELU.
+        proportional_attention, attention_keep: see `Reducer`.
+    """
+
+    SHAPE: ClassVar[str] = "keep_rate"
+    TRIED: ClassVar[Mapping[str, tuple[Any, ...]]] = {"margin": (0.5, 0.9)}
+
+    margin: float = 0.75
+    alpha: float = 1.0
+
+    def energy(self, likeness: Array, block: int, depth: int) -> Array:
+        """`[B, N]` from the cosines `[B, N, N]`."""
+        margin = self.margin * (1 - block / depth)
+        return jax.nn.elu(likeness - margin, self.alpha).mean(-1)
+
+    def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Array:
+        """Minus the best likeness of those that may merge; see `ops.matching.bipartite_score`."""
+        keys = matching.patch_keys(tokens, signals)
+        likeness = matching.cosine(keys, keys)
+        place = places(self.energy(likeness, tokens.block, tokens.depth))
+        mergeable = place.shape[1]
+        if tokens.block >= tokens.depth / 2:
+            mergeable = 2 * (mergeable - keep)
+        first, second = place % 2 == 0, place % 2 == 1
+        return matching.bipartite_score(likeness, first & (place < mergeable), second & (place < mergeable))
+
+    @property
+    def parts(self) -> Parts:
+        """Energy, keys, the mean weighted by size."""
+        score = Score(
+            self.rank,
+            ("keys",),
+            macs=lambda site: site.patches**2 * (site.width // site.heads),
+            bipartite=True,
+            most=half_of_them,
+        )
+        return Parts(score, KEYS, HARD)
