@@ -1,6 +1,7 @@
 """What a model costs, how that splits, and what its reducer does to real images."""
 
 from tcvit_jax.measure.diagnosis import Diagnosis, Reduction, diagnose, reductions
-from tcvit_jax.measure.ledger import Ledger, describe
+from tcvit_jax.measure.macs import Ledger, describe, ledger
+from tcvit_jax.measure.oracle import Oracle, bound
 
-__all__ = ["Diagnosis", "Ledger", "Reduction", "describe", "diagnose", "reductions"]
+__all__ = ["Diagnosis", "Ledger", "Oracle", "Reduction", "bound", "describe", "diagnose", "ledger", "reductions"]

@@ -1,0 +1,119 @@
+"""The ledger: its lines, its totals, and the compiler's own count of the program."""
+
+import jax
+import numpy as np
+import pytest
+
+import tcvit_jax as tc
+from tcvit_jax.measure.macs import STAGES
+from tcvit_jax.models.create import variable_shapes
+from tests.models.test_vit import METHODS, small
+
+# One name for each family of models: what differs is its stem, its prefix, its norms and what its head reads.
+FAMILIES = (
+    "deit_small_patch16_224", "deit_small_distilled_patch16_224", "deit3_small_patch16_224",
+    "vit_small_patch32_224.augreg_in21k", "vit_medium_patch16_gap_256", "eva_large_patch14_196",
+    "vit_base_patch16_clip_quickgelu_224", "vit_small_patch16_224.dino", "vit_small_patch14_reg4_dinov2", "lvvit_s",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("reducer", [None, *METHODS])
+def test_lines_and_stages_add_up_to_the_total(reducer):
+    ledger = tc.measure.ledger(small(reducer, [5, 0, 9], img_size=24))
+    assert sum(line.total for line in ledger.lines) == ledger.total == ledger.cost.total
+    assert sum(line.dense for line in ledger.lines) == ledger.dense.total
+    assert list(ledger.stages) == list(STAGES)
+    assert sum(ledger.stages.values()) == ledger.total
+    own = sum(ledger.stages[stage] for stage in ("signals", "score", "match", "fuse"))
+    assert own == ledger.cost.reducer
+    assert (own == 0) == (reducer is None or isinstance(reducer, tc.TopK | tc.Random | tc.Uniform | tc.ATS))
+
+
+@pytest.mark.parametrize("reducer", METHODS)
+def test_the_table_shows_every_line_and_stage(reducer):
+    ledger = tc.describe(small(reducer, [5, 0, 9], img_size=24))
+    name, headings, *lines = str(ledger).splitlines()
+    lines, summary = lines[:-2], lines[-2:]
+    assert name == f"{ledger.name}" and "\n".join(summary) == ledger.summary()
+    assert headings.split() == ["tokens", *(stage for stage in STAGES if ledger.stages[stage]), "MMACs", "dense"]
+    rows = {line[:10].strip(): line for line in lines}
+    assert list(rows) == [line.name for line in ledger.lines] + ["total", "not read", "computed"]
+    last = {row: [float(word) for word in text[22:].split()[-2:]] for row, text in rows.items()}
+    for line in ledger.lines:
+        assert last[line.name] == pytest.approx([line.total / 1e6, line.dense / 1e6], abs=5e-4)
+    # What the last block leaves out is on a line of its own, for the dense model too.
+    assert last["total"] == pytest.approx([ledger.total / 1e6, ledger.dense.total / 1e6], abs=5e-4)
+    assert last["not read"] == pytest.approx([-ledger.cost.unread / 1e6, -ledger.dense.unread / 1e6], abs=5e-4)
+    assert last["computed"] == pytest.approx([ledger.computed / 1e6, ledger.dense.computed / 1e6], abs=5e-4)
+    assert ledger.cost.unread > 0 and ledger.dense.unread > ledger.cost.unread
+    after = 31 + reducer.extra
+    assert ledger.tokens == (36, after, after, after - 9 + reducer.extra)
+    assert f"{after} -> {after}" in rows["block 1"]
+    # A block that removes nothing costs the reducer nothing.
+    assert ledger.cost.blocks[1].reducer == 0
+    assert 0 < ledger.saved < 1
+
+
+def test_a_model_that_reads_its_patches_leaves_nothing_out():
+    table = str(tc.describe(small(tc.GTP(), 5, global_pool="avg")))
+    assert "not read" not in table
+    assert "computed" not in table
+
+
+def test_a_dense_model_saves_nothing():
+    ledger = tc.describe(small())
+    assert ledger.saved == 0
+    assert ledger.cost == ledger.dense
+    assert ledger.summary().splitlines() == [
+        "tokens  36 -> 36 -> 36 -> 36",
+        f"GMACs   {ledger.gmacs:.4g}, dense {ledger.gmacs:.4g} (0.0% saved)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "removed", "total", "computed"),
+    [
+        ("deit_small_patch16_224", 0, 4.599, 4.280), ("deit_small_patch16_224", 8, 3.42, None),
+        ("deit_small_patch16_224", 13, 2.70, None), ("deit_small_patch16_224", 16, 2.28, None),
+        ("deit_base_patch16_224", 0, 17.564, None), ("lvvit_s", 0, 6.551, 6.551),
+    ],
+)  # fmt: skip
+def test_totals_are_the_published_ones(name, removed, total, computed):
+    """With no method's own work: every token that stays is a Top-K one."""
+    ledger = tc.measure.ledger(tc.create_model(name, tc.TopK(), removed))
+    digits = len(str(total).split(".")[1])
+    assert round(ledger.total / 1e9, max(digits, 2)) == total
+    if computed:
+        assert round(ledger.computed / 1e9, 3) == computed
+
+
+def compiled_macs(model):
+    """Half of the floating-point operations that the compiler counts in its own program."""
+    images = jax.ShapeDtypeStruct((1, *model.img_size, model.in_chans), np.float32)
+    return jax.jit(model.apply).lower(variable_shapes(model), images).compile().cost_analysis()["flops"] / 2
+
+
+def check_against_the_compiler(name, reducer):
+    """Two blocks of full width, of which the first plans, and the second too where the head reads patch tokens."""
+    # At DINOv2's own 518 pixels the softmax, which no ledger counts, is 2.8 % of what the compiler counts.
+    sizes = {"img_size": 224} if "dinov2" in name else {}
+    model = tc.create_model(name, depth=2, **sizes)
+    model = tc.condense(model, reducer, [model.grid[0] * model.grid[1] // 4] * 2)
+    assert compiled_macs(model) == pytest.approx(tc.measure.ledger(model).computed, rel=0.02)
+
+
+@pytest.mark.parametrize("reducer", [None, *METHODS])
+def test_the_compiler_counts_as_many_for_every_reducer(reducer):
+    check_against_the_compiler("deit_small_patch16_224", reducer)
+
+
+@pytest.mark.parametrize("name", FAMILIES[1:])
+def test_the_compiler_counts_as_many_for_every_family(name):
+    check_against_the_compiler(name, tc.GTP())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reducer", METHODS)
+@pytest.mark.parametrize("name", FAMILIES[1:])
+def test_the_compiler_counts_as_many_for_every_reducer_and_family(name, reducer):
+    check_against_the_compiler(name, reducer)
