@@ -62,12 +62,27 @@ def label_rank(logits: Array, label: Array) -> Array:
     return (before & others).sum(-1, dtype=jnp.int32)
 
 
+def logits_of(model: ViT, preprocessing: Preprocessing, variables: Any, batch: Mapping[str, Array]) -> Array:
+    """`[B, num_classes]` of the uint8 images of a batch."""
+    images = normalise(batch["image"], preprocessing.mean, preprocessing.std)
+    return cast(Array, model.apply(variables, images))
+
+
+def make_rank_step(model: ViT, preprocessing: Preprocessing, mesh: Mesh) -> Callable[[Any, Mapping[str, Array]], Array]:
+    """A compiled function from variables and one batch to every label's rank (see `label_rank`), `[B]` int32."""
+
+    def rank_step(variables: Any, batch: Mapping[str, Array]) -> Array:
+        return label_rank(logits_of(model, preprocessing, variables, batch), batch["label"])
+
+    whole = sharding.replicated(mesh)
+    return jax.jit(rank_step, in_shardings=(whole, sharding.split(mesh)), out_shardings=whole)
+
+
 def make_eval_step(model: ViT, preprocessing: Preprocessing, mesh: Mesh) -> EvalStep:
     """A compiled function from variables and one masked batch to its sums: `top1`, `top5`, `loss`, `examples`."""
 
     def eval_step(variables: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
-        images = normalise(batch["image"], preprocessing.mean, preprocessing.std)
-        logits = cast(Array, model.apply(variables, images))
+        logits = logits_of(model, preprocessing, variables, batch)
         counted = batch["mask"] > 0
         rank = label_rank(logits, batch["label"])
         loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), batch["label"][:, None], axis=-1)[:, 0]

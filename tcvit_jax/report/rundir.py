@@ -14,10 +14,13 @@ from tcvit_jax.errors import InputError
 class RunDirectory:
     """One run's directory. Opening it again with the same configuration continues the run; with another is an error."""
 
-    def __init__(self, path: str | Path, config: Mapping[str, Any], write: bool = True) -> None:
+    def __init__(
+        self, path: str | Path, config: Mapping[str, Any], write: bool = True, flag: str = "--config.workdir"
+    ) -> None:
         """Make `path`, or check that the run in it has the same `config` (all but `workdir`).
 
-        With `write=False`, for the processes that leave files to the first one, nothing is written.
+        With `write=False`, for the processes that leave files to the first one, nothing is written. `flag` is what the
+        user chose the directory with.
 
         Raises:
             InputError: another run is kept there; names the first key that differs.
@@ -36,7 +39,7 @@ class RunDirectory:
                 if before.get(key) != now.get(key):
                     raise InputError(
                         f"{str(self.path)!r} holds a run with {key}={before.get(key)!r}, not {now.get(key)!r}: "
-                        "choose another directory with --config.workdir=PATH, or remove it"
+                        f"choose another directory with {flag}=PATH, or remove it"
                     )
         self._write("config.json", config)
 
@@ -45,7 +48,7 @@ class RunDirectory:
         """The log: one JSON object per line, each with its `step`."""
         return self.path / "metrics.jsonl"
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Append a line to the log."""
         if not self._writes:
             return
@@ -77,7 +80,7 @@ class RunDirectory:
         if not self._writes:
             return
         lines = [line for line in self.history() if line["step"] <= step]
-        _replace(self.metrics, "".join(json.dumps(line) + "\n" for line in lines))
+        replace_file(self.metrics, "".join(json.dumps(line) + "\n" for line in lines))
 
     def summary(self) -> dict[str, Any]:
         """What `summary.json` holds; nothing before it is written."""
@@ -90,7 +93,7 @@ class RunDirectory:
 
     def _write(self, name: str, values: Any) -> None:
         if self._writes:
-            _replace(self.path / name, json.dumps(values, indent=2) + "\n")
+            replace_file(self.path / name, json.dumps(values, indent=2) + "\n")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -113,7 +116,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield prefix + key, value
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
     """Write a file whole or not at all: a kill leaves the old one."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)

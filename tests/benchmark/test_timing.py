@@ -1,0 +1,65 @@
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tcvit_jax as tc
+from tcvit_jax.benchmark.timing import STAGES, Program, compile_program, in_turns, stage_programs
+from tests.models.test_vit import small, variables_of
+
+
+def test_programs_take_turns_after_a_warm_up():
+    order = []
+    programs = [Program(lambda name=name: order.append(name), 0.0, 0) for name in "abc"]
+    assert in_turns(programs, 4).shape == (4, 3)
+    assert "".join(order) == "abc" * 7
+
+
+def test_seconds_are_those_of_the_program():
+    programs = [Program(lambda pause=pause: time.sleep(pause), 0.0, 0) for pause in (0.002, 0.02)]
+    fast, slow = np.median(in_turns(programs, 3), axis=0)
+    assert 0.002 <= fast < slow
+    assert slow >= 0.02
+
+
+def test_a_program_is_compiled_once_waits_for_its_result_and_knows_its_memory():
+    traced = []
+
+    def function(x):
+        traced.append(x)
+        return x @ x
+
+    program = compile_program(function, jnp.ones((64, 64)))
+    assert program.compile_seconds > 0
+    # Argument and result, four bytes a number; temporaries besides.
+    assert program.memory >= 2 * 4 * 64 * 64
+    result = program.run()
+    assert result.is_ready()
+    np.testing.assert_array_equal(result, 64.0)
+    program.run()
+    assert len(traced) == 1
+
+
+# With a state, with a token more, with a mask.
+@pytest.mark.parametrize("reducer", [None, tc.GTP(), tc.EViT(), tc.ATS()])
+def test_stages_put_together_are_the_model(reducer):
+    """Every stage computes what the model computes there: the last gives its logits."""
+    model = small(reducer, 5)
+    variables, images = variables_of(model), jax.random.normal(jax.random.key(0), (2, 24, 24, 3))
+    stages = stage_programs(model, variables, images)
+    assert list(stages) == [stage for stage in STAGES if reducer or stage not in ("plan", "apply")]
+    np.testing.assert_allclose(stages["head"].run(), jax.jit(model.apply)(variables, images), atol=1e-5)
+    head = jax.jit(lambda variables, tokens: model.bind(variables).logits(tokens, False))
+    np.testing.assert_allclose(head(variables, stages["mlp"].run()[-1]), stages["head"].run(), atol=1e-5)
+    if reducer:
+        # The last block's plan is not computed: nobody reads its patch tokens.
+        assert len(stages["plan"].run()) == len(stages["apply"].run()) == 2
+        assert [tokens.origin.shape[1] for tokens in stages["apply"].run()] == list(model.cost().tokens[1:3])
+
+
+def test_a_compiler_that_tells_no_memory_is_an_error(monkeypatch):
+    monkeypatch.setattr(jax.stages.Compiled, "memory_analysis", lambda self: None)
+    with pytest.raises(tc.InputError, match="does not tell how much memory"):
+        compile_program(jnp.sin, jnp.ones(3))
