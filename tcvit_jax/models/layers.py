@@ -14,6 +14,7 @@ from jax import Array
 
 from tcvit_jax.ops.activations import ACTIVATIONS
 from tcvit_jax.ops.attention import Signals, attention
+from tcvit_jax.ops.linear import linear
 from tcvit_jax.reducers.base import Reducer
 from tcvit_jax.tokens import Tokens
 
@@ -21,13 +22,16 @@ from tcvit_jax.tokens import Tokens
 kernel_init = nn.initializers.xavier_uniform()
 
 
-def linear(x: Array, features: int, name: str, dtype: str, use_bias: bool = True) -> Array:
-    """A linear layer over the last axis, `[..., in]` to `[..., features]`, with float32 parameters, in `dtype`.
+def dense(features: int, name: str, dtype: str, use_bias: bool = True) -> nn.Dense:
+    """A linear layer over the last axis, `[..., in]` to `[..., features]`, with float32 parameters, in `dtype`."""
+    return nn.Dense(
+        features, use_bias=use_bias, dtype=dtype, kernel_init=kernel_init, dot_general=_times_kernel, name=name
+    )  # fmt: skip
 
-    Batch and tokens are one axis inside: XLA's weight gradient over two is several times slower on a CPU.
-    """
-    layer = nn.Dense(features, use_bias=use_bias, dtype=dtype, kernel_init=kernel_init, name=name)
-    return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], features)
+
+def _times_kernel(x: Array, kernel: Array, *_: object, **__: object) -> Array:
+    """What `flax.linen.Dense` does by `lax.dot_general`, over the last axis of `x`."""
+    return linear(x, kernel)
 
 
 def layer_norm(epsilon: float, name: str | None, dtype: str) -> nn.LayerNorm:
@@ -84,9 +88,9 @@ class Qkv(nn.Module):
         return q, k, v
 
     def _project(self, x: Array, kernel: Array, bias: Array) -> Array:
-        """`[parts, B, H, T, d]`; batch and tokens are one axis inside, as in `linear`."""
+        """`[parts, B, H, T, d]`."""
         batch, tokens, width = x.shape
-        y = x.reshape(-1, width) @ kernel + bias
+        y = linear(x, kernel) + bias
         return jnp.transpose(y.reshape(batch, tokens, -1, self.num_heads, width // self.num_heads), (2, 0, 3, 1, 4))
 
 
@@ -128,7 +132,7 @@ class Attention(nn.Module):
             q, k, v, key_bias=key_bias, signals=signals, class_tokens=class_tokens, keep=keep, read=read, masked=masked
         )  # fmt: skip
         values = jnp.transpose(values, (0, 2, 1, 3)).reshape(batch, -1, width)
-        out = linear(values, width, "proj", self.dtype)
+        out = dense(width, "proj", self.dtype)(values)
         return nn.Dropout(self.drop_rate)(out, deterministic=not train), found
 
 
@@ -144,9 +148,9 @@ class Mlp(nn.Module):
     def __call__(self, x: Array, train: bool) -> Array:
         """`[B, T, D]` to `[B, T, D]`."""
         width = x.shape[-1]
-        x = ACTIVATIONS[self.act_layer](linear(x, self.hidden, "fc1", self.dtype))
+        x = ACTIVATIONS[self.act_layer](dense(self.hidden, "fc1", self.dtype)(x))
         x = nn.Dropout(self.drop_rate)(x, deterministic=not train)
-        x = linear(x, width, "fc2", self.dtype)
+        x = dense(width, "fc2", self.dtype)(x)
         return nn.Dropout(self.drop_rate)(x, deterministic=not train)
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tcvit_jax.ops.gather import by_platform
+from tcvit_jax.ops.platforms import by_platform
 from tcvit_jax.ops.ranking import smallest
 
 SIGNALS = ("class_row", "diagonal", "received", "value_norm", "keys", "map", "map_max")

@@ -7,17 +7,13 @@ copy, and the product some ten times slower. Which of the two is compiled is kno
 nothing of the other is left in it.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-
-def by_platform(product: Callable[..., Any], indexed: Callable[..., Any], *operands: Any) -> Any:
-    """`product(*operands)` where the program runs on a TPU, `indexed(*operands)` elsewhere: two forms of one result."""
-    return jax.lax.platform_dependent(*operands, tpu=product, default=indexed)
+from tcvit_jax.ops.platforms import by_platform
 
 
 def take_rows(x: Array, index: Array) -> Array:

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tcvit_jax.ops.gather import by_platform, chosen_rows, product, rows_by_index, take_rows
+from tcvit_jax.ops.gather import chosen_rows, product, rows_by_index, take_rows
+from tcvit_jax.ops.platforms import by_platform
 from tcvit_jax.tokens import Plan, Tokens
 
 
