@@ -7,8 +7,9 @@ sum over the map, of what is stored of it anyhow or computed anew by the platfor
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
@@ -72,36 +73,67 @@ def attention(
         The values `[B, H, T or read, d]` in the dtype of `v`, and the `Signals`.
     """
     q = q * q.shape[-1] ** -0.5
-    scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
-    if masked:
-        assert key_bias is not None
-        scores = jnp.where(jnp.isneginf(key_bias)[:, None, None, :], -jnp.inf, scores)
-    top = jax.lax.stop_gradient(scores.max(-1))
-    e = jnp.exp(scores - top[..., None])
     weight = None if key_bias is None else jnp.exp(key_bias)
-    if weight is not None:
-        # A factor behind the exponential and not a term before it, where it would hide from the compiler of a TPU that
-        # the map is a softmax, of which it need not store the scores.
-        e *= weight[:, None, None, :]
-    inverse = 1 / e.sum(-1)
+    hidden = jnp.isneginf(key_bias) if masked and key_bias is not None else None
+    e, top = exponentials(q, k, weight, hidden)
     if keep < 1:
         # Entries are compared across rows: they have to be normalised first.
-        e, inverse = sparsified(e * inverse[..., None], keep), jnp.ones_like(inverse)
-    if not signals:
-        found = Signals()
+        e = sparsified(e / e.sum(-1, keepdims=True), keep)
+
+    def values(e: Array) -> Array:
+        e = e[:, :, :read]
+        out = jnp.einsum("bhqk,bhkd->bhqd", e.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        return (out if keep < 1 else out * (1 / e.sum(-1))[..., None]).astype(v.dtype)
+
+    def stored(q: Array, k: Array, e: Array, top: Array, weight: Array | None) -> tuple[Array, dict[str, Array]]:
+        # A few rows take less from queries and keys than from the map, which nobody has to store then.
+        apart = () if keep < 1 else tuple(name for name in of_map if name == "class_row")
+        rest = [name for name in of_map if name not in apart]
+        found = stored_statistics(e, jnp.ones(e.shape[:3]) if keep < 1 else 1 / e.sum(-1), rest, class_tokens)
+        found |= {name: class_row(q[:, :, :class_tokens], k, weight, hidden) for name in apart}
+        # The values of a copy by name: their product and their sums stay one operation then, which takes two thirds of
+        # the time of two on a CPU.
+        return values(jax.lax.optimization_barrier(e) if rest else e), found
+
+    def computed(q: Array, k: Array, e: Array, top: Array, weight: Array | None) -> tuple[Array, dict[str, Array]]:
+        return values(e), computed_statistics(q, k, weight, top, 1 / e.sum(-1), of_map, class_tokens)
+
+    others: dict[str, Callable[[], Array]] = {
+        "value_norm": lambda: _length(v.astype(jnp.float32)),
+        "keys": lambda: k.astype(jnp.float32).mean(1),
+    }
+    of_map = [name for name in signals if name not in others]
+    if not of_map:
+        out, found = values(e), {}
     elif keep < 1 or masked:
-        found = stored_statistics(e, inverse, k, v, signals, class_tokens)
+        out, found = stored(q, k, e, top, weight)
     else:
-        found = by_platform(
-            lambda q, k, v, weight, e, top, inverse: computed_statistics(
-                q, k, v, weight, top, inverse, signals, class_tokens
-            ),
-            lambda q, k, v, weight, e, top, inverse: stored_statistics(e, inverse, k, v, signals, class_tokens),
-            *(q, k, v, weight, e, top, inverse),
-        )
-    e, inverse = e[:, :, :read], inverse[:, :, :read]
-    values = jnp.einsum("bhqk,bhkd->bhqd", e.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    return (values * inverse[..., None]).astype(v.dtype), found
+        out, found = by_platform(computed, stored, q, k, e, top, weight)
+    return out, Signals(**found, **{name: compute() for name, compute in others.items() if name in signals})
+
+
+def exponentials(q: Array, k: Array, weight: Array | None, hidden: Array | None) -> tuple[Array, Array]:
+    """The map before its rows are divided by their sums, `[B, H, Q, T]` float32, and the largest score of each row.
+
+    Args:
+        q: `[B, H, Q, d]`, times `d ** -0.5`.
+        k: `[B, H, T, d]`.
+        weight: `[B, T]`, a factor on every entry of a key; None for 1. Not a term before the exponential, where it
+            would hide from the compiler of a TPU that the map is a softmax, of which it need not store the scores.
+        hidden: bool `[B, T]`, the keys that nobody attends to; None for none.
+    """
+    scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
+    if hidden is not None:
+        scores = jnp.where(hidden[:, None, None, :], -jnp.inf, scores)
+    top = jax.lax.stop_gradient(scores.max(-1))
+    e = jnp.exp(scores - top[..., None])
+    return e if weight is None else e * weight[:, None, None, :], top
+
+
+def class_row(q: Array, k: Array, weight: Array | None, hidden: Array | None) -> Array:
+    """The mean row of the map of a few queries `[B, H, Q, d]`, `[B, H, T]`; the rest as in `exponentials`."""
+    e, _ = exponentials(q, k, weight, hidden)
+    return (e / e.sum(-1, keepdims=True)).mean(2)
 
 
 def sparsified(weights: Array, keep: float) -> Array:
@@ -123,34 +155,34 @@ def sparsified(weights: Array, keep: float) -> Array:
     return jnp.where(weights < smallest(flat, rank)[..., None, None], 0, weights)
 
 
-def stored_statistics(
-    e: Array, inverse: Array, k: Array, v: Array, signals: Collection[str], class_tokens: int
-) -> Signals:
+def stored_statistics(e: Array, inverse: Array, signals: Collection[str], class_tokens: int) -> dict[str, Array]:
     """The signals of a map `e [B, H, T, T]`, whose rows still have to be multiplied with `inverse [B, H, T]`."""
-    weights = e * inverse[..., None]
+    heads = range(e.shape[1])
+
+    def weights(head: int) -> Array:
+        """`[B, T, T]`: one head after the other, so that the map of all is read once and not written again."""
+        return e[:, head] * inverse[:, head, :, None]
+
     compute = {
-        "class_row": lambda: weights[:, :, :class_tokens].mean(2),
+        "class_row": lambda: (e[:, :, :class_tokens] * inverse[:, :, :class_tokens, None]).mean(2),
         "diagonal": lambda: jnp.diagonal(e, axis1=-2, axis2=-1) * inverse,
         # A product of a row with the map takes less than a pass over it on a CPU.
         "received": lambda: jnp.einsum("bhq,bhqk->bhk", inverse, e, precision="highest"),
-        "value_norm": lambda: _length(v.astype(jnp.float32)),
-        "keys": lambda: k.astype(jnp.float32).mean(1),
-        "map": lambda: weights.mean(1),
-        "map_max": lambda: weights.max(1),
+        "map": lambda: sum((weights(head) for head in heads[1:]), start=weights(0)) / len(heads),
+        "map_max": lambda: reduce(jnp.maximum, map(weights, heads)),
     }
-    return Signals(**{name: compute[name]() for name in signals})
+    return {name: compute[name]() for name in signals}
 
 
 def computed_statistics(
     q: Array,
     k: Array,
-    v: Array,
     weight: Array | None,
     top: Array,
     inverse: Array,
     signals: Collection[str],
     class_tokens: int,
-) -> Signals:
+) -> dict[str, Array]:
     """The signals of the map of `q * d ** -0.5` and `k`, computed anew from them: on a TPU, where products are cheap.
 
     With the `weight [B, T]` of each key, None for 1, the largest score `top [B, H, T]` of each row and the `inverse`
@@ -159,27 +191,22 @@ def computed_statistics(
     """
     # One pass finds the maximum and a sum over queries, and nobody has to store a maximum for it. Not so for heads.
     over_heads = bool({"map", "map_max"} & set(signals))
-
-    def weights(part: slice) -> Array:
-        """`[B, H, T, Q]`, keys before queries."""
-        scores = jnp.einsum("bhkd,bhqd->bhkq", k, q[:, :, part], preferred_element_type=jnp.float32)
-        shift = top[:, :, part] if over_heads else jax.lax.stop_gradient(scores.max(-2))
-        e = jnp.exp(scores - shift[:, :, None, :])
-        if weight is not None:
-            e *= weight[:, None, :, None]
-        return e * inverse[:, :, None, part]
-
-    whole, classes, own = slice(None), slice(class_tokens), jnp.eye(k.shape[2], dtype=bool)
+    scores = jnp.einsum("bhkd,bhqd->bhkq", k, q, preferred_element_type=jnp.float32)
+    shift = top if over_heads else jax.lax.stop_gradient(scores.max(-2))
+    weights = jnp.exp(scores - shift[:, :, None, :]) * inverse[:, :, None, :]
+    if weight is not None:
+        weights *= weight[:, None, :, None]
+    tokens = jnp.arange(k.shape[2])
+    own, classes = tokens[:, None] == tokens, tokens < class_tokens
     compute = {
-        "class_row": lambda: weights(classes).mean(-1),
-        "diagonal": lambda: jnp.where(own, weights(whole), 0).sum(-1),
-        "received": lambda: weights(whole).sum(-1),
-        "value_norm": lambda: _length(v.astype(jnp.float32)),
-        "keys": lambda: k.astype(jnp.float32).mean(1),
-        "map": lambda: jnp.swapaxes(weights(whole).mean(1), 1, 2),
-        "map_max": lambda: jnp.swapaxes(weights(whole).max(1), 1, 2),
+        # A sum over all queries, as the others are: a slice of the queries makes the compiler store the scores.
+        "class_row": lambda: jnp.where(classes, weights, 0).sum(-1) / class_tokens,
+        "diagonal": lambda: jnp.where(own, weights, 0).sum(-1),
+        "received": lambda: weights.sum(-1),
+        "map": lambda: jnp.swapaxes(weights.mean(1), 1, 2),
+        "map_max": lambda: jnp.swapaxes(weights.max(1), 1, 2),
     }
-    return Signals(**{name: compute[name]() for name in signals})
+    return {name: compute[name]() for name in signals}
 
 
 def _length(x: Array) -> Array:

@@ -37,7 +37,7 @@ def semantic(x: Array, neighbors: int) -> Array:
     unit = x / jnp.where(norm > 0, norm, 1)
     cosine = jnp.einsum("bid,bjd->bij", unit, unit, precision="highest")
     own = jnp.eye(tokens, dtype=bool)
-    return largest(jnp.where(own, -jnp.inf, cosine), neighbors) & ~own
+    return jnp.swapaxes(largest(jnp.where(own, -jnp.inf, cosine), neighbors, axis=-2) & ~own, 1, 2)
 
 
 def check_neighbors(neighbors: int, tokens: int) -> None:

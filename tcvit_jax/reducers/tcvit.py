@@ -171,10 +171,12 @@ class TCViT(Reducer):
     def _score_signals(self) -> tuple[str, ...]:
         """The map for walks, the class row for dominance; neither where nothing reads it."""
         read = []
-        if self.balance < 1 and self.dominance in ("cls", "cls_values"):
-            read += ["class_row", "value_norm"] if self.dominance == "cls_values" else ["class_row"]
         if self.balance > 0 or self.dominance in ("cls_walk", "gap"):
             read.append(self._map)
+        if self.balance < 1 and self.dominance == "cls_values":
+            read += ["class_row", "value_norm"]
+        elif self.balance < 1 and self.dominance == "cls" and "map" not in read:
+            read.append("class_row")
         return tuple(read)
 
     def chain(self, tokens: Tokens, signals: Signals) -> Array:
@@ -211,6 +213,10 @@ class TCViT(Reducer):
             walk, count = self.chain(tokens, signals), tokens.class_tokens
             start = jnp.broadcast_to(jnp.arange(walk.shape[-1]) < count, walk.shape[:2]) / count
             return walks.reached(walk, start, self._steps(self.order))[:, prefix:]
+        if "class_row" not in self._score_signals:
+            # The mean over heads is in the map already.
+            assert signals.map is not None
+            return signals.map[:, : tokens.class_tokens, prefix:].mean(1)
         row = signals.class_row
         assert row is not None
         if self.dominance == "cls_values":

@@ -95,12 +95,15 @@ def test_count_equals_the_products_in_the_program(reducer, sizes):
 
 
 def _not_products(model, index, block):
-    """What the ledger counts of a reducer that is no `dot_general`: sums over the map, factors of edges and weights."""
+    """What the ledger counts of a reducer that is no `dot_general`: means over heads, factors of edges and weights."""
     if not model.removed[index]:
         return 0
     parts, keep = model.reducer.parts, block.tokens_in - model.removed[index]
     site = Site(block.tokens_in, keep, model.prefix, model.num_heads, model.embed_dim, index, model.depth)
-    sums = model.num_heads * site.tokens**2 * len({"received", "map"} & set(model.reducer.signals))
+    sums = model.num_heads * site.tokens**2 * ("map" in model.reducer.signals)
+    if "class_row" in model.reducer.signals and model.reducer.attention_keep == 1:
+        # Computed anew, and read off the map to the ledger.
+        sums -= (1 + model.distilled) * site.tokens * model.embed_dim
     degrees = 2 * keep * site.removed if parts.match and parts.match.likeness is edges else 0
     # Where nothing is removed there is no product to fuse with: what is left are factors of every kept token, of which
     # a token more behind them has none.

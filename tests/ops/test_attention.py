@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcvit_jax.ops.attention import SIGNALS, attention, computed_statistics, sparsified, stored_statistics
+from tcvit_jax.ops.attention import (
+    SIGNALS,
+    attention,
+    computed_statistics,
+    exponentials,
+    sparsified,
+    stored_statistics,
+)  # fmt: skip
 
 
 def random_qkv(seed, tokens=7, scale=1.0):
@@ -147,30 +154,44 @@ def test_removing_keys_is_masking_them():
     np.testing.assert_allclose(gathered, masked[:, :, left], atol=1e-6)
 
 
-def forms(q, k, v, weight, signals, classes=2):
+OF_MAP = ("class_row", "diagonal", "received", "map", "map_max")
+
+
+def forms(q, k, weight, signals, classes=2):
     """Signals read from the stored map, and computed anew as a TPU does."""
-    scores = jnp.einsum("bhqd,bhkd->bhqk", q, k)
-    top = scores.max(-1)
-    e = jnp.exp(scores - jax.lax.stop_gradient(top)[..., None])
-    e = e if weight is None else e * weight[:, None, None, :]
+    e, top = exponentials(q, k, weight, None)
     inverse = 1 / e.sum(-1)
-    stored = stored_statistics(e, inverse, k, v, signals, classes)
-    return stored, computed_statistics(q, k, v, weight, jax.lax.stop_gradient(top), inverse, signals, classes)
+    stored = stored_statistics(e, inverse, signals, classes)
+    return stored, computed_statistics(q, k, weight, top, inverse, signals, classes)
 
 
-@pytest.mark.parametrize("signals", [SIGNALS, ("class_row", "received", "diagonal")], ids=["map", "no-map"])
+@pytest.mark.parametrize("signals", [OF_MAP, ("class_row", "received", "diagonal")], ids=["map", "no-map"])
 @pytest.mark.parametrize("weighted", [True, False])
 def test_signals_computed_anew_are_those_of_the_stored_map(signals, weighted):
-    q, k, v = map(jnp.asarray, random_qkv(8, scale=2.0))
+    q, k, _ = map(jnp.asarray, random_qkv(8, scale=2.0))
     weight = jnp.asarray(np.random.default_rng(8).uniform(1, 9, (2, 7)), jnp.float32) if weighted else None
-    stored, computed = forms(q, k, v, weight, signals)
+    stored, computed = forms(q, k, weight, signals)
+    assert set(stored) == set(computed) == set(signals)
     for name in signals:
-        np.testing.assert_allclose(getattr(computed, name), getattr(stored, name), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(computed[name], stored[name], rtol=1e-5, atol=1e-6)
 
     def loss(which):
-        return lambda q: sum((getattr(forms(q, k, v, weight, signals)[which], n) ** 2).sum() for n in signals)
+        return lambda q: sum((signal**2).sum() for signal in forms(q, k, weight, signals)[which].values())
 
     np.testing.assert_allclose(jax.grad(loss(1))(q), jax.grad(loss(0))(q), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("keep", [1.0, 0.9])
+def test_the_class_row_is_the_mean_of_the_first_rows_of_the_map(masked, keep):
+    q, k, v = map(jnp.asarray, random_qkv(8, scale=2.0))
+    bias = jnp.asarray(np.random.default_rng(8).uniform(0, 2, (2, 7)), jnp.float32)
+    bias = bias.at[:, 4].set(-jnp.inf) if masked else bias
+    _, found = attention(
+        q[:, :1], k[:, :1], v[:, :1], key_bias=bias, masked=masked, keep=keep, class_tokens=2,
+        signals=("class_row", "map"),
+    )  # fmt: skip
+    np.testing.assert_allclose(found.class_row[:, 0], found.map[:, :2].mean(1), rtol=1e-6)
 
 
 def test_a_masked_key_leaves_no_trace_however_large_its_score():
