@@ -75,7 +75,7 @@ def attention(
     q = q * q.shape[-1] ** -0.5
     weight = None if key_bias is None else jnp.exp(key_bias)
     hidden = jnp.isneginf(key_bias) if masked and key_bias is not None else None
-    e, top = exponentials(q, k, weight, hidden)
+    e = exponentials(q, k, weight, hidden)
     if keep < 1:
         # Entries are compared across rows: they have to be normalised first.
         e = sparsified(e / e.sum(-1, keepdims=True), keep)
@@ -85,7 +85,7 @@ def attention(
         out = jnp.einsum("bhqk,bhkd->bhqd", e.astype(v.dtype), v, preferred_element_type=jnp.float32)
         return (out if keep < 1 else out * (1 / e.sum(-1))[..., None]).astype(v.dtype)
 
-    def stored(q: Array, k: Array, e: Array, top: Array, weight: Array | None) -> tuple[Array, dict[str, Array]]:
+    def stored(q: Array, k: Array, e: Array, weight: Array | None) -> tuple[Array, dict[str, Array]]:
         # A few rows take less from queries and keys than from the map, which nobody has to store then.
         apart = () if keep < 1 else tuple(name for name in of_map if name == "class_row")
         rest = [name for name in of_map if name not in apart]
@@ -95,8 +95,9 @@ def attention(
         # the time of two on a CPU.
         return values(jax.lax.optimization_barrier(e) if rest else e), found
 
-    def computed(q: Array, k: Array, e: Array, top: Array, weight: Array | None) -> tuple[Array, dict[str, Array]]:
-        return values(e), computed_statistics(q, k, weight, top, 1 / e.sum(-1), of_map, class_tokens)
+    def computed(q: Array, k: Array, e: Array, weight: Array | None) -> tuple[Array, dict[str, Array]]:
+        used = e.astype(v.dtype)
+        return values(e), computed_statistics(q, k, weight, used, 1 / e.sum(-1), of_map, class_tokens)
 
     others: dict[str, Callable[[], Array]] = {
         "value_norm": lambda: _length(v.astype(jnp.float32)),
@@ -106,14 +107,14 @@ def attention(
     if not of_map:
         out, found = values(e), {}
     elif keep < 1 or masked:
-        out, found = stored(q, k, e, top, weight)
+        out, found = stored(q, k, e, weight)
     else:
-        out, found = by_platform(computed, stored, q, k, e, top, weight)
+        out, found = by_platform(computed, stored, q, k, e, weight)
     return out, Signals(**found, **{name: compute() for name, compute in others.items() if name in signals})
 
 
-def exponentials(q: Array, k: Array, weight: Array | None, hidden: Array | None) -> tuple[Array, Array]:
-    """The map before its rows are divided by their sums, `[B, H, Q, T]` float32, and the largest score of each row.
+def exponentials(q: Array, k: Array, weight: Array | None, hidden: Array | None) -> Array:
+    """The map before its rows are divided by their sums, `[B, H, Q, T]` float32.
 
     Args:
         q: `[B, H, Q, d]`, times `d ** -0.5`.
@@ -125,14 +126,13 @@ def exponentials(q: Array, k: Array, weight: Array | None, hidden: Array | None)
     scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
     if hidden is not None:
         scores = jnp.where(hidden[:, None, None, :], -jnp.inf, scores)
-    top = jax.lax.stop_gradient(scores.max(-1))
-    e = jnp.exp(scores - top[..., None])
-    return e if weight is None else e * weight[:, None, None, :], top
+    e = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    return e if weight is None else e * weight[:, None, None, :]
 
 
 def class_row(q: Array, k: Array, weight: Array | None, hidden: Array | None) -> Array:
     """The mean row of the map of a few queries `[B, H, Q, d]`, `[B, H, T]`; the rest as in `exponentials`."""
-    e, _ = exponentials(q, k, weight, hidden)
+    e = exponentials(q, k, weight, hidden)
     return (e / e.sum(-1, keepdims=True)).mean(2)
 
 
@@ -178,22 +178,21 @@ def computed_statistics(
     q: Array,
     k: Array,
     weight: Array | None,
-    top: Array,
+    used: Array,
     inverse: Array,
     signals: Collection[str],
     class_tokens: int,
 ) -> dict[str, Array]:
-    """The signals of the map of `q * d ** -0.5` and `k`, computed anew from them: on a TPU, where products are cheap.
+    """The signals of the map of `q * d ** -0.5` and `k`, most of them computed anew, as on a TPU products are cheap.
 
-    With the `weight [B, T]` of each key, None for 1, the largest score `top [B, H, T]` of each row and the `inverse`
-    of its sum. Keys are rows here: the compiler sums what leaves the matrix unit, and would store the map if its
-    entries were those that the values are weighted with.
+    A statistic over heads is of the map as it is `used [B, H, T, T]`, in the dtype of the values, to be multiplied with
+    `inverse [B, H, T]`. The others are sums over the queries of a map in float32 that is never stored, with the
+    `weight [B, T]` of each key, None for 1, and a maximum of its own. Keys are its rows: the compiler sums what leaves
+    the matrix unit, and would store the map if its entries were those that the values are weighted with.
     """
-    # One pass finds the maximum and a sum over queries, and nobody has to store a maximum for it. Not so for heads.
-    over_heads = bool({"map", "map_max"} & set(signals))
     scores = jnp.einsum("bhkd,bhqd->bhkq", k, q, preferred_element_type=jnp.float32)
-    shift = top if over_heads else jax.lax.stop_gradient(scores.max(-2))
-    weights = jnp.exp(scores - shift[:, :, None, :]) * inverse[:, :, None, :]
+    shift = jax.lax.stop_gradient(scores.max(-2, keepdims=True))
+    weights = jnp.exp(scores - shift) * inverse[:, :, None, :]
     if weight is not None:
         weights *= weight[:, None, :, None]
     tokens = jnp.arange(k.shape[2])
@@ -203,8 +202,8 @@ def computed_statistics(
         "class_row": lambda: jnp.where(classes, weights, 0).sum(-1) / class_tokens,
         "diagonal": lambda: jnp.where(own, weights, 0).sum(-1),
         "received": lambda: weights.sum(-1),
-        "map": lambda: jnp.swapaxes(weights.mean(1), 1, 2),
-        "map_max": lambda: jnp.swapaxes(weights.max(1), 1, 2),
+        "map": lambda: (used.astype(jnp.float32) * (inverse / k.shape[1])[..., None]).sum(1),
+        "map_max": lambda: (used.astype(jnp.float32) * inverse[..., None]).max(1),
     }
     return {name: compute[name]() for name in signals}
 

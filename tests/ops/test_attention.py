@@ -159,10 +159,10 @@ OF_MAP = ("class_row", "diagonal", "received", "map", "map_max")
 
 def forms(q, k, weight, signals, classes=2):
     """Signals read from the stored map, and computed anew as a TPU does."""
-    e, top = exponentials(q, k, weight, None)
+    e = exponentials(q, k, weight, None)
     inverse = 1 / e.sum(-1)
     stored = stored_statistics(e, inverse, signals, classes)
-    return stored, computed_statistics(q, k, weight, top, inverse, signals, classes)
+    return stored, computed_statistics(q, k, weight, e, inverse, signals, classes)
 
 
 @pytest.mark.parametrize("signals", [OF_MAP, ("class_row", "received", "diagonal")], ids=["map", "no-map"])
