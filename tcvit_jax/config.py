@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -116,6 +116,16 @@ def read(path: str | Path) -> Config:
     return module.get_config()
 
 
+def restored(values: Mapping[str, Any]) -> Config:
+    """The configuration that a checkpoint holds as plain values; keys that it was saved without have their defaults."""
+    base = default().to_dict()
+    given = {
+        key: {**base[key], **value} if isinstance(base.get(key), dict) and key != "reducer" else value
+        for key, value in values.items()
+    }
+    return ConfigDict({**base, **given})
+
+
 def override(config: Config, overrides: Sequence[str]) -> Config:
     """`config` with `--config.key=value` strings applied, each value of the kind that it replaces.
 
@@ -162,7 +172,7 @@ def _parse(key: str, text: str, old: Any) -> Any:
     except (ValueError, SyntaxError):
         value = text
     _check_kind(key, value, old)
-    return float(value) if isinstance(old, float) else value
+    return float(value) if isinstance(old, float) and isinstance(value, int) else value
 
 
 def _check_kind(key: str, value: Any, old: Any) -> None:
@@ -174,6 +184,8 @@ def _check_kind(key: str, value: Any, old: Any) -> None:
         fits = isinstance(example, bool) and isinstance(value, bool)
     elif key in ("schedule", "model.img_size"):
         fits = isinstance(value, int | tuple | list)
+    elif key == "reducer.pruned":
+        fits = isinstance(value, int | float | tuple | list)
     elif isinstance(example, tuple):
         fits = isinstance(value, tuple | list) and all(isinstance(part, int | float) for part in value)
     elif isinstance(example, float):

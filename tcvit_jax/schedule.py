@@ -67,6 +67,7 @@ class constant:
 
     def removed(self, stack: Stack) -> Removed:
         """`count`, `depth` times."""
+        whole("schedule", self.count)
         # The last block needs one more than it removes.
         most = (stack.patches - 1 + stack.extra * (stack.depth - 1)) // stack.depth
         if self.count > most:
@@ -90,7 +91,9 @@ class explicit:
 
 @dataclass(frozen=True)
 class linear:
-    """From `count * (1 - slope)` in the first block to `count * (1 + slope)` in the last, rounded down (ToMe).
+    """From `int(count * (1 - slope))` in the first block by equal steps to twice `count` less that in the last (ToMe).
+
+    Every number is rounded down, as in ToMe's code.
 
     Attributes:
         count: of the middle.
@@ -128,7 +131,7 @@ class keep_rate:
             raise InputError(f"keep_rate lists {len(rates)} blocks and the model has {stack.depth}")
         for rate in rates:
             _check_rate("keep_rate", rate)
-        return stack.fitted(lambda block, left: left - max(1, round(rates[block] * left)))
+        return _possible(self, stack, lambda block, left: left - max(1, round(rates[block] * left)))
 
 
 @dataclass(frozen=True)
@@ -149,12 +152,38 @@ class stages:
         for block in self.blocks:
             if not 0 <= whole("stages block", block) < stack.depth:
                 raise InputError(f"stages block {block} is not one of the model's: 0 to {stack.depth - 1}")
-        return stack.fitted(lambda block, left: left - math.ceil(self.rate * left) if block in self.blocks else 0)
+        return _possible(
+            self, stack, lambda block, left: left - _rounded_up(self.rate * left) if block in self.blocks else 0
+        )
+
+
+def _possible(schedule: Schedule, stack: Stack, wanted: Callable[[int, int], int]) -> Removed:
+    """The numbers `wanted(block, left)`, if the method can remove as many.
+
+    Raises:
+        InputError: it cannot.
+    """
+
+    def checked(block: int, left: int) -> int:
+        count = wanted(block, left)
+        if count > stack.most(left):
+            raise InputError(
+                f"{schedule} removes {count} tokens in block {block}, which has {left}: the method can remove at most "
+                f"{stack.most(left)} of them"
+            )
+        return count
+
+    return stack.fitted(checked)
 
 
 def _check_rate(name: str, rate: float) -> None:
     if not isinstance(rate, numbers.Real) or not 0 < rate <= 1:
         raise InputError(f"{name}={rate!r} is not in (0, 1]: 1.0 keeps all")
+
+
+def _rounded_up(value: float) -> int:
+    """To a whole number; 7.000000000000001, which is 0.28 of 25 in floating point, is 7."""
+    return math.ceil(round(value, 9))
 
 
 def thirds(depth: int) -> tuple[int, ...]:
@@ -169,7 +198,7 @@ SHAPES: dict[str, Callable[[Stack, float], Removed]] = {
         lambda block, left: left - max(1, round((1 - strength) * left)),
     ),
     "stages": lambda stack, strength: stack.fitted(
-        lambda block, left: left - max(1, math.ceil((1 - strength) * left)) if block in thirds(stack.depth) else 0,
+        lambda block, left: left - max(1, _rounded_up((1 - strength) * left)) if block in thirds(stack.depth) else 0,
     ),
 }
 
@@ -202,8 +231,8 @@ class budget:
 
     def removed(self, stack: Stack) -> Removed:
         """The weakest spread of the shape that fits, mended by single tokens of late blocks."""
-        if not isinstance(self.gmacs, numbers.Real):
-            raise InputError(f"budget gmacs={self.gmacs!r} is no number of 1e9 multiply-adds, such as 3.4")
+        if not isinstance(self.gmacs, numbers.Real) or not self.gmacs > 0:
+            raise InputError(f"budget gmacs={self.gmacs!r} is no positive number of 1e9 multiply-adds, such as 3.4")
         shape = stack.shape if self.shape == "method" else self.shape
         if shape not in SHAPES:
             raise unknown("shape of a budget:", self.shape, (*SHAPES, "method"))

@@ -165,22 +165,30 @@ def test_a_token_is_not_exchanged_for_one_fused_of_it_alone():
         assert 1 not in resolve(budget, 50, 6, extra=1)
 
 
-@pytest.mark.parametrize("wrong", [schedule.constant(3.5), schedule.explicit((0.5, 1)), schedule.constant(True)])
+@pytest.mark.parametrize(
+    "wrong", [schedule.constant(3.5), schedule.explicit((0.5, 1)), schedule.constant(True), schedule.constant("8")]
+)
 def test_objects_take_whole_numbers_too(wrong):
     with pytest.raises(tc.InputError, match="schedule takes a whole number, and was given"):
         resolve(wrong, 64, 2)
 
 
 def test_a_budget_is_a_number():
-    with pytest.raises(tc.InputError, match="budget gmacs='3.4' is no number of 1e9 multiply-adds, such as 3.4"):
+    with pytest.raises(
+        tc.InputError, match="budget gmacs='3.4' is no positive number of 1e9 multiply-adds, such as 3.4"
+    ):
         resolve(schedule.budget("3.4"), 64, 2)
+    with pytest.raises(tc.InputError, match="budget gmacs=nan is no positive number"):
+        resolve(schedule.budget(float("nan")), 64, 2)
 
 
 @given(st.integers(0, 20), st.floats(-1, 1), st.integers(2, 12))
 def test_a_line_falls_or_rises_by_its_slope_and_removes_what_constant_does(count, slope, depth):
     removed = resolve(schedule.linear(count, slope), 20 * 12 + 1 + 12, depth)
-    first, last = count * (1 - slope), count * (1 + slope)
-    np.testing.assert_allclose(removed, np.linspace(first, last, depth), atol=2)
+    first = int(count * (1 - slope))
+    step = 2 * (count - first) / (depth - 1)
+    assert removed == tuple(int(first + step * block) for block in range(depth))
+    np.testing.assert_allclose(removed[-1], count * (1 + slope), atol=1 + 1e-9)
     assert list(removed) == sorted(removed, reverse=slope < 0)
     # Each number is rounded down.
     assert count * depth - depth <= sum(removed) <= count * depth
@@ -217,11 +225,12 @@ def test_a_keep_rate_for_every_block_is_taken_block_by_block():
     assert resolve(schedule.keep_rate([1.0, 0.75]), 10, 2) == (0, 2)
 
 
-@given(st.integers(3, 300), st.integers(4, 12), st.floats(0.01, 1), st.integers(0, 1))
-def test_stages_keep_a_part_rounded_up_at_their_blocks_alone(patches, depth, rate, extra):
-    removed, left = resolve(schedule.stages((0, 3), rate), patches, depth, extra=extra), patches
+@given(st.integers(3, 300), st.integers(4, 12), st.integers(1, 100), st.integers(0, 1))
+def test_stages_keep_a_part_rounded_up_at_their_blocks_alone(patches, depth, percent, extra):
+    removed, left = resolve(schedule.stages((0, 3), percent / 100), patches, depth, extra=extra), patches
     for block, count in enumerate(removed):
-        gone = left - int(np.ceil(rate * left)) if block in (0, 3) else 0
+        # In whole numbers: 28 % of 25 are 7, and a little more in floating point.
+        gone = left + -percent * left // 100 if block in (0, 3) else 0
         assert count == (gone if gone > extra else 0)
         left -= count - (extra if count else 0)
 
@@ -254,6 +263,12 @@ def test_more_than_the_method_can_remove_is_refused_block_by_block():
     assert str(caught.value) == (
         "schedule removes 3 tokens in block 1, which has 5: the method can remove at most 2 of them"
     )
+    for wrong in (schedule.keep_rate(0.3), schedule.stages((0,), 0.3)):
+        with pytest.raises(tc.InputError) as caught:
+            resolve(wrong, 10, 2, **half)
+        assert str(caught.value) == (
+            f"{wrong} removes 7 tokens in block 0, which has 10: the method can remove at most 5 of them"
+        )
 
 
 DENSE = tc.create_model("deit_small_patch16_224")

@@ -30,7 +30,7 @@ class Part:
 
 
 def training_part(subject: Subject, count: int) -> Part:
-    """`count` images of the split that is trained on.
+    """`count` images of the split that is trained on; slices of one split are compared by name alone.
 
     Raises:
         InputError: it is the split that is evaluated, or has fewer images.

@@ -99,9 +99,9 @@ class Benchmark:
 
         def measure() -> dict[str, Any]:
             # Methods that keep as many tokens share a bound.
-            bounds = {entry.model.removed: bound(entry.model) for entry in entries if entry.reducer is not None}
+            bounds = {_bound_of(entry): bound(entry.model) for entry in entries if entry.reducer is not None}
             programs = [entry.model for entry in entries] + list(bounds.values())
-            names = [entry.name for entry in entries] + [f"bound {list(removed)}" for removed in bounds]
+            names = [entry.name for entry in entries] + list(bounds)
             values: dict[str, Any] = {"names": names}
             for label, count in (("batch", self.subject.batch), ("one", 1)):
                 images, variables = self._images(count), self.subject.weights[0].variables
@@ -137,7 +137,7 @@ class Benchmark:
         top1, top5 = own.top1.mean(1), own.top5.mean(1)
         batch, one = (np.asarray(timed[label]["seconds"]) for label in ("batch", "one"))
         names = timed["names"]
-        ideal = index if entry.reducer is None else names.index(f"bound {list(entry.model.removed)}")
+        ideal = index if entry.reducer is None else names.index(_bound_of(entry))
         rate = subject.batch / batch[index]
         return {
             "model": subject.model.variant,
@@ -185,3 +185,8 @@ def _recipe(subject: Subject) -> str:
 def _fits(subject: Subject) -> bool:
     size = len(subject.data.source) * math.prod((*subject.model.img_size, subject.model.in_chans))
     return size <= _KEPT_BYTES
+
+
+def _bound_of(entry: Entry) -> str:
+    """The name of a model's bound: by the tokens that are left, not by those that leave, of which some come back."""
+    return f"bound {list(bound(entry.model).removed)}"

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tcvit_jax.errors import InputError
 from tcvit_jax.report.rundir import RunDirectory
 
 
@@ -37,11 +36,3 @@ class Store:
             self._run.log(len(self._units), {"unit": unit, "values": values})
             self._units[unit] = values
         return self._units[unit]
-
-    def __getitem__(self, unit: str) -> dict[str, Any]:
-        if unit not in self._units:
-            raise InputError(f"{str(self.path)!r} holds no measurement {unit!r}: run the benchmark again to continue")
-        return self._units[unit]
-
-    def __contains__(self, unit: str) -> bool:
-        return unit in self._units

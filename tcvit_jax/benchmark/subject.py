@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
-from tcvit_jax import __version__, checkpoint, convert, models, reducers, schedule
+from tcvit_jax import __version__, checkpoint, convert, models, reducers, schedule, sharding
 from tcvit_jax import config as configs
 from tcvit_jax.errors import InputError, unknown
 from tcvit_jax.models import ViT
@@ -35,6 +34,7 @@ class Weights:
         recipe: how they met the reducers: `"off the shelf"`, if they were trained with every token.
         variables: of the model.
         checksum: of the variables.
+        classes: what they were trained to tell apart, in order; None where nothing says.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Weights:
     recipe: str
     variables: dict[str, Any]
     checksum: str
+    classes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -141,15 +142,18 @@ def from_checkpoints(
     """The dense model of one or more checkpoints, with all of their weights, their data and preprocessing.
 
     Raises:
-        InputError: checkpoints of different models or preprocessing.
+        InputError: checkpoints of different models or preprocessing; an override that a checkpoint decides, or that
+            a benchmark does not read.
     """
+    _check_overrides(overrides, _OF_DATA)
     found, first = [], None
     for directory in directories:
         model, variables, meta = checkpoint.load(directory)
-        config = configs.override(ConfigDict(meta["config"]) if "config" in meta else configs.default(), overrides)
+        config = configs.override(configs.restored(meta.get("config", {})), overrides)
         preprocessing = build_preprocessing(config, model, Preprocessing.from_config(meta["preprocessing"]))
-        recipe = "off the shelf" if model.reducer is None else f"trained with {model.reducer!r}"
-        found.append(Weights(str(directory), meta.get("seed"), recipe, variables, checkpoint.checksum(variables)))
+        checksum = checkpoint.checksum(variables)
+        classes = None if meta["classes"] is None else tuple(meta["classes"])
+        found.append(Weights(str(directory), meta.get("seed"), _recipe(model), variables, checksum, classes))
         dense = models.condense(model, None, 0)
         if first is None:
             first = dense, config, preprocessing
@@ -166,16 +170,39 @@ def from_config(
     """The dense model of a configuration, with published weights: `weights`, or the configuration's own.
 
     Raises:
-        InputError: no weights.
+        InputError: no weights; an override that a benchmark does not read.
     """
+    _check_overrides(overrides, (*_OF_DATA, "--config.model.", "--config.weights", "--config.new_head"))
     config = configs.load(path, overrides)
     source = weights or config.weights
     if not source:
         raise InputError(f"config file {str(path)!r} names no weights: add --weights FILE")
     model = models.condense(build_model(config), None, 0)
     variables = convert.from_torch(convert.read_state_dict(source), model, new_head=config.new_head)
-    found = Weights(str(source), None, "off the shelf", variables, checkpoint.checksum(variables))
+    seed, recipe = None, _recipe(None)
+    if Path(source).is_dir():
+        trained, _, meta = checkpoint.load(source)
+        seed, recipe = meta.get("seed"), _recipe(trained)
+    found = Weights(str(source), seed, recipe, variables, checkpoint.checksum(variables))
     return model, (found,), config, build_preprocessing(config, model)
+
+
+_OF_DATA = ("--config.data.", "--config.eval_batch_size")
+
+
+def _check_overrides(overrides: Sequence[str], read: Sequence[str]) -> None:
+    """What a benchmark does not read would change nothing, without a word."""
+    for argument in overrides:
+        if argument.startswith("--config.") and not argument.startswith(tuple(read)):
+            keys = ", ".join(key.removeprefix("--config.").removesuffix(".") for key in read)
+            raise InputError(
+                f"cannot use {argument!r} with a benchmark, which reads {keys}: methods are --reducers, budgets --gmacs"
+            )
+
+
+def _recipe(model: ViT | None) -> str:
+    """How weights of this model met the reducers."""
+    return "off the shelf" if model is None or model.reducer is None else f"trained with {model.reducer!r}"
 
 
 def build(
@@ -204,6 +231,9 @@ def build(
     if len(set(methods)) < len(methods):
         twice = next(method for method in methods if list(methods).count(method) > 1)
         raise InputError(f"reducer {twice!r} is named twice: once is enough")
+    if not gmacs and not shares:
+        raise InputError("no budget to compare at: use --share 0.75,0.5 or --gmacs 3.4")
+    sharding.check_divisible("eval_batch_size", config.eval_batch_size, sharding.data_mesh())
     dense = model.cost().total / 1e9
     for share in () if gmacs else shares:
         if not 0 < share < 1:
@@ -222,6 +252,9 @@ def build(
     if jax.process_count() > 1:
         raise InputError(f"a benchmark runs in one process, and this is one of {jax.process_count()}")
     data = build_eval_data(config, model, preprocessing)
+    for trained in weights:
+        if trained.classes is not None and trained.classes != data.source.classes:
+            raise InputError(f"dataset {config.data.name!r} has other classes than {trained.name!r} was trained on")
     subject = Subject(
         model, weights, config, data, preprocessing, tuple(methods), budgets, shape, batch, rounds, calibrate
     )  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from tcvit_jax import reducers
 from tcvit_jax.models import ViT
 from tcvit_jax.models.cost import BlockCost, Cost
 from tcvit_jax.reducers.base import Work
@@ -147,8 +146,7 @@ def ledger(model: ViT) -> Ledger:
     What the last block does not compute, because the head does not read it, has a line below the total: the papers'
     figures contain it.
     """
-    method = reducers.to_config(model.reducer)["name"]
-    return Ledger(f"{model.variant}, reducer {method}", model.cost(), model.cost((0,) * model.depth))
+    return Ledger(f"{model.variant}, reducer {model.reducer or 'none'}", model.cost(), model.cost((0,) * model.depth))
 
 
 def describe(model: ViT) -> Ledger:

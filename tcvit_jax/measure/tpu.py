@@ -1,4 +1,4 @@
-"""What a forward pass costs on a TPU pod, compiled for one without one; needs `pip install "tcvit_jax[tpu]"`.
+"""What a forward pass costs on a TPU pod, compiled for one without one; needs `pip install -e ".[tpu]"`.
 
 python -m tcvit_jax.measure.tpu --topology v5e:2x2
 python -m tcvit_jax.measure.tpu --model deit_base_patch16_224 --reducer gtp,tcvit,tome --schedule 8 --json pod.json
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 # What the TPU compiler asks a machine without a TPU for; read when its library is loaded.
 ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
@@ -87,7 +86,7 @@ def pod(topology: str) -> Mesh:
     from tcvit_jax.errors import InputError, first_line
 
     if importlib.util.find_spec("libtpu") is None:
-        raise InputError("libtpu is not installed, which compiles for TPUs: pip install 'tcvit_jax[tpu]'")
+        raise InputError("libtpu is not installed, which compiles for TPUs: pip install -e '.[tpu]'")
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     except RuntimeError as error:
@@ -178,8 +177,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", metavar="FILE", help="write the figures there too")
     flags = parser.parse_args(arguments)
 
+    import jax
+
     from tcvit_jax.errors import InputError
 
+    # No other device is wanted, whatever the machine has; not by a variable of the environment, which jax has read.
+    jax.config.update("jax_platforms", "cpu")
     try:
         if flags.batch_per_chip < 1:
             raise InputError(f"--batch-per-chip {flags.batch_per_chip} is no batch: use 128")

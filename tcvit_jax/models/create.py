@@ -66,7 +66,6 @@ def condense(model: ViT, reducer: Reducer | None = None, schedule: int | Sequenc
         raise InputError(f"class_token=False, and {reducer.needs_class_token}")
     model = replace(model, reducer=reducer)
     patches = model.grid[0] * model.grid[1]
-    reducer.check(patches)
     stack = schedules.Stack(
         patches,
         model.depth,
@@ -76,6 +75,7 @@ def condense(model: ViT, reducer: Reducer | None = None, schedule: int | Sequenc
         shape=reducer.SHAPE,
     )
     removed = schedules.resolve(schedule, stack)
+    reducer.check(patches, removed)
     return replace(model, removed=removed)
 
 

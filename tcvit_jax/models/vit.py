@@ -20,8 +20,9 @@ class ViT(nn.Module):
     """A Vision Transformer; make one with `create_model`, which knows the names and checks the values.
 
     Attributes carry timm's names; without classes (`num_classes=0`) the pooled features `[B, D]` stand for the logits.
-    `removed` is the resolved schedule: patch tokens that leave each block. `dtype` is
-    that of the computation; parameters, softmax, norm statistics and rankings stay float32.
+    `removed` is the resolved schedule: patch tokens that leave each block. `dtype` is that of the computation;
+    parameters, softmax, norm statistics and rankings stay float32. On a TPU a map averaged over heads, which TC-ViT
+    ranks by, has entries rounded as the values are.
     """
 
     variant: str

@@ -39,10 +39,16 @@ __all__ = [
 
 
 def to_config(reducer: Reducer | None) -> dict[str, Any]:
-    """A reducer as plain values, `{"name": "gtp", "alpha": 0.1, ...}`; `None` is `{"name": "none"}`."""
+    """A reducer as plain values, `{"name": "gtp", "alpha": 0.1, ...}`; `None` is `{"name": "none"}`.
+
+    Raises:
+        InputError: one that is not in `REDUCERS`.
+    """
     if reducer is None:
         return {"name": "none"}
-    name = next(name for name, kind in REDUCERS.items() if kind is type(reducer))
+    name = next((name for name, kind in REDUCERS.items() if kind is type(reducer)), None)
+    if name is None:
+        raise InputError(f"reducer {reducer!r} has no name to write it down by: it is none of {', '.join(REDUCERS)}")
     return {"name": name, **asdict(reducer)}
 
 
@@ -80,6 +86,8 @@ def parse(text: str) -> tuple[Reducer, ...]:
         raise InputError(f"reducers {text!r} should be names with commas, such as gtp,tcvit(order=3)") from error
     assert isinstance(parsed, ast.List)
     found = [from_config(_as_config(node, text)) for node in parsed.elts]
+    if None in found:
+        raise InputError(f"reducers {text!r} hold 'none', which reduces nothing: the dense model is compared anyhow")
     return tuple(reducer for reducer in found if reducer is not None)
 
 

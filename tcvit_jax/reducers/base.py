@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import numbers
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import InputError, whole
 from tcvit_jax.ops import plans
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.gather import take_rows
@@ -57,7 +58,9 @@ class Reducer(ABC):
     attention_keep: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse values that no map has; methods check their own fields too."""
+        """Refuse values of another kind, and those that no map has; methods check their own fields too."""
+        for field in fields(self):
+            _check_kind(field.name, getattr(self, field.name), field.default, listed="tuple" in str(field.type))
         if not 0 < self.attention_keep <= 1:
             raise InputError(f"attention_keep={self.attention_keep} is not in (0, 1]: 1.0 keeps every entry")
 
@@ -112,10 +115,11 @@ class Reducer(ABC):
         """How many of so many patch tokens, behind so many protected ones, can leave in one block."""
         return self.parts.score.most(patches, prefix)
 
-    def check(self, patches: int) -> None:
-        """Raise `InputError` for a value that does not fit a model of that many patches."""
+    def check(self, patches: int, removed: Sequence[int]) -> None:
+        """Raise `InputError` for a value that fits no model of so many patches, of which so many leave each block."""
         if self.parts.match:
             self.parts.match.check(patches)
+        self.parts.fusion.check(removed)
 
     def prepare(self, tokens: Tokens, grid: tuple[int, int]) -> Any:
         """What the parts compute once per image, from the embedded tokens on their `(height, width)` grid."""
@@ -160,9 +164,27 @@ class Reducer(ABC):
         """Multiply-adds of the signals, of `plan` and of its application for one image in one block."""
         parts = self.parts
         return Work(
-            # Sums over the map of every head; the other statistics are read off.
+            # Sums over the map of every head. The other statistics are read off, or take next to nothing: the class
+            # row anew, on other platforms than a TPU, is a ten-thousandth of a block.
             signals=site.heads * site.tokens**2 * len({"received", "map"} & set(self.signals)),
             score=parts.score.macs(site),
             match=parts.match.macs(site) if parts.match else 0,
             fuse=parts.fusion.macs(site),
         )
+
+
+def _check_kind(name: str, value: Any, default: Any, listed: bool) -> None:
+    """Raise unless `value` is of its default's kind, or a list where the field takes one."""
+    if default is None or (listed and isinstance(value, Sequence) and not isinstance(value, str)):
+        return
+    if isinstance(default, bool):
+        fits, kind = isinstance(value, bool), "True or False"
+    elif isinstance(default, str):
+        fits, kind = isinstance(value, str), f"a name such as {default!r}"
+    elif isinstance(default, int):
+        whole(name, value)
+        return
+    else:
+        fits, kind = isinstance(value, numbers.Real) and not isinstance(value, bool), f"a number such as {default}"
+    if not fits:
+        raise InputError(f"{name} takes {kind}, and was given {value!r}")

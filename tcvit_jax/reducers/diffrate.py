@@ -64,6 +64,14 @@ class DiffRate(Reducer):
             )
         return self.pruned[block]
 
+    def _check_counts(self, removed: Sequence[int]) -> None:
+        """A block has a number, and removes as many."""
+        if isinstance(self.pruned, tuple) and len(self.pruned) > len(removed):
+            raise InputError(f"pruned lists {len(self.pruned)} blocks and the model has {len(removed)}")
+        for block, count in enumerate(removed):
+            if count:
+                self.count(block, count)
+
     def fuse(self, choice: Choice) -> Plan:
         """Shares of merged tokens by the mean, and by their cosine for sizes."""
         removed = choice.removed.shape[1]
@@ -79,4 +87,4 @@ class DiffRate(Reducer):
     @property
     def parts(self) -> Parts:
         """Class attention, features, prune and merge."""
-        return Parts(CLASS, FEATURES, Fusion(self.fuse, "propagated", macs=averaging))
+        return Parts(CLASS, FEATURES, Fusion(self.fuse, "propagated", macs=averaging, check=self._check_counts))

@@ -7,6 +7,8 @@ nearest token of higher density, and the largest distance of all for the densest
 `rho_i delta_i`; every other token joins the nearest centre, and a cluster becomes its plain mean.
 
 The noise that reference code adds to break ties is left out: ties go to the lower index.
+
+Written from the formulas; no code was ported.
 """
 
 from __future__ import annotations

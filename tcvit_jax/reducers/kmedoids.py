@@ -6,6 +6,8 @@ the cluster. What is left is the medoids, as they are.
 
 This is the textbook's form: the comparison suite of Haurum et al. sums distances over all tokens, so that its medoids
 are those closest to everything.
+
+Written from the formulas; no code was ported.
 """
 
 from __future__ import annotations

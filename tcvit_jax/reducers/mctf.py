@@ -25,7 +25,7 @@ from tcvit_jax.errors import InputError
 from tcvit_jax.ops import matching, plans
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.gather import take_rows
-from tcvit_jax.ops.ranking import places
+from tcvit_jax.ops.ranking import split_by_score
 from tcvit_jax.reducers.base import Reducer
 from tcvit_jax.reducers.fusions import averaging
 from tcvit_jax.reducers.parts import Choice, Fusion, Parts, Score
@@ -36,7 +36,7 @@ from tcvit_jax.tokens import Plan, Tokens
 
 def most_both_ways(patches: int, prefix: int) -> int:
     """One token of the first half has to be left for those of the second."""
-    return 2 * (patches // 2) - 1
+    return max(0, 2 * (patches // 2) - 1)
 
 
 def best_pairs(fit: Array, sources: Array, targets: Array, count: int) -> tuple[Array, Array]:
@@ -52,7 +52,10 @@ def best_pairs(fit: Array, sources: Array, targets: Array, count: int) -> tuple[
     """
     open_to = jnp.where(targets[:, None, :], fit, -1)
     best = jnp.where(sources, open_to.max(-1), -jnp.inf)
-    return places(best) < count, open_to.argmax(-1).astype(jnp.int32)
+    # Exactly `count`, whatever a compiler rounds: one more would leave and go nowhere.
+    fuse, _ = split_by_score(best, count)
+    mine = (fuse[:, :, None] == jnp.arange(best.shape[1])).any(1)
+    return mine, open_to.argmax(-1).astype(jnp.int32)
 
 
 @dataclass(frozen=True, repr=False)

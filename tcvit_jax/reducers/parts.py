@@ -7,7 +7,7 @@ different methods.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -150,6 +150,7 @@ class Fusion:
         signals: as of a score.
         macs: its multiply-adds, with those of `ops.plans.apply`, for one image in one block.
         reads_class: as of a score.
+        check: raises `InputError` for a model from whose blocks so many tokens leave.
     """
 
     fuse: Callable[[Choice], Plan]
@@ -161,6 +162,7 @@ class Fusion:
     signals: tuple[str, ...] = ()
     macs: Callable[[Site], int] = _none
     reads_class: str = ""
+    check: Callable[[Sequence[int]], None] = lambda removed: None
 
 
 @dataclass(frozen=True)

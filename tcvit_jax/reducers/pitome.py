@@ -14,6 +14,7 @@ Means are weighted with sizes. The official code is under a non-commercial licen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -21,6 +22,7 @@ from typing import Any, ClassVar
 import jax
 from jax import Array
 
+from tcvit_jax.errors import InputError
 from tcvit_jax.ops import matching
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.ranking import places
@@ -47,6 +49,14 @@ class PiToMe(Reducer):
 
     margin: float = 0.75
     alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse margins that no cosine has, and scales that are none."""
+        super().__post_init__()
+        if not -1 <= self.margin <= 1:
+            raise InputError(f"margin={self.margin} is no cosine, -1 to 1: use 0.75")
+        if not 0 < self.alpha < math.inf:
+            raise InputError(f"alpha={self.alpha} is not positive: use 1.0")
 
     def energy(self, likeness: Array, block: int, depth: int) -> Array:
         """`[B, N]` from the cosines `[B, N, N]`."""

@@ -1,6 +1,8 @@
 """Top-K: keep the patch tokens that the class token attends to most, drop the others (Haurum et al., 2023, 2308.04657).
 
 The plainest pruning by attention: the score is that of EViT, and nothing is fused.
+
+Written from the formulas; no code was ported.
 """
 
 from __future__ import annotations

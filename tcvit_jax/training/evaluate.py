@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from tcvit_jax import config as configs
 from tcvit_jax import convert, sharding
 from tcvit_jax.checkpoint import load
@@ -31,7 +29,7 @@ def evaluate_checkpoint(directory: str | Path, overrides: Sequence[str] = ()) ->
 
     Args:
         directory: as for `load`.
-        overrides: `--config.key=value` for `data.*`, `eval_batch_size`, and the reduction: `reducer.*`, `schedule`
+        overrides: `--config.key=value` for `data.*`, `eval_batch_size`, and the reduction: `reducer.*`, `schedule`,
             `gmacs` and `shape`, which have no parameters.
 
     Raises:
@@ -44,7 +42,7 @@ def evaluate_checkpoint(directory: str | Path, overrides: Sequence[str] = ()) ->
                 "reducer.*, schedule, gmacs and shape"
             )
     model, variables, meta = load(directory)
-    config = ConfigDict(meta["config"]) if "config" in meta else configs.default()
+    config = configs.restored(meta["config"]) if "config" in meta else configs.default()
     config = configs.override(config, overrides)
     if any(argument.startswith(_OF_REDUCTION) for argument in overrides):
         model = condensed(config, model)

@@ -55,6 +55,7 @@ def test_every_method_meets_the_budget_with_its_own_shape(checkpoints):
         ([tc.GTP()], {"shares": (1.5,)}, "share=1.5 is not between 0 and 1: 0.5 is half of the dense model's multiply-adds"),
         ([tc.GTP()], {"gmacs": (9.0,)}, "gmacs=9 is no budget below the dense model's 0.0003174"),
         ([tc.GTP()], {"shape": "stage"}, "unknown shape 'stage': did you mean 'stages'?"),
+        ([tc.GTP()], {"shares": ()}, "no budget to compare at: use --share 0.75,0.5 or --gmacs 3.4"),
         ([tc.GTP()], {"batch": 0}, "batch=0 is not positive"),
         ([tc.GTP()], {"rounds": 0}, "rounds=0 is not positive"),
         ([tc.GTP()], {"calibrate": -1}, "calibrate=-1 is negative: 0 takes parameters as they are given"),

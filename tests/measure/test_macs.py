@@ -6,6 +6,7 @@ import pytest
 
 import tcvit_jax as tc
 from tcvit_jax.measure.macs import STAGES
+from tcvit_jax.measure.oracle import bound
 from tcvit_jax.models.create import variable_shapes
 from tests.models.test_vit import METHODS, small
 
@@ -58,6 +59,11 @@ def test_a_model_that_reads_its_patches_leaves_nothing_out():
     table = str(tc.describe(small(tc.GTP(), 5, global_pool="avg")))
     assert "not read" not in table
     assert "computed" not in table
+
+
+def test_a_bound_has_a_ledger_too():
+    model = tc.create_model("deit_tiny_patch16_224", tc.GTP(), 8)
+    assert str(tc.describe(bound(model))).startswith("deit_tiny_patch16_224, reducer Oracle()")
 
 
 def test_a_dense_model_saves_nothing():

@@ -181,6 +181,19 @@ def test_signals_computed_anew_are_those_of_the_stored_map(signals, weighted):
     np.testing.assert_allclose(jax.grad(loss(1))(q), jax.grad(loss(0))(q), rtol=1e-4, atol=1e-5)
 
 
+def test_a_map_in_half_precision_is_that_of_the_values_weights():
+    """On a TPU: entries of eight bits, and their mean over heads in float32."""
+    q, k, _ = map(jnp.asarray, random_qkv(8, scale=2.0))
+    e = exponentials(q, k, None, None)
+    inverse = 1 / e.sum(-1)
+    exact = stored_statistics(e, inverse, ("map", "map_max"), 1)
+    rounded = computed_statistics(q, k, None, e.astype(jnp.bfloat16), inverse, ("map", "map_max"), 1)
+    for name, expected in exact.items():
+        assert rounded[name].dtype == jnp.float32
+        np.testing.assert_allclose(rounded[name], expected, rtol=2**-8)
+        assert float(jnp.abs(rounded[name] - expected).max()) > 0
+
+
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("keep", [1.0, 0.9])
 def test_the_class_row_is_the_mean_of_the_first_rows_of_the_map(masked, keep):

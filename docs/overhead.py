@@ -1,0 +1,44 @@
+"""What selection costs: the forward pass of condensed models over that of their bound, compiled and timed in turns.
+
+python docs/overhead.py --model deit_small_patch16_224 --schedule 13 --batch 16 --reducers gtp,tcvit --rounds 60
+
+The bound is the same model, from whose blocks as many tokens leave by a slice (`tcvit_jax.measure.oracle`). Weights are
+random: no time depends on them.
+"""
+
+import argparse
+
+import jax
+import numpy as np
+
+import tcvit_jax as tc
+from tcvit_jax import reducers
+from tcvit_jax.benchmark.timing import compile_program, in_turns
+from tcvit_jax.measure.oracle import bound
+
+
+def main() -> None:
+    """Print a row for each program."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="deit_small_patch16_224")
+    parser.add_argument("--schedule", type=int, default=13, help="patch tokens removed in each block")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--reducers", default="gtp,tcvit")
+    parser.add_argument("--rounds", type=int, default=60)
+    flags = parser.parse_args()
+    dense = tc.create_model(flags.model)
+    condensed = [tc.condense(dense, reducer, flags.schedule) for reducer in reducers.parse(flags.reducers)]
+    plans = [bound(condensed[0]), *condensed, dense]
+    images = jax.random.normal(jax.random.key(0), (flags.batch, *dense.img_size, dense.in_chans))
+    variables = jax.jit(dense.init)(jax.random.key(1), images[:1])
+    seconds = in_turns([compile_program(model.apply, variables, images) for model in plans], flags.rounds)
+    ratios = np.quantile(seconds / seconds[:, :1], (0.25, 0.5, 0.75), axis=0)
+    names = ["slice", *map(repr, condensed), "dense"]
+    print(f"{flags.model}, {flags.schedule} removed per block, batch {flags.batch}, {jax.devices()[0].device_kind}")
+    print(f"| program | ms | over the slice, median of {flags.rounds} rounds | quartiles |\n|---|---|---|---|")
+    for name, ms, (low, middle, high) in zip(names, 1e3 * np.median(seconds, axis=0), ratios.T - 1, strict=True):
+        print(f"| {name} | {ms:.1f} | {middle:+.1%} | {low:+.1%} to {high:+.1%} |")
+
+
+if __name__ == "__main__":
+    main()
