@@ -49,12 +49,11 @@ def finetuned(rows: list[dict], runs: list[dict]) -> str:
     methods = defaultdict(list)
     for run in runs:
         methods[type(from_config(run["reducer"])).__name__].append(run)
-    lines = ["| method | off the shelf | finetuned | GMACs | training images/s |", "|---|---|---|---|---|"]
+    lines = ["| method | off the shelf | finetuned | GMACs |", "|---|---|---|---|"]
     for name, found in sorted(methods.items(), key=lambda item: -mean(run["top1"] for run in item[1])):
         top1 = [run["top1"] for run in found]
         after = _spread({"top1": mean(top1), "top1_low": min(top1), "top1_high": max(top1)})
-        speed = mean(run["train_images_per_second"] for run in found)
-        lines.append(f"| {name} | {_spread(before[name])} | {after} | {found[0]['gmacs']:.5f} | {speed:,.0f} |")
+        lines.append(f"| {name} | {_spread(before[name])} | {after} | {found[0]['gmacs']:.5f} |")
     return "\n".join(lines)
 
 

@@ -33,7 +33,7 @@ def main() -> None:
     variables = jax.jit(dense.init)(jax.random.key(1), images[:1])
     seconds = in_turns([compile_program(model.apply, variables, images) for model in plans], flags.rounds)
     ratios = np.quantile(seconds / seconds[:, :1], (0.25, 0.5, 0.75), axis=0)
-    names = ["slice", *map(repr, condensed), "dense"]
+    names = ["slice", *(repr(model.reducer) for model in condensed), "dense"]
     print(f"{flags.model}, {flags.schedule} removed per block, batch {flags.batch}, {jax.devices()[0].device_kind}")
     print(f"| program | ms | over the slice, median of {flags.rounds} rounds | quartiles |\n|---|---|---|---|")
     for name, ms, (low, middle, high) in zip(names, 1e3 * np.median(seconds, axis=0), ratios.T - 1, strict=True):
