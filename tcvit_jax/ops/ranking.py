@@ -8,7 +8,7 @@ from jax import Array
 def split_by_score(score: Array, keep: int) -> tuple[Array, Array]:
     """The `keep` highest-scoring rows and the others, each in ascending order of their index.
 
-    Equal scores go to the lower index first. Counted and sorted, never `top_k`: XLA's partitioner replicates that,
+    Equal scores go to the lower index first. `argsort`, not `top_k`: XLA's partitioner replicates the latter,
     which would gather the batch of every device before each block.
 
     Args:
@@ -18,29 +18,25 @@ def split_by_score(score: Array, keep: int) -> tuple[Array, Array]:
     Returns:
         `kept [B, keep]` and `removed [B, N - keep]`, int32.
     """
-    tokens = score.shape[-1]
-    index = jnp.arange(tokens, dtype=jnp.int32)
-    # Two sorts of single integers take two thirds of the time of an `argsort` on a CPU. The first is of places and
-    # indices, and not of places alone: a compiler may compute a score again for each comparison and round it
-    # differently, so that two tokens have one place, and a permutation it must be all the same.
-    order = jnp.sort(places(score) * tokens + index, axis=-1) % tokens
-    order = jnp.sort(jnp.where(index < keep, order, order + tokens), axis=-1)
-    return order[:, :keep], order[:, keep:] - tokens
+    # Selection is discrete: to the gradient it is a constant.
+    score = jax.lax.stop_gradient(score).astype(jnp.float32)
+    # Sorted and not counted, which a CPU does faster: a compiler may compute a score anew for each comparison and round
+    # it differently, so that two tokens have one place.
+    order = jnp.argsort(-score, axis=-1, stable=True).astype(jnp.int32)
+    return jnp.sort(order[:, :keep], axis=-1), jnp.sort(order[:, keep:], axis=-1)
 
 
 def places(score: Array) -> Array:
     """The place of each entry of `score [B, N]` in its row, the highest first, from 0: int32; ties to the lower index.
 
-    NaN is the lowest. Counted, not sorted: there is no inverse permutation to scatter.
+    Counted, not sorted: there is no inverse permutation to scatter. So `score` should come straight out of a sum, a
+    maximum or a gather, which compilers do not compute twice (see `split_by_score`).
     """
-    # Selection is discrete: to the gradient it is a constant.
     score = jax.lax.stop_gradient(score).astype(jnp.float32)
-    score = jnp.where(jnp.isnan(score), -jnp.inf, score)
     index = jnp.arange(score.shape[-1])
-    # Over the second to last axis, which is vectorised on a CPU.
-    mine, others = score[:, None, :], score[:, :, None]
-    before = (others > mine) | ((others == mine) & (index[:, None] < index))
-    return before.sum(1, dtype=jnp.int32)
+    mine, others = score[:, :, None], score[:, None, :]
+    before = (others > mine) | ((others == mine) & (index < index[:, None]))
+    return before.sum(-1, dtype=jnp.int32)
 
 
 def largest(x: Array, count: int, axis: int = -1) -> Array:
