@@ -20,6 +20,10 @@ from tcvit_jax.models.zoo import OVERRIDES, Preprocessing
 Config: TypeAlias = Any
 
 
+# Overrides that say what is evaluated, and nothing of the model.
+OF_DATA = ("--config.data.", "--config.eval_batch_size=")
+
+
 def default() -> Config:
     """Every key there is. `None` means: as the model's name says."""
     return ConfigDict(

@@ -166,14 +166,19 @@ def _possible(schedule: Schedule, stack: Stack, wanted: Callable[[int, int], int
 
     def checked(block: int, left: int) -> int:
         count = wanted(block, left)
-        if count > stack.most(left):
-            raise InputError(
-                f"{schedule} removes {count} tokens in block {block}, which has {left}: the method can remove at most "
-                f"{stack.most(left)} of them"
-            )
+        _check_most(schedule, stack, block, left, count)
         return count
 
     return stack.fitted(checked)
+
+
+def _check_most(schedule: object, stack: Stack, block: int, left: int, count: int) -> None:
+    """Raise `InputError`, which names the schedule, where the method cannot remove `count` of the tokens left."""
+    if count > stack.most(left):
+        raise InputError(
+            f"{schedule} removes {count} tokens in block {block}, which has {left}: the method can remove at most "
+            f"{stack.most(left)} of them"
+        )
 
 
 def _check_rate(name: str, rate: float) -> None:
@@ -267,7 +272,7 @@ def _mended(counts: Removed, stack: Stack, limit: float) -> list[Removed]:
 def _as_schedule(value: int | Sequence[int] | Schedule) -> Schedule:
     if isinstance(value, Iterable):
         return explicit(tuple(whole("schedule", count) for count in value))
-    return value if isinstance(value, Schedule) else constant(whole("schedule", value))
+    return value if isinstance(value, Schedule) else constant(value)
 
 
 def resolve(schedule: int | Sequence[int] | Schedule, stack: Stack) -> Removed:
@@ -296,10 +301,6 @@ def resolve(schedule: int | Sequence[int] | Schedule, stack: Stack) -> Removed:
             raise InputError(
                 f"schedule removes {count} tokens in block {block}, which has {left}: at most {left - 1} leave one"
             )
-        if count > stack.most(left):
-            raise InputError(
-                f"schedule removes {count} tokens in block {block}, which has {left}: the method can remove at most "
-                f"{stack.most(left)} of them"
-            )
+        _check_most("schedule", stack, block, left, count)
         left -= count - (stack.extra if count else 0)
     return removed

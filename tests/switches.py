@@ -50,8 +50,4 @@ METHODS = [pytest.param(kind(), id=name) for name, kind in REDUCERS.items()]
 # to block, and one that fills a width, for tests that could tell them apart. One test compiles every method.
 OWN = [param for param in METHODS if param.id in ("gtp", "tcvit")]
 WAYS = [param for param in METHODS if param.id in ("gtp", "tcvit", "tome", "ats")]
-# Those without mixtures: each of their parts is in a method already, for tests that compile them all.
-WITHOUT_MIXTURES = [
-    pytest.param(reducer, id=repr(reducer)) for reducer in REDUCERS_AND_SWITCHES if reducer not in _CROSS
-]
 SWITCHES = [pytest.param(reducer, id=repr(reducer)) for reducer in REDUCERS_AND_SWITCHES]

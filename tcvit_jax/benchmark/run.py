@@ -189,4 +189,4 @@ def _fits(subject: Subject) -> bool:
 
 def _bound_of(entry: Entry) -> str:
     """The name of a model's bound: by the tokens that are left, not by those that leave, of which some come back."""
-    return f"bound {list(bound(entry.model).removed)}"
+    return f"bound {list(entry.model.cost().tokens)}"

@@ -18,7 +18,7 @@ from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing
 from tcvit_jax.reducers import Reducer
 from tcvit_jax.schedule import SHAPES
-from tcvit_jax.training.experiment import EvalData, build_eval_data, build_model, build_preprocessing
+from tcvit_jax.training.experiment import EvalData, build_eval_data, build_model, build_preprocessing, check_classes
 
 # Where settings that nobody gave start from.
 SHARES = (0.75, 0.6, 0.5)
@@ -145,7 +145,7 @@ def from_checkpoints(
         InputError: checkpoints of different models or preprocessing; an override that a checkpoint decides, or that
             a benchmark does not read.
     """
-    _check_overrides(overrides, _OF_DATA)
+    _check_overrides(overrides, configs.OF_DATA)
     found, first = [], None
     for directory in directories:
         model, variables, meta = checkpoint.load(directory)
@@ -172,7 +172,7 @@ def from_config(
     Raises:
         InputError: no weights; an override that a benchmark does not read.
     """
-    _check_overrides(overrides, (*_OF_DATA, "--config.model.", "--config.weights", "--config.new_head"))
+    _check_overrides(overrides, (*configs.OF_DATA, "--config.model.", "--config.weights", "--config.new_head"))
     config = configs.load(path, overrides)
     source = weights or config.weights
     if not source:
@@ -187,14 +187,11 @@ def from_config(
     return model, (found,), config, build_preprocessing(config, model)
 
 
-_OF_DATA = ("--config.data.", "--config.eval_batch_size")
-
-
 def _check_overrides(overrides: Sequence[str], read: Sequence[str]) -> None:
     """What a benchmark does not read would change nothing, without a word."""
     for argument in overrides:
         if argument.startswith("--config.") and not argument.startswith(tuple(read)):
-            keys = ", ".join(key.removeprefix("--config.").removesuffix(".") for key in read)
+            keys = ", ".join(key.removeprefix("--config.").rstrip(".=") for key in read)
             raise InputError(
                 f"cannot use {argument!r} with a benchmark, which reads {keys}: methods are --reducers, budgets --gmacs"
             )
@@ -253,8 +250,7 @@ def build(
         raise InputError(f"a benchmark runs in one process, and this is one of {jax.process_count()}")
     data = build_eval_data(config, model, preprocessing)
     for trained in weights:
-        if trained.classes is not None and trained.classes != data.source.classes:
-            raise InputError(f"dataset {config.data.name!r} has other classes than {trained.name!r} was trained on")
+        check_classes(config, data, trained.classes, repr(trained.name))
     subject = Subject(
         model, weights, config, data, preprocessing, tuple(methods), budgets, shape, batch, rounds, calibrate
     )  # fmt: skip

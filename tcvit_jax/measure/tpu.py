@@ -229,6 +229,4 @@ def _write(flags: argparse.Namespace, programs: Sequence[Program]) -> None:
 
 
 if __name__ == "__main__":
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     sys.exit(main(sys.argv[1:]))

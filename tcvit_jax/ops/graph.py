@@ -11,6 +11,7 @@ from jax import Array
 
 from tcvit_jax.errors import InputError
 from tcvit_jax.ops.gather import take_block, take_rows
+from tcvit_jax.ops.matching import cosine
 from tcvit_jax.ops.ranking import largest
 
 
@@ -32,12 +33,8 @@ def semantic(x: Array, neighbors: int) -> Array:
     """
     tokens = x.shape[1]
     check_neighbors(neighbors, tokens)
-    x = x.astype(jnp.float32)
-    norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
-    unit = x / jnp.where(norm > 0, norm, 1)
-    cosine = jnp.einsum("bid,bjd->bij", unit, unit, precision="highest")
     own = jnp.eye(tokens, dtype=bool)
-    return jnp.swapaxes(largest(jnp.where(own, -jnp.inf, cosine), neighbors, axis=-2) & ~own, 1, 2)
+    return jnp.swapaxes(largest(jnp.where(own, -jnp.inf, cosine(x, x)), neighbors, axis=-2) & ~own, 1, 2)
 
 
 def check_neighbors(neighbors: int, tokens: int) -> None:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tcvit_jax.errors import InputError, whole
+from tcvit_jax.errors import InputError
 from tcvit_jax.ops import matching
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.ranking import largest
@@ -50,7 +50,7 @@ class DPCKNN(Reducer):
     def __post_init__(self) -> None:
         """Refuse a density of nothing."""
         super().__post_init__()
-        if whole("neighbors", self.neighbors) < 1:
+        if self.neighbors < 1:
             raise InputError(f"neighbors={self.neighbors} leaves a token without itself: use 5")
 
     def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Array:

@@ -23,8 +23,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tcvit_jax.errors import InputError, unknown, whole
+from tcvit_jax.errors import InputError, unknown
 from tcvit_jax.ops import graph as graphs
+from tcvit_jax.ops import matching
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.gather import take_rows
 from tcvit_jax.reducers.base import Reducer
@@ -39,9 +40,7 @@ def _likeness(rows: Array, prefix: int) -> Array:
 
     The sum of cosines with all rows is one product with their sum.
     """
-    rows = rows[:, prefix:]
-    norm = jnp.linalg.norm(rows, axis=-1, keepdims=True)
-    unit = rows / jnp.where(norm > 0, norm, 1)
+    unit = matching.unit(rows[:, prefix:])
     return -jnp.einsum("bnt,bt->bn", unit, unit.sum(1), precision="highest")
 
 
@@ -115,7 +114,7 @@ class GTP(Reducer):
             raise unknown("graph", self.graph, GRAPHS)
         if self.propagation not in PROPAGATIONS:
             raise unknown("propagation", self.propagation, PROPAGATIONS)
-        if whole("neighbors", self.neighbors) < 0:
+        if self.neighbors < 0:
             raise InputError(f"neighbors={self.neighbors} is negative: use 8, or graph='spatial' for none")
         if self.neighbors == 0 and self.graph == "semantic":
             raise InputError("neighbors=0 leaves the semantic graph without edges: use 8")

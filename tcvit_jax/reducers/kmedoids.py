@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tcvit_jax.errors import InputError, whole
+from tcvit_jax.errors import InputError
 from tcvit_jax.ops import matching
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.ranking import split_by_score
@@ -62,7 +62,7 @@ class KMedoids(Reducer):
     def __post_init__(self) -> None:
         """Refuse what is no number of turns."""
         super().__post_init__()
-        if whole("iterations", self.iterations) < 0:
+        if self.iterations < 0:
             raise InputError(f"iterations={self.iterations} is negative: use 3")
 
     def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Array:

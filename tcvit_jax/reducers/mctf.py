@@ -24,7 +24,7 @@ from jax import Array
 from tcvit_jax.errors import InputError
 from tcvit_jax.ops import matching, plans
 from tcvit_jax.ops.attention import Signals
-from tcvit_jax.ops.gather import take_rows
+from tcvit_jax.ops.gather import chosen_rows, take_rows
 from tcvit_jax.ops.ranking import split_by_score
 from tcvit_jax.reducers.base import Reducer
 from tcvit_jax.reducers.fusions import averaging
@@ -54,8 +54,8 @@ def best_pairs(fit: Array, sources: Array, targets: Array, count: int) -> tuple[
     best = jnp.where(sources, open_to.max(-1), -jnp.inf)
     # Exactly `count`, whatever a compiler rounds: one more would leave and go nowhere.
     fuse, _ = split_by_score(best, count)
-    mine = (fuse[:, :, None] == jnp.arange(best.shape[1])).any(1)
-    return mine, open_to.argmax(-1).astype(jnp.int32)
+    fuses = chosen_rows(fuse, best.shape[1], bool).any(1)
+    return fuses, open_to.argmax(-1).astype(jnp.int32)
 
 
 @dataclass(frozen=True, repr=False)

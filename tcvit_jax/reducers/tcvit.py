@@ -141,7 +141,7 @@ class TCViT(Reducer):
             raise InputError(f"gamma={self.gamma} is not between 0 (order 1) and 1 (no discount)")
         if not self.temperature > 0:
             raise InputError(f"temperature={self.temperature} is not positive: use fuse='hard' for its limit")
-        if whole("top_m", self.top_m) < 1:
+        if self.top_m < 1:
             raise InputError(f"top_m={self.top_m} fuses into no token: use fuse='drop'")
         if self.score_norm == "zscore" and self.fuse_weight == "score":
             raise InputError(

@@ -14,10 +14,9 @@ from tcvit_jax.evaluation import Result, evaluate, make_eval_step
 from tcvit_jax.measure import describe
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing
-from tcvit_jax.training.experiment import build_eval_data, build_model, build_preprocessing, condensed
+from tcvit_jax.training.experiment import build_eval_data, build_model, build_preprocessing, check_classes, condensed
 
-# What may be said otherwise of a checkpoint, which brings its model.
-_OF_DATA = ("--config.data.", "--config.eval_batch_size=")
+# What may be said otherwise of a checkpoint, which brings its model, besides the data.
 _OF_REDUCTION = ("--config.reducer.", "--config.schedule=", "--config.gmacs=", "--config.shape=")
 
 
@@ -36,14 +35,13 @@ def evaluate_checkpoint(directory: str | Path, overrides: Sequence[str] = ()) ->
         InputError: no checkpoint, an override that would change its parameters, or data with other classes.
     """
     for argument in overrides:
-        if not argument.startswith(_OF_DATA + _OF_REDUCTION):
+        if not argument.startswith(configs.OF_DATA + _OF_REDUCTION):
             raise InputError(
                 f"cannot use {argument!r} with a checkpoint, which brings its model: only data.*, eval_batch_size, "
                 "reducer.*, schedule, gmacs and shape"
             )
     model, variables, meta = load(directory)
-    config = configs.restored(meta["config"]) if "config" in meta else configs.default()
-    config = configs.override(config, overrides)
+    config = configs.override(configs.restored(meta.get("config", {})), overrides)
     if any(argument.startswith(_OF_REDUCTION) for argument in overrides):
         model = condensed(config, model)
         wanted = [argument for argument in overrides if argument.startswith(_OF_REDUCTION[1:])]
@@ -72,8 +70,7 @@ def _evaluate(
     mesh = sharding.data_mesh()
     sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh)
     data = build_eval_data(config, model, preprocessing)
-    if classes is not None and data.source.classes != classes:
-        raise InputError(f"dataset {config.data.name!r} has other classes than the checkpoint was trained on")
+    check_classes(config, data, classes, "the checkpoint")
     ledger = describe(model)
     print(f"model   {ledger.name}\n{ledger.summary()}", flush=True)
     step = make_eval_step(model, preprocessing, mesh)

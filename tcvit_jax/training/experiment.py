@@ -122,3 +122,9 @@ def _open(config: Config, split: str, model: ViT) -> Source:
             f"{model.num_classes}: use --config.model.num_classes={len(source.classes)}, or other data"
         )
     return source
+
+
+def check_classes(config: Config, data: EvalData, classes: tuple[str, ...] | None, trained: str) -> None:
+    """Raise `InputError` unless the data's classes are those that `trained` was trained on; None for not known."""
+    if classes is not None and data.source.classes != classes:
+        raise InputError(f"dataset {config.data.name!r} has other classes than {trained} was trained on")
