@@ -1,23 +1,36 @@
-"""Train a model: `python train.py --config configs/digits_gtp.py [--config.key=value ...]`."""
+"""Train a model: `python train.py --config configs/digits_gtp.py [--config.key=value ...]`.
+
+The same command continues a run that was interrupted. On `SIGTERM` it saves and ends with status 75.
+"""
 
 import argparse
 import sys
+from pathlib import Path
 
 
 def main(arguments: list[str]) -> int:
     """Flags to a configuration, the configuration to the library."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", required=True, help="a file of configs/, or your own with get_config()")
+    parser.add_argument("--distributed", default="auto", help="join other processes: auto (the default), on or off")
     flags, overrides = parser.parse_known_args(arguments)
 
     from tcvit_jax import InputError, config
+    from tcvit_jax.training import runtime
     from tcvit_jax.training.loop import train
+    from tcvit_jax.training.preemption import EXIT_STATUS, Preempted
 
     try:
-        train(config.load(flags.config, overrides))
+        runtime.join(flags.distributed)
+        settings = config.load(flags.config, overrides)
+        runtime.keep_compiled(Path(settings.workdir) / ".jax_cache")
+        train(settings)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Preempted as preempted:
+        print(preempted, file=sys.stderr)
+        return EXIT_STATUS
     return 0
 
 

@@ -38,12 +38,17 @@ def default() -> Config:
             "weights": "",  # to start from: a file, hf-hub:timm/NAME or a checkpoint; "" starts from scratch
             "new_head": False,  # leave out the classifier of `weights`, for one of other classes
             "data": {
-                "name": "imagenet2012",  # "digits", "folder", or a TFDS name
-                "dir": "",  # of the folder, or of TFDS's prepared sets
+                "name": "imagenet2012",  # "digits", "folder", "tfrecord", or a TFDS name
+                "dir": "",  # of the folder, the TFRecord files, or TFDS's prepared sets
                 "train_split": "train",
                 "eval_split": "val",
                 "augmentation": "crop",  # or "shift"
                 "shift": 1,  # pixels, of "shift"
+                "auto_augment": "",  # timm's name of a RandAugment, such as "rand-m9-mstd0.5-inc1"
+                "color_jitter": 0.0,  # the most that brightness, contrast and saturation change by
+                "train_interpolation": "",  # "random", or another one than in evaluation
+                "repeats": 1,  # rows that each image fills, with an augmentation for each
+                "label_maps": "",  # LV-ViT's token labels: a folder with CLASS/NAME.npy for every training image
                 "workers": 0,  # decoding processes; 0 decodes in this one
                 "mean": None,
                 "std": None,
@@ -54,16 +59,46 @@ def default() -> Config:
             "batch_size": 1024,  # over all devices
             "eval_batch_size": 1024,
             "epochs": 300.0,
+            "accumulate": 1,  # micro-batches of a device that make one step
             "label_smoothing": 0.1,
+            "mixing": {
+                "mixup": 0.0,  # alpha of the Beta distribution; 0 is off
+                "cutmix": 0.0,
+                "prob": 1.0,  # that a batch is mixed
+                "switch_prob": 0.5,  # that it is by CutMix, where both are on
+                "mix_token": False,  # patches instead of pixels (LV-ViT)
+            },
+            "random_erasing": 0.0,  # the probability of it
+            "token_labels": 0.0,  # the weight of the loss of every patch token, of a model with a head for them
+            "distill": {
+                "teacher": "",  # a checkpoint, or "dense": this model without reduction, with `weights`; "" is none
+                "kind": "soft",  # or "hard"
+                "weight": 0.5,  # of the teacher's word; labels have the rest
+                "temperature": 1.0,  # of "soft"
+                "tokens": 0.0,  # the weight of the difference of restored patches from the teacher's
+            },
+            "warmdown": {  # from no reduction to all of it, over the first epochs of a run
+                "start_epoch": 0.0,  # until then nothing is removed
+                "epochs": 0.0,  # how long it takes; 0 is off
+                "stages": 8,  # of different schedules, each of which is compiled
+            },
             "optimizer": {
-                "lr": 1e-3,  # peak, at `batch_size`
+                "lr": 1e-3,  # peak
+                "lr_batch_size": 0,  # images a step that `lr` is meant for, and scaled from; 0: as it is
                 "min_lr": 1e-5,
+                "warmup_lr": 0.0,  # at the first step
                 "warmup_epochs": 5.0,
+                "warmup_prefix": True,  # the cosine begins behind the warm-up, or at the first step
                 "weight_decay": 0.05,
                 "b1": 0.9,
                 "b2": 0.999,
                 "clip_norm": 0.0,  # 0 is off
+                "layer_decay": 1.0,  # of the learning rate, for each layer below the head
                 "ema_decay": 0.9999,
+            },
+            "mesh": {
+                "data": 0,  # devices that the batch alone is cut over; 0 for all that are left
+                "model": 1,  # devices that share the parameters (FSDP); 1: each has them all
             },
             "log_every": 50,  # steps
             "eval_every": 1.0,  # epochs

@@ -97,10 +97,28 @@ def make_eval_step(model: ViT, preprocessing: Preprocessing, mesh: Mesh) -> Eval
     return jax.jit(eval_step, in_shardings=(whole, sharding.split(mesh)), out_shardings=whole)
 
 
-def evaluate(step: EvalStep, variables: Any, batches: Iterable[Mapping[str, np.ndarray]], mesh: Mesh) -> Result:
+class Stopped(Exception):
+    """An evaluation that was asked to end before its last batch."""
+
+
+def evaluate(
+    step: EvalStep,
+    variables: Any,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    mesh: Mesh,
+    stop: Callable[[], bool] = lambda: False,
+) -> Result:
     """Run `step` over all of `batches` (from `data.eval_batches`) and divide the sums.
 
+    Args:
+        step: from `make_eval_step`.
+        variables: the model's, whole on every device of the mesh.
+        batches: this process's part of each.
+        mesh: the devices.
+        stop: asked after every batch whether to end early.
+
     Raises:
+        Stopped: `stop` said so.
         InputError: no example at all.
     """
     totals = {"top1": 0, "top5": 0, "loss": 0.0, "examples": 0}
@@ -112,6 +130,8 @@ def evaluate(step: EvalStep, variables: Any, batches: Iterable[Mapping[str, np.n
             seconds += time.perf_counter() - start
             timed += len(batch["mask"]) * jax.process_count()
         totals = {key: totals[key] + sums[key].item() for key in totals}
+        if stop():
+            raise Stopped
     examples = totals["examples"]
     if not examples:
         raise InputError("the evaluation split holds no example")

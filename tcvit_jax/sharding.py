@@ -1,7 +1,13 @@
-"""The device mesh: every device holds all parameters and its part of the batch."""
+"""The device mesh `data x model`: the batch is cut over both axes, and parameters, if at all, over `model`.
+
+`model=1` keeps every parameter whole on every device. A greater one is fully sharded data parallelism (FSDP;
+Rajbhandari et al., 2020): a device keeps its part of the large parameters, of their averages and of the optimiser's
+state, gathers the others' parts for the forward and backward pass, and gets back its part of the gradient.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,10 +17,48 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tcvit_jax.errors import InputError
 
+# Which axis of a parameter the devices of `model` share, by the end of its name; the first rule that fits, and whole on
+# every device where none does. Moments and averages have their parameters' names behind their own.
+RULES: tuple[tuple[str, int], ...] = (
+    (r"attn/(qkv|proj)/kernel", -1),
+    (r"mlp/(fc1|fc2)/kernel", -1),
+    (r"patch_embed/(kernel|proj/kernel)", -1),
+    # The classes need not be a multiple of anything.
+    (r"(head|head_dist|aux_head)/kernel", -2),
+    (r"pos_embed", -1),
+)
+
 
 def data_mesh() -> Mesh:
-    """One axis, `"data"`, over all devices of all processes."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    """All devices of all processes, each with all parameters."""
+    return make_mesh()
+
+
+def make_mesh(data: int = 0, model: int = 1) -> Mesh:
+    """A mesh of `data x model` over all devices of all processes.
+
+    Args:
+        data: devices that the batch alone is cut over; 0 for as many as there are.
+        model: devices that share the parameters.
+
+    Raises:
+        InputError: there are not as many devices.
+    """
+    devices = jax.device_count()
+    if model < 1 or devices % model:
+        nearest = min((n for n in range(1, devices + 1) if devices % n == 0), key=lambda n: (abs(n - model), n))
+        raise InputError(f"mesh.model={model} does not divide {devices} devices: use {nearest}")
+    if data not in (0, devices // model):
+        raise InputError(
+            f"mesh.data={data} times mesh.model={model} is not {devices} devices: use mesh.data={devices // model}, or "
+            "0 for all that are left"
+        )
+    return jax.make_mesh((devices // model, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+
+def model_size(mesh: Mesh) -> int:
+    """How many devices share a parameter."""
+    return mesh.shape.get("model", 1)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -23,8 +67,48 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def split(mesh: Mesh) -> NamedSharding:
-    """The first axis, the batch, cut over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    """The first axis, the batch, cut over all devices."""
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+
+def shared_axis(name: str, ndim: int) -> int | None:
+    """The axis of a parameter that the devices of `model` share, by its `/`-separated name; None for none."""
+    for pattern, axis in RULES:
+        if re.search(f"(^|/){pattern}$", name):
+            return axis % ndim
+    return None
+
+
+def spec(path: tuple[Any, ...], leaf: Any, mesh: Mesh) -> PartitionSpec:
+    """How a leaf of a state, at a path of it, lies on the mesh."""
+    ndim = len(leaf.shape)
+    axis = shared_axis(jax.tree_util.keystr(path, simple=True, separator="/"), ndim) if ndim else None
+    if axis is None or model_size(mesh) == 1:
+        return PartitionSpec()
+    return PartitionSpec(*("model" if index == axis else None for index in range(ndim)))
+
+
+def specs(tree: Any, mesh: Mesh) -> Any:
+    """`spec` of every leaf."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: spec(path, leaf, mesh), tree)
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """How every leaf of a tree (arrays or their shapes) lies on the mesh, by `RULES`."""
+    return jax.tree.map(lambda found: NamedSharding(mesh, found), specs(tree, mesh))
+
+
+def check_shared(params: Any, mesh: Mesh) -> None:
+    """Raise an `InputError` unless the devices of `model` can share the parameters (arrays or shapes) evenly."""
+    size = model_size(mesh)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        for axis, name in enumerate(spec(path, leaf, mesh)):
+            if name and leaf.shape[axis] % size:
+                nearest = max(n for n in range(1, size + 1) if leaf.shape[axis] % n == 0)
+                raise InputError(
+                    f"mesh.model={size} cannot share the {leaf.shape[axis]} columns of "
+                    f"{jax.tree_util.keystr(path, simple=True, separator='/')}: use {nearest}"
+                )
 
 
 def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -34,19 +118,30 @@ def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def place_whole(tree: Any, mesh: Mesh) -> Any:
-    """Every array of `tree` whole on every device."""
+    """Every array of `tree` whole on every device: of the host, or of this mesh."""
+    if model_size(mesh) > 1 and any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree)):
+        # Parts that other processes hold come through a program; a copy from the host alone cannot reach them.
+        return jax.jit(lambda leaves: leaves, out_shardings=replicated(mesh))(tree)
     return jax.device_put(tree, replicated(mesh))
 
 
-def check_divisible(key: str, batch_size: int, mesh: Mesh) -> None:
-    """Raise an `InputError` unless the devices can share the batch evenly; it names the nearest size that they can."""
-    devices = mesh.size
-    if batch_size < 1 or batch_size % devices:
-        nearest = max(1, round(batch_size / devices)) * devices
-        raise InputError(f"{key}={batch_size} cannot be shared by {devices} devices: use {nearest}")
+def check_divisible(key: str, batch_size: int, mesh: Mesh, rows: int = 1) -> None:
+    """Raise an `InputError` unless the devices can share the batch evenly, each a multiple of `rows`.
+
+    It names the nearest size that they can.
+    """
+    multiple = mesh.size * rows
+    if batch_size < 1 or batch_size % multiple:
+        nearest = max(1, round(batch_size / multiple)) * multiple
+        each = f", {rows} rows at a time" if rows > 1 else ""
+        raise InputError(f"{key}={batch_size} cannot be shared by {mesh.size} devices{each}: use {nearest}")
 
 
 def as_replicated(tree: Any, mesh: Mesh) -> Any:
     """Abstract leaves of `tree` (shapes and dtypes), to be held whole by every device."""
-    sharding = replicated(mesh)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+    return as_placed(tree, jax.tree.map(lambda _: replicated(mesh), tree))
+
+
+def as_placed(tree: Any, placed: Any) -> Any:
+    """Abstract leaves of `tree` (shapes and dtypes) that lie as `placed`, a tree of shardings, says."""
+    return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree, placed)

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     ),
     "training": (
         "checkpoint", "config", "convert", "data", "evaluation", "measure", "models", "ops", "reducers", "report", "schedule",
-        "sharding",
+        "sharding", "tokens",
     ),
 }  # fmt: skip
 HEAVY = ("torch", "timm", "huggingface_hub", "tensorflow", "sklearn", "matplotlib", "grain", "tensorflow_datasets")

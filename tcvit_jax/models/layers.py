@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from tcvit_jax.ops import rows
 from tcvit_jax.ops.activations import ACTIVATIONS
 from tcvit_jax.ops.attention import Signals, attention
 from tcvit_jax.ops.linear import linear
@@ -50,7 +51,23 @@ class DropPath(nn.Module):
         if not train or self.rate == 0:
             return x
         keep = 1 - self.rate
-        mask = jax.random.bernoulli(self.make_rng("dropout"), keep, (x.shape[0], 1, 1))
+        mask = rows.bernoulli(self.make_rng("dropout"), keep, x.shape[0])[:, None, None]
+        return jnp.where(mask, x / keep, 0)
+
+
+class Dropout(nn.Module):
+    """Dropout (Srivastava et al., 2014), drawn row by row: the same on however many devices."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """`x [B, ...]`, unchanged unless training."""
+        if not train or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        keys = rows.keys(self.make_rng("dropout"), x.shape[0])
+        mask = jax.vmap(lambda key: jax.random.bernoulli(key, keep, x.shape[1:]))(keys)
         return jnp.where(mask, x / keep, 0)
 
 
@@ -133,7 +150,7 @@ class Attention(nn.Module):
         )  # fmt: skip
         values = jnp.transpose(values, (0, 2, 1, 3)).reshape(batch, -1, width)
         out = dense(width, "proj", self.dtype)(values)
-        return nn.Dropout(self.drop_rate)(out, deterministic=not train), found
+        return Dropout(self.drop_rate)(out, train), found
 
 
 class Mlp(nn.Module):
@@ -149,9 +166,9 @@ class Mlp(nn.Module):
         """`[B, T, D]` to `[B, T, D]`."""
         width = x.shape[-1]
         x = ACTIVATIONS[self.act_layer](dense(self.hidden, "fc1", self.dtype)(x))
-        x = nn.Dropout(self.drop_rate)(x, deterministic=not train)
+        x = Dropout(self.drop_rate)(x, train)
         x = dense(width, "fc2", self.dtype)(x)
-        return nn.Dropout(self.drop_rate)(x, deterministic=not train)
+        return Dropout(self.drop_rate)(x, train)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from tcvit_jax.errors import InputError
-from tcvit_jax.models.vit import ViT
+from tcvit_jax.models.vit import Heads, ViT
 from tcvit_jax.tokens import Tokens
 
 
@@ -29,6 +29,8 @@ class ConvStem(nn.Module):
         Batch norm uses its running statistics unless training. In training they are those of the global batch,
         on however many devices, and `apply` has to be called with `mutable=["batch_stats"]`.
         """
+        # Where a device sees its own rows alone, the axes that the others lie on.
+        axes: Any = jax.sharding.get_abstract_mesh().manual_axes or None
         x = images
         for index, (size, stride) in enumerate(((7, 2), (3, 1), (3, 1)), 1):
             # "SAME" would pad a stride of 2 on one side alone.
@@ -37,8 +39,9 @@ class ConvStem(nn.Module):
                 name=f"conv{index}",
             )(x)  # fmt: skip
             x = nn.BatchNorm(
-                not train, momentum=0.9, epsilon=1e-5, use_fast_variance=False, dtype=self.dtype, name=f"bn{index}"
-            )(x)
+                not train, momentum=0.9, epsilon=1e-5, use_fast_variance=False, dtype=self.dtype, axis_name=axes,
+                name=f"bn{index}",
+            )(x)  # fmt: skip
             x = jax.nn.relu(x)
         patch = (self.patch_size // 2, self.patch_size // 2)
         return nn.Conv(self.width, patch, strides=patch, padding="VALID", dtype=self.dtype, name="proj")(x)
@@ -48,7 +51,7 @@ class LVViT(ViT):
     """LV-ViT; make one with `create_model`. Its variables have batch statistics beside the parameters.
 
     Logits are those of the class token and half the greatest, class by class, of the patch tokens that are left
-    (`head(class) + 0.5 max(aux_head(patches))`). Its authors' training loss, on labels of every token, is not here.
+    (`head(class) + 0.5 max(aux_head(patches))`).
     """
 
     mlp_ratio: float = 3.0
@@ -64,6 +67,11 @@ class LVViT(ViT):
     def reads_prefix_alone(self) -> bool:
         """Whether the head reads nothing of the patch tokens: here it reads all of them."""
         return self.num_classes == 0
+
+    @property
+    def labels_patches(self) -> bool:
+        """Whether it has a head on every patch token."""
+        return self.num_classes > 0
 
     def check_stem(self) -> None:
         """Raise an `InputError` unless the stem can cut images into patches of `patch_size`."""
@@ -94,12 +102,16 @@ class LVViT(ViT):
     def _patches(self, images: Array, train: bool) -> Array:
         return self.patch_embed(images, train)
 
-    def logits(self, tokens: Tokens, train: bool) -> Array:
-        """The class token's, and half of the best of the patch tokens'."""
-        x = self.head_drop(self.norm(tokens.x), deterministic=not train)
+    def heads(self, tokens: Tokens, train: bool) -> Heads:
+        """Of the class token and of every patch token; logits are the first's, and half of the best of the others'."""
+        x = self.head_drop(tokens.x, train)
         if not self.num_classes:
-            return x[:, 0].astype(jnp.float32)
-        aux = self.aux_head(x[:, self.prefix :])
+            pooled = x[:, 0].astype(jnp.float32)
+            return Heads(pooled, pooled, pooled)
+        found, aux = self.head(x[:, 0]), self.aux_head(x[:, self.prefix :])
+        best = aux
         if self.reducer is not None and self.reducer.masks and any(self.removed):
-            aux = jnp.where(tokens.size[..., None] > 0, aux, -jnp.inf)
-        return (self.head(x[:, 0]) + 0.5 * aux.max(1)).astype(jnp.float32)
+            best = jnp.where(tokens.size[..., None] > 0, aux, -jnp.inf)
+        logits = (found + 0.5 * best.max(1)).astype(jnp.float32)
+        found = found.astype(jnp.float32)
+        return Heads(logits, found, found, aux.astype(jnp.float32))

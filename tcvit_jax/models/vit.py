@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -10,10 +10,27 @@ from jax import Array
 
 from tcvit_jax.errors import InputError
 from tcvit_jax.models.cost import Cost, Shape, cost
-from tcvit_jax.models.layers import Block, Step, kernel_init, layer_norm
-from tcvit_jax.ops import plans
+from tcvit_jax.models.layers import Block, Dropout, Step, kernel_init, layer_norm
+from tcvit_jax.ops import plans, rows
 from tcvit_jax.reducers.base import Reducer
 from tcvit_jax.tokens import Tokens, Trace
+
+
+class Heads(NamedTuple):
+    """What the classifiers say.
+
+    Attributes:
+        logits: `[B, num_classes]` float32, what evaluation reads.
+        class_token: `[B, num_classes]` float32, of the head of the class token, or of the pooled patches.
+        distillation_token: `[B, num_classes]` float32, of the head that learns from a teacher: the same one unless the
+            model has a distillation token.
+        patch_tokens: `[B, N, num_classes]` float32, of every patch token that is left; None for a model without.
+    """
+
+    logits: Array
+    class_token: Array
+    distillation_token: Array
+    patch_tokens: Array | None = None
 
 
 class ViT(nn.Module):
@@ -78,6 +95,11 @@ class ViT(nn.Module):
         """Whether the head reads nothing of the patch tokens, so that the last block need not compute them."""
         return self.global_pool == "token"
 
+    @property
+    def labels_patches(self) -> bool:
+        """Whether it has a head on every patch token."""
+        return False
+
     def check_stem(self) -> None:
         """Raise an `InputError` unless the stem can cut images into patches of `patch_size`: this one always can."""
 
@@ -127,7 +149,7 @@ class ViT(nn.Module):
         ]
         positions = self.grid[0] * self.grid[1] + (0 if self.no_embed_class else self.prefix)
         self.pos_embed = self.param("pos_embed", nn.initializers.normal(0.02), (1, positions, width))
-        self.pos_drop = nn.Dropout(self.pos_drop_rate)
+        self.pos_drop = Dropout(self.pos_drop_rate)
         if self.pre_norm:
             self.norm_pre = layer_norm(self.norm_eps, None, self.dtype)
         self.blocks = [
@@ -151,7 +173,7 @@ class ViT(nn.Module):
             self.fc_norm_layer = layer_norm(self.norm_eps, "fc_norm", self.dtype)
         else:
             self.norm = layer_norm(self.norm_eps, None, self.dtype)
-        self.head_drop = nn.Dropout(self.drop_rate)
+        self.head_drop = Dropout(self.drop_rate)
         if self.num_classes:
             self.head = self._classifier()
             if self.distilled:
@@ -172,20 +194,24 @@ class ViT(nn.Module):
         """What the stem makes of the images."""
         return self.patch_embed(images)
 
-    def _embed(self, images: Array, train: bool) -> Array:
-        """Patches, prefix tokens and positions, `[B, T, D]`."""
+    def _embed(self, images: Array, train: bool, mixed: Array | None = None) -> Array:
+        """Patches, prefix tokens and positions, `[B, T, D]`; `mixed [N0]` patches are the neighbouring row's."""
         x = self._patches(images.astype(self.dtype), train)
         x = x.reshape(x.shape[0], -1, self.embed_dim)
+        if mixed is not None:
+            x = jnp.where(mixed[:, None], rows.neighbour(x), x)
         prefix = [jnp.broadcast_to(p, (x.shape[0], *p.shape[1:])).astype(x.dtype) for p in self.prefix_tokens]
         pos_embed = self.pos_embed.astype(x.dtype)
         if self.no_embed_class:
             x = jnp.concatenate([*prefix, x + pos_embed], axis=1)
         else:
             x = jnp.concatenate([*prefix, x], axis=1) + pos_embed
-        x = self.pos_drop(x, deterministic=not train)
+        x = self.pos_drop(x, train)
         return self.norm_pre(x) if self.pre_norm else x
 
-    def _condense(self, images: Array, *, train: bool, prefix_alone: bool, blend: bool) -> tuple[Tokens, Trace]:
+    def _condense(
+        self, images: Array, *, train: bool, prefix_alone: bool, blend: bool, mixed: Array | None = None
+    ) -> tuple[Tokens, Trace]:
         """The tokens after the last block.
 
         Args:
@@ -193,9 +219,10 @@ class ViT(nn.Module):
             train: whether dropout and drop-path are on.
             prefix_alone: nobody reads the patch tokens after the last block, nor what it kept: it computes neither.
             blend: carry what restores shared tokens.
+            mixed: as in `outputs`.
         """
         self._check(images)
-        tokens = self.start(images, train)
+        tokens = self.start(images, train, mixed)
         if self.reducer is not None and self.reducer.shares and blend and any(self.removed):
             tokens = tokens.with_blend()
         history = Trace()
@@ -204,9 +231,9 @@ class ViT(nn.Module):
             history = history.record(tokens)
         return tokens, history
 
-    def start(self, images: Array, train: bool = False) -> Tokens:
+    def start(self, images: Array, train: bool = False, mixed: Array | None = None) -> Tokens:
         """The embedded tokens of images, with what the reducer prepares once."""
-        tokens = Tokens.start(self._embed(images, train), self.prefix, self.class_tokens, self.depth)
+        tokens = Tokens.start(self._embed(images, train, mixed), self.prefix, self.class_tokens, self.depth)
         if self.reducer is None or not any(self.removed):
             return tokens
         return tokens.with_state(self.reducer.prepare(tokens, self.grid))
@@ -230,16 +257,49 @@ class ViT(nn.Module):
             )
         return tuple(steps)
 
-    def logits(self, tokens: Tokens, train: bool) -> Array:
-        """From the tokens after the last block, or its prefix alone, to `[B, num_classes]`."""
-        x = tokens.x if self._norm_after_pooling else self.norm(tokens.x)
+    def heads(self, tokens: Tokens, train: bool) -> Heads:
+        """From the tokens after the last norm (see `normed`), or its prefix alone, to what the classifiers say."""
+        x = tokens.x
         pooled = self._mean(x[:, self.prefix :], tokens.size) if self.global_pool == "avg" else x[:, 0]
         logits = self._before_head(pooled, train)
         logits = self.head(logits) if self.num_classes else logits
-        if self.distilled:
-            other = self._before_head(x[:, 1], train)
-            logits = (logits + (self.head_dist(other) if self.num_classes else other)) / 2
-        return logits.astype(jnp.float32)
+        if not self.distilled:
+            logits = logits.astype(jnp.float32)
+            return Heads(logits, logits, logits)
+        other = self._before_head(x[:, 1], train)
+        other = self.head_dist(other) if self.num_classes else other
+        mean = (logits + other) / 2
+        return Heads(mean.astype(jnp.float32), logits.astype(jnp.float32), other.astype(jnp.float32))
+
+    def normed(self, tokens: Tokens) -> Tokens:
+        """The tokens after the last norm, where it comes before the pooling."""
+        return tokens if self._norm_after_pooling else tokens.with_x(self.norm(tokens.x))
+
+    def logits(self, tokens: Tokens, train: bool) -> Array:
+        """From the tokens after the last block, or its prefix alone, to `[B, num_classes]`."""
+        return self.heads(self.normed(tokens), train).logits
+
+    def outputs(
+        self, images: Array, *, train: bool = False, patches: bool = False, mixed: Array | None = None
+    ) -> tuple[Heads, Tokens]:
+        """Everything that a training loss reads.
+
+        Args:
+            images: `[B, H, W, C]` float.
+            train: as for logits.
+            patches: whether anybody reads the tokens; where not, and where the head does not either, the last block
+                computes prefix tokens alone.
+            mixed: `[N0]` bool, the patches that come of the neighbouring row (0 and 1, 2 and 3) instead of the own one:
+                MixToken (Jiang et al., 2021). None for none.
+
+        Returns:
+            What the heads say, and the `Tokens` that they read, after the last norm; with `patches` they carry what
+            restores them.
+        """
+        alone = self.reads_prefix_alone and not patches
+        tokens, _ = self._condense(images, train=train, prefix_alone=alone, blend=patches, mixed=mixed)
+        tokens = self.normed(tokens)
+        return self.heads(tokens, train), tokens
 
     def _mean(self, x: Array, size: Array) -> Array:
         """The mean of patch tokens `x [B, N, D]`, each counted as often as it stands for a patch if sizes are such."""
@@ -250,7 +310,7 @@ class ViT(nn.Module):
 
     def _before_head(self, pooled: Array, train: bool) -> Array:
         pooled = self.fc_norm_layer(pooled) if self._norm_after_pooling else pooled
-        return self.head_drop(pooled, deterministic=not train)
+        return self.head_drop(pooled, train)
 
     def __call__(self, images: Array, *, train: bool = False, trace: bool = False) -> Array | tuple[Array, Trace]:
         """Logits of normalised images.
@@ -294,7 +354,7 @@ class ViT(nn.Module):
             InputError: images of another shape than the model's.
         """
         tokens, history = self._condense(images, train=train, prefix_alone=False, blend=restore)
-        x = tokens.x if self._norm_after_pooling else self.norm(tokens.x)
+        x = self.normed(tokens).x
         if restore:
             x = plans.restore(x[:, self.prefix :], tokens.slots, tokens.blend)
             x = x.reshape(x.shape[0], *self.grid, x.shape[-1])

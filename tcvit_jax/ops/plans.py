@@ -205,3 +205,23 @@ def restore(x: Array, slots: Array, blend: Array | None = None) -> Array:
         return jnp.einsum("bns,bs...->bn...", blend, x.astype(jnp.float32), precision="highest").astype(x.dtype)
     lost = (slots < 0).reshape(*slots.shape, *(1,) * (x.ndim - 2))
     return jnp.where(lost, 0, take_rows(x, jnp.maximum(slots, 0)))
+
+
+def gathered(values: Array, slots: Array, survivors: int, blend: Array | None = None) -> tuple[Array, Array]:
+    """What belongs to the original patches, condensed as they were: the inverse of `restore`.
+
+    Args:
+        values: `[B, N0, ...]` float32 of original patches, such as their labels.
+        slots: `[B, N0]`, as for `restore`.
+        survivors: `N`, how many tokens there are.
+        blend: `[B, N0, N]`, as for `restore`.
+
+    Returns:
+        `[B, N, ...]`, each token's mean over the patches, or the parts of them, that it holds; 0 where it holds none.
+        And `[B, N]`, how many these are.
+    """
+    held = jax.nn.one_hot(slots, survivors, dtype=jnp.float32) if blend is None else blend
+    count = held.sum(1)
+    total = jnp.einsum("bns,bn...->bs...", held, values, precision="highest")
+    count_of = count.reshape(*count.shape, *(1,) * (values.ndim - 2))
+    return total / jnp.where(count_of > 0, count_of, 1), count

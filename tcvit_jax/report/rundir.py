@@ -91,6 +91,12 @@ class RunDirectory:
         """Write `summary.json`."""
         self._write("summary.json", _finite(values))
 
+    def write_broken_step(self, values: Mapping[str, Any]) -> Path:
+        """Write what is known of a step that is not finite, and say where."""
+        file = self.path / "nonfinite.json"
+        self._write(file.name, _finite(values))
+        return file
+
     def _write(self, name: str, values: Any) -> None:
         if self._writes:
             replace_file(self.path / name, json.dumps(values, indent=2) + "\n")
@@ -105,7 +111,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has no NaN: what was not measured is null."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    return {key: _null(value) for key, value in values.items()}
+
+
+def _null(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_null(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from jax.sharding import Mesh
 
 from tcvit_jax import sharding
 from tcvit_jax.checkpoint import EMA, FOLDER, META, VARIABLES, readable
+from tcvit_jax.errors import InputError, first_line
 from tcvit_jax.training.step import TrainState
 
 _OPTIMISER = "opt_state"
@@ -27,41 +31,86 @@ class Checkpoints:
     def __init__(self, workdir: Path) -> None:
         """Open (and make) `workdir/checkpoints`."""
         keep = ocp.checkpoint_managers.LatestN(2)
-        options = ocp.CheckpointManagerOptions(preservation_policy=keep, enable_async_checkpointing=True)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+        )
         self._root = (workdir / FOLDER).absolute()
         self._manager = ocp.CheckpointManager(self._root, options=options)
+        self._begun: int | None = None
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if kind is None:
+            with self._written():
+                self._manager.close()
+        else:
+            # What went wrong first is what the user should read.
+            with suppress(Exception):
+                self._manager.close()
 
     def latest(self) -> int | None:
         """The step of the newest complete checkpoint."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, meta: Mapping[str, Any]) -> None:
-        """Write `state` after `step` steps, with `meta`, what it takes to use it (JSON)."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                **{
-                    VARIABLES: ocp.args.StandardSave(state.variables),
-                    EMA: ocp.args.StandardSave(state.ema),
-                    _OPTIMISER: ocp.args.StandardSave(state.opt_state),
-                    META: ocp.args.JsonSave(dict(meta)),
-                }
-            ),
-        )
+        """Write `state` after `step` steps, with `meta`, what it takes to use it (JSON), unless that has begun already.
+
+        Raises:
+            InputError: the one before, or this one, cannot be written; the newest complete one is still there.
+        """
+        if step == self._begun:
+            return
+        with self._written():
+            # Those before are on the disk when the next one begins: an error is of the one that is named.
+            self._manager.wait_until_finished()
+            self._begun = step
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    **{
+                        VARIABLES: ocp.args.StandardSave(state.variables),
+                        EMA: ocp.args.StandardSave(state.ema),
+                        _OPTIMISER: ocp.args.StandardSave(state.opt_state),
+                        META: ocp.args.JsonSave(dict(meta)),
+                    }
+                ),
+            )
+
+    def wait(self) -> None:
+        """Until everything that was saved is on the disk.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        with self._written():
+            self._manager.wait_until_finished()
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            good = [int(path.name) for path in self._root.glob("*") if path.name.isdigit()]
+            last = f"the last good checkpoint is of step {max(good)}" if good else "there is no checkpoint yet"
+            raise InputError(
+                f"cannot save step {self._begun} in {str(self._root)!r}: {reason(error)}; {last}, and the same command "
+                "continues from there"
+            ) from error
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """What the checkpoint of a step says of itself."""
+        with readable(self._root / str(step)):
+            return self._manager.restore(step, args=ocp.args.Composite(**{META: ocp.args.JsonRestore()}))[META]
 
     def restore(self, step: int, like: TrainState, mesh: Mesh) -> TrainState:
-        """The state of a step, shaped as `like` (arrays or their shapes), on the mesh.
+        """The state of a step, shaped as `like` (arrays or their shapes), on the mesh, which may be another one.
 
         Raises:
             InputError: the checkpoint is damaged, or of another model.
         """
-        wanted = sharding.as_replicated(like, mesh)
+        wanted = sharding.as_placed(like, sharding.shardings(like, mesh))
         args = ocp.args.Composite(
             **{
                 VARIABLES: ocp.args.StandardRestore(wanted.variables),
@@ -73,3 +122,12 @@ class Checkpoints:
             items = self._manager.restore(step, args=args)
         count = jax.device_put(jnp.asarray(step, jnp.int32), sharding.replicated(mesh))
         return TrainState(count, items[VARIABLES], items[EMA], items[_OPTIMISER])
+
+
+def reason(error: BaseException) -> str:
+    """Why something could not be written; where the disk is full, in these words, whatever wraps them."""
+    text = str(error)
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if os.strerror(number) in text or errno.errorcode[number] in text:
+            return os.strerror(number)
+    return first_line(error)

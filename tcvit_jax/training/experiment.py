@@ -85,6 +85,7 @@ class TrainData:
     transform: TrainTransform
     batch_size: int
     seed: int
+    repeats: int
     workers: int
 
     def batches(self, start_step: int) -> Iterator[Batch]:
@@ -94,6 +95,7 @@ class TrainData:
             self.transform,
             batch_size=self.batch_size,
             seed=self.seed,
+            repeats=self.repeats,
             start_step=start_step,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
@@ -107,11 +109,13 @@ class TrainData:
 
 def build_train_data(config: Config, model: ViT, preprocessing: Preprocessing) -> TrainData:
     """The training split of a configuration."""
+    data = config.data
     transform = TrainTransform(
-        model.img_size, model.in_chans, preprocessing.interpolation, config.data.augmentation, config.data.shift
-    )
+        model.img_size, model.in_chans, data.train_interpolation or preprocessing.interpolation, data.augmentation,
+        data.shift, auto_augment=data.auto_augment, color_jitter=data.color_jitter, mean=tuple(preprocessing.mean),
+    )  # fmt: skip
     source = _open(config, config.data.train_split, model)
-    return TrainData(source, transform, config.batch_size, config.seed, config.data.workers)
+    return TrainData(source, transform, config.batch_size, config.seed, config.data.repeats, config.data.workers)
 
 
 def _open(config: Config, split: str, model: ViT) -> Source:

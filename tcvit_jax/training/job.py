@@ -9,13 +9,18 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from tcvit_jax import convert, models, sharding
+from tcvit_jax import checkpoint, convert, models, sharding
 from tcvit_jax.config import Config
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import InputError, unknown
 from tcvit_jax.measure import Ledger, describe
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing
 from tcvit_jax.training import experiment, optimizer
+from tcvit_jax.training.mixing import Mixing
+from tcvit_jax.training.objective import Objective, Teacher
+from tcvit_jax.training.warmdown import Stage, stages
+
+DENSE = "dense"
 
 
 @dataclass(frozen=True)
@@ -23,9 +28,9 @@ class Job:
     """Everything a run is made of, built and checked before anything is written or compiled."""
 
     config: Config
-    model: ViT
+    objective: Objective
+    stages: tuple[Stage, ...]
     ledger: Ledger
-    preprocessing: Preprocessing
     train_data: experiment.TrainData
     eval_data: experiment.EvalData
     mesh: Mesh
@@ -33,6 +38,17 @@ class Job:
     rate: optax.Schedule
     tx: optax.GradientTransformation
     variables: dict[str, Any] | None
+    taught: dict[str, Any]
+
+    @property
+    def model(self) -> ViT:
+        """What is trained, and evaluated."""
+        return self.objective.model
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Of its images."""
+        return self.objective.preprocessing
 
     def meta(self, step: int) -> dict[str, Any]:
         """What a checkpoint says of itself (see `checkpoint.load`)."""
@@ -56,10 +72,35 @@ def build(config: Config) -> Job:
     """The job that a configuration describes; every mistake in it is raised here, before anything is compiled."""
     model = experiment.build_model(config)
     preprocessing = experiment.build_preprocessing(config, model)
-    mesh = sharding.data_mesh()
-    for key in ("batch_size", "eval_batch_size"):
-        sharding.check_divisible(key, config[key], mesh)
-    for key in ("log_every", "eval_every", "checkpoint_every", "epochs"):
+    _check_numbers(config)
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
+    # Traces the model: what only shows there is raised now.
+    sharding.check_shared(models.parameter_shapes(model), mesh)
+    variables = None
+    if config.weights:
+        state_dict = convert.read_state_dict(config.weights)
+        variables = convert.from_torch(state_dict, model, new_head=config.new_head)
+    teacher, taught = _teacher(config, model, preprocessing, variables)
+    objective = _objective(config, model, preprocessing, teacher)
+    rows = config.accumulate * (2 if objective.pairs else 1)
+    sharding.check_divisible("batch_size", config.batch_size, mesh, rows)
+    sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh)
+    train_data = experiment.build_train_data(config, model, preprocessing)
+    eval_data = experiment.build_eval_data(config, model, preprocessing)
+    total_steps = train_data.steps(config.epochs)
+    if not total_steps:
+        raise InputError(f"epochs={config.epochs} is less than half a step of {config.batch_size} images")
+    steps_per_epoch = len(train_data.source) / config.batch_size
+    rate = optimizer.learning_rate(config.optimizer, total_steps, steps_per_epoch, config.batch_size)
+    return Job(
+        config, objective, stages(config.warmdown, model, total_steps, steps_per_epoch), describe(model), train_data,
+        eval_data, mesh, total_steps, rate, optimizer.adamw(config.optimizer, rate, model.depth), variables, taught,
+    )  # fmt: skip
+
+
+def _check_numbers(config: Config) -> None:
+    """Raise what is out of its range, in the words of its key."""
+    for key in ("log_every", "eval_every", "checkpoint_every", "epochs", "accumulate"):
         if not config[key] > 0:
             raise InputError(f"{key}={config[key]} is not positive")
     if not 0 <= config.seed < 2**32:
@@ -68,18 +109,69 @@ def build(config: Config) -> Job:
         raise InputError(f"data.workers={config.data.workers} is negative: 0 decodes in this process")
     if not 0 <= config.label_smoothing < 1:
         raise InputError(f"label_smoothing={config.label_smoothing} is not in [0, 1)")
-    models.parameter_shapes(model)  # traces the model: what only shows there is raised now
-    variables = None
-    if config.weights:
-        state_dict = convert.read_state_dict(config.weights)
-        variables = convert.from_torch(state_dict, model, new_head=config.new_head)
-    train_data = experiment.build_train_data(config, model, preprocessing)
-    eval_data = experiment.build_eval_data(config, model, preprocessing)
-    total_steps = train_data.steps(config.epochs)
-    if not total_steps:
-        raise InputError(f"epochs={config.epochs} is less than half a step of {config.batch_size} images")
-    rate = optimizer.learning_rate(config.optimizer, total_steps, len(train_data.source) / config.batch_size)
-    return Job(
-        config, model, describe(model), preprocessing, train_data, eval_data, mesh, total_steps, rate,
-        optimizer.adamw(config.optimizer, rate), variables,
+    shares = {f"mixing.{key}": config.mixing[key] for key in ("prob", "switch_prob")}
+    for key, value in {
+        **shares,
+        "random_erasing": config.random_erasing,
+        "distill.weight": config.distill.weight,
+    }.items():
+        if not 0 <= value <= 1:
+            raise InputError(f"{key}={value} is not in [0, 1]")
+    alphas = {f"mixing.{key}": config.mixing[key] for key in ("mixup", "cutmix")}
+    for key, value in {**alphas, "token_labels": config.token_labels, "distill.tokens": config.distill.tokens}.items():
+        if not value >= 0:
+            raise InputError(f"{key}={value} is negative: 0 is off")
+    if not config.distill.temperature > 0:
+        raise InputError(f"distill.temperature={config.distill.temperature} is not positive")
+
+
+def _objective(config: Config, model: ViT, preprocessing: Preprocessing, teacher: Teacher | None) -> Objective:
+    mixing = config.mixing.to_dict()
+    mix_token = mixing.pop("mix_token")
+    objective = Objective(
+        model, preprocessing, config.label_smoothing, Mixing(**mixing), config.random_erasing, mix_token,
+        config.token_labels, teacher,
     )  # fmt: skip
+    if config.token_labels and not model.labels_patches:
+        raise InputError(
+            f"token_labels={config.token_labels} needs a head on every patch token, which {model.variant} lacks: use "
+            "lvvit_s, for example"
+        )
+    if config.data.label_maps and not config.token_labels:
+        raise InputError("data.label_maps without token_labels are not read: use --config.token_labels=1.0")
+    return objective
+
+
+def _teacher(
+    config: Config, model: ViT, preprocessing: Preprocessing, variables: dict[str, Any] | None
+) -> tuple[Teacher | None, dict[str, Any]]:
+    """Who is learned from, and its variables."""
+    settings = config.distill.to_dict()
+    name = settings.pop("teacher")
+    if not name:
+        return None, {}
+    if settings["kind"] not in ("soft", "hard"):
+        raise unknown("distill.kind", settings["kind"], ("soft", "hard"))
+    if name == DENSE:
+        if variables is None:
+            raise InputError("distill.teacher='dense' needs the weights that it is of: use --config.weights=PATH")
+        if config.new_head:
+            raise InputError("distill.teacher='dense' has no classifier with new_head=True: name a trained checkpoint")
+        return Teacher(models.condense(model), preprocessing, **settings), variables
+    try:
+        teacher, taught, meta = checkpoint.load(name)
+    except InputError as error:
+        raise InputError(f"distill.teacher={name!r}: {error}") from error
+    _check_teacher(name, teacher, model, settings["tokens"])
+    return Teacher(teacher, Preprocessing.from_config(meta["preprocessing"]), **settings), taught
+
+
+def _check_teacher(name: str, teacher: ViT, model: ViT, tokens: float) -> None:
+    """Raise unless a teacher sees the student's images and knows its classes; where tokens are compared, theirs too."""
+    keys = ["img_size", "in_chans", "num_classes", *(["grid", "embed_dim"] if tokens else [])]
+    for key in keys:
+        if getattr(teacher, key) != getattr(model, key):
+            raise InputError(
+                f"distill.teacher={name!r} has {key}={getattr(teacher, key)}, and the model {getattr(model, key)}: "
+                "choose a teacher with the same"
+            )

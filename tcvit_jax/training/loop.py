@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import jax
@@ -14,14 +14,19 @@ from jax import Array
 from tcvit_jax import models, sharding
 from tcvit_jax.config import Config
 from tcvit_jax.errors import InputError
-from tcvit_jax.evaluation import Result, evaluate, make_eval_step
+from tcvit_jax.evaluation import Result, Stopped, evaluate, make_eval_step
 from tcvit_jax.report.plots import draw_curves
 from tcvit_jax.report.progress import Reporter
 from tcvit_jax.report.rundir import RunDirectory
 from tcvit_jax.training.checkpoint import Checkpoints
 from tcvit_jax.training.job import Job, build
-from tcvit_jax.training.step import TrainState, make_init, make_train_step
+from tcvit_jax.training.preemption import Notice, Preempted
+from tcvit_jax.training.step import TrainState, TrainStep, make_init, make_train_step
 from tcvit_jax.training.stopwatch import Stopwatch
+from tcvit_jax.training.warmdown import Stage, at
+
+# In a checkpoint's meta: its step is to be evaluated, and an interruption came first.
+_EVALUATE = "evaluate"
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -34,19 +39,21 @@ def train(config: Config) -> dict[str, Any]:
         batch, is NaN, and null in the file.
 
     Raises:
-        InputError: a configuration that cannot be run, or a loss that is not finite (with the step).
+        InputError: a configuration that cannot be run, a disk that is full, or a loss that is not finite (with the step
+            and the images).
+        Preempted: the run was asked to end by `SIGTERM`, and is saved.
     """
     job = build(config)
     lead = jax.process_index() == 0
     run = RunDirectory(config.workdir, config.to_dict(), write=lead)
-    with Checkpoints(run.path) as checkpoints:
-        state, start = _first_state(job, checkpoints)
+    with Notice() as notice, Checkpoints(run.path) as checkpoints:
+        state, start, meta = _first_state(job, checkpoints)
         run.forget_after(start)
         with Reporter(job.total_steps, start, show=lead) as reporter:
             for line in _banner(job, start):
                 reporter.line(line)
-            loop = Loop(job, run, checkpoints, reporter)
-            state, result = loop.advance(state, start)
+            loop = Loop(job, run, checkpoints, reporter, notice)
+            state, result = loop.advance(state, start, meta.get(_EVALUATE, False))
             # A finished run that is started again takes no step, and keeps the speed it was trained with.
             speed = loop.speed if start < job.total_steps else run.summary().get("train_images_per_second")
             result = result or loop.evaluate(state)
@@ -58,13 +65,14 @@ def train(config: Config) -> dict[str, Any]:
     return summary
 
 
-def _first_state(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, int]:
-    """The last checkpoint's state, or a fresh one, and the steps it has taken."""
+def _first_state(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, int, dict[str, Any]]:
+    """The last checkpoint's state, or a fresh one; the steps it has taken; and what the checkpoint says of itself."""
     init = make_init(job.model, job.tx, job.config.seed)
+    shapes = jax.eval_shape(init)
     latest = checkpoints.latest()
     if latest is not None:
-        return checkpoints.restore(latest, jax.eval_shape(init), job.mesh), latest
-    return jax.jit(init, out_shardings=sharding.replicated(job.mesh))(job.variables), 0
+        return checkpoints.restore(latest, shapes, job.mesh), latest, checkpoints.meta(latest)
+    return jax.jit(init, out_shardings=sharding.shardings(shapes, job.mesh))(job.variables), 0, {}
 
 
 def _banner(job: Job, start: int) -> Iterator[str]:
@@ -79,24 +87,24 @@ def _banner(job: Job, start: int) -> Iterator[str]:
         f"data    {config.data.name}: {len(source)} training and {len(job.eval_data.source)} validation images, "
         f"{len(source.classes)} classes"
     )
-    yield f"devices {jax.device_count()} x {device.device_kind}, {config.batch_size} images a step"
+    shared = f", parameters shared by {config.mesh.model}" if config.mesh.model > 1 else ""
+    yield f"devices {jax.device_count()} x {device.device_kind}, {config.batch_size} images a step{shared}"
     resumed = f", continued after step {start}" if start else ""
     yield f"run     {config.workdir}, {job.total_steps} steps, seed {config.seed}{resumed}"
 
 
 class Loop:
-    """The steps of one run and what happens between them: logs, checkpoints, evaluations."""
+    """The steps of one run and what happens between them: logs, checkpoints, evaluations, and a notice to end."""
 
-    def __init__(self, job: Job, run: RunDirectory, checkpoints: Checkpoints, reporter: Reporter) -> None:
+    def __init__(
+        self, job: Job, run: RunDirectory, checkpoints: Checkpoints, reporter: Reporter, notice: Notice
+    ) -> None:
         """Compile nothing yet; the first step and the first evaluation do."""
-        config = job.config
-        self._job, self._run, self._checkpoints, self._reporter = job, run, checkpoints, reporter
+        self._job, self._run, self._checkpoints, self._reporter, self._notice = job, run, checkpoints, reporter, notice
         self._watch = Stopwatch()
         self._eval_step = make_eval_step(job.model, job.preprocessing, job.mesh)
-        self._train_step = make_train_step(
-            job.model, job.tx, job.preprocessing, job.mesh,
-            seed=config.seed, label_smoothing=config.label_smoothing, ema_decay=config.optimizer.ema_decay,
-        )  # fmt: skip
+        self._train_steps: dict[Stage, TrainStep] = {}
+        self._taught = sharding.place_whole(job.taught, job.mesh)
 
     @property
     def speed(self) -> float:
@@ -104,39 +112,88 @@ class Loop:
         return self._watch.rate(self._job.config.batch_size)
 
     def evaluate(self, state: TrainState) -> Result:
-        """The averaged parameters on the whole evaluation split."""
-        return evaluate(self._eval_step, state.ema, self._job.eval_data.batches(), self._job.mesh)
+        """The averaged parameters on the whole evaluation split.
 
-    def advance(self, state: TrainState, start: int) -> tuple[TrainState, Result | None]:
-        """Take the steps after `start`, to the last; its evaluation is returned with the state, if there was one."""
+        Raises:
+            Preempted: somebody asked the run to end meanwhile.
+        """
+        job = self._job
+        variables = sharding.place_whole(state.ema, job.mesh)
+        try:
+            return evaluate(self._eval_step, variables, job.eval_data.batches(), job.mesh, self._notice.reached)
+        except Stopped:
+            step = int(state.step)
+            self._leave(step, state, evaluate=True)
+            raise Preempted(step) from None
+
+    def advance(self, state: TrainState, start: int, evaluates: bool) -> tuple[TrainState, Result | None]:
+        """Take the steps after `start`, to the last; its evaluation is returned with the state, if there was one.
+
+        With `evaluates`, the evaluation after step `start` was interrupted, and is made up for.
+        """
         job, config = self._job, self._job.config
-        batches = job.train_data.batches(start)
-        before: Mapping[str, Array] | None = None
-        result = None
-        for step in range(start + 1, job.total_steps + 1):
-            state, metrics = self._train_step(state, sharding.place(next(batches), job.mesh))
+        result = self._log_evaluation(start, state) if evaluates else None
+        before: _Step | None = None
+        for step, batch in enumerate(job.train_data.batches(start), start + 1):
+            if step > job.total_steps:
+                break
+            indices = batch.pop("index")
+            train_step = self._train_step(at(job.stages, step - 1))
+            state, metrics = train_step(state, self._taught, sharding.place(batch, job.mesh))
+            now = _Step(step, metrics, indices)
             # Metrics are read a step late, while the device is busy with the next one.
             if before is not None:
-                _check_finite(before, step - 1)
-            before = metrics
+                self._check_finite(before)
+            before = now
             last = step == job.total_steps
             logs = step % config.log_every == 0
             evaluates = last or step % job.eval_steps == 0
             saves = last or step % config.checkpoint_every == 0
-            if logs or evaluates or saves:
+            leaves = self._notice.reached()
+            if logs or evaluates or saves or leaves:
                 # The step's own time counts as training, and nothing is kept or reported of a broken one.
-                _check_finite(metrics, step)
+                self._check_finite(now)
             self._watch.tick()
             with self._watch.pause():
                 self._reporter.step(step)
                 if logs:
                     self._log(step, metrics)
+                if leaves:
+                    self._leave(step, state, evaluate=evaluates)
+                    raise Preempted(step)
                 if evaluates:
                     result = self._log_evaluation(step, state)
                 # Saved last: a run that is killed before repeats what was logged of this step, and loses nothing.
                 if saves:
                     self._checkpoints.save(step, state, job.meta(step))
         return state, result
+
+    def _train_step(self, stage: Stage) -> TrainStep:
+        """The compiled step of a stage; another one is compiled when it is first needed."""
+        if stage not in self._train_steps:
+            job, config = self._job, self._job.config
+            objective = replace(job.objective, model=replace(job.model, removed=stage.removed))
+            self._train_steps[stage] = make_train_step(
+                objective, job.tx, job.mesh,
+                seed=config.seed, ema_decay=config.optimizer.ema_decay, accumulate=config.accumulate,
+            )  # fmt: skip
+        return self._train_steps[stage]
+
+    def _leave(self, step: int, state: TrainState, evaluate: bool) -> None:
+        """Save what the same command continues from, now; `evaluate` says that it begins with an evaluation."""
+        self._checkpoints.save(step, state, {**self._job.meta(step), _EVALUATE: evaluate})
+        self._checkpoints.wait()
+
+    def _check_finite(self, step: _Step) -> None:
+        """Raise unless a step's loss and gradient are finite; a gradient that is not spoils the parameters at once."""
+        for key, name in (("loss", "loss"), ("grad_norm", "gradient's norm")):
+            value = float(step.metrics[key])
+            if not math.isfinite(value):
+                file = self._run.write_broken_step({"step": step.number, **step.rows()})
+                raise InputError(
+                    f"the {name} is {value} at step {step.number}, on training images {step.first()} (all of them and "
+                    f"their losses: {file}): try a smaller --config.optimizer.lr"
+                )
 
     def _log(self, step: int, metrics: Mapping[str, Array]) -> None:
         loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
@@ -151,12 +208,26 @@ class Loop:
         return result
 
 
-def _check_finite(metrics: Mapping[str, Array], step: int) -> None:
-    """Raise unless the step's loss and gradient are finite; a gradient that is not spoils the parameters at once."""
-    for key, name in (("loss", "loss"), ("grad_norm", "gradient's norm")):
-        value = float(metrics[key])
-        if not math.isfinite(value):
-            raise InputError(f"the {name} is {value} at step {step}: try a smaller --config.optimizer.lr")
+@dataclass(frozen=True)
+class _Step:
+    """A step that was taken, and the images of it that this process read."""
+
+    number: int
+    metrics: Mapping[str, Array]
+    indices: np.ndarray
+
+    def rows(self) -> dict[str, list[Any]]:
+        """The index in the training split and the loss of every row that this process holds."""
+        parts = sorted(self.metrics["row_loss"].addressable_shards, key=lambda part: part.index[0].start or 0)
+        losses = np.concatenate([np.asarray(part.data) for part in parts])
+        return {"indices": self.indices.tolist(), "losses": losses.tolist()}
+
+    def first(self) -> str:
+        """The indices of the rows whose loss is not finite, or of all rows, the first eight of them."""
+        rows = self.rows()
+        broken = [i for i, loss in zip(rows["indices"], rows["losses"], strict=True) if not math.isfinite(loss)]
+        chosen = broken or rows["indices"]
+        return ", ".join(map(str, chosen[:8])) + (", ..." if len(chosen) > 8 else "")
 
 
 def _summary(job: Job, result: Result, speed: float | None) -> dict[str, Any]:

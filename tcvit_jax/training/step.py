@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from tcvit_jax import sharding
 from tcvit_jax.models import ViT
-from tcvit_jax.models.zoo import Preprocessing
-from tcvit_jax.ops.images import normalise
+from tcvit_jax.ops import rows
+from tcvit_jax.training.objective import Objective
 
 
 @jax.tree_util.register_dataclass
@@ -36,7 +36,7 @@ class TrainState:
     opt_state: Any
 
 
-TrainStep = Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, dict[str, Array]]]
+TrainStep = Callable[[TrainState, Mapping[str, Any], Mapping[str, Array]], tuple[TrainState, dict[str, Array]]]
 
 
 def make_init(model: ViT, tx: optax.GradientTransformation, seed: int) -> Callable[..., TrainState]:
@@ -52,52 +52,131 @@ def make_init(model: ViT, tx: optax.GradientTransformation, seed: int) -> Callab
     return init
 
 
-def cross_entropy(logits: Array, label: Array, smoothing: float) -> Array:
-    """Mean softmax cross-entropy against labels smoothed towards the uniform distribution (Szegedy et al., 2016)."""
-    target = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), smoothing)
-    return optax.softmax_cross_entropy(logits, target).mean()
-
-
 def make_train_step(
-    model: ViT,
+    objective: Objective,
     tx: optax.GradientTransformation,
-    preprocessing: Preprocessing,
     mesh: Mesh,
     *,
     seed: int,
-    label_smoothing: float,
     ema_decay: float,
+    accumulate: int = 1,
 ) -> TrainStep:
-    """A compiled function from a state and a global batch to the next state and its metrics.
+    """A compiled function from a state, the teacher's variables and a global batch to the next state and its metrics.
 
-    Parameters are whole on every device and the batch is cut over them, so that the mean of the gradients is the only
-    thing they exchange, but for batch norm, whose statistics are those of the whole batch. Random choices are a
-    function of (seed, step). The state that goes in is given up.
+    The batch is cut over all devices. Where parameters are whole on each of them, the gradient's mean is the only thing
+    they exchange, once a step whatever `accumulate`; where they are shared (see `sharding`), a device gathers them and
+    gets back its part of that mean. Batch norm adds its statistics, which are those of the whole batch, and the norm of
+    shared gradients its sum. Random choices are a function of (seed, step, row), and not of the number of devices. The
+    state that goes in is given up.
+
+    Metrics are `loss`, `grad_norm` and the loss of every row, `row_loss [B]`.
+
+    Args:
+        objective: what is minimised.
+        tx: the optimiser.
+        mesh: of `sharding.make_mesh`.
+        seed: of all random choices.
+        ema_decay: of the averages.
+        accumulate: micro-batches of a device, one after another: their mean is that of the whole.
     """
+    shapes = jax.eval_shape(make_init(objective.model, tx, seed))
+    placed, whole, cut = sharding.shardings(shapes, mesh), sharding.replicated(mesh), sharding.split(mesh)
+    gradients_of = _make_gradients(objective, mesh, sharding.specs(shapes.variables, mesh), accumulate)
 
-    def train_step(state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, dict[str, Array]]:
+    def train_step(
+        state: TrainState, taught: Mapping[str, Any], batch: Mapping[str, Array]
+    ) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        images = normalise(batch["image"], preprocessing.mean, preprocessing.std)
-
+        loss, row_loss, statistics, gradients = gradients_of(state.variables, taught, batch, key)
         params = state.variables["params"]
-
-        def loss_fn(params: Any) -> tuple[Array, Any]:
-            variables = {**state.variables, "params": params}
-            logits, statistics = model.apply(
-                variables, images, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
-            )
-            return cross_entropy(cast(Array, logits), batch["label"], label_smoothing), statistics
-
-        (loss, statistics), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params)
         updates, opt_state = tx.update(gradients, state.opt_state, params)
         variables = {"params": optax.apply_updates(params, updates), **statistics}
         # A young average forgets faster, or it would remember the random start for most of a short run.
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
         ema: Any = optax.incremental_update(variables, state.ema, 1 - decay)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradients)}
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradients), "row_loss": row_loss}
         return TrainState(state.step + 1, variables, ema, opt_state), metrics
 
-    whole = sharding.replicated(mesh)
-    return jax.jit(
-        train_step, in_shardings=(whole, sharding.split(mesh)), out_shardings=(whole, whole), donate_argnums=0
-    )
+    metrics = {"loss": whole, "grad_norm": whole, "row_loss": cut}
+    return jax.jit(train_step, in_shardings=(placed, whole, cut), out_shardings=(placed, metrics), donate_argnums=0)
+
+
+def _make_gradients(objective: Objective, mesh: Mesh, specs: Any, accumulate: int) -> Callable[..., Any]:
+    """A function to `(loss, row_loss [B], statistics, gradients)`; inside, every device sees its own rows alone."""
+    axes = mesh.axis_names
+
+    def local(variables: Any, taught: Any, batch: Mapping[str, Array], key: Array) -> Any:
+        params, statistics = _gathered(variables["params"], specs["params"]), _without_params(variables)
+        here = batch["label"].shape[0]
+        total = here * mesh.size
+        numbers = jax.lax.axis_index(axes) * here + jnp.arange(here)
+        micro = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), {**batch, "row": numbers})
+
+        def one(statistics: Any, part: dict[str, Array]) -> tuple[Any, Array, Any]:
+            def mean_loss(params: Any) -> tuple[Array, Any]:
+                with rows.numbered(part["row"], total):
+                    found, moved = objective({"params": params, **statistics}, taught, part, key)
+                # A sum over all rows of all devices, each of which weighs the same.
+                return found.sum() / total, (found, moved)
+
+            (_, (found, moved)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(params)
+            return moved, found, gradients
+
+        def add(before: tuple[Any, Any], part: dict[str, Array]) -> tuple[tuple[Any, Any], Array]:
+            statistics, found, gradients = one(before[0], part)
+            return (statistics, jax.tree.map(jnp.add, before[1], gradients)), found
+
+        first, others = jax.tree.map(lambda x: x[0], micro), jax.tree.map(lambda x: x[1:], micro)
+        statistics, found, gradients = one(statistics, first)
+        row_loss = found
+        if accumulate > 1:
+            (statistics, gradients), more = jax.lax.scan(add, (statistics, gradients), others)
+            row_loss = jnp.concatenate([found, more.reshape(-1)])
+        loss = jax.lax.psum(row_loss.sum() / total, axes)
+        return loss, row_loss, statistics, _reduced(gradients, specs["params"], axes)
+
+    rows_spec = PartitionSpec(axes)
+    statistics = _without_params(specs)
+    return jax.shard_map(
+        local, mesh=mesh, in_specs=(specs, PartitionSpec(), rows_spec, PartitionSpec()),
+        out_specs=(PartitionSpec(), rows_spec, statistics, specs["params"]), check_vma=False,
+    )  # fmt: skip
+
+
+def _without_params(variables: Mapping[str, Any]) -> dict[str, Any]:
+    return {kind: values for kind, values in variables.items() if kind != "params"}
+
+
+def _shared_axis(spec: PartitionSpec) -> int | None:
+    return next((axis for axis, name in enumerate(spec) if name), None)
+
+
+def _gathered(params: Any, specs: Any) -> Any:
+    """Every parameter whole, from the parts that the devices of `model` have."""
+
+    def whole(spec: PartitionSpec, part: Array) -> Array:
+        axis = _shared_axis(spec)
+        return part if axis is None else jax.lax.all_gather(part, "model", axis=axis, tiled=True)
+
+    return jax.tree.map(whole, specs, params, is_leaf=_is_spec)
+
+
+def _reduced(gradients: Any, specs: Any, axes: tuple[str, ...]) -> Any:
+    """The sum of the devices' gradients, of a shared parameter each one's own part of it."""
+
+    def scattered(spec: PartitionSpec, gradient: Array) -> Array:
+        axis = _shared_axis(spec)
+        if axis is None:
+            return gradient
+        return jax.lax.psum_scatter(gradient, "model", scatter_dimension=axis, tiled=True)
+
+    parts = jax.tree.map(scattered, specs, gradients, is_leaf=_is_spec)
+    others = tuple(axis for axis in axes if axis != "model")
+    return jax.tree.map(
+        lambda spec, part: jax.lax.psum(part, axes if _shared_axis(spec) is None else others), specs, parts,
+        is_leaf=_is_spec,
+    )  # fmt: skip
+
+
+def _is_spec(leaf: Any) -> bool:
+    return isinstance(leaf, PartitionSpec)

@@ -3,7 +3,6 @@
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -11,14 +10,16 @@ from jax.sharding import AxisType
 
 import tcvit_jax as tc
 from tcvit_jax import models, sharding
-from tcvit_jax.training.step import cross_entropy, make_init, make_train_step
+from tcvit_jax.training.mixing import Mixing
+from tcvit_jax.training.objective import Objective, Teacher
+from tcvit_jax.training.step import make_init, make_train_step
 from tests.convert import cases
 from tests.models.test_vit import small
 from tests.switches import OWN
 
 PREPROCESSING = models.preprocessing("deit_tiny_patch16_224")
 EIGHT = sharding.data_mesh()
-ONE = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+ONE = jax.make_mesh((1, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:1])
 
 
 def batch_of(rows, seed=0):
@@ -27,25 +28,38 @@ def batch_of(rows, seed=0):
     return {"image": image, "label": rng.integers(0, 7, rows).astype(np.int32)}
 
 
-def compiled(model, mesh, batch, ema_decay=0.9):
-    """The first state, and the compiled step."""
-    tx = optax.sgd(0.1)
-    state = jax.jit(make_init(model, tx, 0), out_shardings=sharding.replicated(mesh))()
-    step = make_train_step(model, tx, PREPROCESSING, mesh, seed=0, label_smoothing=0.1, ema_decay=ema_decay)
-    return state, step.lower(state, sharding.place(batch_of(batch), mesh)).compile()
+def compiled(objective, mesh, batch, ema_decay=0.9, taught=None, tx=None, accumulate=1):
+    """The first state, the teacher's variables, and the compiled step."""
+    tx = tx or optax.sgd(0.1)
+    init = make_init(objective.model, tx, 0)
+    state = jax.jit(init, out_shardings=sharding.shardings(jax.eval_shape(init), mesh))()
+    taught = sharding.place_whole(taught or {}, mesh)
+    step = make_train_step(objective, tx, mesh, seed=0, ema_decay=ema_decay, accumulate=accumulate)
+    return state, taught, step.lower(state, taught, sharding.place(batch_of(batch), mesh)).compile()
 
 
-def steps(model, mesh, count, batch=8, ema_decay=0.9):
-    state, step = compiled(model, mesh, batch, ema_decay)
-    return advance(state, step, mesh, count, batch)
+def steps(objective, mesh, count, batch=8, **settings):
+    state, taught, step = compiled(objective, mesh, batch, **settings)
+    return advance(state, taught, step, mesh, count, batch)
 
 
-def advance(state, step, mesh, count, batch=8):
+def advance(state, taught, step, mesh, count, batch=8):
     losses = []
     for index in range(count):
-        state, metrics = step(state, sharding.place(batch_of(batch, index), mesh))
+        state, metrics = step(state, taught, sharding.place(batch_of(batch, index), mesh))
         losses.append(float(metrics["loss"]))
+        np.testing.assert_allclose(np.mean(metrics["row_loss"]), losses[-1], rtol=1e-5)
     return state, losses
+
+
+def plain(model, **settings):
+    return Objective(model, PREPROCESSING, **{"label_smoothing": 0.1, **settings})
+
+
+def assert_same(one, other, losses_one, losses_other):
+    np.testing.assert_allclose(losses_other, losses_one, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(one.variables), jax.tree.leaves(other.variables), strict=True):
+        np.testing.assert_allclose(b, a, rtol=0, atol=2e-6)
 
 
 def all_reduced(line):
@@ -59,14 +73,12 @@ def all_reduced(line):
 
 @pytest.mark.parametrize("reducer", [None, *OWN])
 def test_eight_devices_train_as_one_and_exchange_the_mean_of_the_gradients_alone(reducer):
-    model = small(reducer, 8, drop_path_rate=0.2)
-    one, losses_one = steps(model, ONE, 3)
-    first, step = compiled(model, EIGHT, 8)
+    objective = plain(small(reducer, 8, drop_path_rate=0.2))
+    one, losses_one = steps(objective, ONE, 3)
+    first, taught, step = compiled(objective, EIGHT, 8)
     text, shapes = step.as_text(), [leaf.shape for leaf in jax.tree.leaves(first.variables)]
-    eight, losses_eight = advance(first, step, EIGHT, 3)
-    np.testing.assert_allclose(losses_eight, losses_one, rtol=1e-5)
-    for a, b in zip(jax.tree.leaves(one.variables), jax.tree.leaves(eight.variables), strict=True):
-        np.testing.assert_allclose(b, a, rtol=0, atol=2e-6)
+    eight, losses_eight = advance(first, taught, step, EIGHT, 3)
+    assert_same(one, eight, losses_one, losses_eight)
     exchanged = sum(int(np.prod(shape)) for line in text.splitlines() for shape in all_reduced(line))
     # Every gradient once, and the mean loss: as many numbers, and no activation beside them.
     assert exchanged == sum(int(np.prod(shape)) for shape in shapes) + 1
@@ -76,10 +88,10 @@ def test_eight_devices_train_as_one_and_exchange_the_mean_of_the_gradients_alone
 def test_loss_falls_on_one_batch():
     model, tx = small(tc.TCViT(), 8), optax.adam(3e-3)
     state = jax.jit(make_init(model, tx, 0))()
-    step = make_train_step(model, tx, PREPROCESSING, ONE, seed=0, label_smoothing=0.0, ema_decay=0.9)
+    step = make_train_step(plain(model, label_smoothing=0.0), tx, ONE, seed=0, ema_decay=0.9)
     batch, losses = sharding.place(batch_of(8), ONE), []
     for _ in range(25):
-        state, metrics = step(state, batch)
+        state, metrics = step(state, {}, batch)
         losses.append(float(metrics["loss"]))
     assert losses[-1] < 0.3 * losses[0]
     assert int(state.step) == 25
@@ -90,19 +102,10 @@ def test_average_starts_quickly_and_settles_at_its_decay():
     tx = optax.sgd(0.1)
     before = jax.jit(make_init(model, tx, 0))()
     bias = np.asarray(before.variables["params"]["head"]["bias"])
-    after, _ = steps(model, ONE, 1, ema_decay=0.9)
+    after, _ = steps(plain(model), ONE, 1, ema_decay=0.9)
     moved = np.asarray(after.variables["params"]["head"]["bias"])
     # The first decay is min(0.9, 1 / 10).
     np.testing.assert_allclose(after.ema["params"]["head"]["bias"], 0.1 * bias + 0.9 * moved, rtol=1e-5, atol=1e-7)
-
-
-def test_cross_entropy_is_the_plain_formula():
-    rng = np.random.default_rng(0)
-    logits, label = rng.standard_normal((5, 7)), rng.integers(0, 7, 5)
-    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    target = 0.9 * np.eye(7)[label] + 0.1 / 7
-    expected = -(target * log_p).sum(-1).mean()
-    assert float(cross_entropy(jnp.asarray(logits), jnp.asarray(label), 0.1)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_batch_statistics_are_trained_averaged_and_the_same_on_eight_devices():
@@ -115,8 +118,8 @@ def test_batch_statistics_are_trained_averaged_and_the_same_on_eight_devices():
     for mesh in (ONE, EIGHT):
         before = jax.jit(make_init(model, tx, 0), out_shardings=sharding.replicated(mesh))()
         kept = jax.tree.map(np.asarray, before.variables)
-        step = make_train_step(model, tx, PREPROCESSING, mesh, seed=0, label_smoothing=0.0, ema_decay=0.9)
-        after, metrics = step(before, sharding.place(batch, mesh))
+        step = make_train_step(plain(model, label_smoothing=0.0), tx, mesh, seed=0, ema_decay=0.9)
+        after, metrics = step(before, {}, sharding.place(batch, mesh))
         assert np.isfinite(float(metrics["loss"]))
         found[mesh.size] = after.variables["batch_stats"]
     assert set(after.variables) == set(after.ema) == {"params", "batch_stats"}
@@ -129,3 +132,89 @@ def test_batch_statistics_are_trained_averaged_and_the_same_on_eight_devices():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found[1], found[8])
     # The optimiser's moments are of parameters alone.
     assert jax.tree.structure(after.opt_state[0].mu) == jax.tree.structure(after.variables["params"])
+
+
+FSDP = sharding.make_mesh(2, 4)
+
+
+def collectives(text):
+    """Per collective of a compiled program, the shape of what every device has after it."""
+    found = re.findall(
+        r"= (\S+|\(.*?\)) (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(", text
+    )
+    return [
+        (kind, tuple(int(side) for side in shape.split(",") if side))
+        for shapes, kind in found
+        for shape in re.findall(r"\w+\[([\d,]*)\]", shapes)
+    ]
+
+
+def test_shared_parameters_are_gathered_and_their_gradients_scattered_and_nothing_else():
+    # Not Adam: it makes steps of the rounding errors that keys' biases have for gradients.
+    objective, tx = plain(small(tc.GTP(), 8, drop_path_rate=0.2)), optax.sgd(0.1, momentum=0.9)
+    one, losses_one = steps(objective, ONE, 3, tx=tx)
+    first, taught, step = compiled(objective, FSDP, 8, tx=tx)
+    shared = {
+        jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(first.variables["params"])
+        if not leaf.sharding.is_fully_replicated
+    }  # fmt: skip
+    assert {path.split("'")[-2] for path in shared} == {"kernel", "pos_embed"}
+    # A quarter of each on every device; of its moments and averages too.
+    parts = sorted(tuple(leaf.addressable_shards[0].data.shape) for leaf in shared.values())
+    whole = sorted(tuple(leaf.shape) for leaf in shared.values())
+    assert [np.prod(part) * 4 for part in parts] == [np.prod(shape) for shape in whole]
+    for tree in (first.ema["params"], first.opt_state[0].trace):
+        placed = jax.tree.map(lambda leaf: leaf.sharding, tree)
+        assert placed == jax.tree.map(lambda leaf: leaf.sharding, first.variables["params"])
+    exchanged = collectives(step.as_text())
+    assert {kind for kind, _ in exchanged} == {"all-gather", "reduce-scatter", "all-reduce"}
+    assert sorted(shape for kind, shape in exchanged if kind == "all-gather") == whole
+    assert sorted(shape for kind, shape in exchanged if kind == "reduce-scatter") == parts
+    # Over `data`, each part of a gradient; over both axes, gradients of what every device has, the loss, and the norm.
+    rest = [leaf.shape for leaf in jax.tree.leaves(first.variables["params"]) if leaf.sharding.is_fully_replicated]
+    reduced = sum(int(np.prod(shape)) for kind, shape in exchanged if kind == "all-reduce")
+    scalars = reduced - sum(int(np.prod(shape)) for shape in (*parts, *rest))
+    assert 2 <= scalars <= 1 + len(shared)
+    after, losses = advance(first, taught, step, FSDP, 3)
+    assert_same(one, after, losses_one, losses)
+
+
+RECIPE = {"mixing": Mixing(0.8, 1.0), "erasing": 0.5}
+
+
+@pytest.mark.parametrize("settings", [RECIPE, {"mix_token": True}, {}], ids=["mixup", "mixtoken", "plain"])
+def test_rows_draw_the_same_on_one_device_on_eight_and_in_micro_batches(settings):
+    model = small(tc.GTP(), 8, drop_path_rate=0.2, proj_drop_rate=0.1)
+    one, losses_one = steps(plain(model, **settings), ONE, 2, batch=32)
+    eight, losses_eight = steps(plain(model, **settings), EIGHT, 2, batch=32)
+    assert_same(one, eight, losses_one, losses_eight)
+    parts, losses_parts = steps(plain(model, **settings), EIGHT, 2, batch=32, accumulate=2)
+    assert_same(one, parts, losses_one, losses_parts)
+
+
+def test_micro_batches_exchange_their_sum_once():
+    first, _, step = compiled(plain(small(tc.GTP(), 8)), EIGHT, 64, accumulate=4)
+    text = step.as_text()
+    exchanged = sum(int(np.prod(shape)) for line in text.splitlines() for shape in all_reduced(line))
+    assert exchanged == sum(leaf.size for leaf in jax.tree.leaves(first.variables)) + 1
+    # Outside of the loop over micro-batches, whose body is a computation of its own.
+    entry = text[text.index("ENTRY") :]
+    assert sum(bool(all_reduced(line)) for line in entry.splitlines()) == sum(
+        bool(all_reduced(line)) for line in text.splitlines()
+    )
+    assert " while(" in entry
+
+
+def test_a_teacher_is_part_of_the_step_and_adds_no_exchange():
+    teacher = small(embed_dim=48, num_heads=2)
+    taught = jax.jit(make_init(teacher, optax.sgd(0.1), 1))().variables
+    objective = plain(small(tc.GTP(), 8), teacher=Teacher(teacher, PREPROCESSING))
+    one, losses_one = steps(objective, ONE, 2, taught=taught)
+    first, placed, step = compiled(objective, EIGHT, 8, taught=taught)
+    exchanged = [shape for kind, shape in collectives(step.as_text()) if kind == "all-reduce"]
+    assert (
+        sum(int(np.prod(shape)) for shape in exchanged)
+        == sum(leaf.size for leaf in jax.tree.leaves(first.variables)) + 1
+    )
+    eight, losses_eight = advance(first, placed, step, EIGHT, 2)
+    assert_same(one, eight, losses_one, losses_eight)

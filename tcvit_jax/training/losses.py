@@ -1,0 +1,54 @@
+"""Losses by row: each is `[B]`, and what is minimised is the mean over the global batch."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+
+def targets(label: Array, classes: int, smoothing: float) -> Array:
+    """`[B, classes]` of labels `[B]`, smoothed towards the uniform distribution (Szegedy et al., 2016)."""
+    return optax.smooth_labels(jax.nn.one_hot(label, classes), smoothing)
+
+
+def cross_entropy(logits: Array, target: Array) -> Array:
+    """`[B]`: softmax cross-entropy of logits against a distribution, both `[B, classes]`."""
+    return optax.softmax_cross_entropy(logits, target)
+
+
+def soft_distillation(logits: Array, teacher: Array, temperature: float) -> Array:
+    """`[B]`: `T^2 KL(softmax(teacher / T) || softmax(logits / T))` (Hinton et al., 2015; DeiT, equation 2)."""
+    log_p = jax.nn.log_softmax(teacher / temperature)
+    log_q = jax.nn.log_softmax(logits / temperature)
+    return temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
+
+
+def hard_distillation(logits: Array, teacher: Array) -> Array:
+    """`[B]`: cross-entropy against the teacher's most likely class (DeiT, equation 3)."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, teacher.argmax(-1))
+
+
+def token_distillation(patches: Array, teacher: Array, held: Array) -> Array:
+    """`[B]`: mean squared difference of restored patches from the dense model's, `[B, N0, D]`, where they are `held`.
+
+    As DynamicViT's (Rao et al., 2021, equation 8) on the tokens it keeps; a patch that was fused into another token is
+    compared with what that token has become.
+    """
+    squared = jnp.square(patches.astype(jnp.float32) - teacher.astype(jnp.float32)).mean(-1)
+    return (squared * held).sum(-1) / jnp.maximum(held.sum(-1), 1)
+
+
+def token_labels(logits: Array, target: Array, count: Array) -> Array:
+    """`[B]`: mean cross-entropy of every token's logits, weighted by how many patches it holds.
+
+    Without reduction the mean over tokens of LV-ViT's token labels (Jiang et al., 2021, equation 4).
+
+    Args:
+        logits: `[B, N, classes]`.
+        target: `[B, N, classes]`, each token's distribution.
+        count: `[B, N]`, of patches.
+    """
+    each = optax.softmax_cross_entropy(logits, target)
+    return (jnp.where(count > 0, each, 0) * count).sum(-1) / jnp.maximum(count.sum(-1), 1)

@@ -1,0 +1,140 @@
+"""Mixup, CutMix and random erasing of normalised images, on the device that holds them.
+
+A row is mixed with its neighbour (`ops.rows.neighbour`). Draws are apart from what is done with them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from tcvit_jax.ops import rows
+
+# Random erasing (Zhong et al., 2020) as timm sets it: shares of the area, and the least aspect ratio.
+_AREA, _ASPECT, _ATTEMPTS = (0.02, 1 / 3), 0.3, 10
+
+
+class Mix(NamedTuple):
+    """One draw for a batch: where `inside`, a pixel is its neighbour's; elsewhere `share` of it is its own.
+
+    Attributes:
+        share: float32 scalar, of mixup; 1 leaves images as they are.
+        inside: `[H, W]` bool, the box of CutMix.
+        label: float32 scalar, the part of the target that is a row's own.
+    """
+
+    share: Array
+    inside: Array
+    label: Array
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """timm's `Mixup` in its mode "batch": one draw for all pairs of a step.
+
+    Attributes:
+        mixup: alpha of the Beta distribution of mixup (Zhang et al., 2018); 0 is off.
+        cutmix: alpha of CutMix (Yun et al., 2019); 0 is off.
+        prob: the probability that a batch is mixed at all.
+        switch_prob: that it is CutMix, where both are on.
+    """
+
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    prob: float = 1.0
+    switch_prob: float = 0.5
+
+    def draw(self, key: Array, size: tuple[int, int]) -> Mix:
+        """One draw for images of `size` (height, width)."""
+        mixes, cuts, lam_mixup, lam_cutmix, row, column = jax.random.split(key, 6)
+        share = jax.random.beta(lam_mixup, self.mixup, self.mixup) if self.mixup else jnp.float32(1)
+        box = jnp.zeros(4, jnp.int32)
+        if self.cutmix:
+            lam = jax.random.beta(lam_cutmix, self.cutmix, self.cutmix)
+            centre = jnp.stack([jax.random.randint(k, (), 0, n) for k, n in zip((row, column), size, strict=True)])
+            box = cut_box(size, lam, centre)
+        both = self.mixup and self.cutmix
+        cut = jax.random.bernoulli(cuts, self.switch_prob) if both else jnp.bool_(self.cutmix > 0)
+        mixed = jax.random.bernoulli(mixes, self.prob)
+        return mix(jnp.where(mixed & ~cut, share, 1.0), jnp.where(mixed & cut, box, 0), size)
+
+
+def cut_box(size: tuple[int, int], lam: Array, centre: Array) -> Array:
+    """CutMix's box `(top, bottom, left, right)`, `1 - lam` of the area around a centre, cut off at the borders."""
+    sides = [jnp.floor(side * jnp.sqrt(1 - lam)).astype(jnp.int32) for side in size]
+    edges = []
+    for axis, side in enumerate(size):
+        edges += [centre[axis] - sides[axis] // 2, centre[axis] + (sides[axis] + 1) // 2]
+        edges[-2:] = [jnp.clip(edge, 0, side) for edge in edges[-2:]]
+    return jnp.stack(edges)
+
+
+def mix(share: Array, box: Array, size: tuple[int, int]) -> Mix:
+    """The `Mix` of a share and a box `(top, bottom, left, right)`, of which one is 1 or empty."""
+    inside = in_box(box, size)
+    return Mix(share, inside, jnp.where(inside.any(), 1 - inside.mean(dtype=jnp.float32), share))
+
+
+def sides(images: Array) -> tuple[int, int]:
+    """Height and width of `[B, H, W, C]`."""
+    return images.shape[1], images.shape[2]
+
+
+def in_box(box: Array, size: tuple[int, int]) -> Array:
+    """`[..., H, W]` bool, which pixels lie in the boxes `[..., 4]` (top, bottom, left, right)."""
+    top, bottom, left, right = jnp.moveaxis(box, -1, 0)[..., None, None]
+    row, column = jnp.arange(size[0])[:, None], jnp.arange(size[1])
+    return (top <= row) & (row < bottom) & (left <= column) & (column < right)
+
+
+def mix_images(images: Array, mixed: Mix) -> Array:
+    """`[B, H, W, C]` images, each mixed with its neighbour."""
+    other = rows.neighbour(images)
+    blended = images * mixed.share + other * (1 - mixed.share)
+    return jnp.where(mixed.inside[:, :, None], other, blended)
+
+
+def mix_targets(target: Array, own: Array) -> Array:
+    """`own` of every row's target `[B, ...]`, and the rest of its neighbour's."""
+    return target * own + rows.neighbour(target) * (1 - own)
+
+
+def erasing_boxes(key: Array, batch: int, size: tuple[int, int], prob: float) -> Array:
+    """A box of random erasing for every row, `[B, 4]` int32 (top, bottom, left, right); empty where nothing is erased.
+
+    Of ten boxes drawn the first that fits is taken, as in timm.
+    """
+
+    def one(key: Array) -> Array:
+        erases, shape, place = jax.random.split(key, 3)
+        area, aspect = jax.random.uniform(shape, (2, _ATTEMPTS))
+        area = (_AREA[0] + (_AREA[1] - _AREA[0]) * area) * (size[0] * size[1])
+        aspect = jnp.exp((2 * aspect - 1) * -math.log(_ASPECT))
+        sides = jnp.round(jnp.stack([jnp.sqrt(area * aspect), jnp.sqrt(area / aspect)])).astype(jnp.int32)
+        free = jnp.array(size)[:, None] - sides
+        fits = (free > 0).all(0)
+        first = jnp.argmax(fits)
+        height, width = sides[:, first]
+        top, left = jnp.floor(jax.random.uniform(place, (2,)) * (free[:, first] + 1)).astype(jnp.int32)
+        erased = fits.any() & (jax.random.uniform(erases) < prob)
+        return jnp.where(erased, jnp.stack([top, top + height, left, left + width]), 0)
+
+    return jax.vmap(one)(rows.keys(key, batch))
+
+
+def erase(images: Array, boxes: Array, noise: Array) -> Array:
+    """`images [B, H, W, C]` with the pixels in each one's box replaced by those of `noise`."""
+    return jnp.where(in_box(boxes, sides(images))[..., None], noise, images)
+
+
+def random_erasing(key: Array, images: Array, prob: float) -> Array:
+    """Random erasing of normalised images `[B, H, W, C]`: with probability `prob`, a box of Gaussian noise."""
+    where, what = jax.random.split(key)
+    boxes = erasing_boxes(where, images.shape[0], sides(images), prob)
+    noise = jax.vmap(lambda each: jax.random.normal(each, images.shape[1:]))(rows.keys(what, images.shape[0]))
+    return erase(images, boxes, noise.astype(images.dtype))

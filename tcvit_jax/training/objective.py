@@ -1,0 +1,162 @@
+"""What a training step minimises: the loss of every row, from uint8 images to one number each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from tcvit_jax.models import ViT
+from tcvit_jax.models.vit import Heads
+from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.ops import plans
+from tcvit_jax.ops.images import normalise
+from tcvit_jax.tokens import Tokens
+from tcvit_jax.training import losses
+from tcvit_jax.training.mixing import Mixing, cut_box, in_box, mix_images, mix_targets, random_erasing, sides
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Who is learned from, and how.
+
+    Attributes:
+        model, preprocessing: the teacher's; its variables are given to each step.
+        kind: `"soft"`, its distribution, or `"hard"`, its most likely class.
+        weight: the part of the loss that distillation has; labels have the rest.
+        temperature: of `"soft"`.
+        tokens: the weight of the difference of restored patches from the teacher's; 0 is off.
+    """
+
+    model: ViT
+    preprocessing: Preprocessing
+    kind: str = "soft"
+    weight: float = 0.5
+    temperature: float = 1.0
+    tokens: float = 0.0
+
+    def loss(self, logits: Array, taught: Array) -> Array:
+        """`[B]`: distillation of `logits` towards the teacher's, `taught`."""
+        if self.kind == "hard":
+            return losses.hard_distillation(logits, taught)
+        return losses.soft_distillation(logits, taught, self.temperature)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss of a batch, row by row.
+
+    Attributes:
+        model, preprocessing: the student's.
+        label_smoothing: of the labels.
+        mixing: mixup and CutMix.
+        erasing: the probability of random erasing.
+        mix_token: whether patches are mixed instead of pixels (MixToken; Jiang et al., 2021).
+        token_labels: the weight of the loss of every patch token; 0 is off, and logits are then those of evaluation.
+        teacher: who is learned from; None for nobody.
+    """
+
+    model: ViT
+    preprocessing: Preprocessing
+    label_smoothing: float = 0.0
+    mixing: Mixing = field(default_factory=Mixing)
+    erasing: float = 0.0
+    mix_token: bool = False
+    token_labels: float = 0.0
+    teacher: Teacher | None = None
+
+    @property
+    def pairs(self) -> bool:
+        """Whether a row is mixed with its neighbour."""
+        return self.mix_token or self.mixing.mixup > 0 or self.mixing.cutmix > 0
+
+    def __call__(
+        self, variables: Mapping[str, Any], taught: Mapping[str, Any], batch: Mapping[str, Array], key: Array
+    ) -> tuple[Array, dict[str, Any]]:
+        """The loss of every row, `[B]` float32, and the batch statistics that the model has moved on.
+
+        Args:
+            variables: the student's.
+            taught: the teacher's; empty where there is none.
+            batch: `image` uint8 `[B, H, W, C]` and `label` int32 `[B]`; `map_score` and `map_index` of token labels.
+            key: of every random choice of this batch.
+        """
+        images = normalise(batch["image"], self.preprocessing.mean, self.preprocessing.std)
+        target = losses.targets(batch["label"], self.model.num_classes, self.label_smoothing)
+        if self.erasing:
+            images = random_erasing(jax.random.fold_in(key, 1), images, self.erasing)
+        if self.mixing.mixup or self.mixing.cutmix:
+            mixed = self.mixing.draw(jax.random.fold_in(key, 2), sides(images))
+            images, target = mix_images(images, mixed), mix_targets(target, mixed.label)
+        patches, own = None, jnp.float32(1)
+        if self.mix_token:
+            patches = mixed_patches(jax.random.fold_in(key, 3), self.model.grid)
+            own = 1 - patches.mean(dtype=jnp.float32)
+        found, statistics = self.model.apply(
+            variables, images, train=True, patches=self._reads_patches, mixed=patches, method="outputs",
+            rngs={"dropout": key}, mutable=["batch_stats"],
+        )  # fmt: skip
+        heads, tokens = cast(tuple[Heads, Tokens], found)
+        whole = mix_targets(target, own) if self.mix_token else target
+        loss = losses.cross_entropy(heads.class_token if self._reads_heads_apart else heads.logits, whole)
+        if self.teacher is not None:
+            loss = self._with_teacher(self.teacher, loss, heads, tokens, taught, images)
+        if self.token_labels:
+            loss = loss + self.token_labels * self._of_tokens(heads, tokens, batch, target, patches)
+        return loss, dict(statistics)
+
+    @property
+    def _reads_patches(self) -> bool:
+        return self.token_labels > 0 or (self.teacher is not None and self.teacher.tokens > 0)
+
+    @property
+    def _reads_heads_apart(self) -> bool:
+        """Whether other logits than the class token's learn from something else than labels."""
+        return self.token_labels > 0 or (self.model.distilled and self.teacher is not None)
+
+    def _with_teacher(
+        self, teacher: Teacher, loss: Array, heads: Heads, tokens: Tokens, variables: Mapping[str, Any], images: Array
+    ) -> Array:
+        """`loss`, of labels, and what the teacher says of the same images."""
+        shown = _renormalised(images, self.preprocessing, teacher.preprocessing)
+        found = teacher.model.apply(variables, shown, patches=teacher.tokens > 0, method="outputs")
+        said, dense = cast(tuple[Heads, Tokens], jax.lax.stop_gradient(found))
+        logits = heads.distillation_token if self._reads_heads_apart else heads.logits
+        loss = (1 - teacher.weight) * loss + teacher.weight * teacher.loss(logits, said.logits)
+        if not teacher.tokens:
+            return loss
+        patches = plans.restore(tokens.patches, tokens.slots, tokens.blend)
+        wanted = plans.restore(dense.patches, dense.slots, dense.blend)
+        held = tokens.slots >= 0 if tokens.blend is None else tokens.blend.sum(-1) > 0
+        return loss + teacher.tokens * losses.token_distillation(patches, wanted, held)
+
+    def _of_tokens(
+        self, heads: Heads, tokens: Tokens, batch: Mapping[str, Array], target: Array, mixed: Array | None
+    ) -> Array:
+        """`[B]`: the loss of the patch tokens, against labels that were condensed by the same plans."""
+        assert heads.patch_tokens is not None, "a model without a head on its patch tokens"
+        count = tokens.slots.shape[1]
+        labels = jnp.broadcast_to(target[:, None], (target.shape[0], count, target.shape[1]))
+        if mixed is not None:
+            labels = mix_targets(labels, 1 - mixed[:, None].astype(jnp.float32))
+        labels, held = plans.gathered(labels, tokens.slots, tokens.origin.shape[1], tokens.blend)
+        return losses.token_labels(heads.patch_tokens, labels, held)
+
+
+def mixed_patches(key: Array, grid: tuple[int, int]) -> Array:
+    """MixToken's box of patches, `[N0]` bool: of `1 - lam` of the grid, `lam` uniform, around a uniform centre."""
+    share, row, column = jax.random.split(key, 3)
+    centre = jnp.stack([jax.random.randint(k, (), 0, n) for k, n in zip((row, column), grid, strict=True)])
+    return in_box(cut_box(grid, jax.random.uniform(share), centre), grid).reshape(-1)
+
+
+def _renormalised(images: Array, ours: Preprocessing, theirs: Preprocessing) -> Array:
+    """Images normalised as one model has them, as another one wants them."""
+    if (ours.mean, ours.std) == (theirs.mean, theirs.std):
+        return images
+    mean, std, to_mean, to_std = (jnp.array(v) for v in (ours.mean, ours.std, theirs.mean, theirs.std))
+    return (images * std + mean - to_mean) / to_std
