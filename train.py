@@ -15,6 +15,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--distributed", default="auto", help="join other processes: auto (the default), on or off")
     flags, overrides = parser.parse_known_args(arguments)
 
+    import jax
+
     from tcvit_jax import InputError, config
     from tcvit_jax.training import runtime
     from tcvit_jax.training.loop import train
@@ -28,6 +30,9 @@ def main(arguments: list[str]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except jax.errors.JaxRuntimeError as error:
+        runtime.end_alone(error)
+        raise
     except Preempted as preempted:
         print(preempted, file=sys.stderr)
         return EXIT_STATUS

@@ -7,15 +7,20 @@ module again: nothing here may do work, or import JAX, when imported.
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from tcvit_jax.data.sources.base import Example, Source
+from tcvit_jax.data.sources.base import Source
 from tcvit_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
-"""`image` uint8 [B, H, W, C], `label` int32 [B]; in evaluation also `mask` float32 [B], 0 in padding rows."""
+"""`image` uint8 [B, H, W, C] and `label` int32 [B].
+
+In training also `index` int64 [B], where in the source each row comes from; in evaluation also `mask` float32 [B], 0 in
+padding rows.
+"""
 
 # Two keep ahead of the training step. More only contend for the interpreter where images are small, as with
 # the digits; where they are large, `workers` is what scales.
@@ -32,14 +37,20 @@ def train_batches(
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
+    repeats: int = 1,
     workers: int = 0,
     threads: int = DEFAULT_THREADS,
 ) -> Iterator[Batch]:
     """Endless batches for training, reshuffled in every epoch; a batch may span two epochs.
 
-    The global batch of step k, augmentation included, depends on `seed` and k only: not on `start_step`,
-    `workers` or `threads`, and `process_count` changes only the order of its rows. So a run that resumes at
-    step k continues as if it had not stopped.
+    The global batch of step k, augmentation included, depends on `seed`, `batch_size`, `repeats` and k only: not on
+    `start_step`, `process_count`, `workers` or `threads`. Process p of n holds the p-th of its n contiguous parts. So a
+    run that resumes at step k continues as if it had not stopped, on as many processes as there are by then.
+
+    With `repeats` above 1 (repeated augmentation, Hoffer et al., https://arxiv.org/abs/1901.09335) every image fills
+    that many rows, each with an augmentation of its own. Steps show as many rows as ever, and so fewer images. Copies
+    of an image share a batch, a `repeats`-th of it apart and so never in neighbouring rows; if the batch ends between
+    them, the next one has the rest.
 
     Args:
         source: the examples.
@@ -49,6 +60,7 @@ def train_batches(
         start_step: the step whose batch comes first.
         process_index: which process this is.
         process_count: how many processes share the global batch.
+        repeats: how many rows each image of the shuffled order fills.
         workers: worker processes; 0 uses threads of this process alone.
         threads: threads per process, each of which makes whole batches; 0 makes them when they are asked for.
 
@@ -56,20 +68,24 @@ def train_batches(
         An iterator; closing or dropping it stops its threads and processes.
 
     Raises:
-        InputError: a number is out of range, or the source is empty.
+        InputError: a number is out of range, the source is empty, or the batch is too small for its `repeats`.
     """
     _check_batching(source, batch_size, process_index, process_count, workers, threads)
     _require("start_step", start_step, 0)
     if not 0 <= seed <= _MAX_SEED:
         raise InputError(f"seed {seed} must be in 0..{_MAX_SEED}")
+    _require("repeats", repeats, 1)
+    _check_repeats(repeats, batch_size, process_count)
     import grain
 
-    examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    indices = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    if repeats > 1:
+        indices = grain.MapDataset.source(_Repeated(indices, repeats, batch_size)).seed(seed)
     # Augmented before the rows are dealt to processes: each generator is then that of the global row, so
     # that neither do two processes share one, nor does the batch depend on how many processes there are.
-    rows = examples.random_map(_Augment(transform))[process_index::process_count]
-    batches = rows.batch(batch_size // process_count, drop_remainder=True)[start_step:]
-    return _iterate(batches, workers, threads)
+    rows = indices.random_map(_Row(source, transform))
+    parts = rows.batch(batch_size // process_count, drop_remainder=True)
+    return _iterate(parts[process_index::process_count][start_step:], workers, threads)
 
 
 def eval_batches(
@@ -113,13 +129,44 @@ def eval_batches(
 
 
 @dataclass(frozen=True)
-class _Augment:
-    """Picklable: augments one example; the label gets the type that a batch of labels has."""
+class _Repeated:
+    """Picklable: the rows of an endless stream of indices, each of which fills several rows of the same batch."""
 
+    indices: Any
+    repeats: int
+    batch_size: int
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> int:
+        step, place = divmod(index, self.batch_size)
+        return self.indices[(step * self.batch_size + self._order[place]) // self.repeats]
+
+    @cached_property
+    def _order(self) -> list[int]:
+        return _spread(self.repeats, self.batch_size)
+
+
+def _spread(repeats: int, batch_size: int) -> list[int]:
+    """An order of the rows of a batch: each `repeats`-th from the first, then from the second, and so on."""
+    return [row for first in range(repeats) for row in range(first, batch_size, repeats)]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Picklable: reads and augments one example; label and index get the types that batches of them have."""
+
+    source: Source
     transform: Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
-    def __call__(self, example: Example, rng: np.random.Generator) -> Batch:
-        return {"image": self.transform(example["image"], rng), "label": np.array(example["label"], np.int32)}
+    def __call__(self, index: int, rng: np.random.Generator) -> Batch:
+        example = self.source[index]
+        return {
+            "image": self.transform(example["image"], rng),
+            "label": np.array(example["label"], np.int32),
+            "index": np.array(index, np.int64),
+        }
 
 
 @dataclass(frozen=True)
@@ -193,6 +240,28 @@ def _check_batching(
         )
     if len(source) == 0:
         raise InputError("the data source is empty: it needs at least one example")
+
+
+def _check_repeats(repeats: int, batch_size: int, process_count: int) -> None:
+    """Raises an `InputError` if the batch is so small that copies of an image would be neighbours."""
+    if not _copies_meet(repeats, batch_size):
+        return
+    larger = batch_size + process_count
+    while _copies_meet(repeats, larger):
+        larger += process_count
+    raise InputError(
+        f"batch_size {batch_size} is too small for repeats {repeats}, copies of an image would be neighbours: "
+        f"the next that is not is {larger}"
+    )
+
+
+def _copies_meet(repeats: int, batch_size: int) -> bool:
+    """Whether any batch has two copies of an image in neighbouring rows."""
+    if repeats == 1 or batch_size >= 3 * repeats:
+        return False
+    # Batches differ by how many copies of their first image the batch before has had: all there can be.
+    images = (np.arange(repeats)[:, None] * batch_size + _spread(repeats, batch_size)) // repeats
+    return bool((images[:, 1:] == images[:, :-1]).any())
 
 
 def _require(name: str, value: int, least: int) -> None:

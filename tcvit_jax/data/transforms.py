@@ -4,18 +4,22 @@ Resizing is Pillow's, with its antialiasing: timm's published accuracies were me
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from PIL import Image
 
+from tcvit_jax.data import operations, randaugment
+from tcvit_jax.data.crops import Box, centre_crop, covering, random_box
+from tcvit_jax.data.operations import Operation
+from tcvit_jax.data.randaugment import ColorJitter, RandAugment
 from tcvit_jax.errors import InputError, unknown
 
 CROP_MODES = ("center", "squash")
-INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+INTERPOLATIONS = operations.RESAMPLINGS
+AUGMENTATION_MODES = ("crop", "shift")
 _PILLOW_MODES = {1: "L", 3: "RGB"}
-_CROP_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class EvalTransform:
 
     def __post_init__(self) -> None:
         """Checks the values now, since a worker process would report them late."""
-        _check_output(self.size, self.channels, self.interpolation)
+        _check_output(self.size, self.channels, self.interpolation, tuple(INTERPOLATIONS))
         if not self.crop_pct > 0:
             raise InputError(f"crop_pct {self.crop_pct} must be above 0, e.g. 0.9")
         if self.crop_mode not in CROP_MODES:
@@ -58,9 +62,28 @@ class EvalTransform:
         height, width = (max(1, math.floor(side / self.crop_pct)) for side in self.size)
         scaled = height, width
         if self.crop_mode == "center":
-            scaled = _covering((pillow.height, pillow.width), scaled)
+            scaled = covering((pillow.height, pillow.width), scaled)
         resized = _resize(pillow, scaled, INTERPOLATIONS[self.interpolation])
-        return _centre_crop(_to_array(resized), self.size)
+        return centre_crop(_to_array(resized), self.size)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Everything that was drawn for one image, so that what goes with the image, such as a map of labels, can follow.
+
+    Attributes:
+        box: (left, top, right, bottom), the part of the image that is shown, in its pixels.
+        flip: whether left and right change places, once the box has been resized.
+        shift: by how many pixels of the result it moves (down, right); zeros fill the gap.
+        resampling: `"bicubic"` or `"bilinear"`, of the resizing.
+        operations: what follows, in order. Some of them move pixels, which no map follows.
+    """
+
+    box: Box
+    flip: bool = False
+    shift: tuple[int, int] = (0, 0)
+    resampling: str = "bicubic"
+    operations: tuple[Operation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,20 +92,25 @@ class TrainTransform:
 
     Mode `"crop"` is the random resized crop of ImageNet training, then a horizontal flip. Mode `"shift"`
     resizes the whole image to `size` and moves it by whole pixels, the gap filled with zeros; it never flips,
-    because it is for digits and the like.
+    because it is for digits and the like. In both, RandAugment or colour jitter comes last.
 
     Attributes:
         size: (height, width) of the result.
         channels: 3, or 1 for ITU-R 601 grey.
-        interpolation: `"bicubic"` or `"bilinear"`.
+        interpolation: `"bicubic"`, `"bilinear"`, or `"random"`, which draws one of the two, again for each
+            operation of RandAugment.
         mode: `"crop"` or `"shift"`.
         shift: the most pixels, up, down, left and right, that mode `"shift"` moves by.
         flip: the probability of the flip in mode `"crop"`.
         scale: the least and the greatest share of the image's area that a crop has.
         ratio: the least and the greatest width / height of a crop.
+        auto_augment: timm's name of a RandAugment, such as `"rand-m9-mstd0.5-inc1"`; empty for none.
+        color_jitter: the strength of torchvision's ColorJitter for brightness, contrast and saturation; 0 for none.
+        mean: the colour, one number or three in 0..1, with which RandAugment fills what it moves in; the mean that
+            images are normalised with.
 
     Raises:
-        InputError: a value out of range, at construction.
+        InputError: a value out of range, or both `auto_augment` and `color_jitter`, at construction.
     """
 
     size: tuple[int, int]
@@ -93,12 +121,15 @@ class TrainTransform:
     flip: float = 0.5
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    auto_augment: str = ""
+    color_jitter: float = 0.0
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
 
     def __post_init__(self) -> None:
         """Checks the values now, since a worker process would report them late."""
-        _check_output(self.size, self.channels, self.interpolation)
-        if self.mode not in _AUGMENTATIONS:
-            raise unknown("augmentation mode", self.mode, _AUGMENTATIONS)
+        _check_output(self.size, self.channels, self.interpolation, randaugment.INTERPOLATIONS)
+        if self.mode not in AUGMENTATION_MODES:
+            raise unknown("augmentation mode", self.mode, AUGMENTATION_MODES)
         if self.shift < 0:
             raise InputError(f"shift {self.shift} must be 0 or more")
         if not 0 <= self.flip <= 1:
@@ -107,44 +138,86 @@ class TrainTransform:
             raise InputError(f"scale {self.scale} must be two rising shares in 0..1, e.g. (0.08, 1.0)")
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise InputError(f"ratio {self.ratio} must be two rising numbers above 0, e.g. (0.75, 1.33)")
+        if len(self.mean) not in _PILLOW_MODES or not all(0 <= value <= 1 for value in self.mean):
+            raise InputError(f"mean {self.mean} must be one number or three in 0..1, e.g. (0.5, 0.5, 0.5)")
+        if self.auto_augment and self.color_jitter:
+            raise InputError(
+                f"color_jitter {self.color_jitter} and auto_augment {self.auto_augment!r} exclude each other, as timm "
+                "leaves the first out where the second is given: set color_jitter to 0, or auto_augment to ''"
+            )
+        # Their own checks; made here, worker processes receive them as well.
+        _ = self._colours, self._fill
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Transforms uint8 [h, w, 3 or 1] to uint8 [height, width, channels]."""
-        return _AUGMENTATIONS[self.mode](self, _to_pillow(image, self.channels), rng)
+        return self.apply(image, self.draw((image.shape[0], image.shape[1]), rng))
+
+    def draw(self, image_size: tuple[int, int], rng: np.random.Generator) -> Augmentation:
+        """Decides everything about an image of (height, width)."""
+        # The order of these draws is a promise: a run repeats only as long as it stands.
+        flip, shift = False, (0, 0)
+        if self.mode == "crop":
+            box = random_box(image_size, self.scale, self.ratio, rng)
+            resampling = randaugment.draw_resampling(self.interpolation, rng)
+            flip = bool(rng.random() < self.flip)
+        else:
+            box = 0, 0, image_size[1], image_size[0]
+            resampling = randaugment.draw_resampling(self.interpolation, rng)
+            down, right = rng.integers(-self.shift, self.shift + 1, size=2).tolist()
+            shift = down, right
+        return Augmentation(box, flip, shift, resampling, self._colours.draw(rng))
+
+    def apply(self, image: np.ndarray, augmentation: Augmentation) -> np.ndarray:
+        """Does to uint8 [h, w, 3 or 1] what was drawn: uint8 [height, width, channels]."""
+        pillow = _in_channels(_part_to_pillow(image, augmentation.box), self.channels)
+        pillow = _resize(pillow, self.size, INTERPOLATIONS[augmentation.resampling])
+        if augmentation.shift != (0, 0):
+            down, right = augmentation.shift
+            # Pillow fills what lies outside with zeros.
+            pillow = pillow.crop((-right, -down, pillow.width - right, pillow.height - down))
+        if augmentation.flip:
+            pillow = pillow.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return _to_array(operations.apply(pillow, augmentation.operations, self._fill))
+
+    @cached_property
+    def _colours(self) -> RandAugment | ColorJitter:
+        if self.auto_augment:
+            return RandAugment.parse(self.auto_augment, self.interpolation)
+        return ColorJitter(self.color_jitter)
+
+    @cached_property
+    def _fill(self) -> tuple[int, ...]:
+        return operations.fill_colour(self.mean, self.channels)
 
 
-def _augment_by_crop(options: TrainTransform, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
-    box = _random_box((image.height, image.width), options.scale, options.ratio, rng)
-    array = _to_array(_resize(image.crop(box), options.size, INTERPOLATIONS[options.interpolation]))
-    return np.ascontiguousarray(array[:, ::-1]) if rng.random() < options.flip else array
-
-
-def _augment_by_shift(options: TrainTransform, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
-    array = _to_array(_resize(image, options.size, INTERPOLATIONS[options.interpolation]))
-    down, right = rng.integers(-options.shift, options.shift + 1, size=2).tolist()
-    return _window(array, -down, -right, options.size)
-
-
-_AUGMENTATIONS: dict[str, Callable[[TrainTransform, Image.Image, np.random.Generator], np.ndarray]] = {
-    "crop": _augment_by_crop,
-    "shift": _augment_by_shift,
-}
-
-
-def _check_output(size: tuple[int, int], channels: int, interpolation: str) -> None:
+def _check_output(size: tuple[int, int], channels: int, interpolation: str, options: tuple[str, ...]) -> None:
     if len(size) != 2 or min(size) < 1:
         raise InputError(f"image size {size} must be (height, width), both 1 or more")
     if channels not in _PILLOW_MODES:
         raise InputError(f"channels {channels} must be 3 (colour) or 1 (grey)")
-    if interpolation not in INTERPOLATIONS:
-        raise unknown("interpolation", interpolation, INTERPOLATIONS)
+    if interpolation not in options:
+        raise unknown("interpolation", interpolation, options)
 
 
 def _to_pillow(image: np.ndarray, channels: int) -> Image.Image:
     """A Pillow image of the wanted number of channels; converted before anything else, as in timm."""
-    pillow = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    return _in_channels(Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image), channels)
+
+
+def _part_to_pillow(image: np.ndarray, box: Box) -> Image.Image:
+    """The part of uint8 [h, w, 3 or 1] in a box."""
+    left, top, right, bottom = box
+    if image.shape[-1] == 1:
+        return Image.fromarray(image[top:bottom, left:right, 0])
+    # Pillow skips what lies between two rows of the part, where an array of the part would be a copy more.
+    width = image.shape[1]
+    pixels = np.ascontiguousarray(image).reshape(-1)[3 * (top * width + left) : 3 * ((bottom - 1) * width + right)]
+    return Image.frombytes("RGB", (right - left, bottom - top), pixels, "raw", "RGB", 3 * width, 1)
+
+
+def _in_channels(image: Image.Image, channels: int) -> Image.Image:
     mode = _PILLOW_MODES[channels]
-    return pillow if pillow.mode == mode else pillow.convert(mode)
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _to_array(image: Image.Image) -> np.ndarray:
@@ -156,67 +229,3 @@ def _to_array(image: Image.Image) -> np.ndarray:
 def _resize(image: Image.Image, size: tuple[int, int], resampling: Image.Resampling) -> Image.Image:
     """Resizes to (height, width); Pillow itself counts width first."""
     return image.resize((size[1], size[0]), resampling)
-
-
-def _covering(image: tuple[int, int], goal: tuple[int, int]) -> tuple[int, int]:
-    """The (height, width) of the aspect ratio of `image` that just covers `goal`."""
-    height, width = image
-    if goal[0] == goal[1]:
-        # The longer side is truncated, not rounded: torchvision's rule.
-        if height <= width:
-            return goal[0], int(goal[0] * width / height)
-        return int(goal[0] * height / width), goal[0]
-    shrink = min(height / goal[0], width / goal[1])
-    return round(height / shrink), round(width / shrink)
-
-
-def _centre_crop(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Crops the centre of [h, w, c], or pads with zeros on all sides where the array is smaller."""
-    top, left = (_centre_offset(array.shape[axis], size[axis]) for axis in (0, 1))
-    return _window(array, top, left, size)
-
-
-def _centre_offset(length: int, wanted: int) -> int:
-    # torchvision's roundings: half to even for a crop, and the odd padded pixel goes to the end.
-    return round((length - wanted) / 2) if length >= wanted else -((wanted - length) // 2)
-
-
-def _window(array: np.ndarray, top: int, left: int, size: tuple[int, int]) -> np.ndarray:
-    """The window of [h, w, c] at (top, left), which may reach outside: zeros are there."""
-    (height, width), (rows, columns) = array.shape[:2], size
-    first_row, last_row = max(top, 0), min(top + rows, height)
-    first_column, last_column = max(left, 0), min(left + columns, width)
-    result = np.zeros((rows, columns, array.shape[2]), array.dtype)
-    if first_row < last_row and first_column < last_column:
-        inside = array[first_row:last_row, first_column:last_column]
-        result[first_row - top : last_row - top, first_column - left : last_column - left] = inside
-    return result
-
-
-def _random_box(
-    image: tuple[int, int],
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-    rng: np.random.Generator,
-) -> tuple[int, int, int, int]:
-    """A random (left, top, right, bottom) inside an image of (height, width), of the drawn area and shape."""
-    height, width = image
-    for _ in range(_CROP_ATTEMPTS):
-        area = height * width * rng.uniform(*scale)
-        # Drawn in logarithms, so that 3:4 is as likely as 4:3.
-        shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        columns, rows = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
-        if 0 < columns <= width and 0 < rows <= height:
-            left, top = (int(rng.integers(0, free + 1)) for free in (width - columns, height - rows))
-            return left, top, left + columns, top + rows
-    return _largest_box(image, ratio)
-
-
-def _largest_box(image: tuple[int, int], ratio: tuple[float, float]) -> tuple[int, int, int, int]:
-    """The largest centred box of an allowed shape, for images so long that hardly any crop fits."""
-    height, width = image
-    shape = min(max(width / height, ratio[0]), ratio[1])
-    columns = min(width, max(1, round(height * shape)))
-    rows = min(height, max(1, round(width / shape)))
-    left, top = (width - columns) // 2, (height - rows) // 2
-    return left, top, left + columns, top + rows

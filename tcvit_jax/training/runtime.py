@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import jax
@@ -63,6 +64,23 @@ def _whole(name: str, text: str) -> int:
     if not text.isdigit():
         raise InputError(f"{name}={text!r} is not a whole number")
     return int(text)
+
+
+def end_alone(error: Exception) -> None:
+    """End this process with one line and status 1 where it is one of several, whose exchange has failed.
+
+    At once, since an orderly end would wait for the others, of which one is gone.
+    """
+    if not jax.distributed.is_initialized() or jax.process_count() == 1:
+        return
+    print(
+        f"error: an exchange with another process failed, which may be gone: {first_line(error)}; the same command "
+        "continues from the last checkpoint",
+        file=sys.stderr,
+    )
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(1)
 
 
 def keep_compiled(directory: Path) -> None:

@@ -1,6 +1,7 @@
 """Tests of the pipeline: the order of training batches, and that evaluation counts each example once."""
 
 import gc
+import hashlib
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -70,20 +71,36 @@ def assert_same(first: list[Batch], second: list[Batch]) -> None:
             np.testing.assert_array_equal(one[name], other[name])
 
 
-def rows(batches: list[Batch]) -> list[tuple[bytes, int]]:
-    """The rows of several parts of one global batch, in an order that does not depend on the parts."""
-    return sorted(
-        (image.tobytes(), int(label))
-        for batch in batches
-        for image, label in zip(batch["image"], batch["label"], strict=True)
-    )
+def joined(parts: list[list[Batch]]) -> list[Batch]:
+    """Global batches of the parts that several processes have, one after the other."""
+    return [
+        {name: np.concatenate([batch[name] for batch in step]) for name in step[0]} for step in zip(*parts, strict=True)
+    ]
 
 
 def test_training_batches_have_the_promised_types() -> None:
     (batch,) = take(train_batches(Numbered(9), stamp, batch_size=4, seed=0), 1)
     assert batch["image"].shape == (4, 2, 2, 1) and batch["image"].dtype == np.uint8
     assert batch["label"].shape == (4,) and batch["label"].dtype == np.int32
+    assert batch["index"].shape == (4,) and batch["index"].dtype == np.int64
     np.testing.assert_array_equal(batch["label"], 10 * batch["image"][:, 0, 0, 0].astype(int))
+
+
+def test_indices_are_those_of_the_source_in_every_epoch() -> None:
+    for batch in take(train_batches(Numbered(23), stamp, batch_size=16, seed=0, start_step=5), 4):
+        np.testing.assert_array_equal(batch["index"], batch["image"][:, 0, 0, 0])
+        np.testing.assert_array_equal(10 * batch["index"], batch["label"])
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("crop", "00ef2a3c6e9d7c04"), ("shift", "8e714dfc00b26c19")])
+def test_batches_are_what_they_always_were(mode: str, expected: str) -> None:
+    """Of one process, without what is new: runs that began before go on as they were."""
+    source, transform = open_source("digits", "train"), TrainTransform((16, 16), channels=1, mode=mode)
+    found = hashlib.sha256()
+    for batch in take(train_batches(source, transform, batch_size=100, seed=7, start_step=9), 8):
+        found.update(batch["image"].tobytes())
+        found.update(batch["label"].tobytes())
+    assert found.hexdigest()[:16] == expected
 
 
 @few
@@ -98,18 +115,56 @@ def test_a_batch_depends_on_seed_and_step_alone(
 
 
 @few
-@given(LENGTHS, st.integers(1, 4), st.sampled_from([1, 2, 3, 4, 6]))
-def test_processes_share_one_global_batch(length: int, factor: int, processes: int) -> None:
-    options: dict[str, Any] = {"batch_size": 12 * factor, "seed": 5, "threads": 0}
+@given(LENGTHS, st.integers(1, 4), st.sampled_from([1, 2, 3, 4, 6]), st.integers(0, 3), st.integers(1, 3))
+def test_processes_share_one_global_batch(length: int, factor: int, processes: int, start: int, repeats: int) -> None:
+    options: dict[str, Any] = {"batch_size": 12 * factor, "seed": 5, "threads": 0, "repeats": repeats}
     source = Numbered(length)
-    alone = take(train_batches(source, stamp, **options), 3)
-    parts = [
-        take(train_batches(source, stamp, process_index=p, process_count=processes, **options), 3)
-        for p in range(processes)
-    ]
-    for step, batch in enumerate(alone):
-        assert all(len(part[step]["label"]) == 12 * factor // processes for part in parts)
-        assert rows([part[step] for part in parts]) == rows([batch])
+    alone = take(train_batches(source, stamp, **options), start + 3)[start:]
+    options |= {"start_step": start, "process_count": processes}
+    parts = [take(train_batches(source, stamp, process_index=p, **options), 3) for p in range(processes)]
+    assert all(len(batch["label"]) == 12 * factor // processes for part in parts for batch in part)
+    assert_same(joined(parts), alone)
+
+
+@few
+@given(st.integers(20, 60), st.integers(2, 5), st.integers(0, 30), st.integers(0, 5), st.integers(0, 2))
+def test_repeated_images_fill_rows_of_their_own(length: int, repeats: int, more: int, start: int, threads: int) -> None:
+    batch_size = 3 * repeats + more
+    options: dict[str, Any] = {"batch_size": batch_size, "seed": 2, "repeats": repeats}
+    batches = take(train_batches(Numbered(length), stamp, threads=0, **options), start + 4)
+    resumed = train_batches(Numbered(length), stamp, start_step=start, threads=threads, **options)
+    assert_same(take(resumed, 4), batches[start:])
+    # Every epoch of images is whole, each `repeats` times, in rows of the batches put in order again.
+    order = [row for first in range(repeats) for row in range(first, batch_size, repeats)]
+    stream = np.concatenate([batch["index"][np.argsort(order)] for batch in batches])
+    whole = stream[: len(stream) // repeats * repeats].reshape(-1, repeats)
+    assert (whole == whole[:, :1]).all()
+    for epoch in range(len(whole) // length):
+        assert sorted(whole[epoch * length : (epoch + 1) * length, 0]) == list(range(length))
+    # Copies differ by their augmentation: no two rows share a generator.
+    assert len({image[1].tobytes() for batch in batches for image in batch["image"]}) > 0.99 * len(stream)
+
+
+@pytest.mark.parametrize("repeats", [2, 3, 4, 5])
+def test_copies_are_never_neighbours(repeats: int) -> None:
+    allowed = []
+    for batch_size in range(2, 4 * repeats):
+        options: dict[str, Any] = {"batch_size": batch_size, "seed": 0, "repeats": repeats, "threads": 0}
+        try:
+            # Of so many examples that none comes twice: equal indices are copies.
+            batches = take(train_batches(Numbered(250), plain, **options), 2 * repeats)
+        except InputError:
+            continue
+        allowed.append(batch_size)
+        assert all((batch["index"][1:] != batch["index"][:-1]).all() for batch in batches)
+    assert set(allowed) >= set(range(3 * repeats - 1, 4 * repeats))
+
+
+def test_copies_share_a_batch_and_are_shared_out_to_processes() -> None:
+    (batch,) = take(train_batches(Numbered(60), plain, batch_size=24, seed=0, repeats=3), 1)
+    assert sorted(Counter(batch["index"].tolist()).values()) == [3] * 8
+    for part in batch["index"].reshape(3, 8):
+        assert len(set(part)) == 8
 
 
 def test_every_epoch_holds_every_example_in_another_order() -> None:
@@ -123,7 +178,8 @@ def test_every_epoch_holds_every_example_in_another_order() -> None:
 def test_another_seed_gives_another_order_and_augmentation() -> None:
     first, second = (take(train_batches(Numbered(60), stamp, batch_size=60, seed=s), 1)[0] for s in (0, 1))
     assert not np.array_equal(first["label"], second["label"])
-    assert rows([first]) != rows([second])
+    both = [{image[1].tobytes() for image in batch["image"]} for batch in (first, second)]
+    assert len(both[0] & both[1]) < 5
 
 
 def test_no_two_rows_of_a_batch_share_a_generator() -> None:
@@ -174,6 +230,10 @@ def test_worker_processes_change_nothing() -> None:
     alone = take(train_batches(source, transform, **options), 5)
     shared = take(train_batches(source, transform, workers=2, **options), 5)
     assert_same(alone, shared)
+    richer = TrainTransform((16, 16), 1, "random", auto_augment="rand-m9-mstd0.5-inc1")
+    options |= {"repeats": 3, "process_index": 1, "process_count": 2}
+    first, second = (take(train_batches(source, richer, workers=count, **options), 3) for count in (0, 2))
+    assert_same(first, second)
     # Plain arrays: those in shared memory would warn when the interpreter exits.
     assert all(type(array) is np.ndarray for batch in shared for array in batch.values())
 
@@ -244,7 +304,20 @@ def test_mistakes_are_found_at_once(options: dict[str, Any], message: str) -> No
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("options", [{"start_step": -1}, {"seed": -1}, {"seed": 2**32}])
+@pytest.mark.parametrize("options", [{"start_step": -1}, {"seed": -1}, {"seed": 2**32}, {"repeats": 0}])
 def test_mistakes_in_training_options(options: dict[str, int]) -> None:
     with pytest.raises(InputError, match=next(iter(options))):
         train_batches(Numbered(5), plain, **({"batch_size": 4, "seed": 0} | options))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "repeats", "processes", "nearest"), [(4, 3, 1, 6), (4, 3, 4, 8), (2, 2, 2, 4), (7, 4, 1, 8)]
+)
+def test_a_batch_too_small_for_its_repeats_is_refused(
+    batch_size: int, repeats: int, processes: int, nearest: int
+) -> None:
+    options = {"batch_size": batch_size, "repeats": repeats, "process_count": processes}
+    with pytest.raises(InputError, match=f"batch_size {batch_size} is too small .* is {nearest}$") as caught:
+        train_batches(Numbered(5), plain, seed=0, **options)
+    assert "\n" not in str(caught.value)
+    train_batches(Numbered(5), plain, seed=0, **(options | {"batch_size": nearest})).close()

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tcvit_jax.data import open_source
+from tcvit_jax.data.sources import FolderSource
 from tcvit_jax.errors import InputError
 
 RED = (200, 30, 10)
@@ -48,6 +49,11 @@ def test_classes_and_files_are_sorted(folder: Path) -> None:
     assert [example["label"] for example in (source[0], source[1], source[2])] == [0, 0, 1]
     assert len(source) == 3
     np.testing.assert_array_equal(source[1]["image"], np.full((4, 6, 3), RED, np.uint8))  # b.png, lossless
+
+
+def test_names_are_relative_to_the_split(folder: Path) -> None:
+    source = FolderSource("train", str(folder))
+    assert [source.name(index) for index in range(3)] == ["cat/a.JPG", "cat/b.png", "dog/c.jpeg"]
 
 
 def test_labels_agree_between_splits(folder: Path) -> None:

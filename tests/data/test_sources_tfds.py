@@ -113,14 +113,14 @@ def test_a_malformed_slice_is_one_line(prepared: str) -> None:
     assert "cannot open split 'train[:x]'" in one_line_error("tiny_shapes", "train[:x]", prepared)
 
 
-def test_a_set_prepared_as_tfrecord_names_the_command(prepared: str, tmp_path: Path) -> None:
+def test_a_set_in_a_format_without_random_access_names_the_command(prepared: str, tmp_path: Path) -> None:
     source, target = (Path(root) / "tiny_shapes" / "1.0.0" for root in (prepared, tmp_path))
     target.mkdir(parents=True)
     info = json.loads((source / "dataset_info.json").read_text())
-    (target / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
+    (target / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "riegeli"}))
     (target / "features.json").write_text((source / "features.json").read_text())
     message = one_line_error("tiny_shapes", "train", tmp_path)
-    assert "is prepared as tfrecord" in message
+    assert "is prepared as riegeli" in message
     command = f"tfds convert_format --dataset_version_dir={target} --out_file_format=array_record"
     assert command in message
 
@@ -142,7 +142,8 @@ def test_a_missing_set_with_a_config_names_the_data_directory(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"), [("imagenet_2012", "imagenet2012"), ("digit", "digits"), ("folders", "folder")]
+    ("name", "nearest"),
+    [("imagenet_2012", "imagenet2012"), ("digit", "digits"), ("folders", "folder"), ("tfrecords", "tfrecord")],
 )
 def test_an_unknown_name_gets_the_nearest(tmp_path: Path, name: str, nearest: str) -> None:
     assert one_line_error(name, "train", tmp_path) == f"unknown dataset {name!r}: did you mean {nearest!r}?"

@@ -1,8 +1,10 @@
 """Tests of the transforms against rules written out plainly on Pillow and NumPy primitives."""
 
+import hashlib
 import math
 import pickle
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from tcvit_jax.data import EvalTransform, TrainTransform
+from tcvit_jax.data import Augmentation, EvalTransform, Operation, TrainTransform
+from tcvit_jax.data.crops import random_box
 from tcvit_jax.errors import InputError
 from tcvit_jax.models import create_model, zoo
 from tcvit_jax.ops.images import normalise
@@ -206,6 +209,143 @@ def test_the_generator_decides_alone(seed: int, mode: str) -> None:
     np.testing.assert_array_equal(first, second)
 
 
+# Of what each transform made before there was more to draw: runs that began then go on as they were.
+BEFORE = {
+    "crop/1/1/bicubic": "d3284b391b9021c9",
+    "crop/1/1/bilinear": "fe34fceba3cc0d46",
+    "crop/1/3/bicubic": "b10c4687ffa67a6b",
+    "crop/1/3/bilinear": "4a8ac3e769c9e975",
+    "crop/3/1/bicubic": "931ae8cf2a872a3f",
+    "crop/3/1/bilinear": "1156c33dcf6e6ef2",
+    "crop/3/3/bicubic": "d0daaa625bd0b304",
+    "crop/3/3/bilinear": "d3e5911ac3903617",
+    "shift/1/1/bicubic": "791e5769c7fc13be",
+    "shift/1/1/bilinear": "90940318e9bb04f3",
+    "shift/1/3/bicubic": "bf6f42a04bea9263",
+    "shift/1/3/bilinear": "094d420282c0d03d",
+    "shift/3/1/bicubic": "7866bb48c3a2a2cb",
+    "shift/3/1/bilinear": "d084e9673a8752ff",
+    "shift/3/3/bicubic": "c69c7efb5266d5c4",
+    "shift/3/3/bilinear": "c24d2c2cebe0fad1",
+}
+
+
+@pytest.mark.parametrize("case", BEFORE)
+def test_plain_augmentation_is_what_it_always_was(case: str) -> None:
+    mode, channels, given_channels, interpolation = case.split("/")
+    transform = TrainTransform((16, 12), int(channels), interpolation, mode, 2)
+    found = hashlib.sha256()
+    for seed in range(20):
+        for size in ((30, 41), (41, 30), (3, 90), (1, 1)):
+            found.update(transform(noise(*size, int(given_channels)), np.random.default_rng(seed)).tobytes())
+    assert found.hexdigest()[:16] == BEFORE[case]
+
+
+@untimed
+@given(
+    SIZES,
+    CHANNELS,
+    CHANNELS,
+    st.sampled_from(["crop", "shift"]),
+    st.sampled_from(["bilinear", "random"]),
+    st.sampled_from([{}, {"color_jitter": 0.5}, {"auto_augment": "rand-n4-mstd3-p0.9-inc1"}]),
+    SEEDS,
+)
+def test_drawing_and_applying_make_the_whole(
+    image_size: Any, given_channels: int, channels: int, mode: str, kind: str, colours: dict[str, Any], seed: int
+) -> None:
+    image = noise(*image_size, given_channels)
+    transform = TrainTransform((9, 14), channels, kind, mode, shift=3, **colours)
+    drawn = pickle.loads(pickle.dumps(transform.draw(image_size, np.random.default_rng(seed))))
+    result = pickle.loads(pickle.dumps(transform)).apply(image, drawn)
+    assert result.shape == (9, 14, channels) and result.dtype == np.uint8
+    np.testing.assert_array_equal(transform(image, np.random.default_rng(seed)), result)
+
+
+def test_a_map_can_follow_its_image() -> None:
+    # The map is twice as fine as the image: its box is twice the image's, and it is flipped alike.
+    labels = np.add.outer(np.arange(40), np.arange(60)).astype(np.uint8)[..., None]
+    image = labels[::2, ::2]
+    transform = TrainTransform((12, 12), channels=1, interpolation="bilinear", ratio=(1.0, 1.0))
+    for seed in range(20):
+        drawn = transform.draw((20, 30), np.random.default_rng(seed))
+        left, top, right, bottom = (2 * side for side in drawn.box)
+        part = Image.fromarray(labels[top:bottom, left:right, 0]).resize((12, 12), PILLOW["bilinear"])
+        expected = np.asarray(part)[:, ::-1] if drawn.flip else np.asarray(part)
+        # Half a pixel of the image is the difference between the middles of the two grids, in either direction.
+        np.testing.assert_allclose(transform.apply(image, drawn)[..., 0], expected, rtol=0, atol=3)
+
+
+def test_images_may_lie_in_memory_in_any_way() -> None:
+    image, drawn = noise(30, 40), Augmentation((3, 5, 33, 30))
+    transform = TrainTransform((8, 8))
+    expected = transform.apply(image, drawn)
+    apart, fixed = np.asfortranarray(image), image.copy()
+    fixed.flags.writeable = False
+    for same in (apart, fixed, np.repeat(image, 2, axis=1)[:, ::2]):
+        np.testing.assert_array_equal(transform.apply(same, drawn), expected)
+
+
+def test_operations_come_after_the_flip() -> None:
+    image, moved = noise(16, 16), (Operation("TranslateX", 0.25, "bilinear"),)
+    transform = TrainTransform((16, 16), mean=(0.0,))
+    result = transform.apply(image, Augmentation((0, 0, 16, 16), True, operations=moved))
+    np.testing.assert_array_equal(result[:, :12], image[:, ::-1][:, 4:])
+    assert not result[:, 12:].any()
+
+
+def test_colours_alone_leave_the_geometry() -> None:
+    image = noise(40, 30)
+    plain, jittered = TrainTransform((16, 16)), TrainTransform((16, 16), color_jitter=0.4)
+    first, second = (one.draw((40, 30), np.random.default_rng(3)) for one in (plain, jittered))
+    assert (first.box, first.flip) == (second.box, second.flip) and not first.operations
+    assert sorted(operation.name for operation in second.operations) == ["Brightness", "Color", "Contrast"]
+    assert not np.array_equal(plain.apply(image, first), jittered.apply(image, second))
+
+
+def test_a_random_interpolation_is_one_of_two() -> None:
+    transform, image = TrainTransform((8, 8), interpolation="random"), noise(20, 20)
+    rng = np.random.default_rng(0)
+    kinds = [transform.draw((20, 20), rng).resampling for _ in range(1000)]
+    assert set(kinds) == set(PILLOW) and abs(kinds.count("bilinear") - 500) < 80
+    for kind in PILLOW:
+        result = transform.apply(image, Augmentation((2, 3, 17, 20), resampling=kind))
+        expected = Image.fromarray(image).crop((2, 3, 17, 20)).resize((8, 8), PILLOW[kind])
+        np.testing.assert_array_equal(result, np.asarray(expected))
+
+
+def test_drawn_boxes_have_the_area_and_shape_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    boxes = np.array([random_box((500, 500), (0.1, 0.5), (0.5, 2.0), rng) for _ in range(4000)])
+    widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    area, shape = widths * heights / 500**2, np.log2(widths / heights)
+    for values, low, high in ((area, 0.1, 0.5), (shape, -1, 1)):
+        # Both uniform, the shape in logarithms; every box of these fits, so that none is drawn again.
+        assert low - 0.02 <= values.min() and values.max() <= high + 0.02
+        assert abs(values.mean() - (low + high) / 2) < (high - low) / 50
+        assert abs(values.std() - (high - low) / math.sqrt(12)) < (high - low) / 50
+    middles = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
+    assert all(abs(middle.mean() - 250) < 10 for middle in middles)
+
+
+def test_boxes_are_installed_timm_s_for_the_same_numbers(timm: Any) -> None:
+    from timm.data.transforms import RandomResizedCropAndInterpolation
+
+    for seed in range(300):
+        width, height = np.random.default_rng([seed, 1]).integers(1, 120, size=2).tolist()
+        scale, ratio = ((0.08, 1.0), (3 / 4, 4 / 3)) if seed % 2 else ((0.9, 1.0), (1.1, 1.3))
+        theirs = mock.Mock(uniform=np.random.default_rng(seed).uniform, randint=lambda low, high: 0)
+        with mock.patch("timm.data.transforms.random", theirs):
+            picture = Image.new("RGB", (width, height))
+            top, left, rows, columns = RandomResizedCropAndInterpolation.get_params(picture, scale, ratio)
+        box = random_box((height, width), scale, ratio, np.random.default_rng(seed))
+        if 0 in (rows, columns):
+            continue  # timm would crop nothing
+        assert (box[2] - box[0], box[3] - box[1]) == (columns, rows)
+        # Where no crop fitted, both take the middle.
+        assert (left, top) in ((0, 0), box[:2])
+
+
 @pytest.mark.parametrize("transform", [EvalTransform, TrainTransform])
 @pytest.mark.parametrize(
     ("options", "message"),
@@ -229,12 +369,25 @@ def test_mistakes_in_common_options(transform: Any, options: dict[str, Any], mes
         ({"flip": 2}, "flip 2 is not a probability"),
         ({"scale": (0.5, 0.1)}, "scale .* must be"),
         ({"ratio": (0.0, 1.0)}, "ratio .* must be"),
+        ({"interpolation": "randm"}, "unknown interpolation 'randm': did you mean 'random'?"),
+        ({"color_jitter": -0.1}, "color_jitter -0.1 must be 0 or more"),
+        ({"mean": (0.5, 0.5)}, "mean .* must be one number or three"),
+        ({"mean": (128.0,)}, "mean .* must be one number or three"),
+        (
+            {"color_jitter": 0.4, "auto_augment": "rand-m9-inc1"},
+            "color_jitter 0.4 and auto_augment 'rand-m9-inc1' exclude each other, .*: set color_jitter to 0",
+        ),
     ],
 )
 def test_mistakes_in_training_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         TrainTransform((8, 8), **options)
     assert "\n" not in str(caught.value)
+
+
+def test_evaluation_draws_no_interpolation() -> None:
+    with pytest.raises(InputError, match="unknown interpolation 'random'"):
+        EvalTransform((8, 8), interpolation="random")
 
 
 def test_a_crop_pct_of_zero_is_refused() -> None:

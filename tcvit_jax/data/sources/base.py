@@ -4,6 +4,9 @@ from typing import Protocol, TypedDict
 
 import numpy as np
 
+VALIDATION_SPLITS = ("val", "validation", "test")
+"""What data sets call their validation images: `val` stands for the first of these that there is."""
+
 
 class Example(TypedDict):
     """One labelled image: `image` is uint8 [H, W, C] with C of 3 or 1, `label` an index into the classes."""

@@ -1,9 +1,10 @@
 """Images in folders, one folder per class: `directory/SPLIT/CLASS/*.jpg`."""
 
+import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from tcvit_jax.data.sources.base import Example
 from tcvit_jax.errors import InputError
@@ -50,17 +51,35 @@ class FolderSource:
         """Decodes the image at `index`. Raises `InputError`, with its path, if it is not a whole image."""
         return {"image": read_image(self._paths[index]), "label": int(self._labels[index])}
 
+    def name(self, index: int) -> str:
+        """The path of an image relative to the split, `CLASS/FILE` with a slash on every system."""
+        path = Path(self._paths[index])
+        return f"{path.parent.name}/{path.name}"
+
 
 def read_image(path: str) -> np.ndarray:
-    """Decodes an image file to uint8 [H, W, 3], ignoring its EXIF orientation.
-
-    Grey, palette, transparent and CMYK images become RGB, so that one folder has one number of channels.
+    """Decodes an image file to uint8 [H, W, 3], as `decode_image` does.
 
     Raises:
         InputError: the file is missing, empty, truncated or no image; the message holds the path.
     """
+    return decode_image(path, path)
+
+
+def decode_image(file: str | io.BytesIO, name: str) -> np.ndarray:
+    """Decodes a PNG or JPEG to uint8 [H, W, 3], ignoring its EXIF orientation.
+
+    Grey, palette, transparent and CMYK images become RGB, so that one folder has one number of channels.
+
+    Args:
+        file: its path, or its bytes.
+        name: what a message calls it.
+
+    Raises:
+        InputError: it is missing, empty, truncated or no image.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             if image.mode[0] in "IF":
                 raise ValueError(f"it has mode {image.mode}, and more than 8 bits a channel would be cut off")
             # Pillow warns when a palette with transparency goes to RGB without this detour.
@@ -69,12 +88,16 @@ def read_image(path: str) -> np.ndarray:
             return np.array(image.convert("RGB"))
     # Pillow reports broken files by any of these, depending on the format and on what is broken.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "the file is empty" if _is_empty(path) else " ".join(str(error).split())
-        raise InputError(f"cannot read image {path}: {reason}") from error
+        raise InputError(f"cannot read image {name}: {_reason(file, error)}") from error
 
 
-def _is_empty(path: str) -> bool:
-    return Path(path).is_file() and Path(path).stat().st_size == 0
+def _reason(file: str | io.BytesIO, error: Exception) -> str:
+    if isinstance(file, io.BytesIO):
+        # Pillow names the object in memory.
+        return "it is no image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
+    if Path(file).is_file() and Path(file).stat().st_size == 0:
+        return "the file is empty"
+    return " ".join(str(error).split())
 
 
 def _split_directory(directory: str, split: str) -> Path:

@@ -1,4 +1,4 @@
-"""TensorFlow Datasets that were prepared as ArrayRecord, read without TensorFlow and without the network."""
+"""TensorFlow Datasets that were prepared as ArrayRecord or TFRecord, without TensorFlow and without the network."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from tcvit_jax.data.sources.base import Example
+from tcvit_jax.data.sources.base import VALIDATION_SPLITS, Example
+from tcvit_jax.data.sources.records import Part, RecordFiles
 from tcvit_jax.errors import InputError, unknown
 
-_VALIDATION_SPLITS = ("val", "validation", "test")
 _IMAGENET_ARCHIVES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 
 
@@ -24,7 +24,8 @@ class TfdsSource:
 
     Raises:
         InputError: the name or the split is unknown, the data set is not labelled images, or no copy of it in
-            a random-access format is on this machine. The message has the command that prepares one.
+            a format with random access is on this machine, or a file of it is damaged. The message has the command
+            that prepares one.
     """
 
     def __init__(self, name: str, split: str, directory: str = "") -> None:
@@ -35,7 +36,9 @@ class TfdsSource:
             split = _resolve_split(name, split, builder.info.splits)
             try:
                 # Only the record reader is kept: it pickles to a few kilobytes.
-                self._records = builder.as_data_source(split=split)
+                self._records = _open_records(name, split, builder)
+            except InputError:
+                raise
             except Exception as error:  # TFDS has a type for almost every reason.
                 raise _cannot_open(name, split, builder, error) from error
 
@@ -52,6 +55,30 @@ class TfdsSource:
         if label < 0:
             raise InputError(f"dataset {self._name!r}, example {index}: it has no label; choose a labelled split")
         return {"image": image, "label": label}
+
+
+class _DecodedRecords:
+    """The examples in TFRecord files, decoded as TFDS decodes them. Picklable: it holds no offsets.
+
+    Args:
+        name: the data set, for messages.
+        records: the serialized examples.
+        features: the data set's `tfds.features.FeaturesDict`.
+    """
+
+    def __init__(self, name: str, records: RecordFiles, features: Any) -> None:
+        self._name, self._records, self._features = name, records, features
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Any:
+        payload = self._records[index]
+        try:
+            return self._features.deserialize_example_np(payload)
+        except Exception as error:  # A damaged payload can fail anywhere in protobuf, TFDS, NumPy and Pillow.
+            place = self._records.place(index)
+            raise InputError(f"dataset {self._name!r}: cannot decode {place}: {_one_line(error)}") from error
 
 
 @contextmanager
@@ -76,9 +103,21 @@ def _builder(name: str, directory: str) -> Any:
         return tfds.builder(name, data_dir=directory or None, try_gcs=False)
     except tfds.core.DatasetNotFoundError as error:
         names = tfds.list_builders(with_community_datasets=False)
-        raise unknown("dataset", name, ["digits", "folder", *names]) from error
+        raise unknown("dataset", name, ["digits", "folder", "tfrecord", *names]) from error
     except Exception as error:  # TFDS reports a bad config, version or spelling by many types.
         raise InputError(f"cannot open dataset {name!r}: {_one_line(error)}") from error
+
+
+def _open_records(name: str, split: str, builder: Any) -> Any:
+    """The examples of a split under an index: TFDS's own reader, or ours for the format that it reads in order only."""
+    try:
+        return builder.as_data_source(split=split)
+    except NotImplementedError:
+        if builder.info.file_format.value != "tfrecord":
+            raise
+    found = builder.info.splits[split].file_instructions
+    parts = [Part(str(each.filename), each.skip, each.take, each.examples_in_shard) for each in found]
+    return _DecodedRecords(name, RecordFiles(parts), builder.info.features)
 
 
 def _class_names(name: str, features: Any) -> tuple[str, ...]:
@@ -100,7 +139,7 @@ def _resolve_split(name: str, split: str, available: Any) -> str:
     known = list(available)  # empty as long as the data set is not prepared
     if plain == "val":
         # An unprepared set does not tell its splits; the error about that comes when it is opened.
-        plain = next((candidate for candidate in _VALIDATION_SPLITS if candidate in known), "validation")
+        plain = next((candidate for candidate in VALIDATION_SPLITS if candidate in known), "validation")
     if known and plain not in known and "+" not in split:
         raise unknown(f"split of {name}", split, known)
     return plain + bracket + rest

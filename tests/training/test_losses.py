@@ -1,0 +1,83 @@
+"""Losses by row, against their formulas in float64."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tcvit_jax.ops import plans
+from tcvit_jax.training import losses
+
+RNG = np.random.default_rng(0)
+LOGITS, TEACHER = RNG.standard_normal((2, 5, 7))
+LABEL = RNG.integers(0, 7, 5)
+
+
+def log_softmax(x):
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def test_cross_entropy_of_smoothed_labels():
+    target = 0.9 * np.eye(7)[LABEL] + 0.1 / 7
+    found = losses.targets(jnp.asarray(LABEL), 7, 0.1)
+    np.testing.assert_allclose(found, target, atol=1e-6)
+    expected = -(target * log_softmax(LOGITS)).sum(-1)
+    np.testing.assert_allclose(losses.cross_entropy(jnp.asarray(LOGITS), found), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_soft_distillation(temperature):
+    p, q = log_softmax(TEACHER / temperature), log_softmax(LOGITS / temperature)
+    expected = temperature**2 * (np.exp(p) * (p - q)).sum(-1)
+    found = losses.soft_distillation(jnp.asarray(LOGITS), jnp.asarray(TEACHER), temperature)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    same = losses.soft_distillation(jnp.asarray(TEACHER), jnp.asarray(TEACHER), temperature)
+    np.testing.assert_allclose(same, 0, atol=1e-6)
+
+
+def test_hard_distillation():
+    expected = -log_softmax(LOGITS)[np.arange(5), TEACHER.argmax(-1)]
+    np.testing.assert_allclose(losses.hard_distillation(jnp.asarray(LOGITS), jnp.asarray(TEACHER)), expected, rtol=1e-5)
+
+
+def test_token_distillation_reads_the_patches_that_are_held():
+    patches, teacher = RNG.standard_normal((2, 3, 6, 4))
+    held = np.array([[1, 1, 0, 1, 0, 1], [0] * 6, [1] * 6], bool)
+    expected = [
+        np.mean([np.mean((patches[b, n] - teacher[b, n]) ** 2) for n in range(6) if held[b, n]] or [0])
+        for b in range(3)
+    ]
+    found = losses.token_distillation(jnp.asarray(patches), jnp.asarray(teacher), jnp.asarray(held))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_token_labels_count_every_patch_once():
+    """Merged tokens weigh as much as their patches; those that only fill the width, whose logits are junk, nothing."""
+    logits = RNG.standard_normal((2, 3, 7))
+    target = RNG.dirichlet(np.ones(7), (2, 3))
+    count = np.array([[2.0, 1.0, 4.0], [3.0, 0.0, 1.0]])
+    each = -(target * log_softmax(logits)).sum(-1)
+    logits[1, 1] = np.nan
+    expected = (np.where(count > 0, each, 0) * count).sum(-1) / count.sum(-1)
+    found = losses.token_labels(jnp.asarray(logits), jnp.asarray(target), jnp.asarray(count))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_labels_are_condensed_as_the_patches_were():
+    """Each token's is the mean over the patches whose slot it is, in plain loops; and by parts where they are split."""
+    values = RNG.standard_normal((2, 6, 4)).astype(np.float32)
+    slots = np.array([[0, 0, 1, -1, 2, 2], [2, 1, 1, 1, -1, 2]])
+    expected, held = np.zeros((2, 3, 4)), np.zeros((2, 3))
+    for b in range(2):
+        for token in range(3):
+            mine = [values[b, n] for n in range(6) if slots[b, n] == token]
+            held[b, token] = len(mine)
+            expected[b, token] = np.mean(mine, axis=0) if mine else 0
+    found, count = plans.gathered(jnp.asarray(values), jnp.asarray(slots), 3)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_array_equal(count, held)
+    blend = RNG.dirichlet(np.ones(3), (2, 6)).astype(np.float32)
+    expected = np.einsum("bns,bnc->bsc", blend, values) / blend.sum(1)[..., None]
+    found, count = plans.gathered(jnp.asarray(values), jnp.asarray(slots), 3, jnp.asarray(blend))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(count, blend.sum(1), rtol=1e-6)

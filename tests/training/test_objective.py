@@ -1,0 +1,193 @@
+"""What is minimised: teachers, restored tokens, labels of tokens; each against the model's own answers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tcvit_jax as tc
+from tcvit_jax import models
+from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.ops.images import normalise
+from tcvit_jax.training import losses
+from tcvit_jax.training.mixing import Mixing
+from tcvit_jax.training.objective import Objective, Teacher, mixed_patches
+from tests.convert import cases
+from tests.models.test_vit import SMALL, small, variables_of
+
+PREPROCESSING = models.preprocessing("deit_tiny_patch16_224")
+RNG = np.random.default_rng(0)
+BATCH = {
+    "image": RNG.integers(0, 256, (4, 24, 24, 3), np.uint8),
+    "label": RNG.integers(0, 7, 4).astype(np.int32),
+}
+KEY = jax.random.key(0)
+
+
+def loss_of(objective, variables, taught=None, batch=BATCH):
+    return np.asarray(jax.jit(objective)(variables, taught or {}, batch, KEY)[0])
+
+
+def images(preprocessing=PREPROCESSING):
+    return normalise(BATCH["image"], preprocessing.mean, preprocessing.std)
+
+
+def labels():
+    return losses.targets(BATCH["label"], 7, 0.1)
+
+
+def test_labels_alone():
+    model = small(tc.GTP(), 4)
+    variables = variables_of(model)
+    expected = losses.cross_entropy(model.apply(variables, images()), labels())
+    np.testing.assert_allclose(loss_of(Objective(model, PREPROCESSING, 0.1), variables), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_a_teacher_sees_the_same_images_in_its_own_normalisation(kind):
+    model, teacher = small(tc.TCViT(), 4), small(embed_dim=48, num_heads=2)
+    variables, taught = variables_of(model), variables_of(teacher, seed=1)
+    other = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 0.3))
+    objective = Objective(model, PREPROCESSING, 0.1, teacher=Teacher(teacher, other, kind, weight=0.3, temperature=2.0))
+    student, said = model.apply(variables, images()), teacher.apply(taught, images(other))
+    taught_loss = (
+        losses.soft_distillation(student, said, 2.0) if kind == "soft" else losses.hard_distillation(student, said)
+    )
+    expected = 0.7 * losses.cross_entropy(student, labels()) + 0.3 * taught_loss
+    np.testing.assert_allclose(loss_of(objective, variables, taught), expected, rtol=1e-4)
+
+
+def test_a_teacher_gets_no_gradient():
+    model = small(tc.GTP(), 4)
+    variables = variables_of(model)
+    objective = Objective(model, PREPROCESSING, teacher=Teacher(small(), PREPROCESSING, tokens=1.0))
+    gradient = jax.jit(jax.grad(lambda taught: objective(variables, taught, BATCH, KEY)[0].sum()))(
+        variables_of(small(), seed=1)
+    )
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
+
+
+def test_the_distillation_token_learns_from_the_teacher_and_the_class_token_from_labels():
+    model, teacher = tc.create_model("deit_tiny_distilled_patch16_224", tc.GTP(), 4, **SMALL), small()
+    variables, taught = variables_of(model), variables_of(teacher, seed=1)
+    heads, _ = model.apply(variables, images(), method="outputs")
+    assert np.abs(heads.class_token - heads.distillation_token).max() > 1e-3
+    said = teacher.apply(taught, images())
+    expected = 0.5 * losses.cross_entropy(heads.class_token, labels()) + 0.5 * losses.hard_distillation(
+        heads.distillation_token, said
+    )
+    objective = Objective(model, PREPROCESSING, 0.1, teacher=Teacher(teacher, PREPROCESSING, "hard"))
+    np.testing.assert_allclose(loss_of(objective, variables, taught), expected, rtol=1e-5)
+
+
+def test_a_dense_twin_has_nothing_to_teach_a_model_that_removes_nothing():
+    model = small()
+    variables = variables_of(model)
+    objective = Objective(model, PREPROCESSING, teacher=Teacher(model, PREPROCESSING, weight=1.0, tokens=1.0))
+    np.testing.assert_allclose(loss_of(objective, variables, variables), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("reducer", [tc.GTP(), tc.TCViT(fuse="soft"), tc.EViT(), tc.TopK()])
+def test_restored_tokens_are_drawn_to_the_dense_ones(reducer):
+    model, teacher = small(reducer, 4), small()
+    variables, taught = variables_of(model), variables_of(teacher, seed=1)
+    objective = Objective(model, PREPROCESSING, teacher=Teacher(teacher, PREPROCESSING, weight=0.0, tokens=2.0))
+    restored = np.asarray(model.apply(variables, images(), method="features", restore=True)).reshape(4, 36, -1)
+    dense = np.asarray(teacher.apply(taught, images(), method="features", restore=True)).reshape(4, 36, -1)
+    held = np.asarray(model.apply(variables, images(), trace=True)[1].slots[-1]) >= 0
+    squared = ((restored - dense) ** 2).mean(-1)
+    expected = losses.cross_entropy(model.apply(variables, images()), losses.targets(BATCH["label"], 7, 0.0))
+    expected = expected + 2 * (squared * held).sum(-1) / held.sum(-1)
+    np.testing.assert_allclose(loss_of(objective, variables, taught), expected, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def lvvit():
+    """A small LV-ViT condensed by GTP, its variables and a batch."""
+    _, sizes, _, _ = cases.case("lvvit")
+    sizes = {**sizes, "depth": 2, "img_size": 64, "stem_channels": 8, "num_classes": 7}
+    model = tc.create_model("lvvit_s", tc.GTP(), 3, **sizes)
+    rng = np.random.default_rng(0)
+    batch = {"image": rng.integers(0, 256, (4, 64, 64, 3), np.uint8), "label": np.arange(4, dtype=np.int32)}
+    return model, variables_of(model), batch
+
+
+def apply_in_training(model, variables, shown, **options):
+    found, _ = model.apply(
+        variables,
+        shown,
+        train=True,
+        method="outputs",
+        patches=True,
+        rngs={"dropout": KEY},
+        mutable=["batch_stats"],
+        **options,
+    )
+    return found
+
+
+def test_tokens_are_labelled_by_what_they_hold(lvvit):
+    """Without mixing every token's label is the image's, however the tokens were condensed."""
+    model, variables, batch = lvvit
+    shown = normalise(batch["image"], PREPROCESSING.mean, PREPROCESSING.std)
+    heads, tokens = apply_in_training(model, variables, shown)
+    target = losses.targets(batch["label"], 7, 0.1)
+    each = -(target[:, None] * jax.nn.log_softmax(heads.patch_tokens)).sum(-1)
+    held = np.asarray(jax.nn.one_hot(tokens.slots, tokens.origin.shape[1])).sum(1)
+    expected = losses.cross_entropy(heads.class_token, target) + 0.5 * (each * held).sum(-1) / held.sum(-1)
+    found = loss_of(Objective(model, PREPROCESSING, 0.1, token_labels=0.5), variables, batch=batch)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_mixtoken_exchanges_patches_and_their_labels(lvvit):
+    """The class target is of both images; each token's of those whose patches it holds, in plain loops."""
+    model, variables, batch = lvvit
+    shown = normalise(batch["image"], PREPROCESSING.mean, PREPROCESSING.std)
+    mixed = np.asarray(mixed_patches(jax.random.fold_in(KEY, 3), model.grid))
+    assert 0 < mixed.sum() < mixed.size
+    heads, tokens = apply_in_training(model, variables, shown, mixed=jnp.asarray(mixed))
+    target = np.asarray(losses.targets(batch["label"], 7, 0.1))
+    other, own = target[[1, 0, 3, 2]], 1 - mixed.mean()
+    slots = np.asarray(tokens.slots)
+    log_p = np.asarray(jax.nn.log_softmax(heads.patch_tokens))
+    of_tokens = np.zeros(4)
+    for b in range(4):
+        for n, slot in enumerate(slots[b]):
+            label = other[b] if mixed[n] else target[b]
+            of_tokens[b] -= (label * log_p[b, slot]).sum() if slot >= 0 else 0
+        of_tokens[b] /= (slots[b] >= 0).sum()
+    expected = losses.cross_entropy(heads.class_token, own * target + (1 - own) * other) + of_tokens
+    objective = Objective(model, PREPROCESSING, 0.1, mix_token=True, token_labels=1.0)
+    np.testing.assert_allclose(loss_of(objective, variables, batch=batch), expected, rtol=1e-4)
+
+
+def test_mixed_patches_of_a_model_are_its_neighbours_patches():
+    """With all patches mixed, an image is its neighbour, positions and all."""
+    model = small()
+    variables = variables_of(model)
+    whole, _ = model.apply(variables, images(), method="outputs", mixed=jnp.ones(36, bool))
+    plain = model.apply(variables, images())
+    np.testing.assert_allclose(whole.logits, np.asarray(plain)[[1, 0, 3, 2]], atol=1e-6)
+    none, _ = model.apply(variables, images(), method="outputs", mixed=jnp.zeros(36, bool))
+    np.testing.assert_array_equal(none.logits, plain)
+
+
+def test_a_box_of_patches_takes_half_of_them_on_average():
+    keys = jax.random.split(jax.random.key(1), 2000)
+    share = np.asarray(jax.jit(jax.vmap(lambda key: mixed_patches(key, (14, 14)).mean()))(keys))
+    # Uniform share of the area, less what the borders cut off: the box's centre is anywhere.
+    assert 0.25 < share.mean() < 0.5
+    assert share.min() == 0
+    assert share.max() > 0.9
+
+
+def test_mixing_and_erasing_change_the_loss_and_pairs_are_asked_for():
+    model = small()
+    variables = variables_of(model)
+    plain = Objective(model, PREPROCESSING, 0.1)
+    mixed = Objective(model, PREPROCESSING, 0.1, mixing=Mixing(mixup=0.8))
+    erased = Objective(model, PREPROCESSING, 0.1, erasing=1.0)
+    before = loss_of(plain, variables)
+    assert np.abs(loss_of(mixed, variables) - before).max() > 1e-3
+    assert np.abs(loss_of(erased, variables) - before).max() > 1e-3
+    assert (plain.pairs, mixed.pairs, erased.pairs) == (False, True, False)
