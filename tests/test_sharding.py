@@ -1,10 +1,11 @@
 """The mesh and what is placed on it."""
 
+import jax
 import numpy as np
 import pytest
 
 import tcvit_jax as tc
-from tcvit_jax import sharding
+from tcvit_jax import models, sharding
 
 
 def test_a_batch_is_cut_and_parameters_are_whole():
@@ -25,3 +26,63 @@ def test_an_uneven_batch_is_refused_with_the_nearest_even_one(batch, nearest):
 
 def test_an_even_batch_passes():
     sharding.check_divisible("batch_size", 24, sharding.data_mesh())
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "message"),
+    [
+        (0, 3, "mesh.model=3 does not divide 8 devices: use 2"),
+        (0, 16, "mesh.model=16 does not divide 8 devices: use 8"),
+        (0, 0, "mesh.model=0 does not divide 8 devices: use 1"),
+        (3, 2, "mesh.data=3 times mesh.model=2 is not 8 devices: use mesh.data=4, or 0 for all that are left"),
+    ],
+)
+def test_impossible_meshes(data, model, message):
+    with pytest.raises(tc.InputError) as caught:
+        sharding.make_mesh(data, model)
+    assert str(caught.value) == message
+
+
+def test_rules_share_matrices_and_leave_vectors_whole():
+    params = models.parameter_shapes(tc.create_model("deit_tiny_patch16_224"))
+    mesh = sharding.make_mesh(0, 4)
+    state = {"mu": params, "count": np.zeros(())}
+    found = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(placed.spec)
+        for path, placed in jax.tree.leaves_with_path(sharding.shardings(state, mesh))
+    }
+    assert found["mu/blocks_3/attn/qkv/kernel"] == (None, "model")
+    assert found["mu/patch_embed/kernel"] == (None, None, None, "model")
+    assert found["mu/head/kernel"] == ("model", None)
+    assert found["mu/pos_embed"] == (None, None, "model")
+    assert found["mu/cls_token"] == found["mu/norm/scale"] == found["mu/blocks_0/mlp/fc1/bias"] == found["count"] == ()
+    shared = sum(
+        leaf.size
+        for path, leaf in jax.tree.leaves_with_path(params)
+        if found[f"mu/{jax.tree_util.keystr(path, simple=True, separator='/')}"]
+    )
+    assert shared / sum(leaf.size for leaf in jax.tree.leaves(params)) > 0.99
+    assert {tuple(p.spec) for p in jax.tree.leaves(sharding.shardings(state, sharding.make_mesh()))} == {()}
+
+
+def test_parameters_that_cannot_be_shared_are_named():
+    params = models.parameter_shapes(tc.create_model("deit_tiny_patch16_224", embed_dim=36, num_heads=3))
+    with pytest.raises(tc.InputError) as caught:
+        sharding.check_shared(params, sharding.make_mesh(0, 8))
+    assert str(caught.value) == "mesh.model=8 cannot share the 36 columns of blocks_0/attn/proj/kernel: use 6"
+
+
+def test_what_is_shared_is_whole_again():
+    mesh = sharding.make_mesh(2, 4)
+    tree = {"head": {"kernel": np.arange(32.0).reshape(8, 4)}}
+    shared = jax.device_put(tree, sharding.shardings(tree, mesh))
+    assert shared["head"]["kernel"].addressable_shards[0].data.shape == (2, 4)
+    whole = sharding.place_whole(shared, mesh)
+    assert whole["head"]["kernel"].sharding.is_fully_replicated
+    np.testing.assert_array_equal(whole["head"]["kernel"], tree["head"]["kernel"])
+
+
+def test_pairs_and_micro_batches_have_to_fit():
+    with pytest.raises(tc.InputError) as caught:
+        sharding.check_divisible("batch_size", 24, sharding.data_mesh(), 4)
+    assert str(caught.value) == "batch_size=24 cannot be shared by 8 devices, 4 rows at a time: use 32"

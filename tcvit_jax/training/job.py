@@ -105,6 +105,8 @@ def _check_numbers(config: Config) -> None:
             raise InputError(f"{key}={config[key]} is not positive")
     if not 0 <= config.seed < 2**32:
         raise InputError(f"seed={config.seed} is not in [0, 2**32)")
+    if config.data.repeats < 1:
+        raise InputError(f"data.repeats={config.data.repeats} is not positive: 1 shows every image once an epoch")
     if config.data.workers < 0:
         raise InputError(f"data.workers={config.data.workers} is negative: 0 decodes in this process")
     if not 0 <= config.label_smoothing < 1:
@@ -137,6 +139,8 @@ def _objective(config: Config, model: ViT, preprocessing: Preprocessing, teacher
             f"token_labels={config.token_labels} needs a head on every patch token, which {model.variant} lacks: use "
             "lvvit_s, for example"
         )
+    if config.token_labels and (mixing["mixup"] or mixing["cutmix"]):
+        raise InputError("token_labels know nothing of mixed pixels: use mixing.mix_token, with mixup=0 and cutmix=0")
     if config.data.label_maps and not config.token_labels:
         raise InputError("data.label_maps without token_labels are not read: use --config.token_labels=1.0")
     return objective

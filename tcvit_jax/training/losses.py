@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -11,6 +13,34 @@ from jax import Array
 def targets(label: Array, classes: int, smoothing: float) -> Array:
     """`[B, classes]` of labels `[B]`, smoothed towards the uniform distribution (Szegedy et al., 2016)."""
     return optax.smooth_labels(jax.nn.one_hot(label, classes), smoothing)
+
+
+def map_targets(batch: Mapping[str, Array], classes: int, smoothing: float) -> tuple[Array, Array]:
+    """Smoothed distributions of label maps (`data.label_maps` has the formula): of the image, and of every patch.
+
+    Args:
+        batch: with `map_scores` float32 and `map_classes` int32, `[B, 5, h, w]`, and the crop's `map_rows [B, gh, h]`,
+            `map_columns [B, gw, w]`, `map_image_rows [B, h]` and `map_image_columns [B, w]`.
+        classes: how many there are.
+        smoothing: towards the uniform distribution.
+
+    Returns:
+        `[B, classes]` and `[B, gh * gw, classes]`, patches in raster order.
+    """
+    scores, index = batch["map_scores"], batch["map_classes"]
+    every = jnp.arange(classes)
+    dense = sum(jnp.where(index[:, k, ..., None] == every, scores[:, k, ..., None], 0) for k in range(scores.shape[1]))
+    # The longest axis last, and one side of the box after the other.
+    rows = jnp.einsum("byh,bhwc->bywc", batch["map_rows"], dense, precision="highest")
+    patches = jnp.einsum("bxw,bywc->byxc", batch["map_columns"], rows, precision="highest")
+    image = jnp.einsum(
+        "bh,bhwc,bw->bc", batch["map_image_rows"], dense, batch["map_image_columns"], precision="highest"
+    )
+    patches = patches.reshape(patches.shape[0], -1, classes)
+    return (
+        optax.smooth_labels(jax.nn.softmax(image), smoothing),
+        optax.smooth_labels(jax.nn.softmax(patches), smoothing),
+    )
 
 
 def cross_entropy(logits: Array, target: Array) -> Array:

@@ -82,11 +82,11 @@ class Objective:
         Args:
             variables: the student's.
             taught: the teacher's; empty where there is none.
-            batch: `image` uint8 `[B, H, W, C]` and `label` int32 `[B]`; `map_score` and `map_index` of token labels.
+            batch: `image` uint8 `[B, H, W, C]`, `label` int32 `[B]`; with label maps what `losses.map_targets` reads.
             key: of every random choice of this batch.
         """
         images = normalise(batch["image"], self.preprocessing.mean, self.preprocessing.std)
-        target = losses.targets(batch["label"], self.model.num_classes, self.label_smoothing)
+        target, of_patches = self._targets(batch)
         if self.erasing:
             images = random_erasing(jax.random.fold_in(key, 1), images, self.erasing)
         if self.mixing.mixup or self.mixing.cutmix:
@@ -106,8 +106,15 @@ class Objective:
         if self.teacher is not None:
             loss = self._with_teacher(self.teacher, loss, heads, tokens, taught, images)
         if self.token_labels:
-            loss = loss + self.token_labels * self._of_tokens(heads, tokens, batch, target, patches)
+            of_patches = target[:, None] if of_patches is None else of_patches
+            loss = loss + self.token_labels * _of_tokens(heads, tokens, of_patches, patches)
         return loss, dict(statistics)
+
+    def _targets(self, batch: Mapping[str, Array]) -> tuple[Array, Array | None]:
+        """The distributions of images, and those of their patches where the batch brings label maps."""
+        if "map_scores" in batch:
+            return losses.map_targets(batch, self.model.num_classes, self.label_smoothing)
+        return losses.targets(batch["label"], self.model.num_classes, self.label_smoothing), None
 
     @property
     def _reads_patches(self) -> bool:
@@ -134,17 +141,22 @@ class Objective:
         held = tokens.slots >= 0 if tokens.blend is None else tokens.blend.sum(-1) > 0
         return loss + teacher.tokens * losses.token_distillation(patches, wanted, held)
 
-    def _of_tokens(
-        self, heads: Heads, tokens: Tokens, batch: Mapping[str, Array], target: Array, mixed: Array | None
-    ) -> Array:
-        """`[B]`: the loss of the patch tokens, against labels that were condensed by the same plans."""
-        assert heads.patch_tokens is not None, "a model without a head on its patch tokens"
-        count = tokens.slots.shape[1]
-        labels = jnp.broadcast_to(target[:, None], (target.shape[0], count, target.shape[1]))
-        if mixed is not None:
-            labels = mix_targets(labels, 1 - mixed[:, None].astype(jnp.float32))
-        labels, held = plans.gathered(labels, tokens.slots, tokens.origin.shape[1], tokens.blend)
-        return losses.token_labels(heads.patch_tokens, labels, held)
+
+def _of_tokens(heads: Heads, tokens: Tokens, target: Array, mixed: Array | None) -> Array:
+    """`[B]`: the loss of the patch tokens, against labels that were condensed by the same plans.
+
+    Args:
+        heads, tokens: of the model.
+        target: of every patch, `[B, N0, classes]`, or of all of an image's, `[B, 1, classes]`.
+        mixed: `[N0]`, which patches are the neighbouring row's.
+    """
+    assert heads.patch_tokens is not None, "a model without a head on its patch tokens"
+    count = tokens.slots.shape[1]
+    target = jnp.broadcast_to(target, (target.shape[0], count, target.shape[2]))
+    if mixed is not None:
+        target = mix_targets(target, 1 - mixed[:, None].astype(jnp.float32))
+    target, held = plans.gathered(target, tokens.slots, tokens.origin.shape[1], tokens.blend)
+    return losses.token_labels(heads.patch_tokens, target, held)
 
 
 def mixed_patches(key: Array, grid: tuple[int, int]) -> Array:

@@ -1,11 +1,13 @@
 """Checkpoints: four items, read together or alone, and directories that are none."""
 
 import shutil
+import time
 
 import jax
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType
 
 import tcvit_jax as tc
 from tcvit_jax import models, sharding
@@ -16,6 +18,7 @@ from tests.models.test_vit import small
 
 MODEL = small(tc.GTP(), 8)
 MESH = sharding.data_mesh()
+ONE = jax.make_mesh((1, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:1])
 INIT = make_init(MODEL, optax.adamw(1e-3), 0)
 
 
@@ -94,3 +97,48 @@ def test_a_save_that_was_cut_short_is_no_checkpoint(saved, tmp_path):
     with Checkpoints(run) as checkpoints:
         assert checkpoints.latest() == 6
     assert load(run)[2]["step"] == 6
+
+
+@pytest.mark.parametrize("mesh", [sharding.make_mesh(2, 4), ONE], ids=["shared by four", "one device"])
+def test_a_checkpoint_is_restored_on_other_devices(saved, mesh):
+    """Written whole by eight, read by others: on one, or each parameter in parts; and back again."""
+    run, state = saved
+    with Checkpoints(run) as checkpoints:
+        restored = checkpoints.restore(9, jax.eval_shape(INIT), mesh)
+    assert_equal((restored.variables, restored.opt_state), (state.variables, state.opt_state))
+    kernel = restored.variables["params"]["blocks_0"]["mlp"]["fc1"]["kernel"]
+    assert kernel.sharding.device_set == set(mesh.devices.flat)
+    assert kernel.addressable_shards[0].data.shape[1] == kernel.shape[1] // sharding.model_size(mesh)
+
+
+def test_parts_of_parameters_are_saved_and_anybody_loads_them(saved, tmp_path):
+    _, state = saved
+    mesh = sharding.make_mesh(1, 8)
+    shared = jax.device_put(state, sharding.shardings(state, mesh))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(4, shared, {"step": 4, "model": models.to_config(MODEL)})
+    assert_equal(load(tmp_path)[1], state.ema)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert_equal(checkpoints.restore(4, jax.eval_shape(INIT), MESH).variables, state.variables)
+        assert checkpoints.meta(4)["step"] == 4
+
+
+def test_rubbish_of_a_save_that_was_cut_short_is_cleared_away(saved, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(saved[0], run)
+    (run / "checkpoints" / "9").rename(run / "checkpoints" / "12.orbax-checkpoint-tmp")
+    with Checkpoints(run) as checkpoints:
+        assert checkpoints.latest() == 6
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and len(list((run / "checkpoints").iterdir())) > 1:
+            time.sleep(0.05)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["6"]
+
+
+def test_the_same_step_is_saved_once(saved, tmp_path):
+    _, state = saved
+    with Checkpoints(tmp_path) as checkpoints:
+        for _ in range(2):
+            checkpoints.save(5, state, {"step": 5, "model": models.to_config(MODEL)})
+        checkpoints.wait()
+        assert checkpoints.latest() == 5

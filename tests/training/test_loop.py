@@ -1,11 +1,7 @@
-"""Whole runs on the digits: in this process on eight devices, and as a user starts, kills and restarts them."""
+"""Whole runs on the digits, in this process on eight devices; how they end early: `test_kills.py`."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
+import re
 
 import jax
 import numpy as np
@@ -14,11 +10,9 @@ import pytest
 import tcvit_jax as tc
 from tcvit_jax import config
 from tcvit_jax.checkpoint import load
-from tcvit_jax.training.checkpoint import Checkpoints
 from tcvit_jax.training.evaluate import evaluate_checkpoint
 from tcvit_jax.training.job import build
 from tcvit_jax.training.loop import train
-from tcvit_jax.training.step import make_init
 from tests.conftest import ROOT
 
 GTP = str(ROOT / "configs" / "digits_gtp.py")
@@ -92,8 +86,21 @@ def test_another_configuration_in_the_same_directory_is_refused(finished):
 
 def test_nan_loss_ends_with_the_step(tmp_path):
     arguments = [*TINY, f"--config.workdir={tmp_path / 'run'}", "--config.optimizer.lr=1e30"]
-    with pytest.raises(tc.InputError, match=r"^the (loss|gradient's norm) is (nan|inf) at step \d+: try a smaller"):
+    with pytest.raises(tc.InputError) as caught:
         train(config.load(GTP, arguments))
+    file = tmp_path / "run" / "nonfinite.json"
+    pattern = (
+        r"the (?:loss|gradient's norm) is (?:nan|inf) at step (\d+), on training images ([\d, ]+), \.\.\. \(all of them and "
+        rf"their losses: {file}\): try a smaller --config.optimizer.lr"
+    )
+    step, named = re.fullmatch(pattern, str(caught.value)).groups()
+    # The very images: those of that step's batch, and among them those whose own loss is not finite.
+    job = build(config.load(GTP, TINY))
+    batch = next(job.train_data.batches(int(step) - 1))
+    found = json.loads(file.read_text())
+    assert (found["step"], found["indices"]) == (int(step), batch["index"].tolist())
+    broken = [i for i, loss in zip(found["indices"], found["losses"], strict=True) if loss is None]
+    assert [int(n) for n in named.split(",")] == (broken or found["indices"])[:8]
     # Whatever was kept before that is finite.
     steps = list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
     if steps:
@@ -116,6 +123,26 @@ def test_nan_loss_ends_with_the_step(tmp_path):
         ("--config.optimizer.clip_norm=-1", "optimizer.clip_norm=-1.0 is negative"),
         ("--config.model.drop_path_rate=1", r"drop_path_rate=1.0 is not in \[0, 1\)"),
         ("--config.epochs=0.001", "epochs=0.001 is less than half a step of 64 images"),
+        ("--config.mesh.model=3", "mesh.model=3 does not divide 8 devices: use 2"),
+        ("--config.mesh.data=4", "mesh.data=4 times mesh.model=1 is not 8 devices: use mesh.data=8"),
+        ("--config.accumulate=3", "batch_size=64 cannot be shared by 8 devices, 3 rows at a time: use 72"),
+        ("--config.accumulate=0", "accumulate=0 is not positive"),
+        ("--config.mixing.prob=1.5", r"mixing.prob=1.5 is not in \[0, 1\]"),
+        ("--config.mixing.mixup=-0.1", "mixing.mixup=-0.1 is negative: 0 is off"),
+        ("--config.random_erasing=2", r"random_erasing=2.0 is not in \[0, 1\]"),
+        ("--config.distill.teacher=runs/gone", r"distill.teacher='runs/gone': no checkpoint in 'runs/gone'"),
+        (
+            "--config.distill.teacher=dense",
+            "distill.teacher='dense' needs the weights that it is of: use --config.weights",
+        ),
+        (
+            "--config.token_labels=1",
+            "token_labels=1.0 needs a head on every patch token, which deit_tiny_patch16_224 lacks",
+        ),
+        ("--config.data.label_maps=maps", "data.label_maps without token_labels are not read"),
+        ("--config.warmdown.epochs=1", "warmdown.epochs=1.0 ends at step 22, and the run has 22: use less"),
+        ("--config.data.auto_augment=rand-m9-inc2", "rand-m9-inc2"),
+        ("--config.data.repeats=0", "data.repeats=0 is not positive: 1 shows every image once an epoch"),
     ],
 )
 def test_mistakes_end_before_anything_is_written(tmp_path, argument, message):
@@ -138,48 +165,3 @@ def test_an_unreadable_image_ends_with_its_path(tmp_path):
     data = ("--config.data.name=folder", f"--config.data.dir={tmp_path / 'images'}", "--config.epochs=3")
     with pytest.raises(tc.InputError, match=f"cannot read image {broken}"):
         train(config.load(GTP, [*TINY, *data, f"--config.workdir={tmp_path / 'run'}"]))
-
-
-def start(workdir, *arguments):
-    """`python train.py` in a process of its own, on one device."""
-    command = [sys.executable, "-W", "error", "train.py", "--config", GTP, *TINY, *arguments]
-    environment = {**os.environ, "XLA_FLAGS": "", "COLUMNS": "400"}
-    return subprocess.Popen(
-        [*command, f"--config.workdir={workdir}"], cwd=ROOT, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-
-
-def everything(workdir):
-    """The last step, and all arrays of its checkpoint as bytes."""
-    job = build(config.load(GTP, TINY))
-    with Checkpoints(workdir) as checkpoints:
-        last = checkpoints.latest()
-        state = checkpoints.restore(last, jax.eval_shape(make_init(job.model, job.tx, 0)), job.mesh)
-    return last, [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
-
-
-def test_a_killed_run_continues_and_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    more = ("--config.epochs=8",)
-    uninterrupted = start(whole, *more)
-    process = start(killed, *more)
-    deadline = time.monotonic() + 120
-    while not any(p.name.isdigit() for p in (killed / "checkpoints").glob("*")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert not (killed / "summary.json").exists()
-
-    process = start(killed, *more)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    assert "continued after step" in output
-    output, _ = uninterrupted.communicate(timeout=300)
-    assert uninterrupted.returncode == 0, output
-    assert everything(killed) == everything(whole)
-    first, second = ((json.loads((run / "summary.json").read_text())) for run in (whole, killed))
-    assert (first["top1"], first["loss"]) == (second["top1"], second["loss"])
-    logs = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (whole, killed)]
-    assert [line["step"] for line in logs[0]] == [line["step"] for line in logs[1]]

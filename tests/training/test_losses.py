@@ -81,3 +81,27 @@ def test_labels_are_condensed_as_the_patches_were():
     found, count = plans.gathered(jnp.asarray(values), jnp.asarray(slots), 3, jnp.asarray(blend))
     np.testing.assert_allclose(found, expected, atol=1e-5)
     np.testing.assert_allclose(count, blend.sum(1), rtol=1e-6)
+
+
+def test_targets_of_label_maps_are_the_softmax_of_the_cropped_logits():
+    """In plain loops, from a dense map; at the whole image's box a map of one cell per patch is itself."""
+    from tcvit_jax.data.label_maps import crop_label_map
+
+    label_map = np.stack(
+        [
+            RNG.standard_normal((5, 4, 6)),
+            RNG.permuted(np.tile(np.arange(7), (4, 6, 1)), axis=-1)[..., :5].transpose(2, 0, 1),
+        ]
+    )
+    dense = np.zeros((7, 4, 6))
+    for k, y, x in np.ndindex(5, 4, 6):
+        dense[int(label_map[1, k, y, x]), y, x] += label_map[0, k, y, x]
+    crop = crop_label_map(label_map.astype(np.float32), (0, 0, 60, 40), (40, 60), (4, 6))
+    batch = {f"map_{key}": jnp.asarray(value)[None] for key, value in crop.items()}
+    image, patches = losses.map_targets(batch, 7, 0.1)
+    rows, columns = np.float64(crop["rows"]), np.float64(crop["columns"])
+    logits = np.stack([rows @ dense[c] @ columns.T for c in range(7)], axis=-1).reshape(24, 7)
+    np.testing.assert_allclose(patches[0], 0.9 * np.exp(log_softmax(logits)) + 0.1 / 7, atol=1e-5)
+    mean = np.stack([np.float64(crop["image_rows"]) @ dense[c] @ np.float64(crop["image_columns"]) for c in range(7)])
+    np.testing.assert_allclose(image[0], 0.9 * np.exp(log_softmax(mean)) + 0.1 / 7, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(patches).sum(-1), 1, rtol=1e-5)

@@ -26,9 +26,44 @@ def test_rate_rises_linearly_then_follows_a_cosine():
         assert rate(step) == pytest.approx(expected, abs=1e-6)
 
 
+def test_rate_without_prefix_is_the_cosine_of_the_whole_run_behind_its_warm_up():
+    """DeiT's: what the warm-up covers of the cosine is left out."""
+    rate = optimizer.learning_rate(
+        settings(lr=1.0, min_lr=0.1, warmup_lr=0.02, warmup_epochs=2.0, warmup_prefix=False), 100, 5.0
+    )
+    for step in range(101):
+        cosine = 0.1 + 0.9 * (1 + np.cos(np.pi * step / 100)) / 2
+        assert rate(step) == pytest.approx(0.02 + step * 0.098 if step < 10 else cosine, abs=1e-6)
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+def test_rate_equals_timm_s_scheduler(timm, torch, prefix):
+    from timm.scheduler import CosineLRScheduler
+
+    values = settings(lr=5e-4, lr_batch_size=512, min_lr=1e-5, warmup_lr=1e-6, warmup_epochs=5.0, warmup_prefix=prefix)
+    total, per_epoch = 1200, 40
+    rate = optimizer.learning_rate(values, total, per_epoch, batch_size=1024)
+    weights = torch.nn.Parameter(torch.zeros(1))
+    schedule = CosineLRScheduler(
+        torch.optim.SGD([weights], lr=1e-3), t_initial=total - 200 * prefix, lr_min=1e-5, warmup_t=200, warmup_lr_init=1e-6,
+        warmup_prefix=prefix, t_in_epochs=False,
+    )  # fmt: skip
+    found = np.asarray(jax.vmap(rate)(np.arange(total)))
+    expected = [schedule._get_lr(step)[0] for step in range(total)]
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-10)
+    assert found.max() == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_rate_is_scaled_to_the_batch():
+    rate = optimizer.learning_rate(settings(lr=5e-4, lr_batch_size=512, warmup_epochs=0.0), 100, 5.0, batch_size=2048)
+    assert rate(0) == pytest.approx(2e-3)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"layer_decay": 0.0}, r"optimizer.layer_decay=0.0 is not in \(0, 1\]: 1 is off"),
+        ({"lr_batch_size": -1}, "optimizer.lr_batch_size=-1 is negative"),
         ({"warmup_epochs": 20.0}, r"warmup_epochs=20.0 is 100 steps, and the run has 100: use less"),
         ({"lr": 0.0}, "use 0 <= min_lr <= lr and lr > 0"),
         ({"lr": 1e-6}, "use 0 <= min_lr <= lr and lr > 0"),
@@ -61,3 +96,41 @@ def test_one_step_is_adamw_written_out(clip):
     # The first step of Adam is the sign of the gradient, whatever its scale; decay joins for the matrix alone.
     np.testing.assert_allclose(updates["w"]["kernel"], -0.01 * (1 + 0.1 * 2), rtol=1e-3)
     np.testing.assert_allclose(updates["w"]["bias"], 0.01, rtol=1e-3)
+
+
+def test_lower_layers_take_smaller_steps_as_in_timm(timm, torch):
+    """The factor of every parameter, by timm's own parameter groups of the same model."""
+    from timm.optim import param_groups_layer_decay
+
+    from tcvit_jax import convert
+
+    theirs = timm.create_model(
+        "deit_tiny_patch16_224", img_size=24, patch_size=4, embed_dim=24, depth=3, num_heads=3, num_classes=7
+    )
+    groups = param_groups_layer_decay(theirs, 0.05, theirs.no_weight_decay(), layer_decay=0.7)
+    names = {id(parameter): name for name, parameter in theirs.named_parameters()}
+    expected = {
+        names[id(p)]: (group["lr_scale"], group["weight_decay"] > 0) for group in groups for p in group["params"]
+    }
+    model = small(depth=3, num_heads=3)
+    variables = variables_of(model)
+    scaled, _ = optimizer.scale_by_layer(0.7, 3).update(
+        jax.tree.map(np.ones_like, variables["params"]), optax.EmptyState()
+    )
+    decayed = jax.tree.map(
+        lambda flag, leaf: np.full_like(leaf, flag), optimizer.decays(variables["params"]), variables["params"]
+    )
+    found, mask = (convert.to_torch({"params": tree}, model) for tree in (scaled, decayed))
+    assert set(found) == set(expected)
+    for name, (scale, decays) in expected.items():
+        np.testing.assert_allclose(np.asarray(found[name]), scale, rtol=1e-6, err_msg=name)
+        assert bool(np.asarray(mask[name]).all()) == decays, name
+
+
+def test_layers_by_name():
+    depth = 12
+    names = {
+        "patch_embed/kernel": 0, "cls_token": 0, "pos_embed": 0, "norm_pre/scale": 0, "blocks_0/attn/qkv/kernel": 1,
+        "blocks_11/mlp/fc2/bias": 12, "norm/scale": 13, "fc_norm/scale": 13, "head/kernel": 13, "head_dist/bias": 13,
+    }  # fmt: skip
+    assert {name: optimizer.layer_of(name, depth) for name in names} == names
