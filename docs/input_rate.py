@@ -71,7 +71,7 @@ def of_pillow(paths: list[str], transform: TrainTransform, count: int) -> Callab
         for number in range(first, first + count):
             path, augmentation = drawn[number % len(drawn)]
             with Image.open(path) as file:
-                image = file.convert("RGB").crop(augmentation.box).resize((width, height), Image.Resampling.BICUBIC)
+                image = file.crop(augmentation.box).resize((width, height), Image.Resampling.BICUBIC)
             if augmentation.flip:
                 image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             operations.apply(image, augmentation.operations, fill)

@@ -142,17 +142,27 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def read(path: str | Path) -> Config:
     """What `get_config()` of the file returns; a configuration that varies another one reads it so."""
+    found = module(path)
+    if not hasattr(found, "get_config"):
+        raise InputError(f"config file {str(path)!r} defines no get_config()")
+    return found.get_config()
+
+
+def module(path: str | Path) -> Any:
+    """A file of configurations as a module, for what several of them share.
+
+    Raises:
+        InputError: no such file.
+    """
     file = Path(path)
     if not file.is_file():
         others = sorted(str(other) for other in file.parent.glob("*.py")) if file.parent.is_dir() else []
         raise unknown("config file", str(path), others) if others else InputError(f"no config file {str(path)!r}")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise InputError(f"config file {str(path)!r} defines no get_config()")
-    return module.get_config()
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
 
 
 def restored(values: Mapping[str, Any]) -> Config:

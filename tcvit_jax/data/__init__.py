@@ -1,4 +1,4 @@
-"""The data room: from files to batches of uint8 images, in NumPy.
+"""The data room: from files to batches of uint8 images, in NumPy and Pillow.
 
 A *source* gives labelled images by index, a *transform* brings one image to the network's size, augmented where it is
 for training, and the *pipeline* makes batches of them:
@@ -10,10 +10,12 @@ for training, and the *pipeline* makes batches of them:
 Nothing here imports JAX or TensorFlow, and importing the room does no work: its worker processes do it again.
 """
 
+from tcvit_jax.data.label_maps import LabelMaps
 from tcvit_jax.data.operations import Operation
 from tcvit_jax.data.pipeline import Batch, eval_batches, train_batches
 from tcvit_jax.data.randaugment import RandAugment
-from tcvit_jax.data.sources import Example, Source, open_source
+from tcvit_jax.data.rows import TokenLabelling
+from tcvit_jax.data.sources import Example, Picture, Source, open_source
 from tcvit_jax.data.transforms import Augmentation, EvalTransform, TrainTransform
 
 __all__ = [
@@ -21,9 +23,12 @@ __all__ = [
     "Batch",
     "EvalTransform",
     "Example",
+    "LabelMaps",
     "Operation",
+    "Picture",
     "RandAugment",
     "Source",
+    "TokenLabelling",
     "TrainTransform",
     "eval_batches",
     "open_source",

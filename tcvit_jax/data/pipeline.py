@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tcvit_jax.data.sources.base import Source
+from tcvit_jax.data.rows import Augment, TokenLabelling, reader
+from tcvit_jax.data.sources.base import Picture, Source
 from tcvit_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
@@ -20,6 +21,10 @@ Batch = dict[str, np.ndarray]
 
 In training also `index` int64 [B], where in the source each row comes from; in evaluation also `mask` float32 [B], 0 in
 padding rows.
+
+In training with label maps of h x w cells, for a grid of gh x gw patches, also `map_scores` float32 [B, 5, h, w] and
+`map_classes` int32 [B, 5, h, w], and, all float32, `map_rows` [B, gh, h], `map_columns` [B, gw, w], `map_image_rows`
+[B, h] and `map_image_columns` [B, w]: what the labels of a row's patches are made of, as `label_maps` says.
 """
 
 # Two keep ahead of the training step. More only contend for the interpreter where images are small, as with
@@ -30,7 +35,7 @@ _MAX_SEED = 2**32 - 1
 
 def train_batches(
     source: Source,
-    transform: Callable[[np.ndarray, np.random.Generator], np.ndarray],
+    transform: Augment,
     *,
     batch_size: int,
     seed: int,
@@ -38,14 +43,16 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     repeats: int = 1,
+    labelling: TokenLabelling | None = None,
     workers: int = 0,
     threads: int = DEFAULT_THREADS,
 ) -> Iterator[Batch]:
     """Endless batches for training, reshuffled in every epoch; a batch may span two epochs.
 
     The global batch of step k, augmentation included, depends on `seed`, `batch_size`, `repeats` and k only: not on
-    `start_step`, `process_count`, `workers` or `threads`. Process p of n holds the p-th of its n contiguous parts. So a
-    run that resumes at step k continues as if it had not stopped, on as many processes as there are by then.
+    `start_step`, `process_count`, `workers` or `threads`; label maps only add to it. Process p of n holds the p-th of
+    its n contiguous parts. So a run that resumes at step k continues as if it had not stopped, on as many processes as
+    there are by then.
 
     With `repeats` above 1 (repeated augmentation, Hoffer et al., https://arxiv.org/abs/1901.09335) every image fills
     that many rows, each with an augmentation of its own. Steps show as many rows as ever, and so fewer images. Copies
@@ -54,13 +61,14 @@ def train_batches(
 
     Args:
         source: the examples.
-        transform: maps an image, uint8 [h, w, c], and a generator to uint8 [H, W, C]. Picklable if `workers`.
+        transform: maps an image, a `Picture`, and a generator to uint8 [H, W, C]. Picklable if `workers`.
         batch_size: rows of the global batch; each process gets `batch_size // process_count` of them.
         seed: of the shuffling and of the augmentation, 0 to 2**32 - 1.
         start_step: the step whose batch comes first.
         process_index: which process this is.
         process_count: how many processes share the global batch.
         repeats: how many rows each image of the shuffled order fills.
+        labelling: label maps, for an image folder and a `TrainTransform` of mode `"crop"`.
         workers: worker processes; 0 uses threads of this process alone.
         threads: threads per process, each of which makes whole batches; 0 makes them when they are asked for.
 
@@ -68,7 +76,8 @@ def train_batches(
         An iterator; closing or dropping it stops its threads and processes.
 
     Raises:
-        InputError: a number is out of range, the source is empty, or the batch is too small for its `repeats`.
+        InputError: a number is out of range, the source is empty, the batch is too small for its `repeats`, or
+            `labelling` does not go with the source or the transform.
     """
     _check_batching(source, batch_size, process_index, process_count, workers, threads)
     _require("start_step", start_step, 0)
@@ -76,6 +85,7 @@ def train_batches(
         raise InputError(f"seed {seed} must be in 0..{_MAX_SEED}")
     _require("repeats", repeats, 1)
     _check_repeats(repeats, batch_size, process_count)
+    row = reader(source, transform, labelling)
     import grain
 
     indices = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
@@ -83,14 +93,14 @@ def train_batches(
         indices = grain.MapDataset.source(_Repeated(indices, repeats, batch_size)).seed(seed)
     # Augmented before the rows are dealt to processes: each generator is then that of the global row, so
     # that neither do two processes share one, nor does the batch depend on how many processes there are.
-    rows = indices.random_map(_Row(source, transform))
+    rows = indices.random_map(row)
     parts = rows.batch(batch_size // process_count, drop_remainder=True)
     return _iterate(parts[process_index::process_count][start_step:], workers, threads)
 
 
 def eval_batches(
     source: Source,
-    transform: Callable[[np.ndarray], np.ndarray],
+    transform: Callable[[Picture], np.ndarray],
     *,
     batch_size: int,
     process_index: int = 0,
@@ -105,7 +115,7 @@ def eval_batches(
 
     Args:
         source: the examples.
-        transform: maps an image, uint8 [h, w, c], to uint8 [H, W, C]. Picklable if `workers`.
+        transform: maps an image, a `Picture`, to uint8 [H, W, C]. Picklable if `workers`.
         batch_size: rows of the global batch; each process gets `batch_size // process_count` of them.
         process_index: which process this is.
         process_count: how many processes share the global batch.
@@ -154,27 +164,11 @@ def _spread(repeats: int, batch_size: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Row:
-    """Picklable: reads and augments one example; label and index get the types that batches of them have."""
-
-    source: Source
-    transform: Callable[[np.ndarray, np.random.Generator], np.ndarray]
-
-    def __call__(self, index: int, rng: np.random.Generator) -> Batch:
-        example = self.source[index]
-        return {
-            "image": self.transform(example["image"], rng),
-            "label": np.array(example["label"], np.int32),
-            "index": np.array(index, np.int64),
-        }
-
-
-@dataclass(frozen=True)
 class _EvalPart:
     """Picklable: one process's part of the evaluation batch of a step."""
 
     source: Source
-    transform: Callable[[np.ndarray], np.ndarray]
+    transform: Callable[[Picture], np.ndarray]
     shape: tuple[int, ...]
     batch_size: int
     process_index: int

@@ -14,6 +14,7 @@ from tcvit_jax.data import operations, randaugment
 from tcvit_jax.data.crops import Box, centre_crop, covering, random_box
 from tcvit_jax.data.operations import Operation
 from tcvit_jax.data.randaugment import ColorJitter, RandAugment
+from tcvit_jax.data.sources.base import Picture, size_of
 from tcvit_jax.errors import InputError, unknown
 
 CROP_MODES = ("center", "squash")
@@ -55,14 +56,15 @@ class EvalTransform:
         if self.crop_mode not in CROP_MODES:
             raise unknown("crop_mode", self.crop_mode, CROP_MODES)
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Transforms uint8 [h, w, 3 or 1] to uint8 [height, width, channels]."""
-        pillow = _to_pillow(image, self.channels)
+    def __call__(self, image: Picture) -> np.ndarray:
+        """Transforms an image of any size to uint8 [height, width, channels]."""
+        # Converted before anything else, as in timm.
+        pillow = _in_channels(_to_pillow(image), self.channels)
         # Never below one pixel, which a crop_pct far above 1 would ask for.
         height, width = (max(1, math.floor(side / self.crop_pct)) for side in self.size)
         scaled = height, width
         if self.crop_mode == "center":
-            scaled = covering((pillow.height, pillow.width), scaled)
+            scaled = covering(size_of(pillow), scaled)
         resized = _resize(pillow, scaled, INTERPOLATIONS[self.interpolation])
         return centre_crop(_to_array(resized), self.size)
 
@@ -148,9 +150,9 @@ class TrainTransform:
         # Their own checks; made here, worker processes receive them as well.
         _ = self._colours, self._fill
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Transforms uint8 [h, w, 3 or 1] to uint8 [height, width, channels]."""
-        return self.apply(image, self.draw((image.shape[0], image.shape[1]), rng))
+    def __call__(self, image: Picture, rng: np.random.Generator) -> np.ndarray:
+        """Transforms an image of any size to uint8 [height, width, channels]."""
+        return self.apply(image, self.draw(size_of(image), rng))
 
     def draw(self, image_size: tuple[int, int], rng: np.random.Generator) -> Augmentation:
         """Decides everything about an image of (height, width)."""
@@ -167,9 +169,9 @@ class TrainTransform:
             shift = down, right
         return Augmentation(box, flip, shift, resampling, self._colours.draw(rng))
 
-    def apply(self, image: np.ndarray, augmentation: Augmentation) -> np.ndarray:
-        """Does to uint8 [h, w, 3 or 1] what was drawn: uint8 [height, width, channels]."""
-        pillow = _in_channels(_part_to_pillow(image, augmentation.box), self.channels)
+    def apply(self, image: Picture, augmentation: Augmentation) -> np.ndarray:
+        """Does to an image what was drawn for it: uint8 [height, width, channels]."""
+        pillow = _in_channels(_part(image, augmentation.box), self.channels)
         pillow = _resize(pillow, self.size, INTERPOLATIONS[augmentation.resampling])
         if augmentation.shift != (0, 0):
             down, right = augmentation.shift
@@ -199,13 +201,16 @@ def _check_output(size: tuple[int, int], channels: int, interpolation: str, opti
         raise unknown("interpolation", interpolation, options)
 
 
-def _to_pillow(image: np.ndarray, channels: int) -> Image.Image:
-    """A Pillow image of the wanted number of channels; converted before anything else, as in timm."""
-    return _in_channels(Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image), channels)
+def _to_pillow(image: Picture) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
-def _part_to_pillow(image: np.ndarray, box: Box) -> Image.Image:
-    """The part of uint8 [h, w, 3 or 1] in a box."""
+def _part(image: Picture, box: Box) -> Image.Image:
+    """The part of an image in a box."""
+    if isinstance(image, Image.Image):
+        return image.crop(box)
     left, top, right, bottom = box
     if image.shape[-1] == 1:
         return Image.fromarray(image[top:bottom, left:right, 0])

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
+    from jax.stages import Lowered
 
     from tcvit_jax.models import ViT
 
@@ -69,11 +70,15 @@ def collectives(text: str) -> dict[str, int]:
     return dict(sorted(Counter(found).items()))
 
 
-def pod(topology: str) -> Mesh:
-    """A data mesh over the chips of a TPU topology, such as `"v5e:2x2"`, that nobody has to own.
+def pod(topology: str, model: int = 1) -> Mesh:
+    """A mesh over the chips of a TPU topology, such as `"v5e:2x2"`, that nobody has to own.
+
+    Args:
+        topology: kind of TPU and its chips.
+        model: how many of them share the parameters.
 
     Raises:
-        InputError: libtpu, the compiler's library, is not installed, or the topology is none.
+        InputError: libtpu, the compiler's library, is not installed, or the topology is none, or not for `model`.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -92,7 +97,9 @@ def pod(topology: str) -> Mesh:
     except RuntimeError as error:
         message = f"--topology {topology!r} is none that can be compiled for, like v5e:2x2 or v4:2x2x1"
         raise InputError(f"{message}: {first_line(error)}") from error
-    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+    if model < 1 or len(devices) % model:
+        raise InputError(f"mesh.model={model} does not divide the {len(devices)} chips of {topology}")
+    return Mesh(np.array(devices).reshape(-1, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 
 
 def compiled(name: str, model: ViT, mesh: Mesh, batch_per_chip: int) -> Program:
@@ -101,18 +108,28 @@ def compiled(name: str, model: ViT, mesh: Mesh, batch_per_chip: int) -> Program:
     import numpy as np
 
     from tcvit_jax import sharding
-    from tcvit_jax.errors import InputError
     from tcvit_jax.models import variable_shapes
 
     whole, cut = sharding.replicated(mesh), sharding.split(mesh)
     images = jax.ShapeDtypeStruct((batch_per_chip * mesh.size, *model.img_size, model.in_chans), np.float32)
     forward = jax.jit(model.apply, in_shardings=(whole, cut), out_shardings=cut)
+    return priced(name, forward.lower(variable_shapes(model), images))
+
+
+def priced(name: str, lowered: Lowered) -> Program:
+    """What a program costs on each device of the mesh that it was lowered for; it is compiled here.
+
+    Raises:
+        InputError: the compiler does not say.
+    """
+    from tcvit_jax.errors import InputError
+
     start = time.perf_counter()
-    program = forward.lower(variable_shapes(model), images).compile()
+    program = lowered.compile()
     seconds = time.perf_counter() - start
     cost, memory, text = program.cost_analysis(), program.memory_analysis(), program.as_text()
     if cost is None or memory is None or text is None:
-        raise InputError(f"the compiler of {mesh.devices.flat[0].platform!r} does not tell what a program costs")
+        raise InputError(f"the compiler does not tell what program {name!r} costs")
     return Program(
         name=name,
         gflop=cost["flops"] / 1e9,

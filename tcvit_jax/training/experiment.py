@@ -10,7 +10,7 @@ import jax
 
 from tcvit_jax import data, models, reducers, schedule
 from tcvit_jax.config import Config
-from tcvit_jax.data import Batch, EvalTransform, Source, TrainTransform
+from tcvit_jax.data import Batch, EvalTransform, LabelMaps, Source, TokenLabelling, TrainTransform
 from tcvit_jax.errors import InputError
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import OVERRIDES, Preprocessing
@@ -87,6 +87,7 @@ class TrainData:
     seed: int
     repeats: int
     workers: int
+    labelling: TokenLabelling | None = None
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         """This process's part of the batches from `start_step` on."""
@@ -96,6 +97,7 @@ class TrainData:
             batch_size=self.batch_size,
             seed=self.seed,
             repeats=self.repeats,
+            labelling=self.labelling,
             start_step=start_step,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
@@ -114,8 +116,11 @@ def build_train_data(config: Config, model: ViT, preprocessing: Preprocessing) -
         model.img_size, model.in_chans, data.train_interpolation or preprocessing.interpolation, data.augmentation,
         data.shift, auto_augment=data.auto_augment, color_jitter=data.color_jitter, mean=tuple(preprocessing.mean),
     )  # fmt: skip
-    source = _open(config, config.data.train_split, model)
-    return TrainData(source, transform, config.batch_size, config.seed, config.data.repeats, config.data.workers)
+    source = _open(config, data.train_split, model)
+    labelling = None
+    if data.label_maps:
+        labelling = TokenLabelling(LabelMaps(data.label_maps, model.num_classes), model.grid)
+    return TrainData(source, transform, config.batch_size, config.seed, data.repeats, data.workers, labelling)
 
 
 def _open(config: Config, split: str, model: ViT) -> Source:

@@ -80,8 +80,8 @@ def build(config: Config) -> Job:
     if config.weights:
         state_dict = convert.read_state_dict(config.weights)
         variables = convert.from_torch(state_dict, model, new_head=config.new_head)
-    teacher, taught = _teacher(config, model, preprocessing, variables)
-    objective = _objective(config, model, preprocessing, teacher)
+    teacher, taught = teacher_of(config, model, preprocessing, variables)
+    objective = objective_of(config, model, preprocessing, teacher)
     rows = config.accumulate * (2 if objective.pairs else 1)
     sharding.check_divisible("batch_size", config.batch_size, mesh, rows)
     sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh)
@@ -127,7 +127,12 @@ def _check_numbers(config: Config) -> None:
         raise InputError(f"distill.temperature={config.distill.temperature} is not positive")
 
 
-def _objective(config: Config, model: ViT, preprocessing: Preprocessing, teacher: Teacher | None) -> Objective:
+def objective_of(config: Config, model: ViT, preprocessing: Preprocessing, teacher: Teacher | None) -> Objective:
+    """What a configuration minimises.
+
+    Raises:
+        InputError: settings that do not fit each other, or the model.
+    """
     mixing = config.mixing.to_dict()
     mix_token = mixing.pop("mix_token")
     objective = Objective(
@@ -146,10 +151,14 @@ def _objective(config: Config, model: ViT, preprocessing: Preprocessing, teacher
     return objective
 
 
-def _teacher(
+def teacher_of(
     config: Config, model: ViT, preprocessing: Preprocessing, variables: dict[str, Any] | None
 ) -> tuple[Teacher | None, dict[str, Any]]:
-    """Who is learned from, and its variables."""
+    """Who is learned from, and its variables: for `"dense"`, those that the model starts from, `variables`.
+
+    Raises:
+        InputError: no such teacher, or one that does not fit the model.
+    """
     settings = config.distill.to_dict()
     name = settings.pop("teacher")
     if not name:

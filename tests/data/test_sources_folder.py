@@ -2,6 +2,7 @@
 
 import pickle
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tcvit_jax.data.sources import FolderSource
 from tcvit_jax.errors import InputError
 
 RED = (200, 30, 10)
+open_file = open
 
 
 def write(path: Path, mode: str = "RGB", size: tuple[int, int] = (6, 4), colour: object = RED) -> Path:
@@ -98,7 +100,7 @@ def test_every_mode_becomes_rgb(
 ) -> None:
     write(tmp_path / "train" / "a" / name, mode, colour=colour)
     image = open_source("folder", "train", str(tmp_path))[0]["image"]
-    assert image.dtype == np.uint8
+    assert image.mode == "RGB"
     np.testing.assert_array_equal(image, np.full((4, 6, 3), expected, np.uint8))
 
 
@@ -117,7 +119,36 @@ def test_exif_orientation_is_ignored(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # "turn by a quarter"
     Image.new("RGB", (6, 4), RED).save(path, exif=exif)
-    assert open_source("folder", "train", str(tmp_path))[0]["image"].shape == (4, 6, 3)
+    assert open_source("folder", "train", str(tmp_path))[0]["image"].size == (6, 4)
+
+
+def test_the_pixels_stay_when_the_file_is_closed(tmp_path: Path) -> None:
+    first, second = (Image.new("RGB", (6, 4), colour) for colour in (RED, "blue"))
+    directory = tmp_path / "train" / "a"
+    directory.mkdir(parents=True)
+    first.save(directory / "1.png")
+    # Of several pictures in one file, for which Pillow keeps it open, the first counts.
+    first.save(directory / "2.png", save_all=True, append_images=[second])
+    first.save(directory / "3.jpg", quality=100, subsampling=0)
+    first.save(directory / "4.jpg", format="MPO", quality=100, subsampling=0, save_all=True, append_images=[second])
+    source, opened = open_source("folder", "train", str(tmp_path)), []
+    with mock.patch("builtins.open", side_effect=lambda *arguments: opened.append(open_file(*arguments)) or opened[-1]):
+        images = [source[index]["image"] for index in range(len(source))]
+    assert len(opened) == 4 and all(file.closed for file in opened)
+    for image in images:
+        np.testing.assert_allclose(np.asarray(image), np.full((4, 6, 3), RED, np.uint8), rtol=0, atol=2)
+
+
+@pytest.mark.parametrize(("mode", "transparent"), [("RGB", RED), ("L", 77)])
+def test_a_transparent_colour_is_a_colour(tmp_path: Path, mode: str, transparent: object) -> None:
+    path = tmp_path / "train" / "a" / "x.png"
+    path.parent.mkdir(parents=True)
+    Image.new(mode, (6, 4), transparent).save(path, transparency=transparent)
+    with Image.open(path) as file:
+        assert "transparency" in file.info
+    image = open_source("folder", "train", str(tmp_path))[0]["image"]
+    assert not image.info and image.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(image)[0, 0], transparent)
 
 
 def test_a_missing_directory_says_what_is_expected(tmp_path: Path) -> None:

@@ -72,8 +72,9 @@ def values(directory: object, split: str = "train") -> list[tuple[int, int]]:
     source = open_source("tfrecord", split, str(directory))
     examples = [source[index] for index in range(len(source))]
     assert all(type(found["label"]) is int for found in examples)
-    assert all(found["image"].shape == (4, 6, 3) and found["image"].dtype == np.uint8 for found in examples)
-    return [(int(found["image"][0, 0, 0]), found["label"]) for found in examples]
+    images = [np.asarray(found["image"]) for found in examples]
+    assert all(image.shape == (4, 6, 3) and image.dtype == np.uint8 for image in images)
+    return [(int(image[0, 0, 0]), found["label"]) for image, found in zip(images, examples, strict=True)]
 
 
 def test_the_files_of_a_split_are_read_in_order(three: Path) -> None:

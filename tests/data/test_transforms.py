@@ -286,6 +286,27 @@ def test_images_may_lie_in_memory_in_any_way() -> None:
         np.testing.assert_array_equal(transform.apply(same, drawn), expected)
 
 
+@untimed
+@given(
+    SIZES,
+    CHANNELS,
+    CHANNELS,
+    st.sampled_from(["crop", "shift"]),
+    st.sampled_from([{}, {"color_jitter": 0.5}, {"auto_augment": "rand-n4-mstd3-p0.9-inc1"}]),
+    SEEDS,
+)
+def test_images_of_pillow_are_those_of_arrays(
+    image_size: Any, given_channels: int, channels: int, mode: str, colours: dict[str, Any], seed: int
+) -> None:
+    image = noise(*image_size, given_channels, seed)
+    pillow = Image.fromarray(image[..., 0] if given_channels == 1 else image)
+    evaluated, trained = EvalTransform((9, 14), channels), TrainTransform((9, 14), channels, mode=mode, **colours)
+    np.testing.assert_array_equal(evaluated(pillow), evaluated(image))
+    first, second = (trained(one, np.random.default_rng(seed)) for one in (pillow, image))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(with_channel_axis(pillow), image)  # neither wrote into it
+
+
 def test_operations_come_after_the_flip() -> None:
     image, moved = noise(16, 16), (Operation("TranslateX", 0.25, "bilinear"),)
     transform = TrainTransform((16, 16), mean=(0.0,))

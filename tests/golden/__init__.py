@@ -2,7 +2,8 @@
 
 `gtp.npz` and `lvvit.npz` come from the official GTP-ViT code (timm 0.9.2, torch 2.13, CPU), `timm.npz`, `photos.npz`
 and `timm_zoo.json` from timm 1.0.31. The archives hold a JSON string `meta`: the configurations, with the state dict's
-names and shapes, and the cases. `photos.npz` is what timm's evaluation transform makes of scikit-learn's two photos.
+names and shapes, and the cases. `photos.npz` is what timm's evaluation transform makes of scikit-learn's two photos,
+`augment.npz` what the training transforms of timm 1.0.31 and torchvision 0.29, on Pillow 13.0, make of small images.
 """
 
 import json

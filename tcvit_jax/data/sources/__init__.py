@@ -1,12 +1,21 @@
 """Where labelled images come from: scikit-learn's digits, a folder of images, a TFDS data set, or TFRecord files."""
 
-from tcvit_jax.data.sources.base import Example, Source
+from tcvit_jax.data.sources.base import Example, Picture, Source
 from tcvit_jax.data.sources.digits import DigitsSource
 from tcvit_jax.data.sources.folder import FolderSource
 from tcvit_jax.data.sources.tfds import TfdsSource
 from tcvit_jax.data.sources.tfrecord import TfrecordSource
 
-__all__ = ["DigitsSource", "Example", "FolderSource", "Source", "TfdsSource", "TfrecordSource", "open_source"]
+__all__ = [
+    "DigitsSource",
+    "Example",
+    "FolderSource",
+    "Picture",
+    "Source",
+    "TfdsSource",
+    "TfrecordSource",
+    "open_source",
+]
 
 
 def open_source(name: str, split: str, directory: str = "") -> Source:

@@ -14,7 +14,7 @@ _LAYOUT = "expected DIRECTORY/train/CLASS/*.jpg and DIRECTORY/val/CLASS/*.jpg"
 
 
 class FolderSource:
-    """The images below `directory/split`, as uint8 [H, W, 3]; files are listed now and decoded when read.
+    """The images below `directory/split`, as Pillow's of mode RGB; files are listed now and decoded when read.
 
     Labels number the class directories of the split `train` in sorted order, in every split, so that they
     agree between splits; without a `train` they number those of `split` itself. Hidden files and files that
@@ -57,8 +57,8 @@ class FolderSource:
         return f"{path.parent.name}/{path.name}"
 
 
-def read_image(path: str) -> np.ndarray:
-    """Decodes an image file to uint8 [H, W, 3], as `decode_image` does.
+def read_image(path: str) -> Image.Image:
+    """Decodes an image file to a Pillow image of mode RGB, as `decode_image` does.
 
     Raises:
         InputError: the file is missing, empty, truncated or no image; the message holds the path.
@@ -66,10 +66,11 @@ def read_image(path: str) -> np.ndarray:
     return decode_image(path, path)
 
 
-def decode_image(file: str | io.BytesIO, name: str) -> np.ndarray:
-    """Decodes a PNG or JPEG to uint8 [H, W, 3], ignoring its EXIF orientation.
+def decode_image(file: str | io.BytesIO, name: str) -> Image.Image:
+    """Decodes a PNG or JPEG to a Pillow image of mode RGB with all its pixels, ignoring its EXIF orientation.
 
-    Grey, palette, transparent and CMYK images become RGB, so that one folder has one number of channels.
+    Grey, palette, transparent and CMYK images become RGB, so that one folder has one number of channels. Of what else
+    the file says nothing is kept.
 
     Args:
         file: its path, or its bytes.
@@ -82,13 +83,24 @@ def decode_image(file: str | io.BytesIO, name: str) -> np.ndarray:
         with Image.open(file) as image:
             if image.mode[0] in "IF":
                 raise ValueError(f"it has mode {image.mode}, and more than 8 bits a channel would be cut off")
-            # Pillow warns when a palette with transparency goes to RGB without this detour.
-            if image.mode == "P" and "transparency" in image.info:
-                return np.array(image.convert("RGBA").convert("RGB"))
-            return np.array(image.convert("RGB"))
+            decoded = _in_rgb(image)
+            # A transparent colour would be converted along with the image, whenever that is.
+            decoded.info = {}
+            return decoded
     # Pillow reports broken files by any of these, depending on the format and on what is broken.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"cannot read image {name}: {_reason(file, error)}") from error
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
+    """Reads the pixels now, while the file is open: they stay when it is closed."""
+    if image.mode == "RGB":
+        image.load()
+        return image
+    # Pillow warns when a palette with transparency goes to RGB without this detour.
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
 
 
 def _reason(file: str | io.BytesIO, error: Exception) -> str:

@@ -24,8 +24,8 @@ _Value = TypeVar("_Value", bytes, int)
 
 
 class TfrecordSource:
-    """The images of one split, as uint8 [H, W, 3]. A record is a `tf.train.Example` with `image/encoded` (JPEG or PNG)
-    and `image/class/label`.
+    """The images of one split, as Pillow's of mode RGB. A record is a `tf.train.Example` with `image/encoded` (JPEG or
+    PNG) and `image/class/label`.
 
     Which class a label is says `labels.txt` in the directory: its first line names the class of label 0, its second
     that of label 1, and so on. Where the first line is `background`, labels start at 1: that line is no class. Without

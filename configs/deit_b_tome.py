@@ -1,0 +1,23 @@
+"""ToMe on DeiT-B, ImageNet-1k: 8 of 196 patch tokens leave every block.
+
+Multiply-adds: 13.135 G of 17.564, the method's own counted (dense top-1 81.8 %).
+
+Off the shelf, on published weights. Published: GTP-ViT's table: 81.2 %.
+    python eval.py --config configs/deit_b_tome.py --weights deit_base_patch16_224.safetensors
+From scratch, 300 epochs. Published: none for ToMe on DeiT-B.
+    python train.py --config configs/deit_b_tome.py
+"""
+
+from pathlib import Path
+
+from tcvit_jax import ToMe, reducers
+from tcvit_jax import config as base
+
+
+def get_config() -> base.Config:
+    """The recipe of `deit_imagenet.py`, condensed."""
+    config = base.read(Path(__file__).with_name("deit_imagenet.py"))
+    config.model.name = "deit_base_patch16_224"
+    config.reducer = reducers.to_config(ToMe())
+    config.schedule = 8
+    return config

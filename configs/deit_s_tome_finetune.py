@@ -1,0 +1,17 @@
+"""ToMe on DeiT-S, finetuned for 30 epochs.
+
+The reduction of `configs/deit_s_tome.py`, from published weights.
+Published, without a teacher: none for ToMe; DTEM: 79.85 % at 2.9 G, DiffRate and PPT 79.8 % at 2.9 G.
+
+python train.py --config configs/deit_s_tome_finetune.py --config.weights=deit_small_patch16_224.safetensors
+"""
+
+from pathlib import Path
+
+from tcvit_jax import config as base
+
+
+def get_config() -> base.Config:
+    """The reduction of the other file, and the recipe of `_finetune.py`."""
+    recipe = base.module(Path(__file__).with_name("_finetune.py"))
+    return recipe.finetuned(base.read(Path(__file__).with_name("deit_s_tome.py")), "deit_small_patch16_224.safetensors")

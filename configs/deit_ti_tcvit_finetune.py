@@ -1,0 +1,19 @@
+"""TC-ViT on DeiT-Ti, finetuned for 30 epochs.
+
+The reduction of `configs/deit_ti_tcvit.py`, from published weights.
+Published, without a teacher: none for TC-ViT on DeiT-Ti.
+
+python train.py --config configs/deit_ti_tcvit_finetune.py --config.weights=deit_tiny_patch16_224.safetensors
+"""
+
+from pathlib import Path
+
+from tcvit_jax import config as base
+
+
+def get_config() -> base.Config:
+    """The reduction of the other file, and the recipe of `_finetune.py`."""
+    recipe = base.module(Path(__file__).with_name("_finetune.py"))
+    return recipe.finetuned(
+        base.read(Path(__file__).with_name("deit_ti_tcvit.py")), "deit_tiny_patch16_224.safetensors"
+    )

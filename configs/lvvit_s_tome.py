@@ -1,0 +1,22 @@
+"""ToMe on LV-ViT-S, ImageNet-1k: 8 of 196 patch tokens leave every block.
+
+Multiply-adds: 4.772 G of 6.551, the method's own counted (dense top-1 83.3 %).
+
+Off the shelf, on published weights. Published: none for ToMe on LV-ViT-S.
+    python eval.py --config configs/lvvit_s_tome.py --weights lvvit_s-26M-224-83.3.pth.tar
+From scratch, 300 epochs. Published: none for ToMe on LV-ViT-S.
+    python train.py --config configs/lvvit_s_tome.py
+"""
+
+from pathlib import Path
+
+from tcvit_jax import ToMe, reducers
+from tcvit_jax import config as base
+
+
+def get_config() -> base.Config:
+    """The recipe of `lvvit_imagenet.py`, condensed."""
+    config = base.read(Path(__file__).with_name("lvvit_imagenet.py"))
+    config.reducer = reducers.to_config(ToMe())
+    config.schedule = 8
+    return config
