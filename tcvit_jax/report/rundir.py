@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class RunDirectory:
         """Append a line to the log."""
         if not self._writes:
             return
-        with self.metrics.open("a") as file:
+        with _writable(self.metrics), self.metrics.open("a") as file:
             file.write(json.dumps({"step": step, **_finite(values)}) + "\n")
 
     def history(self) -> list[dict[str, Any]]:
@@ -131,5 +132,14 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def replace_file(path: Path, text: str) -> None:
     """Write a file whole or not at all: a kill leaves the old one."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
+    with _writable(path):
+        partial.write_text(text)
+        partial.replace(path)
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write {str(path)!r}: {error.strerror}") from error

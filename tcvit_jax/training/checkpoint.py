@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -39,16 +40,20 @@ class Checkpoints:
         self._begun: int | None = None
 
     def __enter__(self) -> Checkpoints:
+        logging.getLogger("absl").addFilter(_not_of_orbax)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        if kind is None:
-            with self._written():
-                self._manager.close()
-        else:
-            # What went wrong first is what the user should read.
-            with suppress(Exception):
-                self._manager.close()
+        try:
+            if kind is None:
+                with self._written():
+                    self._manager.close()
+            else:
+                # What went wrong first is what the user should read.
+                with suppress(Exception):
+                    self._manager.close()
+        finally:
+            logging.getLogger("absl").removeFilter(_not_of_orbax)
 
     def latest(self) -> int | None:
         """The step of the newest complete checkpoint."""
@@ -122,6 +127,11 @@ class Checkpoints:
             items = self._manager.restore(step, args=args)
         count = jax.device_put(jnp.asarray(step, jnp.int32), sharding.replicated(mesh))
         return TrainState(count, items[VARIABLES], items[EMA], items[_OPTIMISER])
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """Orbax prints the traces of its threads, and then raises what we say in a line."""
+    return "orbax" not in record.pathname
 
 
 def reason(error: BaseException) -> str:
