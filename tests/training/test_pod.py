@@ -1,0 +1,62 @@
+"""The training step compiled for a pod: its figures on eight CPU devices, and once with a TPU's compiler."""
+
+import importlib.util
+import json
+
+import pytest
+
+from tcvit_jax import config, models, sharding
+from tcvit_jax.measure import tpu
+from tcvit_jax.training import experiment, pod
+from tests.training.test_loop import GTP, TINY
+
+RECIPE = ("--config.mixing.mixup=0.8", "--config.mixing.cutmix=1.0", "--config.random_erasing=0.25")
+
+
+def settings(*arguments):
+    return config.load(GTP, [*TINY, *RECIPE, *arguments])
+
+
+def test_a_step_is_that_of_the_configuration():
+    mesh = sharding.data_mesh()
+    plain = pod.compiled_step(settings(), mesh)
+    parameters = models.count_parameters(experiment.build_model(settings()))
+    # Parameters, averages and two moments; the batch besides.
+    assert plain.arguments_mib * 2**20 == pytest.approx(4 * 4 * parameters + 8 * (144 + 4), rel=0.02)
+    assert set(plain.collectives) == {"all-reduce"}
+    taught = pod.compiled_step(settings("--config.weights=w.safetensors", "--config.distill.teacher=dense"), mesh)
+    assert set(taught.collectives) == {"all-reduce"}
+    # The teacher's variables come in, and its forward pass is another third of the student's two.
+    assert (taught.arguments_mib - plain.arguments_mib) * 2**20 == pytest.approx(4 * parameters, rel=0.02)
+    assert 1.15 < taught.gflop / plain.gflop < 1.6
+    shared = pod.compiled_step(settings("--config.mesh.model=4"), sharding.make_mesh(0, 4))
+    assert set(shared.collectives) == {"all-gather", "all-reduce", "reduce-scatter"}
+    assert shared.arguments_mib < 0.6 * plain.arguments_mib
+    lines = pod.describe(plain, mesh, settings())
+    assert "64 images on 8 chips, mesh 8 x 1" in lines
+    assert f"{plain.collectives['all-reduce']} all-reduce" in lines
+
+
+def test_the_command_writes_its_figures(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(tpu, "pod", lambda topology, model: sharding.make_mesh(0, model))
+    file = tmp_path / "pod.json"
+    assert pod.main(["--config", GTP, *TINY, "--json", str(file)]) == 0
+    assert "64 images on 8 chips" in capsys.readouterr().out
+    found = json.loads(file.read_text())
+    assert (found["config"]["batch_size"], found["topology"], found["name"]) == (64, "v5e:2x2", "step")
+    assert found["collectives"]
+    assert pod.main(["--config", GTP, *TINY, "--config.batch_size=12"]) == 2
+    assert capsys.readouterr().err == "error: batch_size=12 cannot be shared by 8 devices: use 16\n"
+
+
+@pytest.mark.slow
+def test_the_step_of_deit_b_for_a_pod(script):
+    """Two of its twelve blocks: reductions of the gradient and nothing else, and memory for the rest of them."""
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("needs libtpu: pip install -e '.[tpu]'")
+    arguments = ("--config", "configs/deit_b_gtp.py", "--config.model.depth=2", "--config.batch_size=64")
+    done = script("tcvit_jax.training.pod", *arguments)
+    assert done.returncode == 0, done.stderr
+    figures = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if not line.startswith("compiled"))
+    assert figures["collectives"].split()[1:] in (["all-reduce"], ["all-reduces"])
+    assert int(figures["memory"].split()[0].replace(",", "")) < 2 * 1024
