@@ -65,7 +65,7 @@ class Checkpoints:
         Raises:
             InputError: the one before, or this one, cannot be written; the newest complete one is still there.
         """
-        if step == self._begun:
+        if step in (self._begun, self.latest()):
             return
         with self._written():
             # Those before are on the disk when the next one begins: an error is of the one that is named.

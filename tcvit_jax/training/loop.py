@@ -126,17 +126,18 @@ class Loop:
             self._leave(step, state, evaluate=True)
             raise Preempted(step) from None
 
-    def advance(self, state: TrainState, start: int, evaluates: bool) -> tuple[TrainState, Result | None]:
+    def advance(self, state: TrainState, start: int, owed: bool) -> tuple[TrainState, Result | None]:
         """Take the steps after `start`, to the last; its evaluation is returned with the state, if there was one.
 
-        With `evaluates`, the evaluation after step `start` was interrupted, and is made up for.
+        With `owed`, the evaluation after step `start` was interrupted, and is made up for.
+
+        Raises:
+            Preempted: somebody asked the run to end; it is saved.
         """
         job, config = self._job, self._job.config
-        result = self._log_evaluation(start, state) if evaluates else None
+        result = self._log_evaluation(start, state) if owed else None
         before: _Step | None = None
-        for step, batch in enumerate(job.train_data.batches(start), start + 1):
-            if step > job.total_steps:
-                break
+        for step, batch in zip(range(start + 1, job.total_steps + 1), job.train_data.batches(start), strict=False):
             indices = batch.pop("index")
             train_step = self._train_step(at(job.stages, step - 1))
             state, metrics = train_step(state, self._taught, sharding.place(batch, job.mesh))
