@@ -15,8 +15,6 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--distributed", default="auto", help="join other processes: auto (the default), on or off")
     flags, overrides = parser.parse_known_args(arguments)
 
-    import jax
-
     from tcvit_jax import InputError, config
     from tcvit_jax.training import runtime
     from tcvit_jax.training.loop import train
@@ -29,13 +27,13 @@ def main(arguments: list[str]) -> int:
         train(settings)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except jax.errors.JaxRuntimeError as error:
-        runtime.end_alone(error)
-        raise
+        return runtime.leaving(2)
     except Preempted as preempted:
         print(preempted, file=sys.stderr)
         return EXIT_STATUS
+    except Exception as error:
+        runtime.tell_of(error)
+        raise
     return 0
 
 

@@ -1,6 +1,7 @@
-"""What finetunes share, and what a teacher adds: 30 epochs at small rates (EViT's finetune; Liang et al., 2022).
+"""What finetunes share, and what a teacher adds: 30 epochs at small rates, after EViT's finetune (Liang et al., 2022).
 
-Configurations read it; it is none by itself.
+EViT's script multiplies its rate, 2e-5, by images a step / 512; here it is what it says. As there, stochastic depth is
+off. Configurations read this file; it is none by itself.
 """
 
 from tcvit_jax import config as base
@@ -9,6 +10,7 @@ from tcvit_jax import config as base
 def finetuned(config: base.Config, weights: str) -> base.Config:
     """`config` for 30 epochs from `weights`: 2,048 images a step, the rate from 2e-5 to 2e-6, hardly any decay."""
     config.update(weights=weights, batch_size=2048, epochs=30.0, eval_every=1.0, checkpoint_every=625)
+    config.model.drop_path_rate = 0.0
     # Pixels are mixed as before; tokens and their labels are not, as in the finetunes of others.
     config.mixing.update(mix_token=False)
     config.update(token_labels=0.0)

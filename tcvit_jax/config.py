@@ -20,6 +20,12 @@ from tcvit_jax.models.zoo import OVERRIDES, Preprocessing
 Config: TypeAlias = Any
 
 
+# What may be otherwise when a run is continued: where it is, and what machines it has. But for rounding, the course of
+# the training does not depend on them.
+OF_MACHINES = (
+    "workdir", "mesh.data", "mesh.model", "data.dir", "data.workers", "accumulate", "eval_batch_size",
+    "checkpoint_every",
+)  # fmt: skip
 # Overrides that say what is evaluated, and nothing of the model.
 OF_DATA = ("--config.data.", "--config.eval_batch_size=")
 

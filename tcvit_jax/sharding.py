@@ -8,7 +8,7 @@ state, gathers the others' parts for the forward and backward pass, and gets bac
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,26 +34,30 @@ def data_mesh() -> Mesh:
     return make_mesh()
 
 
-def make_mesh(data: int = 0, model: int = 1) -> Mesh:
-    """A mesh of `data x model` over all devices of all processes.
+def make_mesh(data: int = 0, model: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh of `data x model` over all devices of all processes, in the order of their processes.
+
+    So a process's rows of a batch follow each other, and rows have the same numbers on any mesh.
 
     Args:
         data: devices that the batch alone is cut over; 0 for as many as there are.
         model: devices that share the parameters.
+        devices: others than those there are.
 
     Raises:
         InputError: there are not as many devices.
     """
-    devices = jax.device_count()
-    if model < 1 or devices % model:
-        nearest = min((n for n in range(1, devices + 1) if devices % n == 0), key=lambda n: (abs(n - model), n))
-        raise InputError(f"mesh.model={model} does not divide {devices} devices: use {nearest}")
-    if data not in (0, devices // model):
+    found = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
+    count = len(found)
+    if model < 1 or count % model:
+        nearest = min((n for n in range(1, count + 1) if count % n == 0), key=lambda n: (abs(n - model), n))
+        raise InputError(f"mesh.model={model} does not divide {count} devices: use {nearest}")
+    if data not in (0, count // model):
         raise InputError(
-            f"mesh.data={data} times mesh.model={model} is not {devices} devices: use mesh.data={devices // model}, or "
-            "0 for all that are left"
+            f"mesh.data={data} times mesh.model={model} is not {count} devices: use mesh.data={count // model}, or 0 "
+            "for all that are left"
         )
-    return jax.make_mesh((devices // model, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    return Mesh(np.array(found).reshape(-1, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 
 
 def model_size(mesh: Mesh) -> int:
@@ -121,8 +125,13 @@ def place_whole(tree: Any, mesh: Mesh) -> Any:
     """Every array of `tree` whole on every device: of the host, or of this mesh."""
     if model_size(mesh) > 1 and any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree)):
         # Parts that other processes hold come through a program; a copy from the host alone cannot reach them.
-        return jax.jit(lambda leaves: leaves, out_shardings=replicated(mesh))(tree)
+        return jax.jit(_same, out_shardings=replicated(mesh))(tree)
     return jax.device_put(tree, replicated(mesh))
+
+
+def _same(tree: Any) -> Any:
+    """One function for all calls, so that the program is compiled once."""
+    return tree
 
 
 def check_divisible(key: str, batch_size: int, mesh: Mesh, rows: int = 1) -> None:

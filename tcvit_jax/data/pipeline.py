@@ -4,6 +4,7 @@ Grain does the work, with threads or worker processes. Its worker processes are 
 module again: nothing here may do work, or import JAX, when imported.
 """
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -199,10 +200,16 @@ def _iterate(batches: Any, workers: int, threads: int) -> Iterator[Batch]:
     dataset = batches.to_iter_dataset(options)
     if workers:
         _mark_flags_parsed()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_outlast)
     with closing(iter(dataset)) as iterator:
         for batch in iterator:
             yield _own_memory(batch) if workers else batch
+
+
+def _outlast(worker: int, workers: int) -> None:
+    """Lets a worker process work on when all processes of a job are asked to end: the one it works for saves first."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _own_memory(batch: Batch) -> Batch:

@@ -70,12 +70,12 @@ def collectives(text: str) -> dict[str, int]:
     return dict(sorted(Counter(found).items()))
 
 
-def pod(topology: str, model: int = 1) -> Mesh:
+def pod(topology: str, data: int = 0, model: int = 1) -> Mesh:
     """A mesh over the chips of a TPU topology, such as `"v5e:2x2"`, that nobody has to own.
 
     Args:
         topology: kind of TPU and its chips.
-        model: how many of them share the parameters.
+        data, model: as for `sharding.make_mesh`.
 
     Raises:
         InputError: libtpu, the compiler's library, is not installed, or the topology is none, or not for `model`.
@@ -84,11 +84,10 @@ def pod(topology: str, model: int = 1) -> Mesh:
         os.environ.setdefault(name, value)
     import importlib.util
 
-    import numpy as np
     from jax.experimental import topologies
-    from jax.sharding import AxisType, Mesh
 
     from tcvit_jax.errors import InputError, first_line
+    from tcvit_jax.sharding import make_mesh
 
     if importlib.util.find_spec("libtpu") is None:
         raise InputError("libtpu is not installed, which compiles for TPUs: pip install -e '.[tpu]'")
@@ -97,9 +96,7 @@ def pod(topology: str, model: int = 1) -> Mesh:
     except RuntimeError as error:
         message = f"--topology {topology!r} is none that can be compiled for, like v5e:2x2 or v4:2x2x1"
         raise InputError(f"{message}: {first_line(error)}") from error
-    if model < 1 or len(devices) % model:
-        raise InputError(f"mesh.model={model} does not divide the {len(devices)} chips of {topology}")
-    return Mesh(np.array(devices).reshape(-1, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    return make_mesh(data, model, devices)
 
 
 def compiled(name: str, model: ViT, mesh: Mesh, batch_per_chip: int) -> Program:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,14 @@ class RunDirectory:
     """One run's directory. Opening it again with the same configuration continues the run; with another is an error."""
 
     def __init__(
-        self, path: str | Path, config: Mapping[str, Any], write: bool = True, flag: str = "--config.workdir"
+        self,
+        path: str | Path,
+        config: Mapping[str, Any],
+        write: bool = True,
+        flag: str = "--config.workdir",
+        free: Container[str] = ("workdir",),
     ) -> None:
-        """Make `path`, or check that the run in it has the same `config` (all but `workdir`).
+        """Make `path`, or check that the run in it has the same `config`, but for the keys that are `free`.
 
         With `write=False`, for the processes that leave files to the first one, nothing is written. `flag` is what the
         user chose the directory with.
@@ -33,16 +38,20 @@ class RunDirectory:
             raise InputError(f"cannot keep a run in {str(path)!r}: {error.strerror}") from error
         file = self.path / "config.json"
         config = json.loads(json.dumps(config))
-        # Until something was logged, there is no run to protect.
-        if file.is_file() and self.metrics.is_file():
+        if file.is_file() and self._holds_something():
             before, now = dict(_flat(_read(file))), dict(_flat(config))
-            for key in sorted({*before, *now} - {"workdir"}):
-                if before.get(key) != now.get(key):
+            for key in sorted({*before, *now}):
+                if key not in free and before.get(key) != now.get(key):
                     raise InputError(
                         f"{str(self.path)!r} holds a run with {key}={before.get(key)!r}, not {now.get(key)!r}: "
                         f"choose another directory with {flag}=PATH, or remove it"
                     )
         self._write("config.json", config)
+
+    def _holds_something(self) -> bool:
+        """Whether something was logged or saved; before, there is no run to protect."""
+        logged = self.metrics.is_file() and self.metrics.stat().st_size > 0
+        return logged or any(path.name.isdigit() for path in (self.path / "checkpoints").glob("*"))
 
     @property
     def metrics(self) -> Path:
@@ -76,11 +85,19 @@ class RunDirectory:
             lines.append(line)
         return lines
 
-    def forget_after(self, step: int) -> None:
-        """Drop what an interrupted run logged beyond its last checkpoint; those steps are taken again."""
+    def forget_after(self, step: int, evaluation: bool = False) -> None:
+        """Drop what an interrupted run logged beyond its last checkpoint; those steps are taken again.
+
+        With `evaluation`, what was logged of an evaluation of that checkpoint too, which is made again.
+        """
         if not self._writes:
             return
-        lines = [line for line in self.history() if line["step"] <= step]
+
+        def kept(line: Mapping[str, Any]) -> bool:
+            again = evaluation and line["step"] == step and any(key.startswith("val_") for key in line)
+            return line["step"] <= step and not again
+
+        lines = [line for line in self.history() if kept(line)]
         replace_file(self.metrics, "".join(json.dumps(line) + "\n" for line in lines))
 
     def summary(self) -> dict[str, Any]:

@@ -35,25 +35,23 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
         )
+        # For good: its threads may still be at it when the run ends.
+        logging.getLogger("absl").addFilter(_not_of_orbax)
         self._root = (workdir / FOLDER).absolute()
         self._manager = ocp.CheckpointManager(self._root, options=options)
         self._begun: int | None = None
 
     def __enter__(self) -> Checkpoints:
-        logging.getLogger("absl").addFilter(_not_of_orbax)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        try:
-            if kind is None:
-                with self._written():
-                    self._manager.close()
-            else:
-                # What went wrong first is what the user should read.
-                with suppress(Exception):
-                    self._manager.close()
-        finally:
-            logging.getLogger("absl").removeFilter(_not_of_orbax)
+        if kind is None:
+            with self._written():
+                self._manager.close()
+        else:
+            # What went wrong first is what the user should read.
+            with suppress(Exception):
+                self._manager.close()
 
     def latest(self) -> int | None:
         """The step of the newest complete checkpoint."""
@@ -73,6 +71,9 @@ class Checkpoints:
             self._begun = step
             self._manager.save(
                 step,
+                # When to save is decided here. Orbax, asked, would look for a notice of preemption as well, and count
+                # the points at which the processes agree on one by steps, where `Notice` counts its own.
+                force=True,
                 args=ocp.args.Composite(
                     **{
                         VARIABLES: ocp.args.StandardSave(state.variables),
@@ -96,6 +97,9 @@ class Checkpoints:
     def _written(self) -> Iterator[None]:
         try:
             yield
+        except jax.errors.JaxRuntimeError:
+            # Of another process, most likely, and not of the disk.
+            raise
         except Exception as error:
             good = [int(path.name) for path in self._root.glob("*") if path.name.isdigit()]
             last = f"the last good checkpoint is of step {max(good)}" if good else "there is no checkpoint yet"

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from tcvit_jax import checkpoint, convert, models, sharding
-from tcvit_jax.config import Config
+from tcvit_jax.config import Config, default
 from tcvit_jax.errors import InputError, unknown
 from tcvit_jax.measure import Ledger, describe
 from tcvit_jax.models import ViT
@@ -72,7 +72,7 @@ def build(config: Config) -> Job:
     """The job that a configuration describes; every mistake in it is raised here, before anything is compiled."""
     model = experiment.build_model(config)
     preprocessing = experiment.build_preprocessing(config, model)
-    _check_numbers(config)
+    check_numbers(config)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
     # Traces the model: what only shows there is raised now.
     sharding.check_shared(models.parameter_shapes(model), mesh)
@@ -80,12 +80,16 @@ def build(config: Config) -> Job:
     if config.weights:
         state_dict = convert.read_state_dict(config.weights)
         variables = convert.from_torch(state_dict, model, new_head=config.new_head)
-    teacher, taught = teacher_of(config, model, preprocessing, variables)
+    teacher, taught, classes = teacher_of(config, model, preprocessing, variables)
     objective = objective_of(config, model, preprocessing, teacher)
     rows = config.accumulate * (2 if objective.pairs else 1)
     sharding.check_divisible("batch_size", config.batch_size, mesh, rows)
     sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh)
     train_data = experiment.build_train_data(config, model, preprocessing)
+    # What only the pipeline refuses is raised now; nothing is read before the first batch is asked for.
+    train_data.batches(0)
+    if classes is not None and classes != train_data.source.classes:
+        raise InputError(f"distill.teacher={config.distill.teacher!r} knows other classes than the data have")
     eval_data = experiment.build_eval_data(config, model, preprocessing)
     total_steps = train_data.steps(config.epochs)
     if not total_steps:
@@ -98,8 +102,8 @@ def build(config: Config) -> Job:
     )  # fmt: skip
 
 
-def _check_numbers(config: Config) -> None:
-    """Raise what is out of its range, in the words of its key."""
+def check_numbers(config: Config) -> None:
+    """Raise an `InputError` for what is out of its range or not read, in the words of its key."""
     for key in ("log_every", "eval_every", "checkpoint_every", "epochs", "accumulate"):
         if not config[key] > 0:
             raise InputError(f"{key}={config[key]} is not positive")
@@ -125,6 +129,24 @@ def _check_numbers(config: Config) -> None:
             raise InputError(f"{key}={value} is negative: 0 is off")
     if not config.distill.temperature > 0:
         raise InputError(f"distill.temperature={config.distill.temperature} is not positive")
+    if config.distill.kind not in ("soft", "hard"):
+        raise unknown("distill.kind", config.distill.kind, ("soft", "hard"))
+    if not config.distill.teacher:
+        _check_unread(config, "distill", ("kind", "weight", "temperature", "tokens"), "distill.teacher")
+    elif config.distill.kind == "hard":
+        _check_unread(config, "distill", ("temperature",), "distill.kind=soft")
+    if not (config.mixing.mixup or config.mixing.cutmix):
+        _check_unread(config, "mixing", ("prob",), "mixing.mixup or mixing.cutmix")
+    if not (config.mixing.mixup and config.mixing.cutmix):
+        _check_unread(config, "mixing", ("switch_prob",), "both mixing.mixup and mixing.cutmix")
+
+
+def _check_unread(config: Config, section: str, keys: tuple[str, ...], needed: str) -> None:
+    """Raise for keys of a section that were set, and are not read without what they need."""
+    plain = default()[section]
+    for key in keys:
+        if config[section][key] != plain[key]:
+            raise InputError(f"{section}.{key}={config[section][key]!r} is not read without {needed}")
 
 
 def objective_of(config: Config, model: ViT, preprocessing: Preprocessing, teacher: Teacher | None) -> Objective:
@@ -153,8 +175,8 @@ def objective_of(config: Config, model: ViT, preprocessing: Preprocessing, teach
 
 def teacher_of(
     config: Config, model: ViT, preprocessing: Preprocessing, variables: dict[str, Any] | None
-) -> tuple[Teacher | None, dict[str, Any]]:
-    """Who is learned from, and its variables: for `"dense"`, those that the model starts from, `variables`.
+) -> tuple[Teacher | None, dict[str, Any], tuple[str, ...] | None]:
+    """Who is learned from, its variables (for `"dense"` those that the model starts from), and its classes if known.
 
     Raises:
         InputError: no such teacher, or one that does not fit the model.
@@ -162,26 +184,25 @@ def teacher_of(
     settings = config.distill.to_dict()
     name = settings.pop("teacher")
     if not name:
-        return None, {}
-    if settings["kind"] not in ("soft", "hard"):
-        raise unknown("distill.kind", settings["kind"], ("soft", "hard"))
+        return None, {}, None
     if name == DENSE:
         if variables is None:
             raise InputError("distill.teacher='dense' needs the weights that it is of: use --config.weights=PATH")
         if config.new_head:
             raise InputError("distill.teacher='dense' has no classifier with new_head=True: name a trained checkpoint")
-        return Teacher(models.condense(model), preprocessing, **settings), variables
+        return Teacher(models.condense(model), preprocessing, **settings), variables, None
     try:
         teacher, taught, meta = checkpoint.load(name)
     except InputError as error:
         raise InputError(f"distill.teacher={name!r}: {error}") from error
-    _check_teacher(name, teacher, model, settings["tokens"])
-    return Teacher(teacher, Preprocessing.from_config(meta["preprocessing"]), **settings), taught
+    _check_teacher(name, teacher, model, patches=settings["tokens"] > 0 or config.mixing.mix_token)
+    classes = None if meta["classes"] is None else tuple(meta["classes"])
+    return Teacher(teacher, Preprocessing.from_config(meta["preprocessing"]), **settings), taught, classes
 
 
-def _check_teacher(name: str, teacher: ViT, model: ViT, tokens: float) -> None:
-    """Raise unless a teacher sees the student's images and knows its classes; where tokens are compared, theirs too."""
-    keys = ["img_size", "in_chans", "num_classes", *(["grid", "embed_dim"] if tokens else [])]
+def _check_teacher(name: str, teacher: ViT, model: ViT, patches: bool) -> None:
+    """Raise unless a teacher sees the student's images and has its classes; where patches are compared, theirs too."""
+    keys = ["img_size", "in_chans", "num_classes", *(["grid", "embed_dim"] if patches else [])]
     for key in keys:
         if getattr(teacher, key) != getattr(model, key):
             raise InputError(

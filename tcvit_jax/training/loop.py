@@ -10,9 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
+from jax.experimental import multihost_utils
 
 from tcvit_jax import models, sharding
-from tcvit_jax.config import Config
+from tcvit_jax.config import OF_MACHINES, Config
 from tcvit_jax.errors import InputError
 from tcvit_jax.evaluation import Result, Stopped, evaluate, make_eval_step
 from tcvit_jax.report.plots import draw_curves
@@ -43,25 +44,29 @@ def train(config: Config) -> dict[str, Any]:
             and the images).
         Preempted: the run was asked to end by `SIGTERM`, and is saved.
     """
-    job = build(config)
     lead = jax.process_index() == 0
-    run = RunDirectory(config.workdir, config.to_dict(), write=lead)
-    with Notice() as notice, Checkpoints(run.path) as checkpoints:
-        state, start, meta = _first_state(job, checkpoints)
-        run.forget_after(start)
-        with Reporter(job.total_steps, start, show=lead) as reporter:
-            for line in _banner(job, start):
-                reporter.line(line)
-            loop = Loop(job, run, checkpoints, reporter, notice)
-            state, result = loop.advance(state, start, meta.get(_EVALUATE, False))
-            # A finished run that is started again takes no step, and keeps the speed it was trained with.
-            speed = loop.speed if start < job.total_steps else run.summary().get("train_images_per_second")
-            result = result or loop.evaluate(state)
-            summary = _summary(job, result, speed)
-            run.write_summary(summary)
-            if lead and not draw_curves(run.history(), run.path / "curves.png", str(run.path)):
-                reporter.line("curves.png needs matplotlib: pip install 'tcvit_jax[demo]'")
-            reporter.line(f"{result}\nsaved in {run.path}")
+    with Notice() as notice:
+        job = build(config)
+        run = RunDirectory(config.workdir, config.to_dict(), write=lead, free=OF_MACHINES)
+        with Checkpoints(run.path) as checkpoints:
+            state, start, meta = _first_state(job, checkpoints)
+            owed = meta.get(_EVALUATE, False)
+            run.forget_after(start, evaluation=owed)
+            with Reporter(job.total_steps, start, show=lead) as reporter:
+                for line in _banner(job, start):
+                    reporter.line(line)
+                loop = Loop(job, run, checkpoints, reporter, notice)
+                state, result = loop.advance(state, start, owed)
+                # A finished run that is started again takes no step, and keeps the speed it was trained with.
+                speed = (
+                    loop.speed if start < job.total_steps else run.summary().get("train_images_per_second", math.nan)
+                )
+                result = result or loop.evaluate(state)
+                summary = _summary(job, result, speed)
+                run.write_summary(summary)
+                if lead and not draw_curves(run.history(), run.path / "curves.png", str(run.path)):
+                    reporter.line("curves.png needs matplotlib: pip install 'tcvit_jax[demo]'")
+                reporter.line(f"{result}\nsaved in {run.path}")
     return summary
 
 
@@ -139,7 +144,7 @@ class Loop:
         before: _Step | None = None
         for step, batch in zip(range(start + 1, job.total_steps + 1), job.train_data.batches(start), strict=False):
             indices = batch.pop("index")
-            train_step = self._train_step(at(job.stages, step - 1))
+            train_step, is_new = self._train_step(at(job.stages, step - 1))
             state, metrics = train_step(state, self._taught, sharding.place(batch, job.mesh))
             now = _Step(step, metrics, indices)
             # Metrics are read a step late, while the device is busy with the next one.
@@ -154,7 +159,7 @@ class Loop:
             if logs or evaluates or saves or leaves:
                 # The step's own time counts as training, and nothing is kept or reported of a broken one.
                 self._check_finite(now)
-            self._watch.tick()
+            self._watch.tick(counts=not is_new)
             with self._watch.pause():
                 self._reporter.step(step)
                 if logs:
@@ -169,16 +174,18 @@ class Loop:
                     self._checkpoints.save(step, state, job.meta(step))
         return state, result
 
-    def _train_step(self, stage: Stage) -> TrainStep:
-        """The compiled step of a stage; another one is compiled when it is first needed."""
-        if stage not in self._train_steps:
-            job, config = self._job, self._job.config
-            objective = replace(job.objective, model=replace(job.model, removed=stage.removed))
-            self._train_steps[stage] = make_train_step(
-                objective, job.tx, job.mesh,
-                seed=config.seed, ema_decay=config.optimizer.ema_decay, accumulate=config.accumulate,
-            )  # fmt: skip
-        return self._train_steps[stage]
+    def _train_step(self, stage: Stage) -> tuple[TrainStep, bool]:
+        """The step of a stage, and whether it is used for the first time, which compiles it."""
+        found = self._train_steps.get(stage)
+        if found is not None:
+            return found, False
+        job, config = self._job, self._job.config
+        objective = replace(job.objective, model=replace(job.model, removed=stage.removed))
+        self._train_steps[stage] = make_train_step(
+            objective, job.tx, job.mesh,
+            seed=config.seed, ema_decay=config.optimizer.ema_decay, accumulate=config.accumulate,
+        )  # fmt: skip
+        return self._train_steps[stage], True
 
     def _leave(self, step: int, state: TrainState, evaluate: bool) -> None:
         """Save what the same command continues from, now; `evaluate` says that it begins with an evaluation."""
@@ -190,9 +197,10 @@ class Loop:
         for key, name in (("loss", "loss"), ("grad_norm", "gradient's norm")):
             value = float(step.metrics[key])
             if not math.isfinite(value):
-                file = self._run.write_broken_step({"step": step.number, **step.rows()})
+                rows = step.rows()
+                file = self._run.write_broken_step({"step": step.number, **rows})
                 raise InputError(
-                    f"the {name} is {value} at step {step.number}, on training images {step.first()} (all of them and "
+                    f"the {name} is {value} at step {step.number}, on training images {_first(rows)} (all of them and "
                     f"their losses: {file}): try a smaller --config.optimizer.lr"
                 )
 
@@ -218,20 +226,22 @@ class _Step:
     indices: np.ndarray
 
     def rows(self) -> dict[str, list[Any]]:
-        """The index in the training split and the loss of every row that this process holds."""
-        parts = sorted(self.metrics["row_loss"].addressable_shards, key=lambda part: part.index[0].start or 0)
-        losses = np.concatenate([np.asarray(part.data) for part in parts])
-        return {"indices": self.indices.tolist(), "losses": losses.tolist()}
-
-    def first(self) -> str:
-        """The indices of the rows whose loss is not finite, or of all rows, the first eight of them."""
-        rows = self.rows()
-        broken = [i for i, loss in zip(rows["indices"], rows["losses"], strict=True) if not math.isfinite(loss)]
-        chosen = broken or rows["indices"]
-        return ", ".join(map(str, chosen[:8])) + (", ..." if len(chosen) > 8 else "")
+        """The index in the training split and the loss of every row, of all processes, which ask together."""
+        losses = multihost_utils.process_allgather(self.metrics["row_loss"], tiled=True)
+        # As two halves: JAX would cut 64 bits down to 32.
+        halves = self.indices.astype(np.int64).view(np.int32)
+        indices = np.asarray(multihost_utils.process_allgather(halves, tiled=True)).view(np.int64)
+        return {"indices": indices.tolist(), "losses": np.asarray(losses).tolist()}
 
 
-def _summary(job: Job, result: Result, speed: float | None) -> dict[str, Any]:
+def _first(rows: Mapping[str, list[Any]]) -> str:
+    """The indices of the rows whose loss is not finite, or of all rows, the first eight of them."""
+    broken = [i for i, loss in zip(rows["indices"], rows["losses"], strict=True) if not math.isfinite(loss)]
+    chosen = broken or rows["indices"]
+    return ", ".join(map(str, chosen[:8])) + (", ..." if len(chosen) > 8 else "")
+
+
+def _summary(job: Job, result: Result, speed: float) -> dict[str, Any]:
     return {
         **asdict(result),
         "gmacs": job.ledger.gmacs,

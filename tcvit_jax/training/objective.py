@@ -104,7 +104,15 @@ class Objective:
         whole = mix_targets(target, own) if self.mix_token else target
         loss = losses.cross_entropy(heads.class_token if self._reads_heads_apart else heads.logits, whole)
         if self.teacher is not None:
-            loss = self._with_teacher(self.teacher, loss, heads, tokens, taught, images)
+            shown = _renormalised(images, self.preprocessing, self.teacher.preprocessing)
+            found = self.teacher.model.apply(
+                taught, shown, patches=self.teacher.tokens > 0, mixed=patches, method="outputs"
+            )
+            said, dense = cast(tuple[Heads, Tokens], jax.lax.stop_gradient(found))
+            logits, theirs = self._compared(heads, said)
+            loss = (1 - self.teacher.weight) * loss + self.teacher.weight * self.teacher.loss(logits, theirs)
+            if self.teacher.tokens:
+                loss = loss + self.teacher.tokens * _of_patches(tokens, dense)
         if self.token_labels:
             of_patches = target[:, None] if of_patches is None else of_patches
             loss = loss + self.token_labels * _of_tokens(heads, tokens, of_patches, patches)
@@ -125,21 +133,21 @@ class Objective:
         """Whether other logits than the class token's learn from something else than labels."""
         return self.token_labels > 0 or (self.model.distilled and self.teacher is not None)
 
-    def _with_teacher(
-        self, teacher: Teacher, loss: Array, heads: Heads, tokens: Tokens, variables: Mapping[str, Any], images: Array
-    ) -> Array:
-        """`loss`, of labels, and what the teacher says of the same images."""
-        shown = _renormalised(images, self.preprocessing, teacher.preprocessing)
-        found = teacher.model.apply(variables, shown, patches=teacher.tokens > 0, method="outputs")
-        said, dense = cast(tuple[Heads, Tokens], jax.lax.stop_gradient(found))
-        logits = heads.distillation_token if self._reads_heads_apart else heads.logits
-        loss = (1 - teacher.weight) * loss + teacher.weight * teacher.loss(logits, said.logits)
-        if not teacher.tokens:
-            return loss
-        patches = plans.restore(tokens.patches, tokens.slots, tokens.blend)
-        wanted = plans.restore(dense.patches, dense.slots, dense.blend)
-        held = tokens.slots >= 0 if tokens.blend is None else tokens.blend.sum(-1) > 0
-        return loss + teacher.tokens * losses.token_distillation(patches, wanted, held)
+    def _compared(self, heads: Heads, said: Heads) -> tuple[Array, Array]:
+        """Which of the student's logits learn from which of the teacher's."""
+        if self.model.distilled:
+            return heads.distillation_token, said.logits
+        if self.token_labels:
+            return heads.class_token, said.class_token
+        return heads.logits, said.logits
+
+
+def _of_patches(tokens: Tokens, dense: Tokens) -> Array:
+    """`[B]`: how far the student's patches, restored, are from the teacher's."""
+    patches = plans.restore(tokens.patches, tokens.slots, tokens.blend)
+    wanted = plans.restore(dense.patches, dense.slots, dense.blend)
+    held = tokens.slots >= 0 if tokens.blend is None else tokens.blend.sum(-1) > 0
+    return losses.token_distillation(patches, wanted, held)
 
 
 def _of_tokens(heads: Heads, tokens: Tokens, target: Array, mixed: Array | None) -> Array:

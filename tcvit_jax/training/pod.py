@@ -2,8 +2,9 @@
 
 python -m tcvit_jax.training.pod --config configs/deit_b_gtp.py --topology v5e:16x16 --config.batch_size=4096
 
-The very step that `train.py` would run with this configuration, with its recipe, its teacher and its mesh, is compiled
-for all chips; nothing is trained, and no data are needed. `--config.model.depth=2` compiles in a minute.
+The step that `train.py` would run with this configuration, with its recipe, its teacher and its mesh, is compiled for
+all chips, at a constant rate and without label maps; nothing is trained, and no data are needed.
+`--config.model.depth=2` compiles in a minute.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ def compiled_step(config: Config, mesh: Mesh) -> Program:
     from tcvit_jax.training import experiment, job, optimizer
     from tcvit_jax.training.step import make_init, make_train_step
 
+    job.check_numbers(config)
     model = experiment.build_model(config)
     sharding.check_shared(models.parameter_shapes(model), mesh)
     # Whatever a teacher's weights are, its step is the same.
-    teacher, taught = job.teacher_of(config, model, experiment.build_preprocessing(config, model), {})
+    teacher, taught, _ = job.teacher_of(config, model, experiment.build_preprocessing(config, model), {})
     objective = job.objective_of(config, model, experiment.build_preprocessing(config, model), teacher)
     rows = config.accumulate * (2 if objective.pairs else 1)
     sharding.check_divisible("batch_size", config.batch_size, mesh, rows)
@@ -95,7 +97,7 @@ def main(arguments: list[str]) -> int:
     jax.config.update("jax_platforms", "cpu")
     try:
         config = configs.load(flags.config, overrides)
-        mesh = tpu.pod(flags.topology, config.mesh.model)
+        mesh = tpu.pod(flags.topology, config.mesh.data, config.mesh.model)
         program = compiled_step(config, mesh)
         print(describe(program, mesh, config))
         if flags.json:

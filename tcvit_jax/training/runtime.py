@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
+import traceback
 from pathlib import Path
 
 import jax
@@ -13,6 +15,8 @@ from tcvit_jax.errors import InputError, first_line, unknown
 MODES = ("auto", "on", "off")
 # What says that this process is one of several: addresses given by hand, Slurm, Open MPI, TPU pods.
 _BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+# What a failed exchange calls itself, on CPUs, GPUs and TPUs.
+_EXCHANGE = ("Gloo", "gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat", "Barrier", "onnection")
 # Seconds until the others learn that a process is gone, when no failed exchange tells them.
 _HEARTBEAT = 30
 
@@ -47,17 +51,28 @@ def join(mode: str = "auto") -> None:
     except (RuntimeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"--distributed={mode}: the processes cannot be joined: {first_line(error)}") from error
+        raise InputError(
+            f"--distributed={mode}: the processes cannot be joined: {first_line(error)} (one that is alone needs "
+            "--distributed=off)"
+        ) from error
 
 
 def _others() -> bool:
     environment = os.environ
     return (
         any(name in environment for name in _BY_HAND)
-        or int(environment.get("SLURM_NTASKS", "1")) > 1
+        # Of a step that srun began, and not of the shell that it is typed into.
+        or ("SLURM_STEP_NODELIST" in environment and int(environment.get("SLURM_NTASKS", "1")) > 1)
         or int(environment.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
-        or len(environment.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
+        or _on_tpu()
     )
+
+
+def _on_tpu() -> bool:
+    """Whether this is a TPU VM, of which there may be others: JAX asks the machine, and one alone is joined too."""
+    chips = any(Path("/dev").glob("accel*")) or any(Path("/dev/vfio").glob("[0-9]*"))
+    asked = os.environ.get("JAX_PLATFORMS") or "tpu"
+    return chips and "tpu" in asked and importlib.util.find_spec("libtpu") is not None
 
 
 def _whole(name: str, text: str) -> int:
@@ -66,21 +81,30 @@ def _whole(name: str, text: str) -> int:
     return int(text)
 
 
-def end_alone(error: Exception) -> None:
-    """End this process with one line and status 1 where it is one of several, whose exchange has failed.
+def leaving(status: int) -> int:
+    """`status`, for an exit after a mistake; where this process is one of several it ends here.
 
-    At once, since an orderly end would wait for the others, of which one is gone.
+    At once, since an orderly end would wait for the others, and they for this one.
     """
-    if not jax.distributed.is_initialized() or jax.process_count() == 1:
-        return
-    print(
-        f"error: an exchange with another process failed, which may be gone: {first_line(error)}; the same command "
-        "continues from the last checkpoint",
-        file=sys.stderr,
-    )
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(1)
+    if jax.distributed.is_initialized() and jax.process_count() > 1:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(status)
+    return status
+
+
+def tell_of(error: Exception) -> None:
+    """End this process with status 1 where it is one of several: in a line if an exchange with others has failed."""
+    if isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in _EXCHANGE):
+        text = (
+            f"error: an exchange with another process failed, which may be gone: {first_line(error)}; the same command "
+            "continues from the last checkpoint"
+        )
+    else:
+        text = "".join(traceback.format_exception(error)).rstrip()
+    if jax.distributed.is_initialized() and jax.process_count() > 1:
+        print(text, file=sys.stderr)
+        leaving(1)
 
 
 def keep_compiled(directory: Path) -> None:

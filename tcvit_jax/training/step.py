@@ -77,7 +77,8 @@ def make_train_step(
         mesh: of `sharding.make_mesh`.
         seed: of all random choices.
         ema_decay: of the averages.
-        accumulate: micro-batches of a device, one after another: their mean is that of the whole.
+        accumulate: micro-batches of a device, one after another: their mean is that of the whole, but that each has
+            batch statistics of its own.
     """
     shapes = jax.eval_shape(make_init(objective.model, tx, seed))
     placed, whole, cut = sharding.shardings(shapes, mesh), sharding.replicated(mesh), sharding.split(mesh)
@@ -112,7 +113,9 @@ def _make_gradients(objective: Objective, mesh: Mesh, specs: Any, accumulate: in
         numbers = jax.lax.axis_index(axes) * here + jnp.arange(here)
         micro = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), {**batch, "row": numbers})
 
-        def one(statistics: Any, part: dict[str, Array]) -> tuple[Any, Array, Any]:
+        def add(before: tuple[Any, Any], part: dict[str, Array]) -> tuple[tuple[Any, Any], Array]:
+            statistics, total_gradients = before
+
             def mean_loss(params: Any) -> tuple[Array, Any]:
                 with rows.numbered(part["row"], total):
                     found, moved = objective({"params": params, **statistics}, taught, part, key)
@@ -120,18 +123,11 @@ def _make_gradients(objective: Objective, mesh: Mesh, specs: Any, accumulate: in
                 return found.sum() / total, (found, moved)
 
             (_, (found, moved)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(params)
-            return moved, found, gradients
+            return (moved, jax.tree.map(jnp.add, total_gradients, gradients)), found
 
-        def add(before: tuple[Any, Any], part: dict[str, Array]) -> tuple[tuple[Any, Any], Array]:
-            statistics, found, gradients = one(before[0], part)
-            return (statistics, jax.tree.map(jnp.add, before[1], gradients)), found
-
-        first, others = jax.tree.map(lambda x: x[0], micro), jax.tree.map(lambda x: x[1:], micro)
-        statistics, found, gradients = one(statistics, first)
-        row_loss = found
-        if accumulate > 1:
-            (statistics, gradients), more = jax.lax.scan(add, (statistics, gradients), others)
-            row_loss = jnp.concatenate([found, more.reshape(-1)])
+        none = jax.tree.map(jnp.zeros_like, params)
+        (statistics, gradients), row_loss = jax.lax.scan(add, (statistics, none), micro)
+        row_loss = row_loss.reshape(-1)
         loss = jax.lax.psum(row_loss.sum() / total, axes)
         return loss, row_loss, statistics, _reduced(gradients, specs["params"], axes)
 

@@ -9,16 +9,16 @@ from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Seconds spent on training steps: pauses and the first step, which compiles, are left out."""
+    """Seconds spent on training steps: pauses and steps that compile, such as the first, are left out."""
 
     def __init__(self) -> None:
         self.seconds, self.steps = 0.0, 0
         self._since: float | None = None
 
-    def tick(self) -> None:
-        """A step has ended."""
+    def tick(self, counts: bool = True) -> None:
+        """A step has ended; the first never counts."""
         now = time.perf_counter()
-        if self._since is not None:
+        if counts and self._since is not None:
             self.seconds += now - self._since
             self.steps += 1
         self._since = now

@@ -35,7 +35,7 @@ def example(**features: bytes | int | float | list) -> bytes:
         feature = message.features.feature[name.replace("__", "/")]
         kinds = {bytes: feature.bytes_list, int: feature.int64_list, float: feature.float_list}
         kinds[type(values[0])].value.extend(values)
-    return message.SerializeToString()
+    return message.SerializeToString(deterministic=True)
 
 
 def record(value: int, label: int, **more: bytes | list) -> bytes:

@@ -24,7 +24,7 @@ ROWS = [
 def parts(loaded):
     model = experiment.build_model(loaded)
     preprocessing = experiment.build_preprocessing(loaded, model)
-    teacher, _ = teacher_of(loaded, model, preprocessing, {} if loaded.weights else None)
+    teacher, _, _ = teacher_of(loaded, model, preprocessing, {} if loaded.weights else None)
     return model, objective_of(loaded, model, preprocessing, teacher)
 
 
@@ -44,6 +44,7 @@ def test_rows_are_their_recipes(size, method, recipe):
         assert (loaded.epochs, float(rate(0)), float(rate(total))) == (30.0, pytest.approx(2e-5), pytest.approx(2e-6))
         assert (objective.teacher is None) == (recipe == "_finetune")
         assert loaded.weights
+        assert model.drop_path_rate == 0
         if objective.teacher:
             assert objective.teacher.model == models.condense(model)
             assert (objective.teacher.weight, objective.teacher.tokens) == (0.5, 0.5)
@@ -56,7 +57,6 @@ def test_rows_are_their_recipes(size, method, recipe):
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"kind": "softt"}, "unknown distill.kind 'softt': did you mean 'soft'?"),
     ({"teacher": "dense"}, "distill.teacher='dense' needs the weights that it is of: use --config.weights=PATH"),
     ({"teacher": "/nonexistent/run"}, "distill.teacher='/nonexistent/run': no checkpoint in '/nonexistent/run'"),
 ])  # fmt: skip

@@ -16,9 +16,7 @@ def whole(tmp_path_factory):
     return kills.everything(run)
 
 
-@pytest.mark.parametrize(
-    ("number", "moment"), [(signal.SIGKILL, "saving"), (signal.SIGTERM, "evaluation"), (signal.SIGTERM, "step")]
-)
+@pytest.mark.parametrize(("number", "moment"), [(signal.SIGKILL, "saving"), (signal.SIGTERM, "evaluation")])
 def test_a_killed_run_ends_as_an_uninterrupted_one(whole, tmp_path, number, moment):
     # A run may end before the moment comes: then there was nothing to kill.
     found = next(

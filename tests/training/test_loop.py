@@ -6,13 +6,15 @@ import re
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import tcvit_jax as tc
-from tcvit_jax import config
+from tcvit_jax import config, convert
 from tcvit_jax.checkpoint import load
 from tcvit_jax.training.evaluate import evaluate_checkpoint
 from tcvit_jax.training.job import build
 from tcvit_jax.training.loop import train
+from tcvit_jax.training.preemption import Notice, Preempted
 from tests.conftest import ROOT
 
 GTP = str(ROOT / "configs" / "digits_gtp.py")
@@ -143,6 +145,13 @@ def test_nan_loss_ends_with_the_step(tmp_path):
         ("--config.warmdown.epochs=1", "warmdown.epochs=1.0 ends at step 22, and the run has 22: use less"),
         ("--config.data.auto_augment=rand-m9-inc2", "rand-m9-inc2"),
         ("--config.data.repeats=0", "data.repeats=0 is not positive: 1 shows every image once an epoch"),
+        ("--config.data.repeats=40", "batch_size 64 is too small for repeats 40"),
+        ("--config.distill.tokens=0.5", "distill.tokens=0.5 is not read without distill.teacher"),
+        ("--config.distill.kind=sof", "unknown distill.kind 'sof': did you mean 'soft'?"),
+        (
+            "--config.mixing.switch_prob=0.3",
+            "mixing.switch_prob=0.3 is not read without both mixing.mixup and mixing.cutmix",
+        ),
     ],
 )
 def test_mistakes_end_before_anything_is_written(tmp_path, argument, message):
@@ -165,3 +174,124 @@ def test_an_unreadable_image_ends_with_its_path(tmp_path):
     data = ("--config.data.name=folder", f"--config.data.dir={tmp_path / 'images'}", "--config.epochs=3")
     with pytest.raises(tc.InputError, match=f"cannot read image {broken}"):
         train(config.load(GTP, [*TINY, *data, f"--config.workdir={tmp_path / 'run'}"]))
+
+
+def test_everything_at_once_and_an_interruption_between_two_stages(finished, tmp_path, monkeypatch):
+    """Shared parameters, micro-batches, mixing, a teacher, stages: trained, interrupted, continued, evaluated, loaded."""
+    run, _ = finished
+    weights = tmp_path / "weights.safetensors"
+    model, variables, _ = load(run)
+    save_file(convert.to_torch(variables, model), weights)
+    arguments = [
+        *TINY, "--config.mesh.model=2", "--config.accumulate=2", "--config.mixing.mixup=0.8", "--config.mixing.cutmix=1",
+        "--config.random_erasing=0.25", "--config.warmdown.epochs=0.6", "--config.warmdown.stages=1",
+        f"--config.weights={weights}", "--config.distill.teacher=dense", "--config.distill.tokens=0.5",
+        "--config.optimizer.layer_decay=0.8", "--config.optimizer.clip_norm=1", "--config.data.repeats=2",
+        "--config.data.auto_augment=rand-m9-mstd0.5-inc1",
+    ]  # fmt: skip
+    job = build(config.load(GTP, arguments))
+    assert [(stage.start, stage.removed) for stage in job.stages] == [(0, (0, 0)), (13, (8, 8))]
+    whole = train(config.load(GTP, [*arguments, f"--config.workdir={tmp_path / 'whole'}"]))
+    # Told to end after step 9, of the second stage.
+    asked = iter([False] * 8 + [True] * 99)
+    with monkeypatch.context() as patch:
+        patch.setattr(Notice, "reached", lambda _: next(asked))
+        with pytest.raises(Preempted, match="interrupted, and saved after step 9: the same command continues"):
+            train(config.load(GTP, [*arguments, f"--config.workdir={tmp_path / 'told'}"]))
+    told = train(config.load(GTP, [*arguments, f"--config.workdir={tmp_path / 'told'}"]))
+    assert (told["top1"], told["loss"]) == (whole["top1"], whole["loss"])
+    for name in ("variables", "ema"):
+        found, expected = load(tmp_path / "told", name)[1], load(tmp_path / "whole", name)[1]
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert evaluate_checkpoint(tmp_path / "told").top1 == told["top1"]
+
+
+def test_lv_vit_trains_on_label_maps(tmp_path):
+    """From images and maps in folders to a finite loss that falls, through the pipeline and the step."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for label in range(2):
+            for kind in ("images", "maps"):
+                (tmp_path / kind / split / f"c{label}").mkdir(parents=True)
+            for index in range(8):
+                pixels = (rng.integers(0, 60, (40, 48, 3)) + 180 * label).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "images" / split / f"c{label}" / f"{index}.png")
+                scores = np.where(np.arange(5)[:, None, None] == 0, 6.0, 0.1 * rng.random((5, 3, 3)))
+                classes = np.broadcast_to(((label + np.arange(5)) % 7)[:, None, None], (5, 3, 3))
+                np.save(tmp_path / "maps" / split / f"c{label}" / f"{index}.npy", np.stack([scores, classes]))
+    for label in range(2, 7):
+        for split in ("train", "val"):
+            (tmp_path / "images" / split / f"c{label}").mkdir()
+            Image.new("RGB", (40, 40)).save(tmp_path / "images" / split / f"c{label}" / "0.png")
+            (tmp_path / "maps" / "train" / f"c{label}").mkdir(exist_ok=True)
+            flat = np.stack([np.ones((5, 3, 3)), np.broadcast_to(np.arange(5)[:, None, None], (5, 3, 3))])
+            np.save(tmp_path / "maps" / "train" / f"c{label}" / "0.npy", flat)
+    sizes = {
+        "img_size": 32,
+        "patch_size": 8,
+        "embed_dim": 16,
+        "depth": 2,
+        "num_heads": 2,
+        "num_classes": 7,
+        "stem_channels": 4,
+    }
+    summary = train(config.load(ROOT / "configs" / "lvvit_s_gtp.py", [
+        *(f"--config.model.{key}={value}" for key, value in sizes.items()), "--config.model.dtype=float32",
+        "--config.data.name=folder", f"--config.data.dir={tmp_path / 'images'}", f"--config.data.label_maps={tmp_path / 'maps' / 'train'}",
+        "--config.data.workers=0", "--config.schedule=4", "--config.batch_size=16", "--config.eval_batch_size=16",
+        "--config.epochs=20", "--config.log_every=5", "--config.eval_every=20", f"--config.workdir={tmp_path / 'run'}",
+        "--config.optimizer.warmup_epochs=1", "--config.optimizer.lr=0.2",
+    ]))  # fmt: skip
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    logged = [line["loss"] for line in lines if "loss" in line]
+    assert np.isfinite(logged).all()
+    assert logged[-1] < logged[0]
+    assert summary["examples"] == 21
+
+
+def test_an_interrupted_evaluation_is_made_up_for_once(finished, tmp_path, monkeypatch):
+    """Interrupted in the evaluation after step 11, continued, killed before the next checkpoint, and continued."""
+    arguments = [*TINY, "--config.checkpoint_every=100", f"--config.workdir={tmp_path / 'run'}"]
+    asked = iter([False] * 13 + [True] * 99)
+    with monkeypatch.context() as patch:
+        patch.setattr(Notice, "reached", lambda _: next(asked))
+        with pytest.raises(Preempted, match="saved after step 11"):
+            train(config.load(GTP, arguments))
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    assert [line["step"] for line in map(json.loads, metrics.read_text().splitlines())] == [5, 10]
+
+    def killed(_):
+        if '"step": 15' in metrics.read_text():
+            raise KeyboardInterrupt
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Notice, "reached", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(config.load(GTP, arguments))
+    assert [line["step"] for line in map(json.loads, metrics.read_text().splitlines())] == [5, 10, 11, 15]
+    train(config.load(GTP, arguments))
+    whole = (finished[0] / "metrics.jsonl").read_text().splitlines()
+    assert [timeless(line) for line in metrics.read_text().splitlines()] == [timeless(line) for line in whole]
+
+
+def timeless(line):
+    return {key: value for key, value in json.loads(line).items() if "per_second" not in key}
+
+
+def test_a_run_goes_on_with_other_machines_and_a_first_failure_leaves_nothing_behind(tmp_path):
+    arguments = [*TINY, f"--config.workdir={tmp_path / 'run'}"]
+    with pytest.raises(tc.InputError, match="the gradient|the loss"):
+        train(
+            config.load(
+                GTP,
+                [*arguments, "--config.optimizer.lr=1e30", "--config.log_every=100", "--config.checkpoint_every=100"],
+            )
+        )
+    train(config.load(GTP, [*arguments, "--config.epochs=0.5"]))
+    moved = ("--config.mesh.model=2", "--config.data.workers=0", "--config.accumulate=2", "--config.checkpoint_every=7")
+    train(config.load(GTP, [*arguments, "--config.epochs=0.5", *moved]))
+    with pytest.raises(tc.InputError, match="holds a run with epochs=0.5, not 1.0"):
+        train(config.load(GTP, arguments))

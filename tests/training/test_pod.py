@@ -24,21 +24,21 @@ def test_a_step_is_that_of_the_configuration():
     # Parameters, averages and two moments; the batch besides.
     assert plain.arguments_mib * 2**20 == pytest.approx(4 * 4 * parameters + 8 * (144 + 4), rel=0.02)
     assert set(plain.collectives) == {"all-reduce"}
-    taught = pod.compiled_step(settings("--config.weights=w.safetensors", "--config.distill.teacher=dense"), mesh)
-    assert set(taught.collectives) == {"all-reduce"}
-    # The teacher's variables come in, and its forward pass is another third of the student's two.
-    assert (taught.arguments_mib - plain.arguments_mib) * 2**20 == pytest.approx(4 * parameters, rel=0.02)
-    assert 1.15 < taught.gflop / plain.gflop < 1.6
-    shared = pod.compiled_step(settings("--config.mesh.model=4"), sharding.make_mesh(0, 4))
+    shared = pod.compiled_step(
+        settings("--config.mesh.model=4", "--config.weights=w.safetensors", "--config.distill.teacher=dense"),
+        sharding.make_mesh(0, 4),
+    )
     assert set(shared.collectives) == {"all-gather", "all-reduce", "reduce-scatter"}
-    assert shared.arguments_mib < 0.6 * plain.arguments_mib
+    # A quarter of most of what is trained, and the whole of a teacher, whose pass is another third of the student's two.
+    assert shared.arguments_mib < 0.8 * plain.arguments_mib
+    assert 1.15 < shared.gflop / plain.gflop < 1.6
     lines = pod.describe(plain, mesh, settings())
     assert "64 images on 8 chips, mesh 8 x 1" in lines
     assert f"{plain.collectives['all-reduce']} all-reduce" in lines
 
 
 def test_the_command_writes_its_figures(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(tpu, "pod", lambda topology, model: sharding.make_mesh(0, model))
+    monkeypatch.setattr(tpu, "pod", lambda topology, data, model: sharding.make_mesh(data, model))
     file = tmp_path / "pod.json"
     assert pod.main(["--config", GTP, *TINY, "--json", str(file)]) == 0
     assert "64 images on 8 chips" in capsys.readouterr().out

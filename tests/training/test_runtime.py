@@ -1,5 +1,7 @@
 """Joining other processes: what the environment says, and what it says wrong. Real ones: `test_processes.py`."""
 
+import importlib.util
+
 import jax
 import pytest
 
@@ -14,7 +16,7 @@ def joined(monkeypatch):
     """What `jax.distributed.initialize` is called with, instead of calling it."""
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: calls.append(a))
-    for name in (*NAMES, "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES"):
+    for name in (*NAMES, "SLURM_NTASKS", "SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     return calls
 
@@ -24,12 +26,12 @@ def joined(monkeypatch):
     [
         ({}, "auto", []),
         ({}, "on", [()]),
-        ({"SLURM_NTASKS": "1"}, "auto", []),
-        ({"SLURM_NTASKS": "4"}, "auto", [()]),
-        ({"SLURM_NTASKS": "4"}, "off", []),
+        ({"SLURM_NTASKS": "1", "SLURM_STEP_NODELIST": "a"}, "auto", []),
+        ({"SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "a"}, "auto", [()]),
+        ({"SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "a"}, "off", []),
+        # The shell of an allocation is not one of its tasks.
+        ({"SLURM_NTASKS": "4"}, "auto", []),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "auto", [()]),
-        ({"TPU_WORKER_HOSTNAMES": "a"}, "auto", []),
-        ({"TPU_WORKER_HOSTNAMES": "a,b"}, "auto", [()]),
         (dict(zip(NAMES, ("host:1234", "3", "2"), strict=True)), "auto", [("host:1234", 3, 2)]),
     ],
 )
@@ -37,6 +39,19 @@ def test_processes_are_joined_where_there_are_others(joined, monkeypatch, variab
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     runtime.join(mode)
+    assert joined == expected
+
+
+@pytest.mark.parametrize(("chips", "compiler", "platforms", "expected"), [
+    (True, True, "", [()]), (True, True, "tpu,cpu", [()]), (True, True, "cpu", []), (True, False, "", []), (False, True, "", []),
+])  # fmt: skip
+def test_on_a_machine_with_tpu_chips_jax_is_asked(joined, monkeypatch, tmp_path, chips, compiler, platforms, expected):
+    if chips:
+        (tmp_path / "accel0").touch()
+    monkeypatch.setattr(runtime, "Path", lambda _: tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: compiler or None)
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    runtime.join()
     assert joined == expected
 
 
@@ -68,10 +83,11 @@ def test_a_machine_that_is_alone_cannot_be_asked_for_others(monkeypatch, joined)
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     with pytest.raises(
         tc.InputError,
-        match=r"^--distributed=on: the processes cannot be joined: coordinator_address should be defined\.$",
+        match=r"^--distributed=on: the processes cannot be joined: coordinator_address should be defined\. \(one that is alone needs --distributed=off\)$",
     ):
         runtime.join("on")
 
 
-def test_an_error_of_a_process_that_is_alone_is_not_hidden():
-    assert runtime.end_alone(RuntimeError("of the program")) is None
+def test_a_process_that_is_alone_leaves_as_it_likes():
+    assert runtime.leaving(2) == 2
+    assert runtime.tell_of(RuntimeError("of the program")) is None
