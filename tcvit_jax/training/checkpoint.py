@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -69,6 +70,7 @@ class Checkpoints:
             # Those before are on the disk when the next one begins: an error is of the one that is named.
             self._manager.wait_until_finished()
             self._begun = step
+            self._check_room(state)
             self._manager.save(
                 step,
                 # When to save is decided here. Orbax, asked, would look for a notice of preemption as well, and count
@@ -92,6 +94,12 @@ class Checkpoints:
         """
         with self._written():
             self._manager.wait_until_finished()
+
+    def _check_room(self, state: TrainState) -> None:
+        """Raise before anything is written, where that can be known: Orbax's threads fail with many words."""
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / jax.process_count()
+        if shutil.disk_usage(self._root).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     @contextmanager
     def _written(self) -> Iterator[None]:

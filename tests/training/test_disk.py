@@ -10,11 +10,11 @@ from tests.training.kills import finish, start
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of two megabytes, in memory."""
+    """A file system of four megabytes, in memory: one checkpoint fits, and two do not."""
     disk = tmp_path / "disk"
     disk.mkdir()
     made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True, check=False
     )
     if made.returncode:
         pytest.skip("needs the right to mount a file system")
@@ -23,7 +23,7 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_where_there_is_room(small_disk):
-    settings = ("--config.model.embed_dim=32", "--config.epochs=1", "--config.eval_batch_size=64")
+    settings = ("--config.model.embed_dim=64", "--config.epochs=1", "--config.eval_batch_size=64")
     process = start(small_disk / "run", *settings)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 2
