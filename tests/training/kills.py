@@ -72,18 +72,16 @@ def _timeless(values):
     return {key: value for key, value in values.items() if key not in TIMES}
 
 
-def wait_for(workdir, moment, rng, process):
-    """Return when a run is in a moment: somewhere in its steps, writing a checkpoint, or evaluating."""
+def wait_for(workdir, moment, rng, process, last=150):
+    """Return when a run is in a moment: somewhere in its steps (not far behind `last`), in a save, or in an evaluation."""
     folder, metrics = Path(workdir) / "checkpoints", Path(workdir) / "metrics.jsonl"
 
     def lines():
         return metrics.read_text().splitlines() if metrics.is_file() else []
 
-    def begun():
-        return any(path.name.isdigit() for path in folder.glob("*"))
-
-    until(begun, process)
-    time.sleep(rng.uniform(0, 1.5))
+    first = rng.randrange(5, last)
+    until(lambda: any(path.name.isdigit() and int(path.name) >= first for path in folder.glob("*")), process)
+    time.sleep(rng.uniform(0, 0.2))
     if moment == "saving":
         until(lambda: any("tmp" in path.name for path in folder.glob("*")), process)
     elif moment == "evaluation":
@@ -101,10 +99,10 @@ def until(condition, process, seconds=180):
         time.sleep(0.001)
 
 
-def kill(workdir, moment, number, rng):
+def kill(workdir, moment, number, rng, last=150):
     """Start a run, end it with a signal, continue it, and say where it was; None where it had ended before."""
     process = start(workdir)
-    wait_for(workdir, moment, rng, process)
+    wait_for(workdir, moment, rng, process, last)
     process.send_signal(number)
     output, _ = process.communicate(timeout=180)
     if process.returncode == 0:

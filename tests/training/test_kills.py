@@ -20,7 +20,7 @@ def whole(tmp_path_factory):
 def test_a_killed_run_ends_as_an_uninterrupted_one(whole, tmp_path, number, moment):
     # A run may end before the moment comes: then there was nothing to kill.
     found = next(
-        filter(None, (kills.kill(tmp_path / str(n), moment, number, random.Random(n)) for n in range(3))), None
+        filter(None, (kills.kill(tmp_path / str(n), moment, number, random.Random(n), last=60) for n in range(3))), None
     )
     assert found, "three runs ended before they were killed"
     run = max(tmp_path.iterdir(), key=lambda path: int(path.name))
