@@ -5,7 +5,6 @@ The same command continues a run that was interrupted. On `SIGTERM` it saves and
 
 import argparse
 import sys
-from pathlib import Path
 
 
 def main(arguments: list[str]) -> int:
@@ -22,9 +21,7 @@ def main(arguments: list[str]) -> int:
 
     try:
         runtime.join(flags.distributed)
-        settings = config.load(flags.config, overrides)
-        runtime.keep_compiled(Path(settings.workdir) / ".jax_cache")
-        train(settings)
+        train(config.load(flags.config, overrides), keep_compiled=True)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return runtime.leaving(2)

@@ -15,6 +15,8 @@ def test_train_then_eval_prints_the_same_line(script, tmp_path):
     trained = script("train.py", "--config", GTP, *TINY, f"--config.workdir={run}", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert trained.stderr == ""
+    # What took long to compile is there for the next start.
+    assert any(path.name.startswith("jit_train_step") for path in (run / ".jax_cache").iterdir())
     banner = trained.stdout.splitlines()[:6]
     assert banner[0].startswith("model   deit_tiny_patch16_224, reducer gtp,")
     assert banner[1] == "tokens  36 -> 28 -> 20"

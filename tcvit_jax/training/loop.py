@@ -19,6 +19,7 @@ from tcvit_jax.evaluation import Result, Stopped, evaluate, make_eval_step
 from tcvit_jax.report.plots import draw_curves
 from tcvit_jax.report.progress import Reporter
 from tcvit_jax.report.rundir import RunDirectory
+from tcvit_jax.training import runtime
 from tcvit_jax.training.checkpoint import Checkpoints
 from tcvit_jax.training.job import Job, build
 from tcvit_jax.training.preemption import Notice, Preempted
@@ -30,8 +31,13 @@ from tcvit_jax.training.warmdown import Stage, at
 _EVALUATE = "evaluate"
 
 
-def train(config: Config) -> dict[str, Any]:
+def train(config: Config, keep_compiled: bool = False) -> dict[str, Any]:
     """Train as `config` says, in its `workdir`, from its last checkpoint if there is one.
+
+    Args:
+        config: of `config.load`.
+        keep_compiled: keep compiled programs in the run's directory, for its next start; from here on all those of this
+            process.
 
     Returns:
         What `summary.json` holds: `top1, top5, loss, examples` of the averaged parameters on the evaluation split,
@@ -48,6 +54,8 @@ def train(config: Config) -> dict[str, Any]:
     with Notice() as notice:
         job = build(config)
         run = RunDirectory(config.workdir, config.to_dict(), write=lead, free=OF_MACHINES)
+        if keep_compiled:
+            runtime.keep_compiled(run.path / ".jax_cache")
         with Checkpoints(run.path) as checkpoints:
             state, start, meta = _first_state(job, checkpoints)
             owed = meta.get(_EVALUATE, False)

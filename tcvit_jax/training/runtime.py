@@ -9,6 +9,7 @@ import traceback
 from pathlib import Path
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from tcvit_jax.errors import InputError, first_line, unknown
 
@@ -110,3 +111,5 @@ def tell_of(error: Exception) -> None:
 def keep_compiled(directory: Path) -> None:
     """Keep programs that take more than a second to compile in `directory`, for the next start of the run."""
     jax.config.update("jax_compilation_cache_dir", str(directory.absolute()))
+    # Asked at the first compilation whether there is a place to keep it, JAX remembers that there was none.
+    compilation_cache.reset_cache()

@@ -176,6 +176,7 @@ def test_an_unreadable_image_ends_with_its_path(tmp_path):
         train(config.load(GTP, [*TINY, *data, f"--config.workdir={tmp_path / 'run'}"]))
 
 
+@pytest.mark.slow
 def test_everything_at_once_and_an_interruption_between_two_stages(finished, tmp_path, monkeypatch):
     """Shared parameters, micro-batches, mixing, a teacher, stages: trained, interrupted, continued, evaluated, loaded."""
     run, _ = finished
