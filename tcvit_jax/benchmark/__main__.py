@@ -12,12 +12,11 @@ from __future__ import annotations
 import argparse
 import sys
 
+from tcvit_jax.command import Command
 
-def main(arguments: list[str]) -> int:
-    """Flags to the library; a mistake is one line and status 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tcvit_jax.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     parser.add_argument("--checkpoint", nargs="+", help="runs or converted weights of one model: one for each seed")
     parser.add_argument("--config", help="instead: a file of configs/, for its model and data")
     parser.add_argument("--weights", default="", help="with --config: a weight file, hf-hub:timm/NAME or a checkpoint")
@@ -33,33 +32,37 @@ def main(arguments: list[str]) -> int:
         "--calibrate", type=int, default=0, metavar="IMAGES", help="of the training split, to choose parameters on"
     )
     parser.add_argument("--out", default="runs/benchmark", help="where results are kept")
-    flags, overrides = parser.parse_known_args(arguments)
-    if bool(flags.checkpoint) == bool(flags.config):
-        parser.error("give --checkpoint DIR, or --config FILE")
 
+
+def run(flags: argparse.Namespace) -> None:
+    """Measure, write the tables and print one of them."""
+    from tcvit_jax import assembly, config
     from tcvit_jax.benchmark import subject as subjects
     from tcvit_jax.benchmark.run import Benchmark
     from tcvit_jax.benchmark.store import Store
     from tcvit_jax.errors import InputError
     from tcvit_jax.reducers import parse
 
-    try:
-        if flags.checkpoint:
-            found = subjects.from_checkpoints(flags.checkpoint, overrides)
-        else:
-            found = subjects.from_config(flags.config, flags.weights, overrides)
-        subject = subjects.build(
-            found, parse(flags.reducers), gmacs=_numbers("gmacs", flags.gmacs), shares=_numbers("share", flags.share),
-            shape=flags.shape, batch=flags.batch, rounds=flags.rounds, calibrate=flags.calibrate,
-        )  # fmt: skip
-        benchmark = Benchmark(subject, Store(flags.out, subject.settings))
-        benchmark.run()
-        print((benchmark.store.path / "results.md").read_text())
-        print(f"saved in {benchmark.store.path}")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if bool(flags.checkpoint) == bool(flags.config):
+        raise InputError("give --checkpoint DIR, or --config FILE")
+    keys = (*config.EVALUATION, *(["data.train_split"] if flags.calibrate else []))
+    reader = "a benchmark, whose methods are --reducers and budgets --gmacs"
+    if flags.checkpoint:
+        scope = config.Scope(reader, keys)
+        found = [assembly.from_checkpoint(directory) for directory in flags.checkpoint]
+        found = [each.with_config(config.override(each.config, flags.overrides, scope)) for each in found]
+    else:
+        scope = config.Scope(reader, (*keys, "model.", "weights", "new_head"))
+        weights = {"weights": flags.weights} if flags.weights else {}
+        found = [assembly.from_weights(config.load(flags.config, flags.overrides, scope, weights))]
+    subject = subjects.build(
+        found, parse(flags.reducers), gmacs=_numbers("gmacs", flags.gmacs), shares=_numbers("share", flags.share),
+        shape=flags.shape, batch=flags.batch, rounds=flags.rounds, calibrate=flags.calibrate,
+    )  # fmt: skip
+    benchmark = Benchmark(subject, Store(flags.out, subject.settings))
+    benchmark.run()
+    print((benchmark.store.path / "results.md").read_text())
+    print(f"saved in {benchmark.store.path}")
 
 
 def _numbers(flag: str, text: str | None) -> tuple[float, ...]:
@@ -71,5 +74,7 @@ def _numbers(flag: str, text: str | None) -> tuple[float, ...]:
         raise InputError(f"--{flag} {text!r} should be numbers with commas, such as 0.75,0.5") from error
 
 
+main = Command(__doc__, add_arguments, run, prog="python -m tcvit_jax.benchmark", has_overrides=True)
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

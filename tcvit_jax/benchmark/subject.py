@@ -6,19 +6,18 @@ import importlib.metadata
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jax
 
-from tcvit_jax import __version__, checkpoint, convert, models, reducers, schedule, sharding
-from tcvit_jax import config as configs
+from tcvit_jax import __version__, checkpoint, models, reducers, schedule
+from tcvit_jax.assembly import EvalData, Pretrained
+from tcvit_jax.config import Config
 from tcvit_jax.errors import InputError, unknown
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing
 from tcvit_jax.reducers import Reducer
 from tcvit_jax.schedule import SHAPES
-from tcvit_jax.training.experiment import EvalData, build_eval_data, build_model, build_preprocessing, check_classes
 
 # Where settings that nobody gave start from.
 SHARES = (0.75, 0.6, 0.5)
@@ -34,7 +33,6 @@ class Weights:
         recipe: how they met the reducers: `"off the shelf"`, if they were trained with every token.
         variables: of the model.
         checksum: of the variables.
-        classes: what they were trained to tell apart, in order; None where nothing says.
     """
 
     name: str
@@ -42,7 +40,14 @@ class Weights:
     recipe: str
     variables: dict[str, Any]
     checksum: str
-    classes: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, pretrained: Pretrained) -> Weights:
+        """Return what a benchmark keeps of pretrained weights."""
+        reducer = pretrained.trained_with
+        recipe = "off the shelf" if reducer is None else f"trained with {reducer!r}"
+        variables = pretrained.variables
+        return cls(pretrained.name, pretrained.seed, recipe, variables, checkpoint.checksum(variables))
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ class Subject:
 
     model: ViT
     weights: tuple[Weights, ...]
-    config: configs.Config
+    config: Config
     data: EvalData
     preprocessing: Preprocessing
     reducers: tuple[Reducer, ...]
@@ -117,7 +122,7 @@ class Subject:
         return {
             "model": models.to_config(self.model),
             "weights": [[weights.name, weights.checksum] for weights in self.weights],
-            "data": {**self.config.to_dict()["data"], "eval_batch_size": self.config.eval_batch_size},
+            "data": {**self.config.data.values(), "eval_batch_size": self.config.run.eval_batch_size},
             "reducers": [reducers.to_config(reducer) for reducer in self.reducers],
             "budgets": list(self.budgets),
             "shape": self.shape,
@@ -136,74 +141,8 @@ def versions() -> dict[str, str]:
     return {**packages, "tcvit_jax": __version__, "python": platform.python_version(), "device": kind}
 
 
-def from_checkpoints(
-    directories: Sequence[str | Path], overrides: Sequence[str] = ()
-) -> tuple[ViT, tuple[Weights, ...], configs.Config, Preprocessing]:
-    """The dense model of one or more checkpoints, with all of their weights, their data and preprocessing.
-
-    Raises:
-        InputError: checkpoints of different models or preprocessing; an override that a checkpoint decides, or that
-            a benchmark does not read.
-    """
-    _check_overrides(overrides, configs.OF_DATA)
-    found, first = [], None
-    for directory in directories:
-        model, variables, meta = checkpoint.load(directory)
-        config = configs.override(configs.restored(meta.get("config", {})), overrides)
-        preprocessing = build_preprocessing(config, model, Preprocessing.from_config(meta["preprocessing"]))
-        checksum = checkpoint.checksum(variables)
-        classes = None if meta["classes"] is None else tuple(meta["classes"])
-        found.append(Weights(str(directory), meta.get("seed"), _recipe(model), variables, checksum, classes))
-        dense = models.condense(model, None, 0)
-        if first is None:
-            first = dense, config, preprocessing
-        elif (dense, preprocessing) != (first[0], first[2]):
-            raise InputError(f"checkpoint {str(directory)!r} holds another model than {str(directories[0])!r}")
-    if first is None:
-        raise InputError("no checkpoint to compare reducers on")
-    return first[0], tuple(found), first[1], first[2]
-
-
-def from_config(
-    path: str | Path, weights: str, overrides: Sequence[str] = ()
-) -> tuple[ViT, tuple[Weights, ...], configs.Config, Preprocessing]:
-    """The dense model of a configuration, with published weights: `weights`, or the configuration's own.
-
-    Raises:
-        InputError: no weights; an override that a benchmark does not read.
-    """
-    _check_overrides(overrides, (*configs.OF_DATA, "--config.model.", "--config.weights", "--config.new_head"))
-    config = configs.load(path, overrides)
-    source = weights or config.weights
-    if not source:
-        raise InputError(f"config file {str(path)!r} names no weights: add --weights FILE")
-    model = models.condense(build_model(config), None, 0)
-    variables = convert.from_torch(convert.read_state_dict(source), model, new_head=config.new_head)
-    seed, recipe = None, _recipe(None)
-    if Path(source).is_dir():
-        trained, _, meta = checkpoint.load(source)
-        seed, recipe = meta.get("seed"), _recipe(trained)
-    found = Weights(str(source), seed, recipe, variables, checkpoint.checksum(variables))
-    return model, (found,), config, build_preprocessing(config, model)
-
-
-def _check_overrides(overrides: Sequence[str], read: Sequence[str]) -> None:
-    """What a benchmark does not read would change nothing, without a word."""
-    for argument in overrides:
-        if argument.startswith("--config.") and not argument.startswith(tuple(read)):
-            keys = ", ".join(key.removeprefix("--config.").rstrip(".=") for key in read)
-            raise InputError(
-                f"cannot use {argument!r} with a benchmark, which reads {keys}: methods are --reducers, budgets --gmacs"
-            )
-
-
-def _recipe(model: ViT | None) -> str:
-    """How weights of this model met the reducers."""
-    return "off the shelf" if model is None or model.reducer is None else f"trained with {model.reducer!r}"
-
-
 def build(
-    found: tuple[ViT, tuple[Weights, ...], configs.Config, Preprocessing],
+    pretrained: Sequence[Pretrained],
     methods: Sequence[Reducer],
     *,
     gmacs: Sequence[float] = (),
@@ -216,13 +155,23 @@ def build(
     """Put a subject together; every mistake in it is raised here, before anything is compiled.
 
     Args:
-        found: from `from_checkpoints` or `from_config`.
+        pretrained: one or more weights of one model; the data are those of the first.
         methods: the reducers, at least one.
         gmacs: budgets in 1e9 multiply-adds.
         shares: without those, budgets as parts of the dense model's cost.
         shape, batch, rounds, calibrate: as of `Subject`.
+
+    Raises:
+        InputError: weights of different models or preprocessing, a method that cannot meet a budget, or a number out of
+            its range.
     """
-    model, weights, config, preprocessing = found
+    if not pretrained:
+        raise InputError("no checkpoint to compare reducers on")
+    first = pretrained[0]
+    model, config, preprocessing = models.condense(first.model), first.config, first.preprocessing
+    for each in pretrained[1:]:
+        if (models.condense(each.model), each.preprocessing) != (model, preprocessing):
+            raise InputError(f"checkpoint {each.name!r} holds another model than {first.name!r}")
     if not methods:
         raise InputError("no reducer to compare: use --reducers gtp,tcvit")
     if len(set(methods)) < len(methods):
@@ -230,7 +179,6 @@ def build(
         raise InputError(f"reducer {twice!r} is named twice: once is enough")
     if not gmacs and not shares:
         raise InputError("no budget to compare at: use --share 0.75,0.5 or --gmacs 3.4")
-    sharding.check_divisible("eval_batch_size", config.eval_batch_size, sharding.data_mesh())
     dense = model.cost().total / 1e9
     for share in () if gmacs else shares:
         if not 0 < share < 1:
@@ -248,11 +196,11 @@ def build(
         raise InputError(f"calibrate={calibrate} is negative: 0 takes parameters as they are given")
     if jax.process_count() > 1:
         raise InputError(f"a benchmark runs in one process, and this is one of {jax.process_count()}")
-    data = build_eval_data(config, model, preprocessing)
-    for trained in weights:
-        check_classes(config, data, trained.classes, repr(trained.name))
+    # Each compares the classes that its weights were trained on with those of the data.
+    data = [each.eval_data() for each in pretrained][0]
     subject = Subject(
-        model, weights, config, data, preprocessing, tuple(methods), budgets, shape, batch, rounds, calibrate
+        model, tuple(map(Weights.of, pretrained)), config, data, preprocessing, tuple(methods), budgets, shape, batch,
+        rounds, calibrate,
     )  # fmt: skip
     for budget in budgets:
         subject.entries(budget)

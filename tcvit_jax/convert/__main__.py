@@ -10,12 +10,11 @@ from __future__ import annotations
 import argparse
 import sys
 
+from tcvit_jax.command import Command
 
-def main(arguments: list[str]) -> int:
-    """Flags to the library; a mistake is one line and status 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tcvit_jax.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     parser.add_argument("source", help=".safetensors, .npz, .pth, hf-hub:timm/NAME, or a checkpoint directory")
     parser.add_argument("--out", required=True, help="a new directory; of a checkpoint, a new .safetensors file")
     parser.add_argument("--model", help="timm's name, with or without tag; the hub's repositories bring theirs")
@@ -30,33 +29,30 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--grid", help="patches that the file has positions for, where they are no square: 16x8")
     parser.add_argument("--photo", help="an image to compare with timm on; by default one that scikit-learn brings")
     parser.add_argument("--no-parity", action="store_true", help="do not compare with timm, where it is installed")
-    flags = parser.parse_args(arguments)
 
+
+def run(flags: argparse.Namespace) -> None:
+    """Convert in the direction that `--out` says, and print the account."""
     from tcvit_jax.convert.command import to_checkpoint, to_safetensors
     from tcvit_jax.errors import InputError
 
-    try:
-        if flags.out.endswith(".safetensors"):
-            given = {name: getattr(flags, name) for name in ("model", "img_size", "num_classes", "grid", "photo")}
-            unused = [name for name, value in given.items() if value is not None] + ["new_head"] * flags.new_head
-            if unused:
-                raise InputError(
-                    f"--{unused[0].replace('_', '-')} is not for writing {flags.out!r}: a model is written as it is"
-                )
-            print(to_safetensors(flags.source, flags.out, flags.entry))
-        else:
-            overrides = {"img_size": _sides("img-size", flags.img_size), "num_classes": flags.num_classes}
-            print(
-                to_checkpoint(
-                    flags.source, flags.out, flags.model, new_head=flags.new_head, entry=flags.entry,
-                    overrides={key: value for key, value in overrides.items() if value is not None},
-                    compare=not flags.no_parity, photo=flags.photo, grid=_sides("grid", flags.grid),
-                )
-            )  # fmt: skip
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if flags.out.endswith(".safetensors"):
+        given = {name: getattr(flags, name) for name in ("model", "img_size", "num_classes", "grid", "photo")}
+        unused = [name for name, value in given.items() if value is not None] + ["new_head"] * flags.new_head
+        if unused:
+            raise InputError(
+                f"--{unused[0].replace('_', '-')} is not for writing {flags.out!r}: a model is written as it is"
+            )
+        print(to_safetensors(flags.source, flags.out, flags.entry))
+    else:
+        overrides = {"img_size": _sides("img-size", flags.img_size), "num_classes": flags.num_classes}
+        print(
+            to_checkpoint(
+                flags.source, flags.out, flags.model, new_head=flags.new_head, entry=flags.entry,
+                overrides={key: value for key, value in overrides.items() if value is not None},
+                compare=not flags.no_parity, photo=flags.photo, grid=_sides("grid", flags.grid),
+            )
+        )  # fmt: skip
 
 
 def _sides(flag: str, text: str | None) -> tuple[int, int] | None:
@@ -69,5 +65,7 @@ def _sides(flag: str, text: str | None) -> tuple[int, int] | None:
     return found
 
 
+main = Command(__doc__, add_arguments, run, prog="python -m tcvit_jax.convert")
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from tcvit_jax.command import Command
+
 if TYPE_CHECKING:
     from jax.sharding import Mesh
     from jax.stages import Lowered
@@ -174,13 +176,8 @@ def table(programs: Sequence[Program]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str]) -> int:
-    """Flags to the table; a mistake is one line and status 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tcvit_jax.measure.tpu",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     parser.add_argument("--topology", default="v5e:2x2", help="kind of TPU and its chips, v5e:2x2, v5e:16x16, v4:2x2x1")
     parser.add_argument("--model", default="deit_small_patch16_224", help="timm's name")
     parser.add_argument("--reducer", default="gtp,tcvit", help="names of methods, with commas between them")
@@ -189,32 +186,27 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--dtype", default="bfloat16", help="of the computation: bfloat16 or float32")
     parser.add_argument("--depth", type=int, help="another number of blocks: two compile in a few minutes")
     parser.add_argument("--json", metavar="FILE", help="write the figures there too")
-    flags = parser.parse_args(arguments)
 
+
+def run(flags: argparse.Namespace) -> None:
+    """Compile the models, and print the table."""
     import jax
 
     from tcvit_jax.errors import InputError
 
     # No other device is wanted, whatever the machine has; not by a variable of the environment, which jax has read.
     jax.config.update("jax_platforms", "cpu")
-    try:
-        if flags.batch_per_chip < 1:
-            raise InputError(f"--batch-per-chip {flags.batch_per_chip} is no batch: use 128")
-        # What the command was asked is checked before the compiler is looked for.
-        candidates = models_of(
-            flags.model, flags.reducer.split(","), _schedule(flags.schedule), flags.dtype, flags.depth
-        )
-        mesh, programs = pod(flags.topology), []
-        for name, model in candidates.items():
-            print(f"compiling {name} ...", file=sys.stderr, flush=True)
-            programs.append(compiled(name, model, mesh, flags.batch_per_chip))
-        print(table(programs))
-        if flags.json:
-            _write(flags, programs)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if flags.batch_per_chip < 1:
+        raise InputError(f"--batch-per-chip {flags.batch_per_chip} is no batch: use 128")
+    # What the command was asked is checked before the compiler is looked for.
+    candidates = models_of(flags.model, flags.reducer.split(","), _schedule(flags.schedule), flags.dtype, flags.depth)
+    mesh, programs = pod(flags.topology), []
+    for name, model in candidates.items():
+        print(f"compiling {name} ...", file=sys.stderr, flush=True)
+        programs.append(compiled(name, model, mesh, flags.batch_per_chip))
+    print(table(programs))
+    if flags.json:
+        _write(flags, programs)
 
 
 def _schedule(text: str) -> int | list[int]:
@@ -242,5 +234,7 @@ def _write(flags: argparse.Namespace, programs: Sequence[Program]) -> None:
         raise InputError(f"--json {flags.json!r} cannot be written: {error.strerror}") from error
 
 
+main = Command(__doc__, add_arguments, run, prog="python -m tcvit_jax.measure.tpu")
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

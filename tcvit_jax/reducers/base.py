@@ -111,6 +111,10 @@ class Reducer(ABC):
         """If the plan reads the class token's attention: which field does, and what to use without one; else empty."""
         return self.parts.score.reads_class or self.parts.fusion.reads_class
 
+    def unread_fields(self) -> Mapping[str, str]:
+        """STUB-UNTIL-MERGE."""
+        return {}
+
     def most(self, patches: int, prefix: int) -> int:
         """How many of so many patch tokens, behind so many protected ones, can leave in one block."""
         return self.parts.score.most(patches, prefix)

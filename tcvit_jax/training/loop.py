@@ -12,8 +12,8 @@ import numpy as np
 from jax import Array
 from jax.experimental import multihost_utils
 
-from tcvit_jax import models, sharding
-from tcvit_jax.config import OF_MACHINES, Config
+from tcvit_jax import models, reducers, sharding
+from tcvit_jax.config import Config, normalized
 from tcvit_jax.errors import InputError
 from tcvit_jax.evaluation import Result, Stopped, evaluate, make_eval_step
 from tcvit_jax.report.plots import draw_curves
@@ -35,7 +35,7 @@ def train(config: Config, keep_compiled: bool = False) -> dict[str, Any]:
     """Train as `config` says, in its `workdir`, from its last checkpoint if there is one.
 
     Args:
-        config: of `config.load`.
+        config: from `config.load`, or made of sections.
         keep_compiled: keep compiled programs in the run's directory, for its next start; from here on all those of this
             process.
 
@@ -50,10 +50,14 @@ def train(config: Config, keep_compiled: bool = False) -> dict[str, Any]:
             and the images).
         Preempted: the run was asked to end by `SIGTERM`, and is saved.
     """
+    if not config.run.workdir:
+        raise InputError("workdir='': must name the directory of the run")
     lead = jax.process_index() == 0
     with Notice() as notice:
         job = build(config)
-        run = RunDirectory(config.workdir, config.to_dict(), write=lead, free=OF_MACHINES)
+        run = RunDirectory(
+            config.run.workdir, config.to_mapping(), write=lead, free=config.OF_MACHINES, normalize=normalized
+        )
         if keep_compiled:
             runtime.keep_compiled(run.path / ".jax_cache")
         with Checkpoints(run.path) as checkpoints:
@@ -80,7 +84,7 @@ def train(config: Config, keep_compiled: bool = False) -> dict[str, Any]:
 
 def _first_state(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, int, dict[str, Any]]:
     """The last checkpoint's state, or a fresh one; the steps it has taken; and what the checkpoint says of itself."""
-    init = make_init(job.model, job.tx, job.config.seed)
+    init = make_init(job.model, job.tx, job.config.run.seed)
     shapes = jax.eval_shape(init)
     latest = checkpoints.latest()
     if latest is not None:
@@ -91,7 +95,7 @@ def _first_state(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, int, d
 def _banner(job: Job, start: int) -> Iterator[str]:
     model, config, device = job.model, job.config, jax.devices()[0]
     yield (
-        f"model   {model.variant}, reducer {config.reducer.name}, {models.count_parameters(model) / 1e6:.3g} M "
+        f"model   {model.variant}, reducer {config.reduction.values()['reducer.name']}, {models.count_parameters(model) / 1e6:.3g} M "
         f"parameters, {model.dtype}"
     )
     yield from job.ledger.summary().splitlines()
@@ -101,9 +105,9 @@ def _banner(job: Job, start: int) -> Iterator[str]:
         f"{len(source.classes)} classes"
     )
     shared = f", parameters shared by {config.mesh.model}" if config.mesh.model > 1 else ""
-    yield f"devices {jax.device_count()} x {device.device_kind}, {config.batch_size} images a step{shared}"
+    yield f"devices {jax.device_count()} x {device.device_kind}, {config.run.batch_size} images a step{shared}"
     resumed = f", continued after step {start}" if start else ""
-    yield f"run     {config.workdir}, {job.total_steps} steps, seed {config.seed}{resumed}"
+    yield f"run     {config.run.workdir}, {job.total_steps} steps, seed {config.run.seed}{resumed}"
 
 
 class Loop:
@@ -122,7 +126,7 @@ class Loop:
     @property
     def speed(self) -> float:
         """Training images per second so far."""
-        return self._watch.rate(self._job.config.batch_size)
+        return self._watch.rate(self._job.config.run.batch_size)
 
     def evaluate(self, state: TrainState) -> Result:
         """The averaged parameters on the whole evaluation split.
@@ -160,9 +164,9 @@ class Loop:
                 self._check_finite(before)
             before = now
             last = step == job.total_steps
-            logs = step % config.log_every == 0
+            logs = step % config.run.log_every == 0
             evaluates = last or step % job.eval_steps == 0
-            saves = last or step % config.checkpoint_every == 0
+            saves = last or step % config.run.checkpoint_every == 0
             leaves = self._notice.reached()
             if logs or evaluates or saves or leaves:
                 # The step's own time counts as training, and nothing is kept or reported of a broken one.
@@ -191,7 +195,7 @@ class Loop:
         objective = replace(job.objective, model=replace(job.model, removed=stage.removed))
         self._train_steps[stage] = make_train_step(
             objective, job.tx, job.mesh,
-            seed=config.seed, ema_decay=config.optimizer.ema_decay, accumulate=config.accumulate,
+            seed=config.run.seed, ema_decay=config.optimizer.ema_decay, accumulate=config.run.accumulate,
         )  # fmt: skip
         return self._train_steps[stage], True
 
@@ -258,7 +262,7 @@ def _summary(job: Job, result: Result, speed: float) -> dict[str, Any]:
         "parameters": models.count_parameters(job.model),
         "train_images_per_second": speed,
         "step": job.total_steps,
-        "seed": job.config.seed,
+        "seed": job.config.run.seed,
         "model": job.model.variant,
-        "reducer": job.config.reducer.to_dict(),
+        "reducer": reducers.to_config(job.model.reducer),
     }

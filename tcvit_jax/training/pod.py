@@ -15,6 +15,8 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from tcvit_jax.command import Command
+
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
@@ -32,30 +34,24 @@ def compiled_step(config: Config, mesh: Mesh) -> Program:
     import numpy as np
     import optax
 
-    from tcvit_jax import models, sharding
+    from tcvit_jax import models
     from tcvit_jax.measure import tpu
-    from tcvit_jax.training import experiment, job, optimizer
+    from tcvit_jax.training import optimizer, recipe
     from tcvit_jax.training.step import make_init, make_train_step
 
-    job.check_numbers(config)
-    model = experiment.build_model(config)
-    sharding.check_shared(models.parameter_shapes(model), mesh)
-    # Whatever a teacher's weights are, its step is the same.
-    teacher, taught, _ = job.teacher_of(config, model, experiment.build_preprocessing(config, model), {})
-    objective = job.objective_of(config, model, experiment.build_preprocessing(config, model), teacher)
-    rows = config.accumulate * (2 if objective.pairs else 1)
-    sharding.check_divisible("batch_size", config.batch_size, mesh, rows)
+    found, run = recipe.build(config, mesh), config.run
+    model, teacher = found.model, found.objective.teacher
     tx = optimizer.adamw(config.optimizer, optax.constant_schedule(config.optimizer.lr), model.depth)
     step: Any = make_train_step(
-        objective, tx, mesh, seed=config.seed, ema_decay=config.optimizer.ema_decay, accumulate=config.accumulate
+        found.objective, tx, mesh, seed=run.seed, ema_decay=config.optimizer.ema_decay, accumulate=run.accumulate
     )
-    state = jax.eval_shape(make_init(model, tx, config.seed))
-    if teacher is not None and not taught:
-        taught = models.variable_shapes(teacher.model)
-    shown = (config.batch_size, *model.img_size, model.in_chans)
+    state = jax.eval_shape(make_init(model, tx, run.seed))
+    # Whatever a teacher's weights are, its step is the same.
+    taught = {} if teacher is None else models.variable_shapes(teacher.model)
+    images = (run.batch_size, *model.img_size, model.in_chans)
     batch = {
-        "image": jax.ShapeDtypeStruct(shown, np.uint8),
-        "label": jax.ShapeDtypeStruct((config.batch_size,), np.int32),
+        "image": jax.ShapeDtypeStruct(images, np.uint8),
+        "label": jax.ShapeDtypeStruct((run.batch_size,), np.int32),
     }
     return tpu.priced("step", step.lower(state, taught, batch))
 
@@ -65,9 +61,10 @@ def describe(program: Program, mesh: Mesh, config: Config) -> str:
     kinds = ", ".join(f"{count} {kind}" for kind, count in program.collectives.items()) or "none"
     memory = program.arguments_mib + program.temporaries_mib
     return (
-        f"step         {config.model.name}, {config.reducer.name}, {config.batch_size} images on {mesh.size} chips, "
+        f"step         {config.model.name}, {config.reduction.values()['reducer.name']}, {config.run.batch_size} images "
+        f"on {mesh.size} chips, "
         f"mesh {mesh.shape['data']} x {mesh.shape['model']}\n"
-        f"GFLOP        {program.gflop:,.1f} a chip, {program.gflop * mesh.size / config.batch_size:.2f} an image\n"
+        f"GFLOP        {program.gflop:,.1f} a chip, {program.gflop * mesh.size / config.run.batch_size:.2f} an image\n"
         f"GB           {program.gigabytes:,.2f} read and written, a chip\n"
         f"memory       {memory:,.0f} MiB a chip: arguments {program.arguments_mib:,.0f}, temporaries "
         f"{program.temporaries_mib:,.0f}, output {program.output_mib:,.0f} (in the arguments' place)\n"
@@ -76,36 +73,28 @@ def describe(program: Program, mesh: Mesh, config: Config) -> str:
     )
 
 
-def main(arguments: list[str]) -> int:
-    """Flags to the figures; a mistake is one line and status 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tcvit_jax.training.pod", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("--config", required=True, help="a file of configs/, or your own with get_config()")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("--config", required=True, help="a file of configs/ or your own: FILE.py, or FILE.py:RECIPE")
     parser.add_argument("--topology", default="v5e:2x2", help="kind of TPU and its chips, v5e:2x2, v5e:16x16, v4:2x2x1")
     parser.add_argument("--json", metavar="FILE", help="write the figures there too")
-    flags, overrides = parser.parse_known_args(arguments)
 
+
+def run(flags: argparse.Namespace) -> None:
+    """Print what the step of a configuration costs."""
     import jax
 
     from tcvit_jax import config as configs
-    from tcvit_jax.errors import InputError
     from tcvit_jax.measure import tpu
 
     # No other device is wanted, whatever the machine has; not by a variable of the environment, which jax has read.
     jax.config.update("jax_platforms", "cpu")
-    try:
-        config = configs.load(flags.config, overrides)
-        mesh = tpu.pod(flags.topology, config.mesh.data, config.mesh.model)
-        program = compiled_step(config, mesh)
-        print(describe(program, mesh, config))
-        if flags.json:
-            _write(flags.json, {"config": config.to_dict(), "topology": flags.topology, **asdict(program)})
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    config = configs.load(flags.config, flags.overrides)
+    mesh = tpu.pod(flags.topology, config.mesh.data, config.mesh.model)
+    program = compiled_step(config, mesh)
+    print(describe(program, mesh, config))
+    if flags.json:
+        _write(flags.json, {"config": config.to_mapping(), "topology": flags.topology, **asdict(program)})
 
 
 def _write(path: str, figures: dict[str, Any]) -> None:
@@ -120,5 +109,7 @@ def _write(path: str, figures: dict[str, Any]) -> None:
         raise InputError(f"--json {path!r} cannot be written: {error.strerror}") from error
 
 
+main = Command(__doc__, add_arguments, run, prog="python -m tcvit_jax.training.pod", has_overrides=True)
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

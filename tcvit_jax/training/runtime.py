@@ -6,12 +6,16 @@ import importlib.util
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from tcvit_jax.command import MISTAKE
 from tcvit_jax.errors import InputError, first_line, unknown
+from tcvit_jax.training.preemption import Preempted
 
 MODES = ("auto", "on", "off")
 # What says that this process is one of several: addresses given by hand, Slurm, Open MPI, TPU pods.
@@ -82,30 +86,48 @@ def _whole(name: str, text: str) -> int:
     return int(text)
 
 
-def leaving(status: int) -> int:
-    """`status`, for an exit after a mistake; where this process is one of several it ends here.
+@contextmanager
+def together(mode: str = "auto") -> Iterator[None]:
+    """Join the other processes (see `join`) for what happens inside; one that fails ends at once.
 
-    At once, since an orderly end would wait for the others, and they for this one.
+    An orderly end would wait for the others, and they for this one.
+
+    Raises:
+        InputError: as `join`; and, where this process is alone, whatever is raised inside.
     """
-    if jax.distributed.is_initialized() and jax.process_count() > 1:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(status)
-    return status
+    try:
+        join(mode)
+        yield
+    except InputError as error:
+        if _is_one_of_several():
+            _leave(MISTAKE, f"error: {error}")
+        raise
+    except Preempted:
+        # All processes end here, each in good order.
+        raise
+    except Exception as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in _EXCHANGE):
+            text = (
+                "error: an exchange with another process failed, which may be gone: "
+                f"{first_line(error)}; the same command continues from the last checkpoint"
+            )
+        else:
+            text = "".join(traceback.format_exception(error)).rstrip()
+        if _is_one_of_several():
+            _leave(1, text)
+        raise
 
 
-def tell_of(error: Exception) -> None:
-    """End this process with status 1 where it is one of several: in a line if an exchange with others has failed."""
-    if isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in _EXCHANGE):
-        text = (
-            f"error: an exchange with another process failed, which may be gone: {first_line(error)}; the same command "
-            "continues from the last checkpoint"
-        )
-    else:
-        text = "".join(traceback.format_exception(error)).rstrip()
-    if jax.distributed.is_initialized() and jax.process_count() > 1:
-        print(text, file=sys.stderr)
-        leaving(1)
+def _is_one_of_several() -> bool:
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def _leave(status: int, text: str) -> None:
+    """End this process now, with `text` on standard error."""
+    print(text, file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
 
 
 def keep_compiled(directory: Path) -> None:

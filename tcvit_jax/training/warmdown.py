@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tcvit_jax.config import Config
+from tcvit_jax.config import Warmdown
 from tcvit_jax.errors import InputError
 from tcvit_jax.models import ViT, condense
 
@@ -22,37 +22,30 @@ class Stage:
     removed: tuple[int, ...]
 
 
-def stages(config: Config, model: ViT, total_steps: int, steps_per_epoch: float) -> tuple[Stage, ...]:
+def stages(warmdown: Warmdown, model: ViT, total_steps: int, steps_per_epoch: float) -> tuple[Stage, ...]:
     """The stages of a run; the last one has the whole schedule of `model`.
 
     Until `start_epoch` nothing is removed; over the next `epochs` the removed part of the schedule follows half a
     cosine, `(1 - cos(pi t)) / 2`, in equal steps of the schedule, each number of tokens rounded.
 
     Raises:
-        InputError: a number out of its range, or a warm-down that does not end before the run.
+        InputError: nothing is removed, or the warm-down does not end before the run.
     """
-    for key in ("start_epoch", "epochs"):
-        if not config[key] >= 0:
-            raise InputError(f"warmdown.{key}={config[key]} is negative")
-    if config.stages < 1:
-        raise InputError(f"warmdown.stages={config.stages} is not positive")
-    if not config.epochs:
-        if config.start_epoch:
-            raise InputError(f"warmdown.start_epoch={config.start_epoch} without warmdown.epochs is not read")
+    if not warmdown.epochs:
         return (Stage(0, model.removed),)
     if not any(model.removed):
-        raise InputError(f"warmdown.epochs={config.epochs}, and nothing is removed: use a reducer and a schedule")
-    end = (config.start_epoch + config.epochs) * steps_per_epoch
+        raise InputError(f"warmdown.epochs={warmdown.epochs}, and nothing is removed: use a reducer and a schedule")
+    end = (warmdown.start_epoch + warmdown.epochs) * steps_per_epoch
     if end >= total_steps:
         raise InputError(
-            f"warmdown.epochs={config.epochs} ends at step {round(end)}, and the run has {total_steps}: use less"
+            f"warmdown.epochs={warmdown.epochs} ends at step {round(end)}, and the run has {total_steps}: use less"
         )
     found: list[Stage] = []
-    for level in range(config.stages + 1):
-        part = level / config.stages
+    for level in range(warmdown.stages + 1):
+        part = level / warmdown.stages
         # When half a cosine has come so far.
         time = math.acos(1 - 2 * part) / math.pi
-        start = round((config.start_epoch + config.epochs * time) * steps_per_epoch) if level else 0
+        start = round((warmdown.start_epoch + warmdown.epochs * time) * steps_per_epoch) if level else 0
         removed = tuple(round(part * count) for count in model.removed)
         if found and found[-1].start == start:
             found.pop()

@@ -1,0 +1,146 @@
+"""The whole configuration of a run, and its form as plain nested values, which files and checkpoints hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Self, cast
+
+from flax import traverse_util
+
+from tcvit_jax import reducers
+from tcvit_jax.config import checks
+from tcvit_jax.config.fields import Section
+from tcvit_jax.config.sections import (
+    Data,
+    Distillation,
+    Mesh,
+    Mixing,
+    Model,
+    Optimizer,
+    Reduction,
+    Run,
+    Warmdown,
+)
+from tcvit_jax.errors import unknown
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a run is made from, section by section.
+
+    Raises:
+        InputError: sections that do not fit each other, or a key that is set and that nothing reads.
+    """
+
+    model: Model = field(default_factory=Model)
+    reduction: Reduction = field(default_factory=Reduction)
+    warmdown: Warmdown = field(default_factory=Warmdown)
+    data: Data = field(default_factory=Data)
+    mixing: Mixing = field(default_factory=Mixing)
+    distill: Distillation = field(default_factory=Distillation)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    mesh: Mesh = field(default_factory=Mesh)
+    run: Run = field(default_factory=Run)
+
+    # What may change when a run continues: where it is kept, and its machines. Rounding apart, training is the same.
+    OF_MACHINES: ClassVar[tuple[str, ...]] = (
+        "workdir", "mesh.data", "mesh.model", "data.dir", "data.workers", "accumulate", "eval_batch_size",
+        "checkpoint_every",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Check sections against each other."""
+        checks.check(self.values(), DEFAULTS, self.reduction.reducer)
+
+    def values(self) -> dict[str, Any]:
+        """Return the value of every key, such as `"data.name"`."""
+        return {found: value for section in self._sections() for found, value in section.values().items()}
+
+    def _sections(self) -> tuple[Section, ...]:
+        return tuple(getattr(self, each.name) for each in fields(self))
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return plain nested values, `{"data": {"name": ...}, "seed": 0, ...}`; `from_mapping` is the inverse."""
+        return nested(self.values())
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Make a configuration from nested values; keys that are not there take their defaults.
+
+        Raises:
+            InputError: an unknown key (with the nearest), a value that does not fit its key, or sections that do not
+                fit each other.
+        """
+        return cls.from_values(flat(values))
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Self:
+        """Make a configuration from values by key; see `from_mapping`."""
+        parts: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+        for found, value in values.items():
+            section = "reduction" if found.startswith("reducer.") else HOMES.get(found)
+            if section is None:
+                raise unknown("config key", found, HOMES)
+            parts[section][found] = value
+        return cls(**{name: section.from_values(parts[name]) for name, section in SECTIONS.items()})
+
+    def updated(self, changes: Mapping[str, Any]) -> Self:
+        """Return the configuration with changes by key, such as `{"reducer.alpha": 0.2, "schedule": 8}`.
+
+        The later of two changes that exclude each other holds: a schedule replaces a budget and a budget a schedule;
+        another `reducer.name` starts from that method's own fields, and `"none"` drops the schedule as well.
+
+        Raises:
+            InputError: as `from_mapping`.
+        """
+        return type(self).from_values(changed(self.values(), changes))
+
+
+def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of all keys with changes, as `Config.updated` makes them, unchecked but for unknown keys."""
+    values = dict(values)
+    for found, value in changes.items():
+        known = HOMES.keys() | values.keys()
+        if found not in known:
+            raise unknown("config key", found, known)
+        values = {each: kept for each, kept in values.items() if not replaces(found, value, each)}
+        values |= _with_default_fields(value) if found == "reducer.name" else {found: value}
+    return values
+
+
+def replaces(changed: str, value: Any, other: str) -> bool:
+    """Return whether setting the key `changed` to `value` sets the key `other` back to its default."""
+    if changed == "reducer.name":
+        return other.startswith("reducer.") or (value == "none" and other in ("schedule", "gmacs", "shape"))
+    return (changed == "schedule" and other in ("gmacs", "shape")) or (changed == "gmacs" and other == "schedule")
+
+
+def _with_default_fields(name: str) -> dict[str, Any]:
+    fields_of = reducers.to_config(reducers.from_config({"name": name}))
+    return {f"reducer.{field}": value for field, value in fields_of.items()}
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested values by key, `{"data.name": ...}`."""
+    return cast("dict[str, Any]", traverse_util.flatten_dict(dict(values), sep="."))
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by key as nested dicts, the inverse of `flat`."""
+    return cast("dict[str, Any]", traverse_util.unflatten_dict(dict(values), sep="."))
+
+
+SECTIONS: Mapping[str, type[Section]] = {
+    "model": Model, "reduction": Reduction, "warmdown": Warmdown, "data": Data, "mixing": Mixing,
+    "distill": Distillation, "optimizer": Optimizer, "mesh": Mesh, "run": Run,
+}  # fmt: skip
+# The section of every key, and the defaults.
+HOMES: Mapping[str, str] = {found: name for name, section in SECTIONS.items() for found in section().values()}
+DEFAULTS: Mapping[str, Any] = {
+    found: value for section in SECTIONS.values() for found, value in section().values().items()
+}
+# A value of every key that is not None, but for the fields of reducers.
+EXAMPLES: Mapping[str, Any] = {
+    found: value for section in SECTIONS.values() for found, value in section.examples().items()
+}

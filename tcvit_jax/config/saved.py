@@ -1,0 +1,53 @@
+"""Configurations that runs and checkpoints hold, perhaps of an older version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tcvit_jax import reducers
+from tcvit_jax.config import checks
+from tcvit_jax.config.configuration import DEFAULTS, Config, flat
+from tcvit_jax.errors import InputError
+from tcvit_jax.reducers import Reducer
+
+
+def restore(values: Mapping[str, Any], version: str | None = None) -> Config:
+    """Return the configuration that `Config.to_mapping` wrote, of this version or an earlier one.
+
+    Keys that it was saved without take their defaults. Keys that were set without effect, which earlier versions
+    allowed, are set back to them.
+
+    Args:
+        values: nested plain values.
+        version: of the package that wrote them; None where they do not say.
+
+    Raises:
+        InputError: a key or a value that this version does not know; one line with the version that wrote it.
+    """
+    try:
+        return Config.from_values(_with_effect(flat(values)))
+    except InputError as error:
+        writer = f"tcvit_jax {version}" if version else "an earlier version of tcvit_jax"
+        raise InputError(f"the configuration was written by {writer}, and this one cannot use it: {error}") from error
+
+
+def normalized(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a saved configuration as `restore(values).to_mapping()` has it, to compare it with another one."""
+    return restore(values).to_mapping()
+
+
+def _with_effect(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` by key, without those that have no effect."""
+    # JSON has lists in place of tuples.
+    full = {**DEFAULTS, **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}}
+    # Setting one key back can leave another without effect.
+    while idle := [key for key, _ in checks.unread(full, DEFAULTS, _reducer(full))]:
+        full = {key: value for key, value in full.items() if key not in idle}
+        full = {**DEFAULTS, **full}
+    return full
+
+
+def _reducer(values: Mapping[str, Any]) -> Reducer | None:
+    prefix = "reducer."
+    return reducers.from_config({key.removeprefix(prefix): each for key, each in values.items() if prefix in key})
