@@ -4,10 +4,12 @@ RandAugment, mixup, CutMix, random erasing, every image three times a pass, labe
 those of 512 images a step, scaled; timm's steps of the learning rate are epochs, here they are updates.
 """
 
+from ml_collections import ConfigDict
+
 from tcvit_jax import config as base
 
 
-def get_config() -> base.Config:
+def get_config() -> ConfigDict:
     """DeiT-S without reduction: 300 epochs, 1,024 images a step, bfloat16."""
     config = base.default()
     config.model.update(name="deit_small_patch16_224", drop_path_rate=0.1, dtype="bfloat16")

@@ -3,10 +3,18 @@
 python train.py --config configs/digits_dense.py
 """
 
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
 from tcvit_jax import config as base
 
+recipes = base.module(Path(__file__).with_name("_recipes.py"))
 
-def get_config() -> base.Config:
+RESULT = recipes.Result("dense", 98.05, gmacs=0.00799, source="README", note="352 of 359 images, seed 0")
+
+
+def get_config() -> ConfigDict:
     """12x12 images, 36 patches of 2x2, four blocks of width 64."""
     config = base.default()
     config.model.update(

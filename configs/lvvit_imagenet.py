@@ -5,10 +5,12 @@ them (the authors publish theirs, of an NFNet-F6, and 83.3 % are with them), els
 at the lowest rate are left out.
 """
 
+from ml_collections import ConfigDict
+
 from tcvit_jax import config as base
 
 
-def get_config() -> base.Config:
+def get_config() -> ConfigDict:
     """LV-ViT-S without reduction: 300 epochs, 1,024 images a step, bfloat16."""
     config = base.default()
     config.model.update(name="lvvit_s", drop_path_rate=0.1, dtype="bfloat16")
