@@ -112,7 +112,7 @@ def configure(row: Row, recipe: str) -> ConfigDict:
     if recipe not in RECIPES:
         raise unknown("recipe", recipe, RECIPES)
     config = base.read(Path(__file__).with_name(row.dense.scratch))
-    config.model.name = row.dense.model
+    config.update(model={"name": row.dense.model})
     config.reducer = reducers.to_config(row.reducer)
     config.schedule = row.schedule
     RECIPES[recipe](config, row)
@@ -121,7 +121,7 @@ def configure(row: Row, recipe: str) -> ConfigDict:
 
 def scratch(config: ConfigDict, row: Row) -> None:
     """Train from random parameters: only the method's own warm-down is added."""
-    config.warmdown.update(row.warmdown)
+    config.update(warmdown=row.warmdown)
 
 
 def finetune(config: ConfigDict, row: Row) -> None:
@@ -134,10 +134,12 @@ def finetune(config: ConfigDict, row: Row) -> None:
     config.update(
         weights=row.dense.weights, batch_size=2048, epochs=30.0, eval_every=1.0, checkpoint_every=625, token_labels=0.0
     )
-    config.model.drop_path_rate = 0.0
-    config.mixing.mix_token = False
+    config.update(model={"drop_path_rate": 0.0}, mixing={"mix_token": False})
+    # Nothing of the scratch recipe's optimizer remains.
     config.optimizer = base.default().optimizer
-    config.optimizer.update(lr=2e-5, min_lr=2e-6, warmup_epochs=0.0, weight_decay=1e-6, ema_decay=0.9998)
+    config.update(
+        optimizer={"lr": 2e-5, "min_lr": 2e-6, "warmup_epochs": 0.0, "weight_decay": 1e-6, "ema_decay": 0.9998}
+    )
 
 
 def selfdistill(config: ConfigDict, row: Row) -> None:
@@ -148,7 +150,7 @@ def selfdistill(config: ConfigDict, row: Row) -> None:
 
 def add_teacher(config: ConfigDict) -> None:
     """Take half of the loss from the dense model's distribution, and compare restored patches with its own."""
-    config.distill.update(teacher="dense", kind="soft", weight=0.5, temperature=1.0, tokens=0.5)
+    config.update(distill={"teacher": "dense", "kind": "soft", "weight": 0.5, "temperature": 1.0, "tokens": 0.5})
 
 
 RECIPES: Mapping[str, Callable[[ConfigDict, Row], None]] = {
