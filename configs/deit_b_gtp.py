@@ -1,24 +1,42 @@
 """GTP-ViT on DeiT-B, ImageNet-1k: 8 of 196 patch tokens leave every block.
 
-Multiply-adds: 13.148 G of 17.564, the method's own counted (dense top-1 81.8 %).
-
-Off the shelf, on published weights. Published: GTP-ViT, table: 81.5 % (its repository: 81.46, with attention
-sparsified, which is not used here).
-    python eval.py --config configs/deit_b_gtp.py --weights deit_base_patch16_224.safetensors
-From scratch, 300 epochs. Published: none for GTP-ViT on DeiT-B.
-    python train.py --config configs/deit_b_gtp.py
+python eval.py --config configs/deit_b_gtp.py --weights deit_base_patch16_224.safetensors
+python train.py --config configs/deit_b_gtp.py
+python train.py --config configs/deit_b_gtp.py:finetune --config.weights=deit_base_patch16_224.safetensors
+python train.py --config configs/deit_b_gtp.py:selfdistill --config.weights=deit_base_patch16_224.safetensors
 """
 
 from pathlib import Path
 
-from tcvit_jax import GTP, reducers
+from ml_collections import ConfigDict
+
+from tcvit_jax import GTP
 from tcvit_jax import config as base
 
+recipes = base.module(Path(__file__).with_name("_recipes.py"))
 
-def get_config() -> base.Config:
-    """The recipe of `deit_imagenet.py`, condensed."""
-    config = base.read(Path(__file__).with_name("deit_imagenet.py"))
-    config.model.name = "deit_base_patch16_224"
-    config.reducer = reducers.to_config(GTP())
-    config.schedule = 8
-    return config
+ROW = recipes.Row(
+    dense=recipes.DEIT_B,
+    method="GTP-ViT",
+    reducer=GTP(),
+    schedule=8,
+    gmacs=13.148,
+    published={
+        "off_the_shelf": [
+            recipes.Result("GTP-ViT", 81.5, gmacs=13.1, source="GTP-ViT, table"),
+            recipes.Result(
+                "GTP-ViT", 81.46, source="repository", note="with attention sparsified, which is not used here"
+            ),
+        ],
+    },
+    related={
+        "selfdistill": [
+            recipes.Result("DynamicViT", 81.43, gmacs=11.4),
+        ],
+    },
+)
+
+
+def get_config(recipe: str = "scratch") -> ConfigDict:
+    """Return the configuration of this row for a recipe."""
+    return recipes.configure(ROW, recipe)

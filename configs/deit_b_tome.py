@@ -1,23 +1,39 @@
 """ToMe on DeiT-B, ImageNet-1k: 8 of 196 patch tokens leave every block.
 
-Multiply-adds: 13.135 G of 17.564, the method's own counted (dense top-1 81.8 %).
-
-Off the shelf, on published weights. Published: GTP-ViT's table: 81.2 %.
-    python eval.py --config configs/deit_b_tome.py --weights deit_base_patch16_224.safetensors
-From scratch, 300 epochs. Published: none for ToMe on DeiT-B.
-    python train.py --config configs/deit_b_tome.py
+python eval.py --config configs/deit_b_tome.py --weights deit_base_patch16_224.safetensors
+python train.py --config configs/deit_b_tome.py
+python train.py --config configs/deit_b_tome.py:finetune --config.weights=deit_base_patch16_224.safetensors
+python train.py --config configs/deit_b_tome.py:selfdistill --config.weights=deit_base_patch16_224.safetensors
 """
 
 from pathlib import Path
 
-from tcvit_jax import ToMe, reducers
+from ml_collections import ConfigDict
+
+from tcvit_jax import ToMe
 from tcvit_jax import config as base
 
+recipes = base.module(Path(__file__).with_name("_recipes.py"))
 
-def get_config() -> base.Config:
-    """The recipe of `deit_imagenet.py`, condensed."""
-    config = base.read(Path(__file__).with_name("deit_imagenet.py"))
-    config.model.name = "deit_base_patch16_224"
-    config.reducer = reducers.to_config(ToMe())
-    config.schedule = 8
-    return config
+ROW = recipes.Row(
+    dense=recipes.DEIT_B,
+    method="ToMe",
+    reducer=ToMe(),
+    schedule=8,
+    gmacs=13.135,
+    published={
+        "off_the_shelf": [
+            recipes.Result("ToMe", 81.2, gmacs=13.1, source="GTP-ViT, table"),
+        ],
+    },
+    related={
+        "selfdistill": [
+            recipes.Result("DynamicViT", 81.43, gmacs=11.4),
+        ],
+    },
+)
+
+
+def get_config(recipe: str = "scratch") -> ConfigDict:
+    """Return the configuration of this row for a recipe."""
+    return recipes.configure(ROW, recipe)

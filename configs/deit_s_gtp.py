@@ -1,22 +1,44 @@
 """GTP-ViT on DeiT-S, ImageNet-1k: 8 of 196 patch tokens leave every block.
 
-Multiply-adds: 3.438 G of 4.599, the method's own counted (dense top-1 79.8 %).
-
-Off the shelf, on published weights. Published: GTP-ViT, abstract: about 79.5 %, 0.3 below the dense model.
-    python eval.py --config configs/deit_s_gtp.py --weights deit_small_patch16_224.safetensors
-From scratch, 300 epochs. Published: none for GTP-ViT on DeiT-S.
-    python train.py --config configs/deit_s_gtp.py
+python eval.py --config configs/deit_s_gtp.py --weights deit_small_patch16_224.safetensors
+python train.py --config configs/deit_s_gtp.py
+python train.py --config configs/deit_s_gtp.py:finetune --config.weights=deit_small_patch16_224.safetensors
+python train.py --config configs/deit_s_gtp.py:selfdistill --config.weights=deit_small_patch16_224.safetensors
 """
 
 from pathlib import Path
 
-from tcvit_jax import GTP, reducers
+from ml_collections import ConfigDict
+
+from tcvit_jax import GTP
 from tcvit_jax import config as base
 
+recipes = base.module(Path(__file__).with_name("_recipes.py"))
 
-def get_config() -> base.Config:
-    """The recipe of `deit_imagenet.py`, condensed."""
-    config = base.read(Path(__file__).with_name("deit_imagenet.py"))
-    config.reducer = reducers.to_config(GTP())
-    config.schedule = 8
-    return config
+ROW = recipes.Row(
+    dense=recipes.DEIT_S,
+    method="GTP-ViT",
+    reducer=GTP(),
+    schedule=8,
+    gmacs=3.438,
+    published={
+        "off_the_shelf": [
+            recipes.Result("GTP-ViT", 79.5, gmacs=3.4, source="abstract", note="about: 0.3 below the dense model"),
+        ],
+    },
+    related={
+        "finetune": [
+            recipes.Result("DTEM", 79.85, gmacs=2.9, source="abstract, arXiv 2412.10569"),
+        ],
+        "selfdistill": [
+            recipes.Result(
+                "dTPS", 80.1, gmacs=3.0, source="repository; Papers with Code", note="taught by dense DeiT-S"
+            ),
+        ],
+    },
+)
+
+
+def get_config(recipe: str = "scratch") -> ConfigDict:
+    """Return the configuration of this row for a recipe."""
+    return recipes.configure(ROW, recipe)

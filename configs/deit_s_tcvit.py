@@ -1,23 +1,58 @@
 """TC-ViT on DeiT-S, ImageNet-1k: 16 of 196 patch tokens leave every block.
 
-Multiply-adds: 2.295 G of 4.599, the method's own counted (dense top-1 79.8 %).
-
-Off the shelf, on published weights. Published: TC-ViT, abstract: no degradation at half of the multiply-adds; whether
-trained, it does not say.
-    python eval.py --config configs/deit_s_tcvit.py --weights deit_small_patch16_224.safetensors
-From scratch, 300 epochs. Published: none for TC-ViT on DeiT-S.
-    python train.py --config configs/deit_s_tcvit.py
+python eval.py --config configs/deit_s_tcvit.py --weights deit_small_patch16_224.safetensors
+python train.py --config configs/deit_s_tcvit.py
+python train.py --config configs/deit_s_tcvit.py:finetune --config.weights=deit_small_patch16_224.safetensors
+python train.py --config configs/deit_s_tcvit.py:selfdistill --config.weights=deit_small_patch16_224.safetensors
 """
 
 from pathlib import Path
 
-from tcvit_jax import TCViT, reducers
+from ml_collections import ConfigDict
+
+from tcvit_jax import TCViT
 from tcvit_jax import config as base
 
+recipes = base.module(Path(__file__).with_name("_recipes.py"))
 
-def get_config() -> base.Config:
-    """The recipe of `deit_imagenet.py`, condensed."""
-    config = base.read(Path(__file__).with_name("deit_imagenet.py"))
-    config.reducer = reducers.to_config(TCViT())
-    config.schedule = 16
-    return config
+ROW = recipes.Row(
+    dense=recipes.DEIT_S,
+    method="TC-ViT",
+    reducer=TCViT(),
+    schedule=16,
+    gmacs=2.295,
+    published={
+        "off_the_shelf": [
+            recipes.Result(
+                "TC-ViT",
+                79.8,
+                gmacs=2.3,
+                source="abstract",
+                note="no degradation at half of the multiply-adds; whether trained is not stated",
+            ),
+        ],
+        "finetune": [
+            recipes.Result("TC-ViT", 79.8, gmacs=2.3, source="abstract", note="or more; recipe not public"),
+        ],
+        "selfdistill": [
+            recipes.Result("TC-ViT", 79.8, gmacs=2.3, source="abstract", note="or more; recipe not public"),
+        ],
+    },
+    related={
+        "finetune": [
+            recipes.Result(
+                "MCTF", 79.9, gmacs=2.4, source="repository; Papers with Code", note="with a consistency loss"
+            ),
+        ],
+        "selfdistill": [
+            recipes.Result(
+                "MCTF", 79.9, gmacs=2.4, source="repository; Papers with Code", note="with a consistency loss"
+            ),
+        ],
+    },
+)
+
+
+def get_config(recipe: str = "scratch") -> ConfigDict:
+    """Return the configuration of this row for a recipe."""
+    return recipes.configure(ROW, recipe)

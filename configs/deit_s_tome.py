@@ -1,22 +1,50 @@
 """ToMe on DeiT-S, ImageNet-1k: 13 of 196 patch tokens leave every block.
 
-Multiply-adds: 2.724 G of 4.599, the method's own counted (dense top-1 79.8 %).
-
-Off the shelf, on published weights. Published: a public reproduction: about 79.0 %.
-    python eval.py --config configs/deit_s_tome.py --weights deit_small_patch16_224.safetensors
-From scratch, 300 epochs. Published: ToMe: 79.4 % (its repository: 79.36).
-    python train.py --config configs/deit_s_tome.py
+python eval.py --config configs/deit_s_tome.py --weights deit_small_patch16_224.safetensors
+python train.py --config configs/deit_s_tome.py
+python train.py --config configs/deit_s_tome.py:finetune --config.weights=deit_small_patch16_224.safetensors
+python train.py --config configs/deit_s_tome.py:selfdistill --config.weights=deit_small_patch16_224.safetensors
 """
 
 from pathlib import Path
 
-from tcvit_jax import ToMe, reducers
+from ml_collections import ConfigDict
+
+from tcvit_jax import ToMe
 from tcvit_jax import config as base
 
+recipes = base.module(Path(__file__).with_name("_recipes.py"))
 
-def get_config() -> base.Config:
-    """The recipe of `deit_imagenet.py`, condensed."""
-    config = base.read(Path(__file__).with_name("deit_imagenet.py"))
-    config.reducer = reducers.to_config(ToMe())
-    config.schedule = 13
-    return config
+ROW = recipes.Row(
+    dense=recipes.DEIT_S,
+    method="ToMe",
+    reducer=ToMe(),
+    schedule=13,
+    gmacs=2.724,
+    published={
+        "off_the_shelf": [
+            recipes.Result("ToMe", 79.0, gmacs=2.7, source="a public reproduction", note="about"),
+        ],
+        "scratch": [
+            recipes.Result("ToMe", 79.4, gmacs=2.7, source="Papers with Code"),
+            recipes.Result("ToMe", 79.36, gmacs=2.7, source="repository"),
+        ],
+    },
+    related={
+        "finetune": [
+            recipes.Result("DTEM", 79.85, gmacs=2.9, source="abstract, arXiv 2412.10569"),
+            recipes.Result("DiffRate", 79.8, gmacs=2.9, source="repository; Papers with Code"),
+            recipes.Result("PPT", 79.8, gmacs=2.9, source="repository; Papers with Code"),
+        ],
+        "selfdistill": [
+            recipes.Result(
+                "MCTF", 80.1, gmacs=2.6, source="repository; Papers with Code", note="with a consistency loss"
+            ),
+        ],
+    },
+)
+
+
+def get_config(recipe: str = "scratch") -> ConfigDict:
+    """Return the configuration of this row for a recipe."""
+    return recipes.configure(ROW, recipe)

@@ -1,23 +1,34 @@
 """TC-ViT on DeiT-Ti, ImageNet-1k: 16 of 196 patch tokens leave every block.
 
-Multiply-adds: 0.627 G of 1.254, the method's own counted (dense top-1 72.2 %).
-
-Off the shelf, on published weights. Published: none for TC-ViT on DeiT-Ti.
-    python eval.py --config configs/deit_ti_tcvit.py --weights deit_tiny_patch16_224.safetensors
-From scratch, 300 epochs. Published: none for TC-ViT on DeiT-Ti.
-    python train.py --config configs/deit_ti_tcvit.py
+python eval.py --config configs/deit_ti_tcvit.py --weights deit_tiny_patch16_224.safetensors
+python train.py --config configs/deit_ti_tcvit.py
+python train.py --config configs/deit_ti_tcvit.py:finetune --config.weights=deit_tiny_patch16_224.safetensors
+python train.py --config configs/deit_ti_tcvit.py:selfdistill --config.weights=deit_tiny_patch16_224.safetensors
 """
 
 from pathlib import Path
 
-from tcvit_jax import TCViT, reducers
+from ml_collections import ConfigDict
+
+from tcvit_jax import TCViT
 from tcvit_jax import config as base
 
+recipes = base.module(Path(__file__).with_name("_recipes.py"))
 
-def get_config() -> base.Config:
-    """The recipe of `deit_imagenet.py`, condensed."""
-    config = base.read(Path(__file__).with_name("deit_imagenet.py"))
-    config.model.name = "deit_tiny_patch16_224"
-    config.reducer = reducers.to_config(TCViT())
-    config.schedule = 16
-    return config
+ROW = recipes.Row(
+    dense=recipes.DEIT_TI,
+    method="TC-ViT",
+    reducer=TCViT(),
+    schedule=16,
+    gmacs=0.627,
+    related={
+        "selfdistill": [
+            recipes.Result("MCTF", 72.7, gmacs=0.71),
+        ],
+    },
+)
+
+
+def get_config(recipe: str = "scratch") -> ConfigDict:
+    """Return the configuration of this row for a recipe."""
+    return recipes.configure(ROW, recipe)

@@ -1,23 +1,39 @@
 """ToMe on DeiT-Ti, ImageNet-1k: 13 of 196 patch tokens leave every block.
 
-Multiply-adds: 0.749 G of 1.254, the method's own counted (dense top-1 72.2 %).
-
-Off the shelf, on published weights. Published: none for ToMe on DeiT-Ti.
-    python eval.py --config configs/deit_ti_tome.py --weights deit_tiny_patch16_224.safetensors
-From scratch, 300 epochs. Published: ToMe: 71.27 %.
-    python train.py --config configs/deit_ti_tome.py
+python eval.py --config configs/deit_ti_tome.py --weights deit_tiny_patch16_224.safetensors
+python train.py --config configs/deit_ti_tome.py
+python train.py --config configs/deit_ti_tome.py:finetune --config.weights=deit_tiny_patch16_224.safetensors
+python train.py --config configs/deit_ti_tome.py:selfdistill --config.weights=deit_tiny_patch16_224.safetensors
 """
 
 from pathlib import Path
 
-from tcvit_jax import ToMe, reducers
+from ml_collections import ConfigDict
+
+from tcvit_jax import ToMe
 from tcvit_jax import config as base
 
+recipes = base.module(Path(__file__).with_name("_recipes.py"))
 
-def get_config() -> base.Config:
-    """The recipe of `deit_imagenet.py`, condensed."""
-    config = base.read(Path(__file__).with_name("deit_imagenet.py"))
-    config.model.name = "deit_tiny_patch16_224"
-    config.reducer = reducers.to_config(ToMe())
-    config.schedule = 13
-    return config
+ROW = recipes.Row(
+    dense=recipes.DEIT_TI,
+    method="ToMe",
+    reducer=ToMe(),
+    schedule=13,
+    gmacs=0.749,
+    published={
+        "scratch": [
+            recipes.Result("ToMe", 71.27),
+        ],
+    },
+    related={
+        "selfdistill": [
+            recipes.Result("dTPS", 72.9, gmacs=0.8),
+        ],
+    },
+)
+
+
+def get_config(recipe: str = "scratch") -> ConfigDict:
+    """Return the configuration of this row for a recipe."""
+    return recipes.configure(ROW, recipe)

@@ -5,11 +5,17 @@ python train.py --config configs/digits_gtp.py
 
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from tcvit_jax import GTP, reducers
 from tcvit_jax import config as base
 
+recipes = base.module(Path(__file__).with_name("_recipes.py"))
 
-def get_config() -> base.Config:
+RESULT = recipes.Result("GTP", 97.49, gmacs=0.00528, source="README", note="350 of 359 images, seed 0")
+
+
+def get_config() -> ConfigDict:
     """The dense twin, condensed."""
     config = base.read(Path(__file__).with_name("digits_dense.py"))
     config.reducer = reducers.to_config(GTP())

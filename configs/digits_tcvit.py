@@ -5,11 +5,17 @@ python train.py --config configs/digits_tcvit.py
 
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from tcvit_jax import TCViT, reducers
 from tcvit_jax import config as base
 
+recipes = base.module(Path(__file__).with_name("_recipes.py"))
 
-def get_config() -> base.Config:
+RESULT = recipes.Result("TC-ViT", 97.21, gmacs=0.00523, source="README", note="349 of 359 images, seed 0")
+
+
+def get_config() -> ConfigDict:
     """The dense twin, condensed."""
     config = base.read(Path(__file__).with_name("digits_dense.py"))
     config.reducer = reducers.to_config(TCViT())

@@ -5,21 +5,28 @@ them (the authors publish theirs, of an NFNet-F6, and 83.3 % are with them), els
 at the lowest rate are left out.
 """
 
+from ml_collections import ConfigDict
+
 from tcvit_jax import config as base
 
 
-def get_config() -> base.Config:
+def get_config() -> ConfigDict:
     """LV-ViT-S without reduction: 300 epochs, 1,024 images a step, bfloat16."""
     config = base.default()
-    config.model.update(name="lvvit_s", drop_path_rate=0.1, dtype="bfloat16")
-    config.data.update(
-        name="imagenet2012", auto_augment="rand-m9-mstd0.5-inc1", train_interpolation="random", workers=16
-    )
-    config.mixing.update(mix_token=True)
+    config.update(
+        model={"name": "lvvit_s", "drop_path_rate": 0.1, "dtype": "bfloat16"},
+        data={
+            "name": "imagenet2012", "auto_augment": "rand-m9-mstd0.5-inc1", "train_interpolation": "random",
+            "workers": 16,
+        },
+        mixing={"mix_token": True},
+    )  # fmt: skip
     config.update(random_erasing=0.25, label_smoothing=0.1, token_labels=1.0)
     config.update(batch_size=1024, eval_batch_size=1024, epochs=300.0, eval_every=5.0, checkpoint_every=2500)
-    config.optimizer.update(
-        lr=1.6e-3, lr_batch_size=1024, min_lr=1e-5, warmup_lr=1e-6, warmup_epochs=5.0, warmup_prefix=False,
-        weight_decay=0.05, ema_decay=0.99992,
+    config.update(
+        optimizer={
+            "lr": 1.6e-3, "lr_batch_size": 1024, "min_lr": 1e-5, "warmup_lr": 1e-6, "warmup_epochs": 5.0,
+            "warmup_prefix": False, "weight_decay": 0.05, "ema_decay": 0.99992,
+        }
     )  # fmt: skip
     return config

@@ -1,24 +1,40 @@
 """EViT on LV-ViT-S, ImageNet-1k: 70 % of the patch tokens stay in blocks 4, 8 and 12.
 
-Multiply-adds: 4.712 G of 6.551, the method's own counted (dense top-1 83.3 %).
-
-Off the shelf, on published weights. Published: none for EViT on LV-ViT-S.
-    python eval.py --config configs/lvvit_s_evit.py --weights lvvit_s-26M-224-83.3.pth.tar
-From scratch, 300 epochs. Published: none for EViT on LV-ViT-S.
-    python train.py --config configs/lvvit_s_evit.py
+python eval.py --config configs/lvvit_s_evit.py --weights lvvit_s-26M-224-83.3.pth.tar
+python train.py --config configs/lvvit_s_evit.py
+python train.py --config configs/lvvit_s_evit.py:finetune --config.weights=lvvit_s-26M-224-83.3.pth.tar
+python train.py --config configs/lvvit_s_evit.py:selfdistill --config.weights=lvvit_s-26M-224-83.3.pth.tar
 """
 
 from pathlib import Path
 
-from tcvit_jax import EViT, reducers
+from ml_collections import ConfigDict
+
+from tcvit_jax import EViT
 from tcvit_jax import config as base
 
+recipes = base.module(Path(__file__).with_name("_recipes.py"))
 
-def get_config() -> base.Config:
-    """The recipe of `lvvit_imagenet.py`, condensed."""
-    config = base.read(Path(__file__).with_name("lvvit_imagenet.py"))
-    config.reducer = reducers.to_config(EViT())
-    config.schedule = [0, 0, 0, 0, 58, 0, 0, 0, 41, 0, 0, 0, 29, 0, 0, 0]
-    # As its authors train it: all tokens for ten epochs, and over a hundred more down to this.
-    config.warmdown.update(start_epoch=10.0, epochs=100.0, stages=8)
-    return config
+ROW = recipes.Row(
+    dense=recipes.LVVIT_S,
+    method="EViT",
+    reducer=EViT(),
+    schedule=[0, 0, 0, 0, 58, 0, 0, 0, 41, 0, 0, 0, 29, 0, 0, 0],
+    gmacs=4.712,
+    published={
+        "finetune": [
+            recipes.Result("EViT", 83.0, gmacs=4.7),
+        ],
+    },
+    related={
+        "selfdistill": [
+            recipes.Result("DynamicViT", 83.0, gmacs=4.6, note="its repository: 83.08"),
+        ],
+    },
+    warmdown=recipes.EVIT_WARMDOWN,
+)
+
+
+def get_config(recipe: str = "scratch") -> ConfigDict:
+    """Return the configuration of this row for a recipe."""
+    return recipes.configure(ROW, recipe)

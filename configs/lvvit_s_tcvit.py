@@ -1,22 +1,34 @@
 """TC-ViT on LV-ViT-S, ImageNet-1k: 12 of 196 patch tokens leave every block.
 
-Multiply-adds: 3.898 G of 6.551, the method's own counted (dense top-1 83.3 %).
-
-Off the shelf, on published weights. Published: none for TC-ViT on LV-ViT-S.
-    python eval.py --config configs/lvvit_s_tcvit.py --weights lvvit_s-26M-224-83.3.pth.tar
-From scratch, 300 epochs. Published: none for TC-ViT on LV-ViT-S.
-    python train.py --config configs/lvvit_s_tcvit.py
+python eval.py --config configs/lvvit_s_tcvit.py --weights lvvit_s-26M-224-83.3.pth.tar
+python train.py --config configs/lvvit_s_tcvit.py
+python train.py --config configs/lvvit_s_tcvit.py:finetune --config.weights=lvvit_s-26M-224-83.3.pth.tar
+python train.py --config configs/lvvit_s_tcvit.py:selfdistill --config.weights=lvvit_s-26M-224-83.3.pth.tar
 """
 
 from pathlib import Path
 
-from tcvit_jax import TCViT, reducers
+from ml_collections import ConfigDict
+
+from tcvit_jax import TCViT
 from tcvit_jax import config as base
 
+recipes = base.module(Path(__file__).with_name("_recipes.py"))
 
-def get_config() -> base.Config:
-    """The recipe of `lvvit_imagenet.py`, condensed."""
-    config = base.read(Path(__file__).with_name("lvvit_imagenet.py"))
-    config.reducer = reducers.to_config(TCViT())
-    config.schedule = 12
-    return config
+ROW = recipes.Row(
+    dense=recipes.LVVIT_S,
+    method="TC-ViT",
+    reducer=TCViT(),
+    schedule=12,
+    gmacs=3.898,
+    related={
+        "selfdistill": [
+            recipes.Result("DynamicViT", 81.97, gmacs=3.7),
+        ],
+    },
+)
+
+
+def get_config(recipe: str = "scratch") -> ConfigDict:
+    """Return the configuration of this row for a recipe."""
+    return recipes.configure(ROW, recipe)

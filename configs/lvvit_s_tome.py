@@ -1,22 +1,34 @@
 """ToMe on LV-ViT-S, ImageNet-1k: 8 of 196 patch tokens leave every block.
 
-Multiply-adds: 4.772 G of 6.551, the method's own counted (dense top-1 83.3 %).
-
-Off the shelf, on published weights. Published: none for ToMe on LV-ViT-S.
-    python eval.py --config configs/lvvit_s_tome.py --weights lvvit_s-26M-224-83.3.pth.tar
-From scratch, 300 epochs. Published: none for ToMe on LV-ViT-S.
-    python train.py --config configs/lvvit_s_tome.py
+python eval.py --config configs/lvvit_s_tome.py --weights lvvit_s-26M-224-83.3.pth.tar
+python train.py --config configs/lvvit_s_tome.py
+python train.py --config configs/lvvit_s_tome.py:finetune --config.weights=lvvit_s-26M-224-83.3.pth.tar
+python train.py --config configs/lvvit_s_tome.py:selfdistill --config.weights=lvvit_s-26M-224-83.3.pth.tar
 """
 
 from pathlib import Path
 
-from tcvit_jax import ToMe, reducers
+from ml_collections import ConfigDict
+
+from tcvit_jax import ToMe
 from tcvit_jax import config as base
 
+recipes = base.module(Path(__file__).with_name("_recipes.py"))
 
-def get_config() -> base.Config:
-    """The recipe of `lvvit_imagenet.py`, condensed."""
-    config = base.read(Path(__file__).with_name("lvvit_imagenet.py"))
-    config.reducer = reducers.to_config(ToMe())
-    config.schedule = 8
-    return config
+ROW = recipes.Row(
+    dense=recipes.LVVIT_S,
+    method="ToMe",
+    reducer=ToMe(),
+    schedule=8,
+    gmacs=4.772,
+    related={
+        "selfdistill": [
+            recipes.Result("DynamicViT", 83.2, gmacs=5.1),
+        ],
+    },
+)
+
+
+def get_config(recipe: str = "scratch") -> ConfigDict:
+    """Return the configuration of this row for a recipe."""
+    return recipes.configure(ROW, recipe)

@@ -1,0 +1,160 @@
+"""Recipes and published results of the rows: four architectures and four methods on ImageNet-1k.
+
+A row file holds one `Row`, and `get_config(recipe)` that calls `configure`. The recipes:
+
+    scratch      300 epochs, the recipe of `deit_imagenet.py` or `lvvit_imagenet.py`
+    finetune     30 epochs from published weights at a small learning rate
+    selfdistill  finetune with the dense model of the same weights as the teacher
+
+This file defines no configuration of its own.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from tcvit_jax import config as base
+from tcvit_jax import reducers
+from tcvit_jax.errors import unknown
+from tcvit_jax.reducers import Reducer
+
+# EViT's scratch training keeps all tokens for 10 epochs, and reaches the full reduction over the next 100.
+EVIT_WARMDOWN = {"start_epoch": 10.0, "epochs": 100.0, "stages": 8}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A top-1 accuracy on the validation split.
+
+    Attributes:
+        method: the method, as its paper spells it.
+        top1: in percent.
+        gmacs: multiply-adds of one image in 1e9, as the source rounds them; None if it does not state them.
+        source: where the result is from; None if not recorded.
+        note: what to know before comparing it.
+    """
+
+    method: str
+    top1: float
+    gmacs: float | None = None
+    source: str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A dense model and its published weights.
+
+    Attributes:
+        model: its name in `tcvit_jax.list_models()`.
+        scratch: the configuration file with its scratch recipe.
+        weights: the file name of its published weights.
+        gmacs: multiply-adds of one image, in 1e9.
+        top1: published top-1 accuracy, in percent.
+    """
+
+    model: str
+    scratch: str
+    weights: str
+    gmacs: float
+    top1: float
+
+
+DEIT_TI = Architecture(
+    "deit_tiny_patch16_224", "deit_imagenet.py", "deit_tiny_patch16_224.safetensors", gmacs=1.254, top1=72.2
+)
+DEIT_S = Architecture(
+    "deit_small_patch16_224", "deit_imagenet.py", "deit_small_patch16_224.safetensors", gmacs=4.599, top1=79.8
+)
+DEIT_B = Architecture(
+    "deit_base_patch16_224", "deit_imagenet.py", "deit_base_patch16_224.safetensors", gmacs=17.564, top1=81.8
+)
+LVVIT_S = Architecture("lvvit_s", "lvvit_imagenet.py", "lvvit_s-26M-224-83.3.pth.tar", gmacs=6.551, top1=83.3)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one architecture: the reduction, its cost, and what is published.
+
+    The keys of `published` and `related` are `"off_the_shelf"` (published weights, no training) and the recipes; a key
+    that is absent has no results.
+
+    Attributes:
+        dense: the architecture.
+        method: the method, as its paper spells it.
+        reducer: the method with its fields.
+        schedule: patch tokens removed per block: one number, or one for each block.
+        gmacs: multiply-adds of one image in 1e9, the reducer's own included.
+        published: results of this method at this reduction.
+        related: results of other methods, or of this one at another rate, to compare with.
+        warmdown: `warmdown` of the scratch recipe, where the method's authors use one.
+    """
+
+    dense: Architecture
+    method: str
+    reducer: Reducer
+    schedule: int | Sequence[int]
+    gmacs: float
+    published: Mapping[str, Sequence[Result]] = field(default_factory=dict)
+    related: Mapping[str, Sequence[Result]] = field(default_factory=dict)
+    warmdown: Mapping[str, Any] = field(default_factory=dict)
+
+
+def configure(row: Row, recipe: str) -> ConfigDict:
+    """Return the configuration of a row for a recipe.
+
+    Raises:
+        InputError: an unknown recipe.
+    """
+    if recipe not in RECIPES:
+        raise unknown("recipe", recipe, RECIPES)
+    config = base.read(Path(__file__).with_name(row.dense.scratch))
+    config.update(model={"name": row.dense.model})
+    config.reducer = reducers.to_config(row.reducer)
+    config.schedule = row.schedule
+    RECIPES[recipe](config, row)
+    return config
+
+
+def scratch(config: ConfigDict, row: Row) -> None:
+    """Train from random parameters: only the method's own warm-down is added."""
+    config.update(warmdown=row.warmdown)
+
+
+def finetune(config: ConfigDict, row: Row) -> None:
+    """Finetune published weights for 30 epochs, after EViT (Liang et al., 2022).
+
+    2,048 images a step, the learning rate from 2e-5 to 2e-6 without warm-up, no stochastic depth. EViT's script
+    multiplies its rate, 2e-5, by the batch size / 512; here it is used as it stands. Pixels are mixed as in the scratch
+    recipe, while tokens and their labels are not, as in other finetunes of LV-ViT.
+    """
+    config.update(
+        weights=row.dense.weights, batch_size=2048, epochs=30.0, eval_every=1.0, checkpoint_every=625, token_labels=0.0
+    )
+    config.update(model={"drop_path_rate": 0.0}, mixing={"mix_token": False})
+    # Nothing of the scratch recipe's optimizer remains.
+    config.optimizer = base.default().optimizer
+    config.update(
+        optimizer={"lr": 2e-5, "min_lr": 2e-6, "warmup_epochs": 0.0, "weight_decay": 1e-6, "ema_decay": 0.9998}
+    )
+
+
+def selfdistill(config: ConfigDict, row: Row) -> None:
+    """Finetune with the dense model of the same weights as the teacher."""
+    finetune(config, row)
+    add_teacher(config)
+
+
+def add_teacher(config: ConfigDict) -> None:
+    """Take half of the loss from the dense model's distribution, and compare restored patches with its own."""
+    config.update(distill={"teacher": "dense", "kind": "soft", "weight": 0.5, "temperature": 1.0, "tokens": 0.5})
+
+
+RECIPES: Mapping[str, Callable[[ConfigDict, Row], None]] = {
+    "scratch": scratch,
+    "finetune": finetune,
+    "selfdistill": selfdistill,
+}
