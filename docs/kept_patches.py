@@ -6,11 +6,11 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
+from tcvit_jax.training.experiment import build_eval_data
 
 import tcvit_jax as tc
 from tcvit_jax.models.zoo import Preprocessing
 from tcvit_jax.ops.images import normalise
-from tcvit_jax.training.experiment import build_eval_data
 
 
 def main() -> None:

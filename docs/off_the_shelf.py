@@ -12,13 +12,13 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+from tcvit_jax.training.experiment import build_eval_data
 
 import tcvit_jax as tc
 from tcvit_jax.evaluation import label_rank
 from tcvit_jax.models import ViT, condense
 from tcvit_jax.models.zoo import Preprocessing
 from tcvit_jax.ops.images import normalise
-from tcvit_jax.training.experiment import build_eval_data
 
 BUDGETS = (0.75, 0.6, 0.5)
 METHODS = {

@@ -11,13 +11,13 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
+from tcvit_jax.training.experiment import build_eval_data
 
 import tcvit_jax as tc
 from tcvit_jax.measure.diagnosis import Reduction, count_destinations
 from tcvit_jax.models import condense
 from tcvit_jax.models.zoo import Preprocessing
 from tcvit_jax.ops.images import normalise
-from tcvit_jax.training.experiment import build_eval_data
 
 ORDERS = (1, 2, 4, 8, 16, 32)
 WALKS = {

@@ -84,7 +84,7 @@ def test_recipes_train_as_published(stem, recipe):
     per_epoch = STEPS_PER_EPOCH[values.batch_size]
     total = round(values.epochs * per_epoch)
     rate = optimizer.learning_rate(loaded.optimizer, total, per_epoch, values.batch_size)
-    schedules = stages(loaded.reduction, model, total, per_epoch)
+    schedules = stages(loaded.warmdown, model, total, per_epoch)
     assert schedules[-1].removed == model.removed
     assert (len(schedules) > 1) == (method == "evit" and recipe == "scratch")
     assert (values.label_smoothing, values.random_erasing) == (0.1, 0.25)

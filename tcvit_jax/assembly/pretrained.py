@@ -87,8 +87,8 @@ def from_checkpoint(directory: str | Path) -> Pretrained:
     model, variables, meta = checkpoint.load(directory)
     saved = meta.get("config")
     if saved is None:
-        reduction = Reduction(model.reducer, model.removed or 0)
-        config = Config(reduction=reduction if reduction.is_set else Reduction())
+        reduces = model.reducer is not None and any(model.removed)
+        config = Config(reduction=Reduction(model.reducer, model.removed) if reduces else Reduction())
     else:
         config = restore(saved, meta.get("versions", {}).get("tcvit_jax"))
     classes = None if meta["classes"] is None else tuple(meta["classes"])

@@ -196,8 +196,8 @@ def build(
         raise InputError(f"calibrate={calibrate} is negative: 0 takes parameters as they are given")
     if jax.process_count() > 1:
         raise InputError(f"a benchmark runs in one process, and this is one of {jax.process_count()}")
-    # Each compares the classes that its weights were trained on with those of the data.
-    data = [each.eval_data() for each in pretrained][0]
+    # Weights with classes of their own compare them with those of the data.
+    data, *_ = [each.eval_data() for each in pretrained]
     subject = Subject(
         model, tuple(map(Weights.of, pretrained)), config, data, preprocessing, tuple(methods), budgets, shape, batch,
         rounds, calibrate,

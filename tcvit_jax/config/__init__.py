@@ -21,6 +21,6 @@ from tcvit_jax.config.sections import (
 )
 
 __all__ = [
-    "DENSE", "EVALUATION", "REDUCTION", "Config", "Data", "Distillation", "Mesh", "Mixing", "Model", "Optimizer", "Reduction", "Run", "Scope",
-    "Warmdown", "default", "load", "module", "normalized", "override", "read", "restore",
+    "DENSE", "EVALUATION", "REDUCTION", "Config", "Data", "Distillation", "Mesh", "Mixing", "Model", "Optimizer",
+    "Reduction", "Run", "Scope", "Warmdown", "default", "load", "module", "normalized", "override", "read", "restore",
 ]  # fmt: skip

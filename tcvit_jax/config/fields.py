@@ -54,9 +54,10 @@ class Section:
     def __post_init__(self) -> None:
         """Check the types of all fields, then their values."""
         for name, declared in field_types(type(self)).items():
-            value = normalized(getattr(self, name), declared)
+            given = getattr(self, name)
+            value = normalized(given, declared)
             if not fits(value, declared):
-                raise wrong_type(self.key(name), value, declared, self.__dataclass_fields__[name].metadata["example"])
+                raise wrong_type(self.key(name), given, declared, self.__dataclass_fields__[name].metadata["example"])
             object.__setattr__(self, name, value)
         self.check()
 

@@ -19,7 +19,6 @@ from ml_collections import ConfigDict
 from tcvit_jax.config.configuration import DEFAULTS, EXAMPLES, HOMES, Config, changed, flat
 from tcvit_jax.errors import InputError, unknown
 
-
 # What an evaluation reads of the data, and what says how tokens are reduced.
 EVALUATION = (
     "data.name", "data.dir", "data.eval_split", "data.workers", "data.mean", "data.std", "data.crop_pct",
@@ -71,9 +70,12 @@ def load(
             what `Config` raises.
     """
     file, recipe = _split(path)
-    values = flat(read(file, recipe).to_dict())
+    get_config = _get_config(file)
+    values = flat(_call(get_config, file, recipe).to_dict())
     if not values["workdir"]:
-        values["workdir"] = f"runs/{file.stem}_{recipe}" if recipe else f"runs/{file.stem}"
+        first = inspect.signature(get_config).parameters.get("recipe")
+        is_default = first is None or recipe in (None, first.default)
+        values["workdir"] = f"runs/{file.stem}" if is_default else f"runs/{file.stem}_{recipe}"
     # A file may be complete only with an override, so that both are checked together.
     return Config.from_values(_overridden(changed({**DEFAULTS, **values}, changes), overrides, scope))
 
@@ -103,10 +105,17 @@ def read(path: str | Path, recipe: str | None = None) -> ConfigDict:
     Raises:
         InputError: no such file, a file without `get_config`, or a recipe for one whose `get_config` takes none.
     """
-    found = module(path)
-    get_config: Callable[..., ConfigDict] | None = getattr(found, "get_config", None)
+    return _call(_get_config(path), path, recipe)
+
+
+def _get_config(path: str | Path) -> Callable[..., ConfigDict]:
+    get_config = getattr(module(path), "get_config", None)
     if get_config is None:
         raise InputError(f"config file {str(path)!r} defines no get_config()")
+    return get_config
+
+
+def _call(get_config: Callable[..., ConfigDict], path: str | Path, recipe: str | None) -> ConfigDict:
     if recipe is None:
         return get_config()
     if "recipe" not in inspect.signature(get_config).parameters:

@@ -125,7 +125,7 @@ class Reduction(Section):
         shape: how a budget's schedule spreads removals: one of `schedule.SHAPES`, or `"method"`.
     """
 
-    reducer: Reducer | None = key(None, "reducer")
+    reducer: Reducer | None = None
     schedule: int | tuple[int, ...] = key(0)
     gmacs: float = key(0.0)
     shape: str = key("constant")
@@ -136,10 +136,9 @@ class Reduction(Section):
         self.require_one_of("shape", (*SHAPES, "method"))
 
     @property
-    def is_set(self) -> bool:
-        """Whether a schedule or a budget asks for any removal."""
-        removes = any(self.schedule) if isinstance(self.schedule, tuple) else self.schedule != 0
-        return removes or self.gmacs > 0
+    def name(self) -> str:
+        """The name of the reducer, as `reducer.name` has it; `"none"` for the dense model."""
+        return str(reducers.to_config(self.reducer)["name"])
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Self:

@@ -95,7 +95,7 @@ def _first_state(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, int, d
 def _banner(job: Job, start: int) -> Iterator[str]:
     model, config, device = job.model, job.config, jax.devices()[0]
     yield (
-        f"model   {model.variant}, reducer {config.reduction.values()['reducer.name']}, {models.count_parameters(model) / 1e6:.3g} M "
+        f"model   {model.variant}, reducer {config.reduction.name}, {models.count_parameters(model) / 1e6:.3g} M "
         f"parameters, {model.dtype}"
     )
     yield from job.ledger.summary().splitlines()

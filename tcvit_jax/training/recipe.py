@@ -65,8 +65,8 @@ def build_objective(
     """
     if mixing.token_labels and not model.labels_patches:
         raise InputError(
-            f"token_labels={mixing.token_labels} requires a head on every patch token, which {model.variant} lacks: use "
-            "lvvit_s, for example"
+            f"token_labels={mixing.token_labels} requires a head on every patch token, which {model.variant} lacks: "
+            "use lvvit_s, for example"
         )
     return Objective(
         model, preprocessing, mixing.label_smoothing,

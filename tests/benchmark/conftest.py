@@ -5,9 +5,9 @@ from dataclasses import asdict
 import jax
 import jax.numpy as jnp
 import pytest
+from tcvit_jax.training.experiment import build_model, build_preprocessing
 
 from tcvit_jax import checkpoint, config, models
-from tcvit_jax.training.experiment import build_model, build_preprocessing
 
 SMALL = [
     "--config.model.depth=2", "--config.model.embed_dim=16", "--config.model.num_heads=2",

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tcvit_jax.training.experiment import build_eval_data
 
 from tcvit_jax.benchmark.accuracy import Hits, hits, paired_difference
 from tcvit_jax.benchmark.subject import from_checkpoints
 from tcvit_jax.evaluation import evaluate, make_eval_step
 from tcvit_jax.sharding import data_mesh
-from tcvit_jax.training.experiment import build_eval_data
 
 
 @given(st.integers(1, 3), st.integers(1, 40), st.integers(0, 99))

@@ -6,19 +6,10 @@ import pytest
 
 import tcvit_jax as tc
 from tcvit_jax import config, models
-from tcvit_jax.reducers import REDUCERS
-from tcvit_jax.training import experiment, optimizer
+from tcvit_jax.training import experiment
 from tcvit_jax.training.job import objective_of, teacher_of
-from tcvit_jax.training.warmdown import stages
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
-STEPS = {1024: 1251.1, 2048: 625.6}
-ROWS = [
-    (size, method, recipe)
-    for size in ("deit_ti", "deit_s", "deit_b", "lvvit_s")
-    for method in ("gtp", "tcvit", "evit", "tome")
-    for recipe in ("", "_finetune", "_selfdistill")
-]
 
 
 def parts(loaded):
@@ -26,34 +17,6 @@ def parts(loaded):
     preprocessing = experiment.build_preprocessing(loaded, model)
     teacher, _, _ = teacher_of(loaded, model, preprocessing, {} if loaded.weights else None)
     return model, objective_of(loaded, model, preprocessing, teacher)
-
-
-@pytest.mark.parametrize(("size", "method", "recipe"), ROWS)
-def test_rows_are_their_recipes(size, method, recipe):
-    loaded = config.load(CONFIGS / f"{size}_{method}{recipe}.py")
-    model, objective = parts(loaded)
-    assert type(model.reducer) is REDUCERS[method]
-    assert model.reducer == type(model.reducer)()
-    assert 0 < sum(model.removed) < 196
-    total, per_epoch = round(loaded.epochs * STEPS[loaded.batch_size]), STEPS[loaded.batch_size]
-    rate = optimizer.learning_rate(loaded.optimizer, total, per_epoch, loaded.batch_size)
-    found = stages(loaded.warmdown, model, total, per_epoch)
-    assert found[-1].removed == model.removed
-    assert (len(found) > 1) == (method == "evit" and not recipe)
-    if recipe:
-        assert (loaded.epochs, float(rate(0)), float(rate(total))) == (30.0, pytest.approx(2e-5), pytest.approx(2e-6))
-        assert (objective.teacher is None) == (recipe == "_finetune")
-        assert loaded.weights
-        assert model.drop_path_rate == 0
-        if objective.teacher:
-            assert objective.teacher.model == models.condense(model)
-            assert (objective.teacher.weight, objective.teacher.tokens) == (0.5, 0.5)
-    else:
-        assert (loaded.epochs, objective.teacher, loaded.weights) == (300.0, None, "")
-        assert float(rate(0)) == pytest.approx(1e-6)
-        assert float(rate(round(10 * per_epoch))) == pytest.approx(1.6e-3 if "lvvit" in size else 1e-3, rel=0.01)
-        assert objective.mix_token == (objective.token_labels > 0) == ("lvvit" in size)
-        assert (objective.mixing.mixup, objective.mixing.cutmix) == ((0, 0) if "lvvit" in size else (0.8, 1.0))
 
 
 @pytest.mark.parametrize(("changes", "message"), [

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from tcvit_jax.training.evaluate import evaluate_checkpoint
 
 import tcvit_jax as tc
 from tcvit_jax import config, convert
 from tcvit_jax.checkpoint import load
-from tcvit_jax.training.evaluate import evaluate_checkpoint
 from tcvit_jax.training.job import build
 from tcvit_jax.training.loop import train
 from tcvit_jax.training.preemption import Notice, Preempted
