@@ -75,7 +75,7 @@ def build(config: Config) -> Job:
     check_numbers(config)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
     # Traces the model: what only shows there is raised now.
-    sharding.check_shared(models.parameter_shapes(model), mesh)
+    sharding.check_shared(models.parameter_shapes(model), mesh, model.PARAMETERS)
     variables = None
     if config.weights:
         state_dict = convert.read_state_dict(config.weights)
@@ -96,9 +96,10 @@ def build(config: Config) -> Job:
         raise InputError(f"epochs={config.epochs} is less than half a step of {config.batch_size} images")
     steps_per_epoch = len(train_data.source) / config.batch_size
     rate = optimizer.learning_rate(config.optimizer, total_steps, steps_per_epoch, config.batch_size)
+    tx = optimizer.adamw(config.optimizer, rate, model.PARAMETERS, model.depth)
     return Job(
         config, objective, stages(config.warmdown, model, total_steps, steps_per_epoch), describe(model), train_data,
-        eval_data, mesh, total_steps, rate, optimizer.adamw(config.optimizer, rate, model.depth), variables, taught,
+        eval_data, mesh, total_steps, rate, tx, variables, taught,
     )  # fmt: skip
 
 

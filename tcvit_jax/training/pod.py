@@ -39,13 +39,14 @@ def compiled_step(config: Config, mesh: Mesh) -> Program:
 
     job.check_numbers(config)
     model = experiment.build_model(config)
-    sharding.check_shared(models.parameter_shapes(model), mesh)
+    sharding.check_shared(models.parameter_shapes(model), mesh, model.PARAMETERS)
     # Whatever a teacher's weights are, its step is the same.
     teacher, taught, _ = job.teacher_of(config, model, experiment.build_preprocessing(config, model), {})
     objective = job.objective_of(config, model, experiment.build_preprocessing(config, model), teacher)
     rows = config.accumulate * (2 if objective.pairs else 1)
     sharding.check_divisible("batch_size", config.batch_size, mesh, rows)
-    tx = optimizer.adamw(config.optimizer, optax.constant_schedule(config.optimizer.lr), model.depth)
+    schedule = optax.constant_schedule(config.optimizer.lr)
+    tx = optimizer.adamw(config.optimizer, schedule, model.PARAMETERS, model.depth)
     step: Any = make_train_step(
         objective, tx, mesh, seed=config.seed, ema_decay=config.optimizer.ema_decay, accumulate=config.accumulate
     )
