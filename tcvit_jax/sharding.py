@@ -47,8 +47,10 @@ def make_mesh(data: int = 0, model: int = 1, devices: Sequence[Any] | None = Non
     Raises:
         InputError: there are not as many devices.
     """
-    available: Sequence[Any] = devices or jax.devices()  # pyright: ignore[reportUnknownMemberType]
-    found = sorted(available, key=lambda device: (device.process_index, device.id))
+    found: list[Any] = sorted(
+        devices or jax.devices(),  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+        key=lambda device: (device.process_index, device.id),
+    )
     count = len(found)
     if model < 1 or count % model:
         nearest = min((n for n in range(1, count + 1) if count % n == 0), key=lambda n: (abs(n - model), n))
@@ -116,9 +118,8 @@ def shardings(tree: Any, mesh: Mesh, table: ParameterTable) -> Any:
 def check_shared(params: Any, mesh: Mesh, table: ParameterTable) -> None:
     """Raise an `InputError` unless the devices of `model` can share the parameters (arrays or shapes) evenly."""
     size = model_size(mesh)
-    leaves: list[tuple[tuple[Any, ...], Any]] = tree_leaves_with_path(params)
-    for path, leaf in leaves:
-        for axis, name in enumerate(spec(path, leaf, mesh, table)):
+    for path, leaf in tree_leaves_with_path(params):  # pyright: ignore[reportUnknownVariableType]
+        for axis, name in enumerate(spec(path, leaf, mesh, table)):  # pyright: ignore[reportUnknownArgumentType]
             if name and leaf.shape[axis] % size:
                 nearest = max(n for n in range(1, size + 1) if leaf.shape[axis] % n == 0)
                 raise InputError(
@@ -130,17 +131,18 @@ def check_shared(params: Any, mesh: Mesh, table: ParameterTable) -> None:
 def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """A global batch on the mesh, from the rows that this process read."""
     sharding = split(mesh)
-    # JAX does not annotate all parameters of its functions.
-    make = jax.make_array_from_process_local_data  # pyright: ignore[reportUnknownMemberType]
-    return {key: make(sharding, value) for key, value in batch.items()}
+    return {
+        key: jax.make_array_from_process_local_data(sharding, value)  # pyright: ignore[reportUnknownMemberType]
+        for key, value in batch.items()
+    }
 
 
 def place_whole(tree: Any, mesh: Mesh) -> Any:
     """Every array of `tree` whole on every device: of the host, or of this mesh."""
     if model_size(mesh) > 1 and any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree)):
         # Parts that other processes hold come through a program; a copy from the host alone cannot reach them.
-        gathered: Any = jax.jit(_same, out_shardings=replicated(mesh))(tree)  # pyright: ignore[reportUnknownMemberType]
-        return gathered
+        gather = jax.jit(_same, out_shardings=replicated(mesh))  # pyright: ignore[reportUnknownMemberType]
+        return gather(tree)  # pyright: ignore[reportUnknownVariableType]
     return jax.device_put(tree, replicated(mesh))  # pyright: ignore[reportUnknownMemberType]
 
 
