@@ -42,12 +42,14 @@ def learning_rate(
     if settings.lr_batch_size:
         peak = settings.lr * (batch_size or 1) / settings.lr_batch_size
     if not settings.min_lr <= peak:
-        raise InputError(f"optimizer.lr={peak:g} and min_lr={settings.min_lr}: use 0 <= min_lr <= lr and lr > 0")
+        raise InputError(
+            f"optimizer.min_lr={settings.min_lr}: must be at most optimizer.lr, which is {peak:g} at this batch size"
+        )
     warmup = round(settings.warmup_epochs * steps_per_epoch)
     if warmup >= total_steps:
         raise InputError(
-            f"optimizer.warmup_epochs={settings.warmup_epochs} is {warmup} steps, and the run has {total_steps}: "
-            "use less"
+            f"optimizer.warmup_epochs={settings.warmup_epochs}: must be shorter than the run; it is {warmup} steps, "
+            f"and the run has {total_steps}"
         )
     # Steps of the cosine that the warm-up replaces.
     skipped = 0 if settings.warmup_prefix else warmup

@@ -11,13 +11,13 @@ from flax import traverse_util
 
 import tcvit_jax as tc
 from tcvit_jax import models, sharding
-from tcvit_jax.convert.mapping import convert
 from tcvit_jax.models import layouts, tables, zoo
-from tcvit_jax.models.parameters import Parameter, ParameterTable, variable_path
+from tcvit_jax.models.parameters import Parameter, ParameterTable, Tensors, variable_path
 from tcvit_jax.training import optimizer
 from tcvit_jax.training.step import make_init
 
 DEPTH = 2
+SMALL = {"depth": DEPTH, "embed_dim": 24, "num_heads": 3, "img_size": (8, 8), "patch_size": 4, "num_classes": 5}
 # For every structure of variables in the zoo, and three that overrides make, recorded when optimizer, sharding and
 # converter had rules of their own: the paths, and of each path the weight decay, the layer of `DEPTH` blocks, the mesh
 # axis, and the tensors of files.
@@ -35,10 +35,7 @@ def small(key):
     """A small model with the variables of a structure in `RECORD`."""
     name = key.partition(",")[0]
     classes = 0 if zoo.entry(name).sizes.get("num_classes") == 0 else 5
-    return tc.create_model(
-        name, depth=DEPTH, embed_dim=24, num_heads=3, img_size=8, patch_size=4, num_classes=classes,
-        **OVERRIDES.get(key, {}),
-    )  # fmt: skip
+    return tc.create_model(name, **{**SMALL, "num_classes": classes, **OVERRIDES.get(key, {})})
 
 
 def shapes_of(model):
@@ -108,7 +105,7 @@ def test_parameters_are_found_in_the_training_state(key):
 
 
 UNKNOWN = {"blocks_0": {"attn": {"gate": {"kernel": np.ones((4, 4), np.float32)}}}}
-MESSAGE = "^unknown parameter '{}blocks_0/attn/gate/kernel': not in the ViT parameter table$"
+MESSAGE = "^unknown parameter 'blocks_0/attn/gate/kernel': not in the ViT parameter table$"
 
 
 @pytest.mark.parametrize(
@@ -123,31 +120,54 @@ MESSAGE = "^unknown parameter '{}blocks_0/attn/gate/kernel': not in the ViT para
     ids=["weight decay", "layer decay", "specs", "optimizer state", "check_shared"],
 )
 def test_a_parameter_without_a_row_is_named(use):
-    with pytest.raises(tc.InputError, match=MESSAGE.format("")):
+    with pytest.raises(tc.InputError, match=MESSAGE):
         use(tables.VIT)
 
 
-def test_the_converter_names_a_parameter_without_a_row(monkeypatch):
-    model = small("deit_tiny_patch16_224.fb_in1k")
-    shapes = dict(models.variable_shapes(model))
-    shapes["params"] = {**shapes["params"], "blocks_0": {**shapes["params"]["blocks_0"], **UNKNOWN["blocks_0"]}}
-    monkeypatch.setattr("tcvit_jax.convert.mapping.variable_shapes", lambda model: shapes)
-    with pytest.raises(tc.InputError, match=MESSAGE.format("params/")):
-        convert({"cls_token": np.zeros(1)}, model)
-    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes)
-    with pytest.raises(tc.InputError, match=MESSAGE.format("params/")):
+class Prompted(models.ViT):
+    """An architecture with a token of its own, and no row for it."""
+
+    def setup(self):
+        super().setup()
+        self.prompt = self.param("prompt", jax.nn.initializers.zeros, (1, 4, self.embed_dim))
+
+
+def prompted(*rows):
+    """A small model of an architecture whose table is ViT's and these rows."""
+    kind = type("Prompted", (Prompted,), {"PARAMETERS": ParameterTable("Prompted", (*tables.VIT.rows, *rows))})
+    return kind("prompted", **SMALL)
+
+
+PROMPT = Parameter("prompt", "token", "embedding", files={tables.TIMM: Tensors(("prompt.tokens",))})
+
+
+def test_an_architecture_adds_rows_and_everything_knows_its_parameters():
+    model = prompted(PROMPT)
+    params = jax.tree.map(lambda leaf: np.full(leaf.shape, 2.0, np.float32), models.parameter_shapes(model))
+    tensors = tc.convert.to_torch({"params": params}, model)
+    assert tensors["prompt.tokens"].shape == (1, 4, SMALL["embed_dim"])
+    back = tc.convert.from_torch(tensors, model)
+    jax.tree.map(np.testing.assert_array_equal, back, {"params": params})
+    assert optimizer.decay_mask(params, model.PARAMETERS)["prompt"] is False
+    scaled, _ = optimizer.scale_by_layer(0.5, model.PARAMETERS, model.depth).update(params, optax.EmptyState())
+    assert scaled["prompt"].flat[0] == 2 * 0.5 ** (model.depth + 1)
+    assert sharding.specs(params, sharding.make_mesh(0, 4), model.PARAMETERS)["prompt"] == jax.sharding.PartitionSpec()
+
+
+def test_the_converter_names_a_parameter_without_a_row():
+    model = prompted()
+    message = "^unknown parameter 'params/prompt': not in the Prompted parameter table$"
+    with pytest.raises(tc.InputError, match=message):
+        tc.convert.from_torch({"cls_token": np.zeros(1)}, model)
+    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), models.variable_shapes(model))
+    with pytest.raises(tc.InputError, match=message):
         tc.convert.to_torch(variables, model)
 
 
-def test_a_row_of_no_timm_tensor_is_not_written(monkeypatch):
-    model = small("deit_tiny_patch16_224.fb_in1k")
-    rows = tuple(row for row in tables.VIT.rows if not row.path.startswith("norm/"))
-    table = ParameterTable(
-        "ViT", (*rows, Parameter("norm/scale", "norm", "head"), Parameter("norm/bias", "norm", "head"))
-    )
-    monkeypatch.setattr(type(model), "PARAMETERS", table)
+def test_a_parameter_that_no_file_stores_is_not_written():
+    model = prompted(Parameter("prompt", "token", "embedding"))
     variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), models.variable_shapes(model))
-    with pytest.raises(tc.InputError, match="params.norm.bias has no tensor in timm files; params.norm.scale has no"):
+    with pytest.raises(tc.InputError, match="^cannot write prompted: params.prompt has no tensor in timm files$"):
         tc.convert.to_torch(variables, model)
 
 

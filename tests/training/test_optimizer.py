@@ -67,9 +67,15 @@ def test_rate_is_scaled_to_the_batch():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"warmup_epochs": 20.0}, r"warmup_epochs=20.0 is 100 steps, and the run has 100: use less"),
-        ({"lr": 1e-6}, "optimizer.lr=1e-06 and min_lr=1e-05: use 0 <= min_lr <= lr and lr > 0"),
-        ({"lr_batch_size": 10**5}, "optimizer.lr=1e-08 and min_lr=1e-05: use 0 <= min_lr <= lr and lr > 0"),
+        (
+            {"warmup_epochs": 20.0},
+            "optimizer.warmup_epochs=20.0: must be shorter than the run; it is 100 steps, and the run has 100",
+        ),
+        ({"lr": 1e-6}, "optimizer.min_lr=1e-05: must be at most optimizer.lr, which is 1e-06 at this batch size"),
+        (
+            {"lr_batch_size": 10**5},
+            "optimizer.min_lr=1e-05: must be at most optimizer.lr, which is 1e-08 at this batch size",
+        ),
     ],
 )
 def test_impossible_courses(changes, message):
