@@ -7,26 +7,26 @@ state, gathers the others' parts for the forward and backward pass, and gets bac
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import keystr, tree_leaves_with_path  # pyright: ignore[reportUnknownVariableType]
 
 from tcvit_jax.errors import InputError
 
-# Which axis of a parameter the devices of `model` share, by the end of its name; the first rule that fits, and whole on
-# every device where none does. Moments and averages have their parameters' names behind their own.
-RULES: tuple[tuple[str, int], ...] = (
-    (r"attn/(qkv|proj)/kernel", -1),
-    (r"mlp/(fc1|fc2)/kernel", -1),
-    (r"patch_embed/(kernel|proj/kernel)", -1),
-    # The classes need not be a multiple of anything.
-    (r"(head|head_dist|aux_head)/kernel", -2),
-    (r"pos_embed", -1),
-)
+
+class ParameterTable(Protocol):
+    """What sharding needs to know of an architecture (see `models.parameters`)."""
+
+    def mesh_axis(self, path: tuple[Any, ...]) -> int | None:
+        """Return the axis to shard over `model` of the parameter that a key path leads to, counted from the end.
+
+        None replicates it. Raises an `InputError` for a parameter that is not in the table.
+        """
+        ...
 
 
 def data_mesh() -> Mesh:
@@ -47,7 +47,10 @@ def make_mesh(data: int = 0, model: int = 1, devices: Sequence[Any] | None = Non
     Raises:
         InputError: there are not as many devices.
     """
-    found = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
+    found: list[Any] = sorted(
+        devices or jax.devices(),  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+        key=lambda device: (device.process_index, device.id),
+    )
     count = len(found)
     if model < 1 or count % model:
         nearest = min((n for n in range(1, count + 1) if count % n == 0), key=lambda n: (abs(n - model), n))
@@ -75,58 +78,72 @@ def split(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
-def shared_axis(name: str, ndim: int) -> int | None:
-    """The axis of a parameter that the devices of `model` share, by its `/`-separated name; None for none."""
-    for pattern, axis in RULES:
-        if re.search(f"(^|/){pattern}$", name):
-            return axis % ndim
-    return None
+def spec(path: tuple[Any, ...], leaf: Any, mesh: Mesh, table: ParameterTable) -> PartitionSpec:
+    """Return how a leaf of a state lies on the mesh.
 
+    Args:
+        path: key path of the leaf, such as that of a parameter, of its moving average or of its Adam moments.
+        leaf: an array or its shape; scalars, such as step counts, are replicated.
+        mesh: the device mesh.
+        table: of the architecture.
 
-def spec(path: tuple[Any, ...], leaf: Any, mesh: Mesh) -> PartitionSpec:
-    """How a leaf of a state, at a path of it, lies on the mesh."""
+    Raises:
+        InputError: the leaf has axes, and the table has no row for it.
+    """
     ndim = len(leaf.shape)
-    axis = shared_axis(jax.tree_util.keystr(path, simple=True, separator="/"), ndim) if ndim else None
+    axis = table.mesh_axis(path) if ndim else None
     if axis is None or model_size(mesh) == 1:
         return PartitionSpec()
-    return PartitionSpec(*("model" if index == axis else None for index in range(ndim)))
+    return PartitionSpec(*("model" if index == axis % ndim else None for index in range(ndim)))
 
 
-def specs(tree: Any, mesh: Mesh) -> Any:
-    """`spec` of every leaf."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: spec(path, leaf, mesh), tree)
+def specs(tree: Any, mesh: Mesh, table: ParameterTable) -> Any:
+    """Return `spec` of every leaf."""
+
+    def spec_of(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
+        return spec(path, leaf, mesh, table)
+
+    return jax.tree_util.tree_map_with_path(spec_of, tree)
 
 
-def shardings(tree: Any, mesh: Mesh) -> Any:
-    """How every leaf of a tree (arrays or their shapes) lies on the mesh, by `RULES`."""
-    return jax.tree.map(lambda found: NamedSharding(mesh, found), specs(tree, mesh))
+def shardings(tree: Any, mesh: Mesh, table: ParameterTable) -> Any:
+    """Return the sharding of every leaf of a tree of arrays or shapes."""
+
+    def sharding_of(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        return NamedSharding(mesh, spec(path, leaf, mesh, table))
+
+    return jax.tree_util.tree_map_with_path(sharding_of, tree)
 
 
-def check_shared(params: Any, mesh: Mesh) -> None:
+def check_shared(params: Any, mesh: Mesh, table: ParameterTable) -> None:
     """Raise an `InputError` unless the devices of `model` can share the parameters (arrays or shapes) evenly."""
     size = model_size(mesh)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        for axis, name in enumerate(spec(path, leaf, mesh)):
+    for path, leaf in tree_leaves_with_path(params):  # pyright: ignore[reportUnknownVariableType]
+        for axis, name in enumerate(spec(path, leaf, mesh, table)):  # pyright: ignore[reportUnknownArgumentType]
             if name and leaf.shape[axis] % size:
                 nearest = max(n for n in range(1, size + 1) if leaf.shape[axis] % n == 0)
                 raise InputError(
                     f"mesh.model={size} cannot share the {leaf.shape[axis]} columns of "
-                    f"{jax.tree_util.keystr(path, simple=True, separator='/')}: use {nearest}"
+                    f"{keystr(path, simple=True, separator='/')}: use {nearest}"
                 )
 
 
 def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """A global batch on the mesh, from the rows that this process read."""
     sharding = split(mesh)
-    return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
+    return {
+        key: jax.make_array_from_process_local_data(sharding, value)  # pyright: ignore[reportUnknownMemberType]
+        for key, value in batch.items()
+    }
 
 
 def place_whole(tree: Any, mesh: Mesh) -> Any:
     """Every array of `tree` whole on every device: of the host, or of this mesh."""
     if model_size(mesh) > 1 and any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree)):
         # Parts that other processes hold come through a program; a copy from the host alone cannot reach them.
-        return jax.jit(_same, out_shardings=replicated(mesh))(tree)
-    return jax.device_put(tree, replicated(mesh))
+        gather = jax.jit(_same, out_shardings=replicated(mesh))  # pyright: ignore[reportUnknownMemberType]
+        return gather(tree)  # pyright: ignore[reportUnknownVariableType]
+    return jax.device_put(tree, replicated(mesh))  # pyright: ignore[reportUnknownMemberType]
 
 
 def _same(tree: Any) -> Any:
@@ -148,9 +165,17 @@ def check_divisible(key: str, batch_size: int, mesh: Mesh, rows: int = 1) -> Non
 
 def as_replicated(tree: Any, mesh: Mesh) -> Any:
     """Abstract leaves of `tree` (shapes and dtypes), to be held whole by every device."""
-    return as_placed(tree, jax.tree.map(lambda _: replicated(mesh), tree))
+
+    def whole(_: Any) -> NamedSharding:
+        return replicated(mesh)
+
+    return as_placed(tree, jax.tree.map(whole, tree))
 
 
 def as_placed(tree: Any, placed: Any) -> Any:
     """Abstract leaves of `tree` (shapes and dtypes) that lie as `placed`, a tree of shardings, says."""
-    return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree, placed)
+
+    def abstract(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(abstract, tree, placed)

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import tcvit_jax as tc
@@ -43,39 +44,46 @@ def test_impossible_meshes(data, model, message):
     assert str(caught.value) == message
 
 
-def test_rules_share_matrices_and_leave_vectors_whole():
-    params = models.parameter_shapes(tc.create_model("deit_tiny_patch16_224"))
+def test_the_table_shares_matrices_and_leaves_vectors_whole():
+    model = tc.create_model("deit_tiny_patch16_224", depth=4)
+    params, table = models.parameter_shapes(model), model.PARAMETERS
     mesh = sharding.make_mesh(0, 4)
-    state = {"mu": params, "count": np.zeros(())}
+    state = optax.ScaleByScheduleState(np.zeros(())), optax.TraceState(params)
     found = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(placed.spec)
-        for path, placed in jax.tree.leaves_with_path(sharding.shardings(state, mesh))
+        jax.tree_util.keystr(path, simple=True, separator="/").removeprefix("1/"): tuple(placed.spec)
+        for path, placed in jax.tree.leaves_with_path(sharding.shardings(state, mesh, table))
     }
-    assert found["mu/blocks_3/attn/qkv/kernel"] == (None, "model")
-    assert found["mu/patch_embed/kernel"] == (None, None, None, "model")
-    assert found["mu/head/kernel"] == ("model", None)
-    assert found["mu/pos_embed"] == (None, None, "model")
-    assert found["mu/cls_token"] == found["mu/norm/scale"] == found["mu/blocks_0/mlp/fc1/bias"] == found["count"] == ()
+    assert found["trace/blocks_3/attn/qkv/kernel"] == (None, "model")
+    assert found["trace/patch_embed/kernel"] == (None, None, None, "model")
+    assert found["trace/head/kernel"] == ("model", None)
+    assert found["trace/pos_embed"] == (None, None, "model")
+    assert (
+        found["trace/cls_token"]
+        == found["trace/norm/scale"]
+        == found["trace/blocks_0/mlp/fc1/bias"]
+        == found["0/count"]
+        == ()
+    )
     shared = sum(
         leaf.size
         for path, leaf in jax.tree.leaves_with_path(params)
-        if found[f"mu/{jax.tree_util.keystr(path, simple=True, separator='/')}"]
+        if found[f"trace/{jax.tree_util.keystr(path, simple=True, separator='/')}"]
     )
     assert shared / sum(leaf.size for leaf in jax.tree.leaves(params)) > 0.99
-    assert {tuple(p.spec) for p in jax.tree.leaves(sharding.shardings(state, sharding.make_mesh()))} == {()}
+    assert {tuple(p.spec) for p in jax.tree.leaves(sharding.shardings(state, sharding.make_mesh(), table))} == {()}
 
 
 def test_parameters_that_cannot_be_shared_are_named():
-    params = models.parameter_shapes(tc.create_model("deit_tiny_patch16_224", embed_dim=36, num_heads=3))
+    model = tc.create_model("deit_tiny_patch16_224", embed_dim=36, depth=2, num_heads=3)
     with pytest.raises(tc.InputError) as caught:
-        sharding.check_shared(params, sharding.make_mesh(0, 8))
+        sharding.check_shared(models.parameter_shapes(model), sharding.make_mesh(0, 8), model.PARAMETERS)
     assert str(caught.value) == "mesh.model=8 cannot share the 36 columns of blocks_0/attn/proj/kernel: use 6"
 
 
 def test_what_is_shared_is_whole_again():
     mesh = sharding.make_mesh(2, 4)
     tree = {"head": {"kernel": np.arange(32.0).reshape(8, 4)}}
-    shared = jax.device_put(tree, sharding.shardings(tree, mesh))
+    shared = jax.device_put(tree, sharding.shardings(tree, mesh, models.ViT.PARAMETERS))
     assert shared["head"]["kernel"].addressable_shards[0].data.shape == (2, 4)
     whole = sharding.place_whole(shared, mesh)
     assert whole["head"]["kernel"].sharding.is_fully_replicated

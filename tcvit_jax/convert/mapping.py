@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
+from tcvit_jax.convert.formats import TIMM, Format, format_of
 from tcvit_jax.convert.problems import Problem, listed, of_dtypes, of_names, of_shapes, of_unread, of_values
-from tcvit_jax.convert.rules import TIMM, Dialect, dialect_of
 from tcvit_jax.errors import InputError, first_line
 from tcvit_jax.models import ViT, variable_shapes
 from tcvit_jax.ops.positions import resample_positions
@@ -68,20 +67,24 @@ def to_torch(variables: Mapping[str, Any], model: ViT) -> dict[str, np.ndarray]:
     Raises:
         InputError: they are another model's.
     """
-    given, expected = _flat(variables), _flat(variable_shapes(model))
+    given = traverse_util.flatten_dict(dict(variables), sep=".")
+    expected = traverse_util.flatten_dict(variable_shapes(model), sep=".")
     problems = [(path, "has no place in the model") for path in set(given) - set(expected)]
     problems += [(path, "is missing") for path in set(expected) - set(given)]
     for path in set(given) & set(expected):
         problems += of_shapes([path], [given[path].shape], [expected[path].shape])
     if problems:
         raise InputError(f"the variables do not fit {model.variant}: {listed(problems)}")
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for path, value in given.items():
-        found = TIMM.rule(path)
-        assert found is not None, path
-        rule, (name,) = found
-        assert rule.layout.dump is not None, path
-        tensors[name] = np.ascontiguousarray(rule.layout.dump(np.asarray(value, np.float32)))
+        found = model.PARAMETERS.tensors(_table_path(path), TIMM.name)
+        if found is None or found.layout.dump is None:
+            problems.append((path, f"has no tensor in {TIMM.name} files"))
+            continue
+        (name,) = found.names
+        tensors[name] = np.ascontiguousarray(found.layout.dump(np.asarray(value, np.float32)))
+    if problems:
+        raise InputError(f"cannot write {model.variant}: {listed(problems)}")
     return tensors
 
 
@@ -90,17 +93,19 @@ def convert(
 ) -> Conversion:
     """As `from_torch`, with an account of what was done."""
     grid = grid or getattr(tensors, "grid", None)
-    dialect = dialect_of(tensors)
-    names, problems = of_names(dialect.canonical(tensors))
-    dropped = {name for name in names if new_head and re.fullmatch(dialect.head, name)}
+    table, file_format = model.PARAMETERS, format_of(tensors)
+    names, problems = of_names(file_format.canonical(tensors))
+    classifiers = table.classifier_tensors(file_format.name)
+    dropped = classifiers & set(names) if new_head else frozenset[str]()
     unread, variables, resampled, dtypes = set(names) - dropped, {}, [], {}
-    for path, expected in _flat(variable_shapes(model)).items():
-        found = dialect.rule(path)
+    for path, expected in traverse_util.flatten_dict(variable_shapes(model), sep=".").items():
+        role = table.row(_table_path(path)).role
+        found = table.tensors(_table_path(path), file_format.name)
         if found is None:
-            problems.append((path, f"has no tensor in {dialect.name} files"))
+            problems.append((path, f"has no tensor in {file_format.name} files"))
             continue
-        rule, wanted = found
-        if rule.kind == "head" and new_head:
+        wanted = found.names
+        if role == "classifier" and new_head:
             variables[path] = np.zeros(expected.shape, np.float32)
             continue
         missing = [name for name in wanted if name not in unread]
@@ -111,19 +116,19 @@ def convert(
         sources, wrong = _read(tensors, {name: names[name] for name in wanted})
         if not wrong:
             dtypes.update({name: source.dtype.name for name, source in zip(wanted, sources, strict=True)})
-            if rule.kind == "positions":
+            if role == "positions":
                 before = sources[0]
-                sources[0], wrong = _regridded(wanted[0], before, model, grid, dialect)
+                sources[0], wrong = _regridded(wanted[0], before, model, grid, file_format)
                 resampled += wanted if sources[0] is not before else []
-            shapes = rule.layout.shapes(expected.shape, model.num_heads)
+            shapes = found.layout.shapes(expected.shape, model.num_heads)
             wrong = wrong or of_shapes(wanted, [source.shape for source in sources], shapes)
         if not wrong:
-            variables[path] = np.ascontiguousarray(rule.layout.load(sources, expected.shape), np.float32)
+            variables[path] = np.ascontiguousarray(found.layout.load(sources, expected.shape), np.float32)
         problems += wrong
     problems += [*of_dtypes(dtypes), *of_unread(unread, problems)]
     if problems:
         advice = ""
-        if all(re.fullmatch(dialect.head, name) for name, _ in problems):
+        if all(name in classifiers for name, _ in problems):
             advice = "; another classifier replaces it with new_head (--new-head)"
         raise InputError(f"the weights do not fit {model.variant}: {listed(problems)}{advice}")
     return Conversion(
@@ -136,9 +141,9 @@ def convert(
     )
 
 
-def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Leaves by their paths, `params.blocks_0.norm1.scale`."""
-    return dict(traverse_util.flatten_dict(dict(tree), sep="."))
+def _table_path(path: str) -> str:
+    """Return the path of a variable as parameter tables have it: `params/blocks_0/norm1/scale`."""
+    return path.replace(".", "/")
 
 
 def _read(tensors: Mapping[str, Any], names: Mapping[str, str]) -> tuple[list[np.ndarray], list[Problem]]:
@@ -167,7 +172,7 @@ def _to_numpy(value: Any) -> np.ndarray:
 
 
 def _regridded(
-    name: str, positions: np.ndarray, model: ViT, grid: tuple[int, int] | None, dialect: Dialect
+    name: str, positions: np.ndarray, model: ViT, grid: tuple[int, int] | None, file_format: Format
 ) -> tuple[np.ndarray, list[Problem]]:
     """Positions on the model's grid: themselves where they are of it, and where nothing can be resampled."""
     prefix = 0 if model.no_embed_class else model.prefix
@@ -183,4 +188,4 @@ def _regridded(
         grid = (side, side)
     if grid is None or grid == model.grid:
         return positions, []
-    return np.asarray(resample_positions(positions, prefix, grid, model.grid, *dialect.resampling)), []
+    return np.asarray(resample_positions(positions, prefix, grid, model.grid, *file_format.resampling)), []

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from tcvit_jax.errors import InputError
+from tcvit_jax.models import tables
 from tcvit_jax.models.vit import Heads, ViT
 from tcvit_jax.tokens import Tokens
 
@@ -62,6 +63,7 @@ class LVViT(ViT):
     FIXED: ClassVar[dict[str, Any]] = {
         "class_token": True, "distilled": False, "global_pool": "token", "fc_norm": None, "pre_norm": False,
     }  # fmt: skip
+    PARAMETERS: ClassVar[tables.ParameterTable] = tables.LVVIT
 
     @property
     def reads_prefix_alone(self) -> bool:

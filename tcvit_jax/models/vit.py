@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from tcvit_jax.errors import InputError
+from tcvit_jax.models import tables
 from tcvit_jax.models.cost import Cost, Shape, cost
 from tcvit_jax.models.layers import Block, Dropout, Step, kernel_init, layer_norm
 from tcvit_jax.ops import plans, rows
@@ -74,6 +75,7 @@ class ViT(nn.Module):
 
     # Values that an architecture derived from this one leaves no choice in.
     FIXED: ClassVar[dict[str, Any]] = {}
+    PARAMETERS: ClassVar[tables.ParameterTable] = tables.VIT
 
     @property
     def grid(self) -> tuple[int, int]:

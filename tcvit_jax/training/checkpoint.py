@@ -121,13 +121,15 @@ class Checkpoints:
         with readable(self._root / str(step)):
             return self._manager.restore(step, args=ocp.args.Composite(**{META: ocp.args.JsonRestore()}))[META]
 
-    def restore(self, step: int, like: TrainState, mesh: Mesh) -> TrainState:
+    def restore(self, step: int, like: TrainState, mesh: Mesh, table: sharding.ParameterTable) -> TrainState:
         """The state of a step, shaped as `like` (arrays or their shapes), on the mesh, which may be another one.
+
+        `table` is the parameter table of the model.
 
         Raises:
             InputError: the checkpoint is damaged, or of another model.
         """
-        wanted = sharding.as_placed(like, sharding.shardings(like, mesh))
+        wanted = sharding.as_placed(like, sharding.shardings(like, mesh, table))
         args = ocp.args.Composite(
             **{
                 VARIABLES: ocp.args.StandardRestore(wanted.variables),

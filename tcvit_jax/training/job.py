@@ -104,8 +104,8 @@ def build(config: Config) -> Job:
         raise InputError(f"epochs={run.epochs} is less than half a step of {run.batch_size} images")
     steps_per_epoch = len(train_data.source) / run.batch_size
     rate = optimizer.learning_rate(config.optimizer, total_steps, steps_per_epoch, run.batch_size)
+    tx = optimizer.adamw(config.optimizer, rate, model.PARAMETERS, model.depth)
     return Job(
         config, found.objective, stages(config.warmdown, model, total_steps, steps_per_epoch), describe(model),
-        train_data, eval_data, mesh, total_steps, rate, optimizer.adamw(config.optimizer, rate, model.depth), variables,
-        taught,
+        train_data, eval_data, mesh, total_steps, rate, tx, variables, taught,
     )  # fmt: skip

@@ -85,11 +85,11 @@ def train(config: Config, keep_compiled: bool = False) -> dict[str, Any]:
 def _first_state(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, int, dict[str, Any]]:
     """The last checkpoint's state, or a fresh one; the steps it has taken; and what the checkpoint says of itself."""
     init = make_init(job.model, job.tx, job.config.run.seed)
-    shapes = jax.eval_shape(init)
+    shapes, table = jax.eval_shape(init), job.model.PARAMETERS
     latest = checkpoints.latest()
     if latest is not None:
-        return checkpoints.restore(latest, shapes, job.mesh), latest, checkpoints.meta(latest)
-    return jax.jit(init, out_shardings=sharding.shardings(shapes, job.mesh))(job.variables), 0, {}
+        return checkpoints.restore(latest, shapes, job.mesh, table), latest, checkpoints.meta(latest)
+    return jax.jit(init, out_shardings=sharding.shardings(shapes, job.mesh, table))(job.variables), 0, {}
 
 
 def _banner(job: Job, start: int) -> Iterator[str]:

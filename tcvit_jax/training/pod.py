@@ -41,7 +41,7 @@ def compiled_step(config: Config, mesh: Mesh) -> Program:
 
     found, run = recipe.build(config, mesh), config.run
     model, teacher = found.model, found.objective.teacher
-    tx = optimizer.adamw(config.optimizer, optax.constant_schedule(config.optimizer.lr), model.depth)
+    tx = optimizer.adamw(config.optimizer, optax.constant_schedule(config.optimizer.lr), model.PARAMETERS, model.depth)
     step: Any = make_train_step(
         found.objective, tx, mesh, seed=run.seed, ema_decay=config.optimizer.ema_decay, accumulate=run.accumulate
     )

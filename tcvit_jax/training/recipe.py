@@ -47,7 +47,7 @@ def build(config: Config, mesh: Mesh) -> Recipe:
     model = assembly.build_model(config.model, config.reduction)
     preprocessing = assembly.build_preprocessing(config.data, model)
     # Traces the model: what only shows there is raised now.
-    sharding.check_shared(models.parameter_shapes(model), mesh)
+    sharding.check_shared(models.parameter_shapes(model), mesh, model.PARAMETERS)
     teacher, variables, classes = build_teacher(config.distill, config.mixing, model, preprocessing)
     objective = build_objective(config.mixing, model, preprocessing, teacher)
     rows = config.run.accumulate * (2 if objective.pairs else 1)

@@ -80,9 +80,9 @@ def make_train_step(
         accumulate: micro-batches of a device, one after another: their mean is that of the whole, but that each has
             batch statistics of its own.
     """
-    shapes = jax.eval_shape(make_init(objective.model, tx, seed))
-    placed, whole, cut = sharding.shardings(shapes, mesh), sharding.replicated(mesh), sharding.split(mesh)
-    gradients_of = _make_gradients(objective, mesh, sharding.specs(shapes.variables, mesh), accumulate)
+    shapes, table = jax.eval_shape(make_init(objective.model, tx, seed)), objective.model.PARAMETERS
+    placed, whole, cut = sharding.shardings(shapes, mesh, table), sharding.replicated(mesh), sharding.split(mesh)
+    gradients_of = _make_gradients(objective, mesh, sharding.specs(shapes.variables, mesh, table), accumulate)
 
     def train_step(
         state: TrainState, taught: Mapping[str, Any], batch: Mapping[str, Array]

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import json
 import re
 import threading
 
@@ -12,7 +13,7 @@ import tcvit_jax as tc
 from tcvit_jax import models
 from tcvit_jax.convert import hub
 
-NAME = "vit_small_patch16_224.dino"
+NAME, OTHER = "deit_tiny_patch16_224.fb_in1k", "deit_small_patch16_224.fb_in1k"
 
 
 @pytest.mark.parametrize(
@@ -92,46 +93,58 @@ def served():
     thread.join()
 
 
-def convert(script, served, home, *arguments):
-    return script(
-        "tcvit_jax.convert", *arguments, cwd=home, HF_ENDPOINT=served[0], HF_HOME=str(home / "hf"),
-        HF_HUB_DISABLE_PROGRESS_BARS="1",
+CALLS = """
+import contextlib, io, json, sys
+from tcvit_jax.convert.__main__ import main
+answers = []
+for arguments in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(arguments)
+    answers.append((status, out.getvalue(), err.getvalue()))
+print(json.dumps(answers))
+"""
+
+
+def answers(script, home, calls, **variables):
+    """Status, output and errors of the command with each of these arguments, all in one process."""
+    (home / "calls.py").write_text(CALLS)
+    done = script(
+        str(home / "calls.py"), json.dumps(calls), cwd=home, HF_HOME=str(home / "hf"), HF_HUB_DISABLE_PROGRESS_BARS="1",
+        **variables,
     )  # fmt: skip
-
-
-def test_a_repository_is_converted_and_its_name_is_the_model(script, served, tmp_path):
-    done = convert(script, served, tmp_path, f"hf-hub:timm/{NAME}", "--out", "ckpt", "--no-parity")
     assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_repository_is_converted_and_what_is_not_there_is_one_line(script, served, tmp_path):
+    found, unknown, other, empty = answers(
+        script,
+        tmp_path,
+        [
+            [f"hf-hub:timm/{NAME}", "--out", "ckpt", "--no-parity"],
+            ["timm/empty", "--out", "two"],
+            [f"hf-hub:timm/{OTHER}", "--out", "two"],
+            ["timm/empty", "--model", NAME, "--out", "two"],
+        ],
+        HF_ENDPOINT=served[0],
+    )
+    assert found[0] == 0, found[2]
     digest = hashlib.sha256(served[1]).hexdigest()
-    assert f"source      timm/{NAME}, sha256 {digest}" in done.stdout.splitlines()
+    assert f"source      timm/{NAME}, sha256 {digest}" in found[1].splitlines()
     model, _, meta = tc.load(tmp_path / "ckpt")
     assert model.variant == NAME
     assert meta["provenance"]["source"] == f"timm/{NAME}"
+    for status, _, error in (unknown, other, empty):
+        assert status == 2
+        assert error.count("\n") == 1
+    assert unknown[2].startswith("error: unknown model 'empty'")
+    assert other[2].startswith(f"error: cannot download 'timm/{OTHER}': ")
+    assert empty[2] == "error: 'timm/empty' holds none of model.safetensors, pytorch_model.bin\n"
+    assert not (tmp_path / "two").exists()
 
 
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("timm/empty", "unknown model 'empty'"),
-        ("hf-hub:timm/deit_small_patch16_224.fb_in1k", "cannot download 'timm/deit_small_patch16_224.fb_in1k': "),
-    ],
-)
-def test_what_is_not_there_is_one_line(script, served, tmp_path, source, message):
-    done = convert(script, served, tmp_path, source, "--out", "ckpt")
-    assert done.returncode == 2
-    assert re.fullmatch(f"error: {re.escape(message)}.*\n", done.stderr), done.stderr
-    assert not (tmp_path / "ckpt").exists()
-
-
-def test_a_repository_without_weights(script, served, tmp_path):
-    done = convert(script, served, tmp_path, "timm/empty", "--model", NAME, "--out", "ckpt")
-    assert done.stderr == "error: 'timm/empty' holds none of model.safetensors, pytorch_model.bin\n"
-
-
-def test_without_a_network_a_file_is_advised(script, served, tmp_path):
-    arguments = (f"timm/{NAME}", "--out", "ckpt")
-    done = script("tcvit_jax.convert", *arguments, cwd=tmp_path, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hf"))
-    assert done.returncode == 2
-    assert re.fullmatch(rf"error: cannot download 'timm/{NAME}': .*give the path of a file\)\n", done.stderr), (
-        done.stderr
-    )
+def test_without_a_network_a_file_is_advised(script, tmp_path):
+    ((status, _, error),) = answers(script, tmp_path, [[f"timm/{NAME}", "--out", "ckpt"]], HF_HUB_OFFLINE="1")
+    assert status == 2
+    assert re.fullmatch(rf"error: cannot download 'timm/{NAME}': .*give the path of a file\)\n", error), error

@@ -61,7 +61,8 @@ def everything(workdir):
     job = build(config.load(CONFIG, [each for each in SETTINGS if "batch_size" not in each]))
     with Checkpoints(Path(workdir)) as checkpoints:
         last = checkpoints.latest()
-        state = checkpoints.restore(last, jax.eval_shape(make_init(job.model, job.tx, 0)), job.mesh)
+        like = jax.eval_shape(make_init(job.model, job.tx, 0))
+        state = checkpoints.restore(last, like, job.mesh, job.model.PARAMETERS)
     arrays = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
     lines = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
     summary = json.loads((Path(workdir) / "summary.json").read_text())

@@ -47,7 +47,7 @@ def test_restore_gives_back_every_bit_on_the_mesh(saved):
     run, state = saved
     with Checkpoints(run) as checkpoints:
         assert checkpoints.latest() == 9
-        restored = checkpoints.restore(9, jax.eval_shape(INIT), MESH)
+        restored = checkpoints.restore(9, jax.eval_shape(INIT), MESH, MODEL.PARAMETERS)
     assert int(restored.step) == 9
     assert_equal((restored.variables, restored.ema, restored.opt_state), (state.variables, state.ema, state.opt_state))
     assert restored.variables["params"]["head"]["kernel"].sharding.is_equivalent_to(sharding.replicated(MESH), 2)
@@ -104,7 +104,7 @@ def test_a_checkpoint_is_restored_on_other_devices(saved, mesh):
     """Written whole by eight, read by others: on one, or each parameter in parts; and back again."""
     run, state = saved
     with Checkpoints(run) as checkpoints:
-        restored = checkpoints.restore(9, jax.eval_shape(INIT), mesh)
+        restored = checkpoints.restore(9, jax.eval_shape(INIT), mesh, MODEL.PARAMETERS)
     assert_equal((restored.variables, restored.opt_state), (state.variables, state.opt_state))
     kernel = restored.variables["params"]["blocks_0"]["mlp"]["fc1"]["kernel"]
     assert kernel.sharding.device_set == set(mesh.devices.flat)
@@ -114,12 +114,12 @@ def test_a_checkpoint_is_restored_on_other_devices(saved, mesh):
 def test_parts_of_parameters_are_saved_and_anybody_loads_them(saved, tmp_path):
     _, state = saved
     mesh = sharding.make_mesh(1, 8)
-    shared = jax.device_put(state, sharding.shardings(state, mesh))
+    shared = jax.device_put(state, sharding.shardings(state, mesh, MODEL.PARAMETERS))
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(4, shared, {"step": 4, "model": models.to_config(MODEL)})
     assert_equal(load(tmp_path)[1], state.ema)
     with Checkpoints(tmp_path) as checkpoints:
-        assert_equal(checkpoints.restore(4, jax.eval_shape(INIT), MESH).variables, state.variables)
+        assert_equal(checkpoints.restore(4, jax.eval_shape(INIT), MESH, MODEL.PARAMETERS).variables, state.variables)
         assert checkpoints.meta(4)["step"] == 4
 
 

@@ -32,7 +32,7 @@ def compiled(objective, mesh, batch, ema_decay=0.9, taught=None, tx=None, accumu
     """The first state, the teacher's variables, and the compiled step."""
     tx = tx or optax.sgd(0.1)
     init = make_init(objective.model, tx, 0)
-    state = jax.jit(init, out_shardings=sharding.shardings(jax.eval_shape(init), mesh))()
+    state = jax.jit(init, out_shardings=sharding.shardings(jax.eval_shape(init), mesh, objective.model.PARAMETERS))()
     taught = sharding.place_whole(taught or {}, mesh)
     step = make_train_step(objective, tx, mesh, seed=0, ema_decay=ema_decay, accumulate=accumulate)
     return state, taught, step.lower(state, taught, sharding.place(batch_of(batch), mesh)).compile()
