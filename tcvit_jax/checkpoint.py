@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-from tcvit_jax import models, sharding
+from tcvit_jax import atomic, models, sharding
 from tcvit_jax.errors import InputError, first_line, unknown
 from tcvit_jax.models import ViT
 
@@ -73,13 +71,13 @@ def save(directory: str | Path, variables: Mapping[str, Any], meta: Mapping[str,
     """
     directory, found = Path(directory).absolute(), checksum(variables)
     check_vacant(directory)
-    with whole_or_nothing(directory) as partial:
-        partial.mkdir()
+    with atomic.write(directory) as draft:
+        draft.mkdir()
         # Compression takes as much memory again, and 7 % off a file of weights.
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as writer:
-            writer.save(partial / VARIABLES, args=ocp.args.PyTreeSave(dict(variables)))
+            writer.save(draft / VARIABLES, args=ocp.args.PyTreeSave(dict(variables)))
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as writer:
-            writer.save(partial / META, {**meta, CHECKSUM: found})
+            writer.save(draft / META, {**meta, CHECKSUM: found})
     return found
 
 
@@ -92,32 +90,6 @@ def checksum(variables: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def whole_or_nothing(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to, which becomes `path` at the end; on an error nothing of it is left.
-
-    Raises:
-        InputError: it cannot be written, whatever the writer makes of that.
-    """
-    made = [parent for parent in path.parents if not parent.exists()]
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        os.replace(partial, path)
-        made = []
-    except Exception as error:
-        raise InputError(f"cannot write {str(path)!r}: {first_line(error)}") from error
-    finally:
-        # After an interruption too; after a success there is nothing.
-        shutil.rmtree(partial, ignore_errors=True)
-        with suppress(OSError):
-            partial.unlink()
-        for parent in made:
-            with suppress(OSError):
-                parent.rmdir()
-
-
 def check_vacant(directory: Path) -> None:
     """Raise an `InputError` unless `directory` can be made, or is there and empty."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
@@ -125,7 +97,7 @@ def check_vacant(directory: Path) -> None:
 
 
 @contextmanager
-def readable(folder: Path) -> Iterator[None]:
+def readable(folder: Path) -> Generator[None]:
     """Says which checkpoint is damaged; Orbax and TensorStore raise many kinds for that."""
     try:
         yield

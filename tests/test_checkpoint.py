@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 from tests.convert import cases
 from tests.models.test_vit import small, variables_of
 
-MODEL = small(tc.GTP(), 8)
+MODEL = small(tc.GTP(), 8, depth=2)
 META = {"model": models.to_config(MODEL), "classes": None}
 
 

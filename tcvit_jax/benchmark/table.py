@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tcvit_jax import atomic
 from tcvit_jax.benchmark.subject import Subject
 from tcvit_jax.benchmark.timing import STAGES
 from tcvit_jax.errors import InputError
 from tcvit_jax.report.plots import draw_tradeoff
-from tcvit_jax.report.rundir import replace_file
 
 Row = dict[str, Any]
 VERSIONS = ("jax", "jaxlib", "flax", "numpy", "tcvit_jax", "python", "device")
@@ -51,14 +50,14 @@ def write(path: Path, rows: Sequence[Row], subject: Subject) -> None:
         InputError: a missing cell.
     """
     check(rows)
-    replace_file(path / "results.json", json.dumps(rows, indent=2) + "\n")
-    replace_file(path / "results.csv", as_csv(rows))
-    replace_file(path / "results.md", as_markdown(rows))
+    atomic.write_json(path / "results.json", rows)
+    atomic.write_text(path / "results.csv", as_csv(rows))
+    atomic.write_text(path / "results.md", as_markdown(rows))
     for name, cell, label in (
         ("accuracy_macs.png", "gmacs", "GMACs an image"),
         ("accuracy_speed.png", "images_per_second", f"images per second, batches of {subject.batch}"),
     ):
-        lines = {}
+        lines: dict[str, list[tuple[float, float]]] = {}
         for row in rows:
             # A method is one line, whatever was calibrated at each budget.
             lines.setdefault(row["reducer"].partition("(")[0], []).append((row[cell], 100 * row["top1"]))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tcvit_jax.checkpoint import whole_or_nothing
+from tcvit_jax import atomic
 from tcvit_jax.errors import InputError, first_line, unknown
 
 # Where a checkpoint keeps the state dict, the preferred first; averages are what papers report.
@@ -101,8 +101,8 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, np.ndarray], metad
     path = Path(path).absolute()
     if path.exists():
         raise InputError(f"{str(path)!r} is there already: choose another name, or remove it")
-    with whole_or_nothing(path) as partial:
-        save_file(dict(tensors), partial, metadata={"format": "pt", **metadata})
+    with atomic.write(path) as draft:
+        save_file(dict(tensors), draft, metadata={"format": "pt", **metadata})
 
 
 def _read_safetensors(path: Path) -> Weights:

@@ -12,7 +12,6 @@ they are kept. The figures are the same at every run, and compare programs, not 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -223,15 +222,11 @@ def _schedule(text: str) -> int | list[int]:
 def _write(flags: argparse.Namespace, programs: Sequence[Program]) -> None:
     import jax
 
-    from tcvit_jax.errors import InputError
+    from tcvit_jax import atomic
 
     asked = {key: value for key, value in vars(flags).items() if key != "json"}
     figures = {**asked, "jax": jax.__version__, "programs": [asdict(program) for program in programs]}
-    try:
-        with open(flags.json, "w") as file:
-            json.dump(figures, file, indent=2)
-    except OSError as error:
-        raise InputError(f"--json {flags.json!r} cannot be written: {error.strerror}") from error
+    atomic.write_json(flags.json, figures)
 
 
 main = Command(__doc__, add_arguments, run, prog="python -m tcvit_jax.measure.tpu")

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tcvit_jax import atomic
+
 
 def _figure(**keys: Any) -> Any:
     """An empty figure, or None without matplotlib, which is an optional package."""
@@ -45,7 +47,8 @@ def draw_curves(history: Sequence[dict[str, Any]], path: Path, title: str) -> bo
         axes.grid(alpha=0.3)
     if history:
         left.legend()
-    figure.savefig(path, dpi=120)
+    with atomic.write(path) as draft:
+        figure.savefig(draft, dpi=120)
     return True
 
 
@@ -76,5 +79,6 @@ def draw_tradeoff(
     axes.plot(*dense, marker="*", markersize=12, color="black", linestyle="none", label="dense")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, ncols=2)
-    figure.savefig(path, dpi=120)
+    with atomic.write(path) as draft:
+        figure.savefig(draft, dpi=120)
     return True

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Container, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
+from flax import traverse_util
+
+from tcvit_jax import atomic
 from tcvit_jax.errors import InputError
 
 
@@ -39,7 +41,8 @@ class RunDirectory:
         file = self.path / "config.json"
         config = json.loads(json.dumps(config))
         if file.is_file() and self._holds_something():
-            before, now = dict(_flat(_read(file))), dict(_flat(config))
+            before: dict[str, Any] = traverse_util.flatten_dict(_read(file), sep=".")
+            now: dict[str, Any] = traverse_util.flatten_dict(config, sep=".")
             for key in sorted({*before, *now}):
                 if key not in free and before.get(key) != now.get(key):
                     raise InputError(
@@ -62,7 +65,7 @@ class RunDirectory:
         """Append a line to the log."""
         if not self._writes:
             return
-        with _writable(self.metrics), self.metrics.open("a") as file:
+        with atomic.writable(self.metrics), self.metrics.open("a") as file:
             file.write(json.dumps({"step": step, **_finite(values)}) + "\n")
 
     def history(self) -> list[dict[str, Any]]:
@@ -73,7 +76,8 @@ class RunDirectory:
         """
         if not self.metrics.is_file():
             return []
-        lines, texts = [], self.metrics.read_text().splitlines()
+        lines: list[dict[str, Any]] = []
+        texts = self.metrics.read_text().splitlines()
         for number, text in enumerate(texts, 1):
             try:
                 line = json.loads(text)
@@ -98,7 +102,7 @@ class RunDirectory:
             return line["step"] <= step and not again
 
         lines = [line for line in self.history() if kept(line)]
-        replace_file(self.metrics, "".join(json.dumps(line) + "\n" for line in lines))
+        atomic.write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in lines))
 
     def summary(self) -> dict[str, Any]:
         """What `summary.json` holds; nothing before it is written."""
@@ -117,7 +121,7 @@ class RunDirectory:
 
     def _write(self, name: str, values: Any) -> None:
         if self._writes:
-            replace_file(self.path / name, json.dumps(values, indent=2) + "\n")
+            atomic.write_json(self.path / name, values)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -136,27 +140,3 @@ def _null(value: Any) -> Any:
     if isinstance(value, list):
         return [_null(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a kill leaves the old one."""
-    partial = path.with_name(path.name + ".partial")
-    with _writable(path):
-        partial.write_text(text)
-        partial.replace(path)
-
-
-@contextmanager
-def _writable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"cannot write {str(path)!r}: {error.strerror}") from error

@@ -6,19 +6,19 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import orbax.checkpoint as ocp
+import numpy as np
+import orbax.checkpoint as ocp  # pyright: ignore[reportMissingTypeStubs]
 from jax.sharding import Mesh
 
-from tcvit_jax import sharding
+from tcvit_jax import atomic, sharding
 from tcvit_jax.checkpoint import EMA, FOLDER, META, VARIABLES, readable
-from tcvit_jax.errors import InputError, first_line
+from tcvit_jax.errors import InputError
 from tcvit_jax.training.step import TrainState
 
 _OPTIMISER = "opt_state"
@@ -97,23 +97,24 @@ class Checkpoints:
 
     def _check_room(self, state: TrainState) -> None:
         """Raise before anything is written, where that can be known: Orbax's threads fail with many words."""
-        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / jax.process_count()
+        processes = jax.process_count()  # pyright: ignore[reportUnknownMemberType]
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / processes
         if shutil.disk_usage(self._root).free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     @contextmanager
-    def _written(self) -> Iterator[None]:
+    def _written(self) -> Generator[None]:
         try:
             yield
-        except jax.errors.JaxRuntimeError:
+        except jax.errors.JaxRuntimeError:  # pyright: ignore[reportUnknownMemberType]
             # Of another process, most likely, and not of the disk.
             raise
         except Exception as error:
             good = [int(path.name) for path in self._root.glob("*") if path.name.isdigit()]
             last = f"the last good checkpoint is of step {max(good)}" if good else "there is no checkpoint yet"
             raise InputError(
-                f"cannot save step {self._begun} in {str(self._root)!r}: {reason(error)}; {last}, and the same command "
-                "continues from there"
+                f"cannot save step {self._begun} in {str(self._root)!r}: {atomic.reason(error)}; {last}, "
+                "and the same command continues from there"
             ) from error
 
     def meta(self, step: int) -> dict[str, Any]:
@@ -139,19 +140,10 @@ class Checkpoints:
         )
         with readable(self._root / str(step)):
             items = self._manager.restore(step, args=args)
-        count = jax.device_put(jnp.asarray(step, jnp.int32), sharding.replicated(mesh))
+        count = sharding.place_whole(np.asarray(step, np.int32), mesh)
         return TrainState(count, items[VARIABLES], items[EMA], items[_OPTIMISER])
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
     """Orbax prints the traces of its threads, and then raises what we say in a line."""
     return "orbax" not in record.pathname
-
-
-def reason(error: BaseException) -> str:
-    """Why something could not be written; where the disk is full, in these words, whatever wraps them."""
-    text = str(error)
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        if os.strerror(number) in text or errno.errorcode[number] in text:
-            return os.strerror(number)
-    return first_line(error)

@@ -27,10 +27,9 @@ def test_hits_are_those_that_an_evaluation_counts(checkpoints):
     data = build_eval_data(config, model, preprocessing)
     found = hits(model, preprocessing, [each.variables for each in weights], data.batches(), data_mesh())
     assert found.top1.shape == (2, len(data.source))
+    step = make_eval_step(model, preprocessing, data_mesh())
     for row, each in enumerate(weights):
-        result = evaluate(
-            make_eval_step(model, preprocessing, data_mesh()), each.variables, data.batches(), data_mesh()
-        )
+        result = evaluate(step, each.variables, data.batches(), data_mesh())
         assert found.top1[row].mean() == result.top1
         assert found.top5[row].mean() == result.top5
     # Two seeds are two models.

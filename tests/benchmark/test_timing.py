@@ -42,11 +42,11 @@ def test_a_program_is_compiled_once_waits_for_its_result_and_knows_its_memory():
     assert len(traced) == 1
 
 
-# With a state, with a token more, with a mask.
-@pytest.mark.parametrize("reducer", [None, tc.GTP(), tc.EViT(), tc.ATS()])
-def test_stages_put_together_are_the_model(reducer):
+# With a state from block to block, with a token more, with a mask.
+@pytest.mark.parametrize(("reducer", "depth"), [(None, 2), (tc.GTP(), 3), (tc.EViT(), 2), (tc.ATS(), 2)])
+def test_stages_put_together_are_the_model(reducer, depth):
     """Every stage computes what the model computes there: the last gives its logits."""
-    model = small(reducer, 5)
+    model = small(reducer, 5, depth=depth)
     variables, images = variables_of(model), jax.random.normal(jax.random.key(0), (2, 24, 24, 3))
     stages = stage_programs(model, variables, images)
     assert list(stages) == [stage for stage in STAGES if reducer or stage not in ("plan", "apply")]
@@ -55,8 +55,8 @@ def test_stages_put_together_are_the_model(reducer):
     np.testing.assert_allclose(head(variables, stages["mlp"].run()[-1]), stages["head"].run(), atol=1e-5)
     if reducer:
         # The last block's plan is not computed: nobody reads its patch tokens.
-        assert len(stages["plan"].run()) == len(stages["apply"].run()) == 2
-        assert [tokens.origin.shape[1] for tokens in stages["apply"].run()] == list(model.cost().tokens[1:3])
+        assert len(stages["plan"].run()) == len(stages["apply"].run()) == depth - 1
+        assert [tokens.origin.shape[1] for tokens in stages["apply"].run()] == list(model.cost().tokens[1:depth])
 
 
 def test_a_compiler_that_tells_no_memory_is_an_error(monkeypatch):

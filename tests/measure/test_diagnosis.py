@@ -31,12 +31,12 @@ def test_rank_correlation_is_spearman_s():
 
 
 def test_it_agrees_with_the_trace():
-    model, images = small(tc.TCViT(order=3), [6, 0, 4]), images_of(3)
+    model, images = small(tc.TCViT(order=3), [6, 4], depth=2), images_of(3)
     variables = variables_of(model)
     _, trace = run_traced(model, variables, images)
     diagnosis = tc.diagnose(model, variables, images)
-    assert [block.block for block in diagnosis.blocks] == [0, 2]
-    for found, before, after in zip(diagnosis.blocks, (None, trace.kept[1]), (0, 2), strict=True):
+    assert [block.block for block in diagnosis.blocks] == [0, 1]
+    for found, before, after in zip(diagnosis.blocks, (None, trace.kept[0]), (0, 1), strict=True):
         targets = []
         for image in range(3):
             origins = range(36) if before is None else np.asarray(before[image]).tolist()
@@ -50,26 +50,32 @@ def test_it_agrees_with_the_trace():
 
 
 def test_order_one_agrees_with_itself_and_terms_left_out_have_no_rank():
-    variables, images = variables_of(small()), images_of(2)
-    both = tc.diagnose(small(tc.TCViT(order=1), [6, 0, 0]), variables, images).blocks[0]
+    images = images_of(2)
+
+    def diagnosed(reducer):
+        model = small(reducer, 6, depth=1)
+        (block,) = tc.diagnose(model, variables_of(model), images).blocks
+        return block
+
+    both = diagnosed(tc.TCViT(order=1))
     assert both.order == pytest.approx(1)
     assert both.dominance is not None
     for reducer in (tc.GTP(), tc.TCViT(balance=0.0)):
-        block = tc.diagnose(small(reducer, [6, 0, 0]), variables, images).blocks[0]
+        block = diagnosed(reducer)
         assert block.order is block.dominance is None
-    alone = tc.diagnose(small(tc.TCViT(balance=1.0), [6, 0, 0]), variables, images).blocks[0]
+    alone = diagnosed(tc.TCViT(balance=1.0))
     assert alone.dominance is None
     assert alone.order is not None
 
 
 def test_dropped_tokens_are_lost():
-    variables, images = variables_of(small()), images_of(2)
-    blocks = tc.diagnose(small(tc.TCViT(fuse="drop"), 6), variables, images).blocks
-    assert [(block.destinations, block.lost) for block in blocks] == [(0, 1)] * 3
+    model = small(tc.TCViT(fuse="drop"), 6, depth=2)
+    blocks = tc.diagnose(model, variables_of(model), images_of(2)).blocks
+    assert [(block.destinations, block.lost) for block in blocks] == [(0, 1)] * 2
 
 
 def test_reductions_hand_out_what_was_planned():
-    model, images = small(tc.GTP(), [0, 5, 0]), images_of(2)
+    model, images = small(tc.GTP(), [0, 5], depth=2), images_of(2)
     variables = variables_of(model)
     (reduction,) = tc.measure.reductions(model, variables, images)
     assert reduction.block == 1
@@ -82,4 +88,4 @@ def test_reductions_hand_out_what_was_planned():
 @pytest.mark.parametrize("model", [small(), small(tc.GTP(), 0)])
 def test_a_model_that_removes_nothing_is_refused(model):
     with pytest.raises(tc.InputError, match="removes no tokens: create it with a reducer and a schedule"):
-        tc.diagnose(model, variables_of(model), images_of(1))
+        tc.diagnose(model, {}, images_of(1))

@@ -8,7 +8,8 @@ import tcvit_jax as tc
 from tcvit_jax.measure.macs import STAGES
 from tcvit_jax.measure.oracle import bound
 from tcvit_jax.models.create import variable_shapes
-from tests.models.test_vit import METHODS, small
+from tests.models.test_vit import small
+from tests.switches import METHODS, OWN
 
 # One name for each family of models: what differs is its stem, its prefix, its norms and what its head reads.
 FAMILIES = (
@@ -93,33 +94,42 @@ def test_totals_are_the_published_ones(name, removed, total, computed):
         assert round(ledger.computed / 1e9, 3) == computed
 
 
-def compiled_macs(model):
-    """Half of the floating-point operations that the compiler counts in its own program."""
-    images = jax.ShapeDtypeStruct((1, *model.img_size, model.in_chans), np.float32)
-    return jax.jit(model.apply).lower(variable_shapes(model), images).compile().cost_analysis()["flops"] / 2
+def check_against_the_compiler(name, reducer, compiles=False):
+    """Compare half of the operations that XLA counts in a program, as it is traced or as it is compiled.
 
-
-def check_against_the_compiler(name, reducer):
-    """Two blocks of full width, of which the first plans, and the second too where the head reads patch tokens."""
+    Two blocks of full width, of which the first plans, and the second too where the head reads patch tokens.
+    """
     # At DINOv2's own 518 pixels the softmax, which no ledger counts, is 2.8 % of what the compiler counts.
     sizes = {"img_size": 224} if "dinov2" in name else {}
     model = tc.create_model(name, depth=2, **sizes)
     model = tc.condense(model, reducer, [model.grid[0] * model.grid[1] // 4] * 2)
-    assert compiled_macs(model) == pytest.approx(tc.measure.ledger(model).computed, rel=0.02)
+    images = jax.ShapeDtypeStruct((1, *model.img_size, model.in_chans), np.float32)
+    program = jax.jit(model.apply).lower(variable_shapes(model), images)
+    if compiles:
+        # The least effort in generating machine code, which comes after the operations are counted.
+        program = program.compile({"xla_backend_optimization_level": 0})
+    counted = program.cost_analysis()["flops"] / 2
+    assert counted == pytest.approx(tc.measure.ledger(model).computed, rel=0.02)
 
 
+# Tracing takes a fifth of the time of compiling, and the compiler changes the count by less than 0.3 %.
 @pytest.mark.parametrize("reducer", [None, *METHODS])
-def test_the_compiler_counts_as_many_for_every_reducer(reducer):
+def test_the_program_of_every_reducer_holds_as_many(reducer):
     check_against_the_compiler("deit_small_patch16_224", reducer)
 
 
 @pytest.mark.parametrize("name", FAMILIES[1:])
-def test_the_compiler_counts_as_many_for_every_family(name):
+def test_the_program_of_every_family_holds_as_many(name):
     check_against_the_compiler(name, tc.GTP())
+
+
+@pytest.mark.parametrize("reducer", [None, *OWN])
+def test_the_compiled_program_holds_as_many(reducer):
+    check_against_the_compiler("deit_small_patch16_224", reducer, compiles=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reducer", METHODS)
-@pytest.mark.parametrize("name", FAMILIES[1:])
-def test_the_compiler_counts_as_many_for_every_reducer_and_family(name, reducer):
-    check_against_the_compiler(name, reducer)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_compiled_program_of_every_reducer_and_family_holds_as_many(name, reducer):
+    check_against_the_compiler(name, reducer, compiles=True)

@@ -46,8 +46,9 @@ def test_the_table_compares_with_the_slice():
 
 def test_a_program_is_measured_on_each_of_eight_devices_and_holds_no_collective():
     mesh = sharding.data_mesh()
-    dense, cut = (tpu.compiled(name, model, mesh, 2) for name, model in [("dense", small()), ("gtp", small(GTP(), 8))])
-    for program, model in ((dense, small()), (cut, small(GTP(), 8))):
+    models_by_name = {"dense": small(depth=2), "gtp": small(GTP(), 8, depth=2)}
+    dense, cut = (tpu.compiled(name, model, mesh, 2) for name, model in models_by_name.items())
+    for program, model in zip((dense, cut), models_by_name.values(), strict=True):
         assert program.collectives == {}
         # Two images, two operations to a multiply-add, and what is no product on top.
         assert 4e-9 * model.cost().computed < program.gflop < 6e-9 * model.cost().computed
@@ -101,14 +102,25 @@ def test_an_unknown_topology_is_one_line(monkeypatch):
 def test_the_command_compiles_for_the_pod_and_writes_its_figures(monkeypatch, capsys, tmp_path):
     """The whole command, on this machine's eight devices instead."""
     monkeypatch.setattr(tpu, "pod", lambda topology: sharding.data_mesh())
-    monkeypatch.setattr(tpu, "models_of", lambda *_: {"dense": small(), "slice": small()})
+    model = small(depth=1)
+    monkeypatch.setattr(tpu, "models_of", lambda *_: {"dense": model, "slice": model})
     assert tpu.main(["--json", str(tmp_path / "pod.json"), "--batch-per-chip", "1"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["GFLOP", "dense", "slice"]
     figures = json.loads((tmp_path / "pod.json").read_text())
     assert figures["topology"] == "v5e:2x2" and figures["batch_per_chip"] == 1
     assert [program["name"] for program in figures["programs"]] == ["dense", "slice"]
-    assert tpu.main(["--json", str(tmp_path / "missing" / "pod.json"), "--batch-per-chip", "1"]) == 2
-    assert "cannot be written: No such file or directory" in capsys.readouterr().err
+
+
+def test_figures_that_cannot_be_written_are_one_line(monkeypatch, capsys, tmp_path):
+    program = Program("slice", 700, 10, 84, 281, 0.5, {}, 58)
+    monkeypatch.setattr(tpu, "pod", lambda topology: sharding.data_mesh())
+    monkeypatch.setattr(tpu, "models_of", lambda *_: {"slice": None})
+    monkeypatch.setattr(tpu, "compiled", lambda *_: program)
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "pod.json"
+    assert tpu.main(["--json", str(path)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error in (f"error: cannot write '{path}': {reason}" for reason in ("File exists", "Not a directory"))
 
 
 @pytest.mark.slow

@@ -1,9 +1,11 @@
 """The table of finetunes on Fashion-MNIST: GTP and TC-ViT at half of the multiply-adds, without and with a teacher.
 
-python docs/fashion_finetune.py --data PATH --weights runs/fashion_dense_{seed} --out runs/finetune
+python tools/fashion_finetune.py --data PATH --weights runs/fashion_dense_{seed} --out runs/finetune
 
 `--weights` are dense models of `configs/fashion_dense.py`, one for each seed. Runs that are finished are not run again.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -12,6 +14,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+from tcvit_jax import atomic
 
 ROOT = Path(__file__).parent.parent
 RECIPES = {"labels alone": "fashion_finetune", "with self-distillation": "fashion_selfdistill"}
@@ -37,7 +42,7 @@ def main() -> None:
             print(f"| {label} | {recipe} | {each} | {statistics.mean(tops):.2f} % | {seconds:.0f} |", flush=True)
 
 
-def finished(flags: argparse.Namespace, config: str, reducer: str, seed: int) -> dict:
+def finished(flags: argparse.Namespace, config: str, reducer: str, seed: int) -> dict[str, Any]:
     """The summary of one run, with its wall time, which is trained if there is none yet."""
     run = Path(flags.out) / f"{config}_{reducer}_{seed}"
     record = run / "wall.json"
@@ -51,7 +56,7 @@ def finished(flags: argparse.Namespace, config: str, reducer: str, seed: int) ->
             ],
             cwd=ROOT, check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        record.write_text(json.dumps({"wall_seconds": time.perf_counter() - start}))
+        atomic.write_json(record, {"wall_seconds": time.perf_counter() - start})
     return {**json.loads((run / "summary.json").read_text()), **json.loads(record.read_text())}
 
 

@@ -1,31 +1,37 @@
 """What selection costs: the forward pass of condensed models over that of their bound, compiled and timed in turns.
 
-python docs/overhead.py --model deit_small_patch16_224 --schedule 13 --batch 16 --reducers gtp,tcvit --rounds 60
+python tools/overhead.py --model deit_small_patch16_224 --schedule 13 --batch 16 --reducers gtp,tcvit --rounds 60
 
 The bound is the same model, from whose blocks as many tokens leave by a slice (`tcvit_jax.measure.oracle`). Weights are
 random: no time depends on them.
 """
 
+from __future__ import annotations
+
 import argparse
-
-import jax
-import numpy as np
-
-import tcvit_jax as tc
-from tcvit_jax import reducers
-from tcvit_jax.benchmark.timing import compile_program, in_turns
-from tcvit_jax.measure.oracle import bound
 
 
 def main() -> None:
-    """Print a row for each program."""
+    """Read the flags and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="deit_small_patch16_224")
     parser.add_argument("--schedule", type=int, default=13, help="patch tokens removed in each block")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--reducers", default="gtp,tcvit")
     parser.add_argument("--rounds", type=int, default=60)
-    flags = parser.parse_args()
+    report(parser.parse_args())
+
+
+def report(flags: argparse.Namespace) -> None:
+    """Time the programs in turns and print a row for each."""
+    import jax
+    import numpy as np
+
+    import tcvit_jax as tc
+    from tcvit_jax import reducers
+    from tcvit_jax.benchmark.timing import compile_program, in_turns
+    from tcvit_jax.measure.oracle import bound
+
     dense = tc.create_model(flags.model)
     condensed = [tc.condense(dense, reducer, flags.schedule) for reducer in reducers.parse(flags.reducers)]
     timed = [bound(condensed[0]), *condensed, dense]

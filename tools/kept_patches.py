@@ -1,37 +1,46 @@
-"""Draw what every block keeps: `python docs/kept_patches.py runs/digits_gtp docs/kept_patches.png`."""
+"""Draw what every block keeps: `python tools/kept_patches.py runs/digits_gtp docs/kept_patches.png`."""
+
+from __future__ import annotations
 
 import argparse
 
-import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from ml_collections import ConfigDict
-from tcvit_jax.training.experiment import build_eval_data
-
-import tcvit_jax as tc
-from tcvit_jax.models.zoo import Preprocessing
-from tcvit_jax.ops.images import normalise
+import checkpoints
 
 
 def main() -> None:
-    """One row per image; one column for the image and for each block, the removed patches dimmed."""
+    """Read the flags and draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint")
     parser.add_argument("picture")
     parser.add_argument("--images", type=int, default=4)
     flags = parser.parse_args()
+    draw(checkpoints.load(flags.checkpoint), flags.picture, flags.images)
 
-    model, variables, meta = tc.load(flags.checkpoint)
-    shown = Preprocessing.from_config(meta["preprocessing"])
-    data = build_eval_data(ConfigDict(meta["config"]), model, shown)
-    source = data.source
-    images = np.stack([data.transform(source[index]["image"]) for index in range(flags.images)])
-    logits, trace = model.apply(variables, normalise(images, shown.mean, shown.std), trace=True)
+
+def draw(evaluated: checkpoints.Evaluated, path: str, count: int) -> None:
+    """Draw one row per image; one column for the image and for each block, the removed patches dimmed.
+
+    Args:
+        evaluated: the model and its images.
+        path: of the picture.
+        count: how many images of the split, from the first on.
+    """
+    import jax
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from tcvit_jax import atomic
+
+    model, source = evaluated.model, evaluated.data.source
+    images = evaluated.pixels(range(count))
+    forward = jax.jit(model.apply, static_argnames="trace")
+    logits, trace = forward(evaluated.variables, evaluated.normalize(images), trace=True)
 
     columns = 1 + len(trace.kept)
-    figure = Figure(figsize=(1.5 * columns, 1.6 * flags.images), layout="constrained")
+    figure = Figure(figsize=(1.5 * columns, 1.6 * count), layout="constrained")
     FigureCanvasAgg(figure)
-    for row, axes in enumerate(np.atleast_2d(figure.subplots(flags.images, columns))):
+    for row, axes in enumerate(np.atleast_2d(figure.subplots(count, columns))):
         for column, axis in enumerate(axes):
             picture = images[row] / 255
             if column:
@@ -49,7 +58,8 @@ def main() -> None:
                 )
         label, found = source.classes[source[row]["label"]], source.classes[int(logits[row].argmax())]
         axes[0].set_ylabel(f"{label}, found {found}", fontsize=9)
-    figure.savefig(flags.picture, dpi=90)
+    with atomic.write(path) as draft:
+        figure.savefig(draft, dpi=90)
 
 
 if __name__ == "__main__":

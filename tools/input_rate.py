@@ -1,6 +1,6 @@
 """What the input pipeline adds to the work of Pillow: images a second of both, on one core, and of worker processes.
 
-python docs/input_rate.py --rounds 15 --workers 5
+python tools/input_rate.py --rounds 15 --workers 5
 
 Pillow reads the JPEGs of a folder, crops, resizes, flips and applies the operations that were drawn before: a loop of
 its calls and nothing else. The pipeline is `train_batches` over the same folder, in the same thread. Both are pinned to
@@ -11,6 +11,8 @@ Then one worker process and two take turns on two cores, by the clock: only a ma
 the second is worth. Its bound is what the processor spends on a busy machine as well: with w in a worker and m in the
 process that receives, two cores give at most 2 w / (w + m) times the images of one worker. Linux only.
 """
+
+from __future__ import annotations
 
 import argparse
 import multiprocessing
@@ -108,7 +110,7 @@ def of_workers(source: Source, transform: TrainTransform, batch_size: int, worke
     for _ in range(batches):
         next(stream)
     seconds = (now() - start) / batches
-    stream.close()
+    stream.close()  # pyright: ignore[reportAttributeAccessIssue]
     return seconds
 
 

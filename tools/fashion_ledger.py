@@ -1,31 +1,38 @@
 """Two tables: a benchmark's rows, a line for each method; and finetuned runs beside them.
 
-python docs/fashion_ledger.py runs/fashion_benchmark runs/fashion_{gtp,tcvit,tome,evit}_{0,1,2}
+python tools/fashion_ledger.py runs/fashion_benchmark runs/fashion_{gtp,tcvit,tome,evit}_{0,1,2}
 """
 
+from __future__ import annotations
+
+import argparse
 import json
-import sys
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean
+from typing import Any, TypeAlias
 
-from tcvit_jax.reducers import from_config
+Row: TypeAlias = dict[str, Any]
 
 
-def main(benchmark: str, runs: list[str]) -> None:
+def main() -> None:
     """Print both tables."""
-    rows = json.loads((Path(benchmark) / "results.json").read_text())
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("benchmark", help="the directory of a benchmark")
+    parser.add_argument("runs", nargs="*", help="directories of finetuned runs")
+    flags = parser.parse_args()
+    rows = json.loads((Path(flags.benchmark) / "results.json").read_text())
     print(off_the_shelf(rows))
-    if runs:
+    if flags.runs:
         print()
-        print(finetuned(rows, [json.loads((Path(run) / "summary.json").read_text()) for run in runs]))
+        print(finetuned(rows, [json.loads((Path(run) / "summary.json").read_text()) for run in flags.runs]))
 
 
-def off_the_shelf(rows: list[dict]) -> str:
+def off_the_shelf(rows: list[Row]) -> str:
     """A line for each method, a column for each budget; the best first."""
     dense = next(row for row in rows if row["reducer"] == "dense")
     budgets = list(dict.fromkeys(row["budget"] for row in rows))
-    methods = defaultdict(dict)
+    methods: dict[str, dict[float, Row]] = defaultdict(dict)
     for row in rows:
         methods[row["reducer"].partition("(")[0]][row["budget"]] = row
     del methods["dense"]
@@ -42,11 +49,13 @@ def off_the_shelf(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def finetuned(rows: list[dict], runs: list[dict]) -> str:
+def finetuned(rows: list[Row], runs: list[Row]) -> str:
     """A line for each method: as it is off the shelf at the smallest budget, and after its runs."""
+    from tcvit_jax.reducers import from_config
+
     budget = min(row["budget"] for row in rows)
     before = {row["reducer"].partition("(")[0]: row for row in rows if row["budget"] == budget}
-    methods = defaultdict(list)
+    methods: dict[str, list[Row]] = defaultdict(list)
     for run in runs:
         methods[type(from_config(run["reducer"])).__name__].append(run)
     lines = ["| method | off the shelf | finetuned | GMACs |", "|---|---|---|---|"]
@@ -57,10 +66,10 @@ def finetuned(rows: list[dict], runs: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def _spread(row: dict) -> str:
+def _spread(row: Row) -> str:
     """The mean over seeds, and the lowest and the highest."""
     return f"{100 * row['top1']:.2f} ({100 * row['top1_low']:.2f} to {100 * row['top1_high']:.2f})"
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main()

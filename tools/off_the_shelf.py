@@ -1,0 +1,107 @@
+"""Accuracy of a dense model condensed without any training, one line per method, one column per budget.
+
+python tools/off_the_shelf.py runs/digits_dense runs/fashion_dense > table.md
+
+Budgets are parts of the dense model's multiply-adds, the method's own work counted; the same part of its tokens leaves
+every block (`schedule.budget(shape="keep_rate")`). Differences are paired, on the same images, with standard errors.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import checkpoints
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    import tcvit_jax as tc
+    from tcvit_jax.data import Batch
+    from tcvit_jax.models import ViT
+
+BUDGETS = (0.75, 0.6, 0.5)
+
+
+def methods() -> dict[str, tc.GTP | tc.TCViT]:
+    """Return the reducers that are compared, by the names of their rows."""
+    import tcvit_jax as tc
+
+    return {
+        "GTP": tc.GTP(),
+        "GTP, alpha 0.4": tc.GTP(alpha=0.4),
+        "GTP, spatial graph": tc.GTP(graph="spatial"),
+        "GTP, no propagation": tc.GTP(propagation="none"),
+        "GTP, one mean token": tc.GTP(propagation="mean"),
+        "random, dropped": tc.GTP(score="random", propagation="none"),
+        "TC-ViT": tc.TCViT(),
+        "order 1": tc.TCViT(order=1),
+        "order 4": tc.TCViT(order=4),
+        "order 8": tc.TCViT(order=8),
+        "score order 2, match order 1": tc.TCViT(order=2, match_order=1),
+        "score order 8, match order 1": tc.TCViT(order=8, match_order=1),
+        "score order 1, match order 8": tc.TCViT(order=1, match_order=8),
+        "order 8, Katz": tc.TCViT(order=8, walk="katz"),
+        "order 1, lift": tc.TCViT(order=1, match_norm="lift"),
+        "order 2, lift": tc.TCViT(match_norm="lift"),
+        "order 8, lift": tc.TCViT(order=8, match_norm="lift"),
+        "soft": tc.TCViT(fuse="soft"),
+        "soft, temperature 0.25": tc.TCViT(fuse="soft", temperature=0.25),
+        "top-4": tc.TCViT(fuse="topm"),
+        "single": tc.TCViT(fuse="single"),
+        "drop": tc.TCViT(fuse="drop"),
+        "dominance alone": tc.TCViT(balance=0.0),
+        "connectivity alone": tc.TCViT(balance=1.0),
+        "connectivity alone, lift": tc.TCViT(balance=1.0, match_norm="lift"),
+        "keys not weighted by size": tc.TCViT(proportional_attention=False),
+    }
+
+
+def at_budget(model: ViT, reducer: tc.GTP | tc.TCViT, share: float) -> ViT:
+    """Return the same model with `share` of its multiply-adds."""
+    import tcvit_jax as tc
+
+    budget = tc.schedule.budget(share * model.cost().total / 1e9, shape="keep_rate")
+    return tc.condense(model, reducer, budget)
+
+
+def correct(model: ViT, evaluated: checkpoints.Evaluated, batches: Iterable[Batch]) -> np.ndarray:
+    """Return for every image whether its label is predicted, bool `[images]`."""
+    from tcvit_jax.benchmark.accuracy import hits
+    from tcvit_jax.sharding import data_mesh
+
+    return hits(model, evaluated.preprocessing, [evaluated.variables], batches, data_mesh()).top1[0]
+
+
+def rows(checkpoint: str) -> Iterator[str]:
+    """Yield the table of one checkpoint, line by line."""
+    import numpy as np
+
+    evaluated = checkpoints.load(checkpoint)
+    model, batches = evaluated.model, list(evaluated.data.batches())
+    dense = correct(model, evaluated, batches)
+    yield f"| dense, {len(dense)} images | " + " | ".join(f"{share:.0%}" for share in BUDGETS) + " |"
+    yield "|---" * (1 + len(BUDGETS)) + "|"
+    yield f"| **{dense.mean():.2%}** |" + " |" * len(BUDGETS)
+    for name, reducer in methods().items():
+        cells: list[str] = []
+        for share in BUDGETS:
+            change = correct(at_budget(model, reducer, share), evaluated, batches).astype(float) - dense
+            error = change.std() / np.sqrt(len(change))
+            cells.append(f"{dense.mean() + change.mean():.2%} ({100 * change.mean():+.2f} ± {100 * error:.2f})")
+        yield f"| {name} | " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """A table per checkpoint."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", nargs="+")
+    for checkpoint in parser.parse_args().checkpoints:
+        for row in rows(checkpoint):
+            print(row, flush=True)
+        print()
+
+
+if __name__ == "__main__":
+    main()
