@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tcvit_jax.errors import unknown
 from tcvit_jax.reducers.ats import ATS
@@ -87,6 +88,8 @@ class Cross(Reducer):
             mean; `"drop"`.
         proportional_attention, attention_keep: see `Reducer`.
     """
+
+    IS_METHOD: ClassVar[bool] = False
 
     score: str = "tcvit"
     match: str = "walk"
