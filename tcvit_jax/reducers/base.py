@@ -55,6 +55,8 @@ class Reducer(ABC):
             (`ops.attention.sparsified`).
     """
 
+    # Fields are checked here, and a wrong one is an `InputError`: no run-time type checker has to come first.
+    __no_type_check__: ClassVar[bool] = True
     # How its paper spreads removals over the blocks: a shape of `schedule.budget`.
     SHAPE: ClassVar[str] = "constant"
     # Which values of which fields are worth trying, one field after the other, where a slice of the training data is
@@ -207,6 +209,11 @@ class Reducer(ABC):
         )
 
 
+def either(field: str, *values: object) -> str:
+    """Return what a field needs, as text: `"fuse='soft' or fuse='topm'"`."""
+    return " or ".join(f"{field}={value!r}" for value in values)
+
+
 def _path(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
@@ -232,6 +239,6 @@ def _check_kind(name: str, value: Any, default: Any, listed: bool) -> None:
         whole(name, value)
         return
     else:
-        fits, kind = isinstance(value, numbers.Real) and not isinstance(value, bool), f"a number such as {default}"
+        fits, kind = not isinstance(value, bool) and isinstance(value, numbers.Real), f"a number such as {default}"
     if not fits:
         raise InputError(f"{name} takes {kind}, and was given {value!r}")

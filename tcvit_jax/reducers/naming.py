@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
@@ -81,7 +82,7 @@ def _module(path: str, name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         missing = error.name or path
         package = missing.partition(".")[0]
-        if importlib.util.find_spec(package) is None:
+        if package not in sys.modules and importlib.util.find_spec(package) is None:
             reason = f"requires the package {package!r}, which is not installed"
         else:
             reason = f"module {missing!r} not found"
