@@ -10,48 +10,60 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tcvit_jax import convert, measure, schedule
-    from tcvit_jax.checkpoint import load
-    from tcvit_jax.errors import InputError
-    from tcvit_jax.measure import describe, diagnose
-    from tcvit_jax.models import condense, create_model, list_models
-    from tcvit_jax.ops.plans import restore
-    from tcvit_jax.reducers import (
-        ATS,
-        DPCKNN,
-        GTP,
-        MCTF,
-        TPS,
-        Cross,
-        DiffRate,
-        EViT,
-        KMedoids,
-        PiToMe,
-        Random,
-        TCViT,
-        ToFu,
-        ToMe,
-        TopK,
-        Uniform,
-    )
-    from tcvit_jax.tokens import Plan, Tokens, Trace
+    from tcvit_jax import convert as convert
+    from tcvit_jax import measure as measure
+    from tcvit_jax import schedule as schedule
+    from tcvit_jax.checkpoint import load as load
+    from tcvit_jax.errors import InputError as InputError
+    from tcvit_jax.measure import describe as describe
+    from tcvit_jax.measure import diagnose as diagnose
+    from tcvit_jax.models import condense as condense
+    from tcvit_jax.models import create_model as create_model
+    from tcvit_jax.models import list_models as list_models
+    from tcvit_jax.ops.attention import Signals as Signals
+    from tcvit_jax.ops.plans import restore as restore
+    from tcvit_jax.reducers import ATS as ATS
+    from tcvit_jax.reducers import DPCKNN as DPCKNN
+    from tcvit_jax.reducers import GTP as GTP
+    from tcvit_jax.reducers import MCTF as MCTF
+    from tcvit_jax.reducers import TPS as TPS
+    from tcvit_jax.reducers import Cross as Cross
+    from tcvit_jax.reducers import DiffRate as DiffRate
+    from tcvit_jax.reducers import EViT as EViT
+    from tcvit_jax.reducers import KMedoids as KMedoids
+    from tcvit_jax.reducers import PiToMe as PiToMe
+    from tcvit_jax.reducers import Random as Random
+    from tcvit_jax.reducers import TCViT as TCViT
+    from tcvit_jax.reducers import ToFu as ToFu
+    from tcvit_jax.reducers import ToMe as ToMe
+    from tcvit_jax.reducers import TopK as TopK
+    from tcvit_jax.reducers import Uniform as Uniform
+    from tcvit_jax.reducers.base import Reducer as Reducer
+    from tcvit_jax.reducers.parts import Choice as Choice
+    from tcvit_jax.reducers.parts import Fusion as Fusion
+    from tcvit_jax.reducers.parts import Match as Match
+    from tcvit_jax.reducers.parts import Parts as Parts
+    from tcvit_jax.reducers.parts import Score as Score
+    from tcvit_jax.reducers.parts import Site as Site
+    from tcvit_jax.tokens import Plan as Plan
+    from tcvit_jax.tokens import Tokens as Tokens
+    from tcvit_jax.tokens import Trace as Trace
 
 __version__ = "0.1.0"
-__all__ = [
-    "ATS", "DPCKNN", "GTP", "MCTF", "TPS", "Cross", "DiffRate", "EViT", "InputError", "KMedoids", "PiToMe", "Plan",
-    "Random", "TCViT", "ToFu", "ToMe", "Tokens", "TopK", "Trace", "Uniform", "condense", "convert", "create_model",
-    "describe", "diagnose", "list_models", "load", "measure", "restore", "schedule",
-]  # fmt: skip
 
-# Where each public name lives. Resolved on first use: data workers and `--help` do not wait for JAX.
-_REDUCERS = (
-    "ATS", "DPCKNN", "GTP", "MCTF", "TPS", "Cross", "DiffRate", "EViT", "KMedoids", "PiToMe", "Random", "TCViT",
-    "ToFu", "ToMe", "TopK", "Uniform",
-)  # fmt: skip
+# The module of each public name. Names are resolved on first use: data workers and `--help` do not wait for JAX.
+_MODULES = ("convert", "measure", "schedule")
 _HOMES = {
-    **dict.fromkeys(_REDUCERS, "reducers"),
+    "Choice": "reducers.parts",
+    "Fusion": "reducers.parts",
     "InputError": "errors",
+    "Match": "reducers.parts",
+    "Parts": "reducers.parts",
     "Plan": "tokens",
+    "Reducer": "reducers.base",
+    "Score": "reducers.parts",
+    "Signals": "ops.attention",
+    "Site": "reducers.parts",
     "Tokens": "tokens",
     "Trace": "tokens",
     "condense": "models",
@@ -65,12 +77,22 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("convert", "measure", "schedule"):
+    if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "__all__":
+        return _public_names()
+    # Any other name with a capital is a reducer's, and the package of reducers says which there are.
+    home = _HOMES.get(name) or ("reducers" if name[:1].isupper() else None)
+    found = getattr(importlib.import_module(f"{__name__}.{home}"), name, None) if home else None
+    if found is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return found
+
+
+def _public_names() -> list[str]:
+    reducers = importlib.import_module(f"{__name__}.reducers").REDUCERS
+    return sorted([*_HOMES, *_MODULES, *(kind.__name__ for kind in reducers.values())])
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *_public_names()})

@@ -48,11 +48,7 @@ class Evaluated:
 
 def load(directory: str) -> Evaluated:
     """Load a checkpoint that a training run wrote, with its evaluation split."""
-    import tcvit_jax as tc
-    from tcvit_jax import assembly, config
-    from tcvit_jax.models.zoo import Preprocessing
+    from tcvit_jax import assembly
 
-    model, variables, meta = tc.load(directory)
-    preprocessing = Preprocessing.from_config(meta["preprocessing"])
-    data = assembly.build_eval_data(config.restore(meta["config"]), model, preprocessing)
-    return Evaluated(model, variables, preprocessing, data)
+    found = assembly.from_checkpoint(directory)
+    return Evaluated(found.model, found.variables, found.preprocessing, found.eval_data())

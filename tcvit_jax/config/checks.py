@@ -12,80 +12,72 @@ Values = Mapping[str, Any]
 
 
 class Needs(NamedTuple):
-    """When a key has an effect: the words for it, and the test on the values of all keys."""
+    """A condition for a key to have an effect: the words for it, and the test on the values of all keys."""
 
     words: str
     holds: Callable[[Values], bool]
 
 
 def _reduces(values: Values) -> bool:
-    return bool(values["gmacs"]) or _removes(values)
-
-
-def _removes(values: Values) -> bool:
     schedule = values["schedule"]
-    return any(schedule) if isinstance(schedule, tuple) else schedule != 0
+    removes = any(schedule) if isinstance(schedule, tuple) else schedule != 0
+    return removes or values["gmacs"] > 0
 
 
-def _labels_count(values: Values) -> bool:
-    return not (values["distill.teacher"] and values["distill.weight"] == 1) or values["token_labels"] > 0
-
-
+_REDUCER = Needs("reducer.name", lambda values: values["reducer.name"] != "none")
+_REMOVAL = Needs("schedule or gmacs", _reduces)
 _TEACHER = Needs("distill.teacher", lambda values: values["distill.teacher"] != "")
-_DISTILLS = Needs(
-    "distill.teacher and distill.weight > 0",
-    lambda values: values["distill.teacher"] != "" and values["distill.weight"] > 0,
-)
+_DISTILLED = Needs("distill.weight > 0", lambda values: values["distill.weight"] > 0)
+_SOFT = Needs("distill.kind='soft'", lambda values: values["distill.kind"] == "soft")
 _WARMUP = Needs("optimizer.warmup_epochs > 0", lambda values: values["optimizer.warmup_epochs"] > 0)
 _WARMDOWN = Needs("warmdown.epochs > 0", lambda values: values["warmdown.epochs"] > 0)
-_REDUCER = Needs("reducer.name", lambda values: values["reducer.name"] != "none")
-_REDUCER_ALONE = Needs(
-    "reducer.name, and no gmacs", lambda values: values["reducer.name"] != "none" and not values["gmacs"]
+_MIXED = Needs(
+    "mixing.mixup or mixing.cutmix", lambda values: values["mixing.mixup"] > 0 or values["mixing.cutmix"] > 0
 )
-_REMOVAL = Needs("schedule or gmacs", lambda values: values["reducer.name"] == "none" or _reduces(values))
-_ALWAYS = Needs("", lambda values: True)
+_SWITCHED = Needs(
+    "both mixing.mixup and mixing.cutmix", lambda values: values["mixing.mixup"] > 0 and values["mixing.cutmix"] > 0
+)
+_LABELED = Needs(
+    "distill.weight < 1 or token_labels > 0",
+    lambda values: values["distill.teacher"] == "" or values["distill.weight"] < 1 or values["token_labels"] > 0,
+)
 
-# What every key needs to have an effect. A new key is added here too: a test compares this table with the sections.
-NEEDS: Mapping[str, Needs] = {
-    **dict.fromkeys(("workdir", "seed", "batch_size", "eval_batch_size", "epochs", "accumulate"), _ALWAYS),
-    **dict.fromkeys(("log_every", "eval_every", "checkpoint_every", "mesh.data", "mesh.model", "weights"), _ALWAYS),
-    "new_head": Needs("weights", lambda values: values["weights"] != ""),
-    "reducer.name": _REMOVAL,
-    "schedule": _REDUCER_ALONE,
-    "gmacs": _REDUCER,
-    "shape": Needs("gmacs > 0", lambda values: values["gmacs"] > 0),
-    "warmdown.epochs": Needs("a reducer and a schedule", _reduces),
-    "warmdown.start_epoch": _WARMDOWN,
-    "warmdown.stages": _WARMDOWN,
-    **dict.fromkeys(("data.name", "data.train_split", "data.eval_split", "data.augmentation"), _ALWAYS),
-    "data.dir": Needs("another data.name than 'digits'", lambda values: values["data.name"] != "digits"),
-    "data.shift": Needs("data.augmentation='shift'", lambda values: values["data.augmentation"] == "shift"),
-    **dict.fromkeys(("data.auto_augment", "data.color_jitter", "data.train_interpolation", "data.repeats"), _ALWAYS),
-    "data.label_maps": Needs("token_labels > 0", lambda values: values["token_labels"] > 0),
-    **dict.fromkeys(("data.workers", "data.mean", "data.std", "data.crop_pct", "data.interpolation"), _ALWAYS),
-    "data.crop_mode": _ALWAYS,
-    "label_smoothing": Needs("distill.weight < 1", _labels_count),
-    **dict.fromkeys(("mixing.mixup", "mixing.cutmix", "mixing.mix_token", "random_erasing", "token_labels"), _ALWAYS),
-    "mixing.prob": Needs(
-        "mixing.mixup or mixing.cutmix", lambda values: values["mixing.mixup"] > 0 or values["mixing.cutmix"] > 0
-    ),
-    "mixing.switch_prob": Needs(
-        "both mixing.mixup and mixing.cutmix",
-        lambda values: values["mixing.mixup"] > 0 and values["mixing.cutmix"] > 0,
-    ),
-    "distill.teacher": _ALWAYS,
-    "distill.weight": _TEACHER,
-    "distill.tokens": _TEACHER,
-    "distill.kind": _DISTILLS,
-    "distill.temperature": Needs(
-        "distill.teacher, distill.weight > 0 and distill.kind='soft'",
-        lambda values: _DISTILLS.holds(values) and values["distill.kind"] == "soft",
-    ),
-    **dict.fromkeys(("optimizer.lr", "optimizer.lr_batch_size", "optimizer.min_lr"), _ALWAYS),
-    **dict.fromkeys(("optimizer.warmup_epochs", "optimizer.weight_decay", "optimizer.b1", "optimizer.b2"), _ALWAYS),
-    **dict.fromkeys(("optimizer.clip_norm", "optimizer.layer_decay", "optimizer.ema_decay"), _ALWAYS),
-    "optimizer.warmup_lr": _WARMUP,
-    "optimizer.warmup_prefix": _WARMUP,
+# What every key needs to have an effect, but for `model.*`: `create_model` refuses what an architecture does not have. A
+# new key is added here too: a test compares this table with the sections.
+NEEDS: Mapping[str, tuple[Needs, ...]] = {
+    **dict.fromkeys(("workdir", "seed", "batch_size", "eval_batch_size", "epochs", "accumulate"), ()),
+    **dict.fromkeys(("log_every", "eval_every", "checkpoint_every"), ()),
+    "weights": (),
+    "new_head": (Needs("weights", lambda values: values["weights"] != ""),),
+    "reducer.name": (_REMOVAL,),
+    "schedule": (_REDUCER, Needs("gmacs=0", lambda values: values["gmacs"] == 0)),
+    "gmacs": (_REDUCER,),
+    "shape": (Needs("gmacs > 0", lambda values: values["gmacs"] > 0),),
+    "warmdown.epochs": (_REDUCER, _REMOVAL),
+    "warmdown.start_epoch": (_WARMDOWN,),
+    "warmdown.stages": (_WARMDOWN,),
+    **dict.fromkeys(("data.name", "data.train_split", "data.eval_split", "data.workers"), ()),
+    "data.dir": (Needs("another data.name than 'digits'", lambda values: values["data.name"] != "digits"),),
+    "data.augmentation": (),
+    "data.shift": (Needs("data.augmentation='shift'", lambda values: values["data.augmentation"] == "shift"),),
+    **dict.fromkeys(("data.auto_augment", "data.color_jitter", "data.train_interpolation", "data.repeats"), ()),
+    "data.label_maps": (Needs("token_labels > 0", lambda values: values["token_labels"] > 0),),
+    **dict.fromkeys(("data.mean", "data.std", "data.crop_pct", "data.interpolation", "data.crop_mode"), ()),
+    **dict.fromkeys(("mixing.mixup", "mixing.cutmix", "mixing.mix_token", "random_erasing", "token_labels"), ()),
+    "mixing.prob": (_MIXED,),
+    "mixing.switch_prob": (_SWITCHED,),
+    "label_smoothing": (_LABELED,),
+    "distill.teacher": (),
+    "distill.weight": (_TEACHER,),
+    "distill.tokens": (_TEACHER,),
+    "distill.kind": (_TEACHER, _DISTILLED),
+    "distill.temperature": (_TEACHER, _DISTILLED, _SOFT),
+    **dict.fromkeys(("optimizer.lr", "optimizer.lr_batch_size", "optimizer.min_lr", "optimizer.warmup_epochs"), ()),
+    "optimizer.warmup_lr": (_WARMUP,),
+    "optimizer.warmup_prefix": (_WARMUP,),
+    **dict.fromkeys(("optimizer.weight_decay", "optimizer.b1", "optimizer.b2", "optimizer.clip_norm"), ()),
+    **dict.fromkeys(("optimizer.layer_decay", "optimizer.ema_decay"), ()),
+    **dict.fromkeys(("mesh.data", "mesh.model"), ()),
 }
 
 
@@ -98,8 +90,9 @@ def unread(values: Values, defaults: Values, reducer: Reducer | None) -> Iterato
         reducer: the method, whose own fields may need each other.
     """
     for key, needs in NEEDS.items():
-        if values[key] != defaults[key] and not needs.holds(values):
-            yield key, needs.words
+        unmet = [need.words for need in needs if not need.holds(values)]
+        if unmet and values[key] != defaults[key]:
+            yield key, unmet[0]
     for name, words in reducer.unread_fields().items() if reducer else ():
         if getattr(reducer, name) != type(reducer).__dataclass_fields__[name].default:
             yield f"reducer.{name}", words

@@ -17,6 +17,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
 
 from tcvit_jax.ops import plans
 from tcvit_jax.ops.attention import Signals
@@ -26,7 +27,7 @@ from tcvit_jax.reducers.parts import Choice, Fusion, Parts, Score
 from tcvit_jax.tokens import Plan, Tokens
 
 
-def significance(tokens: Tokens, signals: Signals) -> Array:
+def significance(tokens: Tokens, signals: Signals) -> Float[Array, "B N"]:
     """Of each patch token, `[B, N]`, rows summing to one; alike for all where nothing is attended to."""
     assert signals.class_row is not None and signals.value_norm is not None
     length = jnp.sqrt((jax.lax.stop_gradient(signals.value_norm) ** 2).sum(1))
@@ -37,7 +38,7 @@ def significance(tokens: Tokens, signals: Signals) -> Array:
     return jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), some / some.sum(-1, keepdims=True))
 
 
-def sample(tokens: Tokens, signals: Signals, keep: int) -> Array:
+def sample(tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
     """1 for a token that a point picked, 0 for the others, `[B, N]`."""
     share = significance(tokens, signals)
     order = jnp.argsort(share, axis=-1, stable=True)

@@ -34,9 +34,16 @@ class Work:
         return self.signals + self.score + self.match + self.fuse
 
 
+# Every reducer of this package by its short name, the class name in lower case.
+BUILT_IN: dict[str, type[Reducer]] = {}
+
+
 @dataclass(frozen=True, repr=False)
 class Reducer(ABC):
     """One method of token reduction: its `parts`, and what follows of them.
+
+    Defining a concrete subclass is all it takes. One in a module of this package is known by its class name in lower
+    case; one in any other module is named `package.module:Class`.
 
     A block that removes tokens computes attention with the reducer's `signals` and hands both to `reduce`. Nothing else
     in a model knows which method it runs.
@@ -48,14 +55,34 @@ class Reducer(ABC):
             (`ops.attention.sparsified`).
     """
 
+    # Fields are checked here, and a wrong one is an `InputError`: no run-time type checker has to come first.
+    __no_type_check__: ClassVar[bool] = True
     # How its paper spreads removals over the blocks: a shape of `schedule.budget`.
     SHAPE: ClassVar[str] = "constant"
     # Which values of which fields are worth trying, one field after the other, where a slice of the training data is
     # there to choose by.
     TRIED: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    # Whether it is a method of its own, one of `all`; otherwise it combines parts of others.
+    IS_METHOD: ClassVar[bool] = True
 
     proportional_attention: bool = True
     attention_keep: float = 1.0
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Register a concrete class of this package.
+
+        Raises:
+            InputError: another class has the same name.
+        """
+        super().__init_subclass__(**kwargs)
+        if cls.__module__.rpartition(".")[0] != __package__ or _is_abstract(cls):
+            return
+        name = cls.__name__.lower()
+        path, other = _path(cls), BUILT_IN.get(name)
+        # The same path again is the same class: a reloaded module, or the copy that a dataclass with slots is.
+        if other is not None and _path(other) != path:
+            raise InputError(f"reducer {name!r}: {_path(other)} and {path} cannot both have this name; rename one")
+        BUILT_IN[name] = cls
 
     def __post_init__(self) -> None:
         """Refuse values of another kind, and those that no map has; methods check their own fields too."""
@@ -112,7 +139,12 @@ class Reducer(ABC):
         return self.parts.score.reads_class or self.parts.fusion.reads_class
 
     def unread_fields(self) -> Mapping[str, str]:
-        """STUB-UNTIL-MERGE."""
+        """Return the fields that have no effect given the others, each with what it needs, such as `"fuse='soft'"`.
+
+        No change of such a field changes any output.
+        """
+        if self.fate == "dropped":
+            return {"proportional_attention": "a method that merges or propagates tokens: all sizes are 1"}
         return {}
 
     def most(self, patches: int, prefix: int) -> int:
@@ -177,6 +209,24 @@ class Reducer(ABC):
         )
 
 
+def either(field: str, *values: object) -> str:
+    """Return what a field needs, as text: `"fuse='soft' or fuse='topm'"`."""
+    return " or ".join(f"{field}={value!r}" for value in values)
+
+
+def _path(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _is_abstract(cls: type) -> bool:
+    """Return whether `cls` lacks a definition of an abstract method.
+
+    `inspect.isabstract` cannot tell yet when `__init_subclass__` runs.
+    """
+    names = set(vars(cls)).union(*(getattr(base, "__abstractmethods__", ()) for base in cls.__bases__))
+    return any(getattr(getattr(cls, name, None), "__isabstractmethod__", False) for name in names)
+
+
 def _check_kind(name: str, value: Any, default: Any, listed: bool) -> None:
     """Raise unless `value` is of its default's kind, or a list where the field takes one."""
     if default is None or (listed and isinstance(value, Sequence) and not isinstance(value, str)):
@@ -189,6 +239,6 @@ def _check_kind(name: str, value: Any, default: Any, listed: bool) -> None:
         whole(name, value)
         return
     else:
-        fits, kind = isinstance(value, numbers.Real) and not isinstance(value, bool), f"a number such as {default}"
+        fits, kind = not isinstance(value, bool) and isinstance(value, numbers.Real), f"a number such as {default}"
     if not fits:
         raise InputError(f"{name} takes {kind}, and was given {value!r}")

@@ -6,12 +6,13 @@ splits a removed token among all kept ones in proportion. Every part is that of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tcvit_jax.errors import unknown
 from tcvit_jax.reducers.ats import ATS
-from tcvit_jax.reducers.base import Reducer
+from tcvit_jax.reducers.base import Reducer, either
 from tcvit_jax.reducers.dpcknn import DPCKNN
 from tcvit_jax.reducers.fusions import CLASS_TOKEN, DROP, HARD, MEAN_TOKEN, REPRESENT, SOFT, UNWEIGHTED, propagate
 from tcvit_jax.reducers.gtp import GTP
@@ -88,6 +89,8 @@ class Cross(Reducer):
         proportional_attention, attention_keep: see `Reducer`.
     """
 
+    IS_METHOD: ClassVar[bool] = False
+
     score: str = "tcvit"
     match: str = "walk"
     fuse: str = "hard"
@@ -104,3 +107,10 @@ class Cross(Reducer):
         """By their names; no match where the fusion reads none."""
         fusion = FUSIONS[self.fuse]
         return Parts(SCORES[self.score](), MATCHES[self.match]() if fusion.matches else None, fusion)
+
+    def unread_fields(self) -> Mapping[str, str]:
+        """The match, where the fusion reads none."""
+        unread = dict(super().unread_fields())
+        if not FUSIONS[self.fuse].matches:
+            unread["match"] = either("fuse", *(name for name, fusion in FUSIONS.items() if fusion.matches))
+        return unread

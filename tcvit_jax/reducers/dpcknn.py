@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
 
 from tcvit_jax.errors import InputError
 from tcvit_jax.ops import matching
@@ -53,7 +54,7 @@ class DPCKNN(Reducer):
         if self.neighbors < 1:
             raise InputError(f"neighbors={self.neighbors} leaves a token without itself: use 5")
 
-    def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Array:
+    def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
         """`rho * delta`, `[B, N]`."""
         x = jax.lax.stop_gradient(tokens.patches)
         distance = matching.distances(x) / x.shape[-1] ** 0.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
 
 from tcvit_jax.ops import plans
 from tcvit_jax.ops.gather import take_rows
@@ -36,12 +37,12 @@ def pooling(site: Site) -> int:
 DROP = Fusion(lambda choice: plans.dropping(choice.kept, choice.removed), "dropped", matches=False)
 
 
-def best_share(match: Array) -> Array:
+def best_share(match: Float[Array, "B R K"]) -> Float[Array, "B K R"]:
     """All of a removed token to the kept one it matches best: `[B, K, R]` from `[B, R, K]`; ties to the lower row."""
     return jax.nn.one_hot(match.argmax(-1), match.shape[-1], axis=1, dtype=jnp.float32)
 
 
-def soft_share(match: Array, temperature: float = 1.0, top: int | None = None) -> Array:
+def soft_share(match: Float[Array, "B R K"], temperature: float = 1.0, top: int | None = None) -> Float[Array, "B K R"]:
     """A removed token split in proportion to `match ** (1 / temperature)`: `[B, K, R]` from `[B, R, K]`.
 
     Every removed token goes somewhere: to all alike, if it matches none. What matches less than nothing gets nothing.
@@ -61,7 +62,7 @@ def soft_share(match: Array, temperature: float = 1.0, top: int | None = None) -
     return jnp.swapaxes(powered / powered.sum(-1, keepdims=True), 1, 2)
 
 
-def matched(choice: Choice) -> Array:
+def matched(choice: Choice) -> Float[Array, "B R K"]:
     """The match of a choice that has one."""
     assert choice.match is not None
     return choice.match
@@ -92,7 +93,7 @@ REPRESENT = Fusion(_representing, "merged", macs=passing)
 SOFT = Fusion(_soft, "merged", shares=True, macs=averaging)
 
 
-def pool(choice: Choice, weight: Array) -> Plan:
+def pool(choice: Choice, weight: Float[Array, "B R"]) -> Plan:
     """The removed tokens, `weight [B, R]` of each, become one more behind the kept ones."""
     return plans.pooling(choice.kept, choice.removed, weight)
 

@@ -15,50 +15,54 @@ reference of the tests; nothing of it is copied. Where it is at fault the tests 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Int
 
 from tcvit_jax.errors import InputError, unknown
 from tcvit_jax.ops import graph as graphs
 from tcvit_jax.ops import matching
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.gather import take_rows
-from tcvit_jax.reducers.base import Reducer
+from tcvit_jax.reducers.base import Reducer, either
 from tcvit_jax.reducers.fusions import DROP, MEAN_TOKEN, propagate
 from tcvit_jax.reducers.parts import Match, Parts, Score, Site
 from tcvit_jax.reducers.scores import random_order
 from tcvit_jax.tokens import Tokens
 
+# A score of the patch tokens, `[B, N]`, from the signals that it reads and the number of prefix tokens.
+Rank = Callable[[Sequence[Array], int], Float[Array, "B N"]]
 
-def _likeness(rows: Array, prefix: int) -> Array:
-    """Minus how alike a token's attention row is to those of all patch tokens, `[B, N]`, from a map `[B, T, T]`.
+
+def _dissimilarity(read: Sequence[Float[Array, "B T T"]], prefix: int) -> Float[Array, "B N"]:
+    """Return minus the similarity of each patch token's attention row to those of all patch tokens.
 
     The sum of cosines with all rows is one product with their sum.
     """
+    (rows,) = read
     unit = matching.unit(rows[:, prefix:])
     return -jnp.einsum("bnt,bt->bn", unit, unit.sum(1), precision="highest")
 
 
-# Of each score: the signals it reads, and how it makes [B, N] of them and the number of prefix tokens. The two maxima
-# of a mixed score are independent of each other, as in the published code.
-Rank = Callable[..., Array]
+# The signals that each score reads, and the score. The two maxima of a mixed score are independent of each other, as in
+# the published code.
 SCORES: dict[str, tuple[tuple[str, ...], Rank]] = {
-    "cls_mean": (("class_row",), lambda row, prefix: row[..., prefix:].mean(1)),
-    "cls_max": (("class_row",), lambda row, prefix: row[..., prefix:].max(1)),
-    "received_mean": (("received",), lambda received, prefix: received[..., prefix:].mean(1)),
-    "received_max": (("received",), lambda received, prefix: received[..., prefix:].max(1)),
-    "diag_mean": (("diagonal",), lambda diagonal, prefix: diagonal[..., prefix:].mean(1)),
-    "diag_max": (("diagonal",), lambda diagonal, prefix: diagonal[..., prefix:].max(1)),
-    "mixed_mean": (("diagonal", "received"), lambda d, r, prefix: (d.mean(1) * r.mean(1))[:, prefix:]),
-    "mixed_max": (("diagonal", "received"), lambda d, r, prefix: (d.max(1) * r.max(1))[:, prefix:]),
-    "sum_max": (("diagonal", "received"), lambda d, r, prefix: (d.max(1) + r.max(1))[:, prefix:]),
-    "cosine_mean": (("map",), _likeness),
-    "cosine_max": (("map_max",), _likeness),
+    "cls_mean": (("class_row",), lambda read, prefix: read[0][..., prefix:].mean(1)),
+    "cls_max": (("class_row",), lambda read, prefix: read[0][..., prefix:].max(1)),
+    "received_mean": (("received",), lambda read, prefix: read[0][..., prefix:].mean(1)),
+    "received_max": (("received",), lambda read, prefix: read[0][..., prefix:].max(1)),
+    "diag_mean": (("diagonal",), lambda read, prefix: read[0][..., prefix:].mean(1)),
+    "diag_max": (("diagonal",), lambda read, prefix: read[0][..., prefix:].max(1)),
+    "mixed_mean": (("diagonal", "received"), lambda read, prefix: (read[0].mean(1) * read[1].mean(1))[:, prefix:]),
+    "mixed_max": (("diagonal", "received"), lambda read, prefix: (read[0].max(1) * read[1].max(1))[:, prefix:]),
+    "sum_max": (("diagonal", "received"), lambda read, prefix: (read[0].max(1) + read[1].max(1))[:, prefix:]),
+    "cosine_mean": (("map",), _dissimilarity),
+    "cosine_max": (("map_max",), _dissimilarity),
 }
 SCORE_NAMES = (*SCORES, "random")
 GRAPHS = ("spatial", "semantic", "mixed")
@@ -139,6 +143,17 @@ class GTP(Reducer):
             return Parts(score, match, propagate(self.alpha))
         return Parts(score, None, MEAN_TOKEN if self.propagation == "mean" else DROP)
 
+    def unread_fields(self) -> Mapping[str, str]:
+        """The graph's fields where nothing is propagated along it, and the seed of a score that is not random."""
+        unread = dict(super().unread_fields())
+        if self.score != "random":
+            unread["seed"] = either("score", "random")
+        if self.propagation != "graph":
+            unread |= dict.fromkeys(("alpha", "graph", "neighbors"), either("propagation", "graph"))
+        elif self.graph == "spatial":
+            unread["neighbors"] = either("graph", "semantic", "mixed")
+        return unread
+
     def _check_neighbors(self, patches: int) -> None:
         """A token has fewer semantic neighbours than there are others."""
         if self.graph != "spatial":
@@ -154,19 +169,21 @@ class GTP(Reducer):
             adjacency |= graphs.semantic(jax.lax.stop_gradient(tokens.patches), self.neighbors)
         return Graph(adjacency, graphs.inverse_root_degree(adjacency))
 
-    def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Array:
+    def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
         """The score `[B, N]` of each patch token; the higher stays."""
         if self.score == "random":
             return random_order(tokens, self.seed)
         read, score = SCORES[self.score]
-        return score(*(getattr(signals, name) for name in read), tokens.prefix)
+        return score([getattr(signals, name) for name in read], tokens.prefix)
 
     def _rank_macs(self, site: Site) -> int:
         """The cosine of attention rows."""
         return site.patches * site.tokens if self.score.startswith("cosine") else 0
 
 
-def edges(tokens: Tokens, signals: Signals, kept: Array, removed: Array) -> Array:
+def edges(
+    tokens: Tokens, signals: Signals, kept: Int[Array, "B K"], removed: Int[Array, "B R"]
+) -> Float[Array, "B R K"]:
     """The normalised adjacency between removed and kept tokens, `[B, R, K]`."""
     graph: Graph = tokens.state
     origin_kept, origin_removed = take_rows(tokens.origin, kept), take_rows(tokens.origin, removed)

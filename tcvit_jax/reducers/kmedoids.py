@@ -18,6 +18,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Int
 
 from tcvit_jax.errors import InputError
 from tcvit_jax.ops import matching
@@ -31,7 +32,7 @@ from tcvit_jax.reducers.scores import received
 from tcvit_jax.tokens import Tokens
 
 
-def improved(distance: Array, medoids: Array) -> Array:
+def improved(distance: Float[Array, "B N N"], medoids: Int[Array, "B K"]) -> Int[Array, "B K"]:
     """The medoids `[B, K]` after one turn, from those before and the distances `[B, N, N]`."""
     patches = distance.shape[1]
     index = jnp.arange(patches)
@@ -65,7 +66,7 @@ class KMedoids(Reducer):
         if self.iterations < 0:
             raise InputError(f"iterations={self.iterations} is negative: use 3")
 
-    def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Array:
+    def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
         """1 for a medoid, 0 for the others, `[B, N]`."""
         x = jax.lax.stop_gradient(tokens.patches)
         distance = matching.distances(x)

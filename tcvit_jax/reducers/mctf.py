@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Bool, Float, Int
 
 from tcvit_jax.errors import InputError
 from tcvit_jax.ops import matching, plans
@@ -39,7 +40,9 @@ def most_both_ways(patches: int, prefix: int) -> int:
     return max(0, 2 * (patches // 2) - 1)
 
 
-def best_pairs(fit: Array, sources: Array, targets: Array, count: int) -> tuple[Array, Array]:
+def best_pairs(
+    fit: Float[Array, "B N N"], sources: Bool[Array, "B N"], targets: Bool[Array, "B N"], count: int
+) -> tuple[Bool[Array, "B N"], Int[Array, "B N"]]:
     """The `count` best fitting sources, each with its best target.
 
     Args:
@@ -80,7 +83,7 @@ class MCTF(Reducer):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name}={getattr(self, name)} is no temperature: use a positive number")
 
-    def fit(self, tokens: Tokens, signals: Signals) -> Array:
+    def fit(self, tokens: Tokens, signals: Signals) -> Float[Array, "B N N"]:
         """The product of the criteria, `[B, N, N]`."""
         keys = matching.patch_keys(tokens, signals)
         importance = jnp.maximum(jax.lax.stop_gradient(received(tokens, signals)), 1e-12)
@@ -90,7 +93,7 @@ class MCTF(Reducer):
             fit *= (inverse[:, :, None] * inverse[:, None, :]) ** (1 / temperature)
         return fit
 
-    def targets(self, tokens: Tokens, signals: Signals, remove: int) -> tuple[Array, Array]:
+    def targets(self, tokens: Tokens, signals: Signals, remove: int) -> tuple[Bool[Array, "B N"], Int[Array, "B N"]]:
         """Which tokens leave, bool `[B, N]`, and into which one each of them goes in the end, `[B, N]`."""
         fit, first = self.fit(tokens, signals), matching.halves(tokens.state, tokens.prefix)
         there, into_second = best_pairs(fit, first, ~first, remove // 2)
@@ -99,7 +102,7 @@ class MCTF(Reducer):
         after = jnp.where(back, into_first, index)
         return there | back, jnp.where(there, take_rows(after, into_second), after)
 
-    def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Array:
+    def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
         """1 for a token that stays; for one that leaves, -1 less the row that it goes into."""
         leaves, target = self.targets(tokens, signals, tokens.origin.shape[1] - keep)
         return jnp.where(leaves, -1.0 - target, 1.0)

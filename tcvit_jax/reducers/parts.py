@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from jax import Array
+from jaxtyping import Float, Int
 
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.tokens import Plan, Tokens
@@ -54,6 +55,18 @@ def _none(site: Site) -> int:
     return 0
 
 
+def _no_macs(patches: int, width: int) -> int:
+    return 0
+
+
+def _any_model(patches: int) -> None:
+    pass
+
+
+def _any_schedule(removed: Sequence[int]) -> None:
+    pass
+
+
 def _no_state(tokens: Tokens, grid: tuple[int, int]) -> Any:
     return None
 
@@ -84,7 +97,7 @@ class Score:
         prepare_macs: of `prepare`, from patches and width.
     """
 
-    rank: Callable[[Tokens, Signals, int], Array]
+    rank: Callable[[Tokens, Signals, int], Float[Array, "B N"]]
     signals: tuple[str, ...] = ()
     macs: Callable[[Site], int] = _none
     reads_class: str = ""
@@ -92,7 +105,7 @@ class Score:
     most: Callable[[int, int], int] = _all_but_one
     prepare: Callable[[Tokens, tuple[int, int]], Any] = _no_state
     follow: Callable[[Tokens, Plan], Any] = _same_state
-    prepare_macs: Callable[[int, int], int] = lambda patches, width: 0
+    prepare_macs: Callable[[int, int], int] = _no_macs
 
 
 @dataclass(frozen=True)
@@ -105,13 +118,13 @@ class Match:
         signals, macs, prepare, follow, prepare_macs: as of a score.
     """
 
-    likeness: Callable[[Tokens, Signals, Array, Array], Array]
+    likeness: Callable[[Tokens, Signals, Int[Array, "B K"], Int[Array, "B R"]], Float[Array, "B R K"]]
     signals: tuple[str, ...] = ()
     macs: Callable[[Site], int] = _none
-    check: Callable[[int], None] = lambda patches: None
+    check: Callable[[int], None] = _any_model
     prepare: Callable[[Tokens, tuple[int, int]], Any] = _no_state
     follow: Callable[[Tokens, Plan], Any] = _same_state
-    prepare_macs: Callable[[int, int], int] = lambda patches, width: 0
+    prepare_macs: Callable[[int, int], int] = _no_macs
 
 
 @dataclass(frozen=True)
@@ -128,10 +141,10 @@ class Choice:
 
     tokens: Tokens
     signals: Signals
-    score: Array
-    kept: Array
-    removed: Array
-    match: Array | None
+    score: Float[Array, "B N"]
+    kept: Int[Array, "B K"]
+    removed: Int[Array, "B R"]
+    match: Float[Array, "B R K"] | None
 
 
 @dataclass(frozen=True)
@@ -162,7 +175,7 @@ class Fusion:
     signals: tuple[str, ...] = ()
     macs: Callable[[Site], int] = _none
     reads_class: str = ""
-    check: Callable[[Sequence[int]], None] = lambda removed: None
+    check: Callable[[Sequence[int]], None] = _any_schedule
 
 
 @dataclass(frozen=True)

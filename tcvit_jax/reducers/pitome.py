@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 
 import jax
 from jax import Array
+from jaxtyping import Float
 
 from tcvit_jax.errors import InputError
 from tcvit_jax.ops import matching
@@ -58,12 +59,12 @@ class PiToMe(Reducer):
         if not 0 < self.alpha < math.inf:
             raise InputError(f"alpha={self.alpha} is not positive: use 1.0")
 
-    def energy(self, likeness: Array, block: int, depth: int) -> Array:
+    def energy(self, likeness: Float[Array, "B N N"], block: int, depth: int) -> Float[Array, "B N"]:
         """`[B, N]` from the cosines `[B, N, N]`."""
         margin = self.margin * (1 - block / depth)
         return jax.nn.elu(likeness - margin, self.alpha).mean(-1)
 
-    def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Array:
+    def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
         """Minus the best likeness of those that may merge; see `ops.matching.bipartite_score`."""
         keys = matching.patch_keys(tokens, signals)
         likeness = matching.cosine(keys, keys)

@@ -23,34 +23,37 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Int
 
 from tcvit_jax.errors import InputError, unknown, whole
 from tcvit_jax.ops import plans, walks
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.gather import take_block, take_rows
 from tcvit_jax.ops.ranking import standing
-from tcvit_jax.reducers.base import Reducer
+from tcvit_jax.reducers.base import Reducer, either
 from tcvit_jax.reducers.fusions import DROP, averaging, best_share, matched, pool, pooling, soft_share
 from tcvit_jax.reducers.parts import Choice, Fusion, Match, Parts, Score, Site
 from tcvit_jax.tokens import Plan, Tokens
 
 
-def _ratio(x: Array, by: Array) -> Array:
+def _ratio(x: Float[Array, ...], by: Float[Array, ...]) -> Float[Array, ...]:
     """`x / by`, and 0 where `by` is 0."""
     return jnp.where(by > 0, x / jnp.where(by > 0, by, 1), 0)
 
 
 # How connectivity and dominance, each [B, N], are made comparable before they are weighed.
-SCORE_NORMS: dict[str, Callable[[Array], Array]] = {
+SCORE_NORMS: dict[str, Callable[[Float[Array, "B N"]], Float[Array, "B N"]]] = {
     "sum": lambda x: _ratio(x, x.sum(-1, keepdims=True)),
     "none": lambda x: x,
     "minmax": lambda x: _ratio(x - x.min(-1, keepdims=True), x.max(-1, keepdims=True) - x.min(-1, keepdims=True)),
     "zscore": lambda x: _ratio(x - x.mean(-1, keepdims=True), x.std(-1, keepdims=True)),
     "rank": standing,
 }
+# The fusions that read the match.
+_MATCHING = ("hard", "soft", "topm")
 CHOICES = {
     "walk": tuple(walks.WALKS),
-    "fuse": ("hard", "soft", "topm", "drop", "single"),
+    "fuse": (*_MATCHING, "drop", "single"),
     "match_norm": ("none", "lift", "softmax"),
     "score_norm": tuple(SCORE_NORMS),
     "dominance": ("cls", "cls_values", "cls_walk", "gap"),
@@ -157,11 +160,55 @@ class TCViT(Reducer):
         if self.balance < 1 and self.dominance != "gap":
             reads_class = f"balance={self.balance} reads class attention: use balance=1.0 or dominance='gap'"
         score = Score(self.rank, self._score_signals, self._score_macs, reads_class)
-        if self.fuse in ("drop", "single"):
+        if self.fuse not in _MATCHING:
             single = Fusion(self._pool, "propagated", matches=False, extra=1, macs=self._pool_macs)
             return Parts(score, None, DROP if self.fuse == "drop" else single)
         match = Match(self.likeness, (self._map,), self._match_macs)
         return Parts(score, match, Fusion(self._fuse, "merged", shares=self.fuse in ("soft", "topm"), macs=averaging))
+
+    def unread_fields(self) -> Mapping[str, str]:
+        """Fields of parts that are weighed with 0, of other fusions and of other walks."""
+        matches = self.fuse in _MATCHING
+        walks_in_dominance = self.balance < 1 and self.dominance == "cls_walk"
+        walks = self.balance > 0 or walks_in_dominance or matches
+        takes_chain = walks or (self.balance < 1 and self.dominance == "gap")
+        weighs_by_attention = self.fuse_weight in ("score", "connectivity") or self.fuse != "hard"
+        matching = either("fuse", *_MATCHING)
+        walking = f"balance > 0 or dominance='cls_walk' or {matching}"
+        needs = {
+            "order": (
+                self.balance > 0 or walks_in_dominance or (matches and self.match_order is None),
+                f"balance > 0 or dominance='cls_walk'{' or match_order=None' if matches else ''}",
+            ),
+            "match_order": (matches, matching),
+            "walk": (walks, walking),
+            "gamma": (walks and self.walk == "katz", either("walk", "katz") if walks else walking),
+            "temperature": (self.fuse in ("soft", "topm"), either("fuse", "soft", "topm")),
+            "match_norm": (matches, matching),
+            "top_m": (self.fuse == "topm", either("fuse", "topm")),
+            "dominance": (self.balance < 1, "balance < 1"),
+            "graph": (takes_chain, f"{walking} or dominance='gap'"),
+            "self_loops": (takes_chain, f"{walking} or dominance='gap'"),
+            # Rows are scaled to sum to one after a maximum over heads in any case.
+            "renormalise": (
+                takes_chain and self.heads == "mean" and not (self.graph == "full" and self.self_loops),
+                f"{either('heads', 'mean')}, and {either('graph', 'patch')} or {either('self_loops', False)}"
+                if takes_chain
+                else f"{walking} or dominance='gap'",
+            ),
+            # Walks over patch tokens alone start on no other.
+            "columns": (
+                self.balance > 0 and self.graph == "full",
+                either("graph", "full") if self.balance > 0 else "balance > 0",
+            ),
+            "direction": (matches, matching),
+            "fuse_weight": (matches, matching),
+            "grad_through_soft": (
+                self.fuse != "drop" and weighs_by_attention,
+                f"{either('fuse', 'soft', 'topm', 'single')} or {either('fuse_weight', 'score', 'connectivity')}",
+            ),
+        }
+        return {**super().unread_fields(), **{name: need for name, (is_read, need) in needs.items() if not is_read}}
 
     @property
     def _map(self) -> str:
@@ -170,7 +217,7 @@ class TCViT(Reducer):
     @property
     def _score_signals(self) -> tuple[str, ...]:
         """The map for walks, the class row for dominance; neither where nothing reads it."""
-        read = []
+        read: list[str] = []
         if self.balance > 0 or self.dominance in ("cls_walk", "gap"):
             read.append(self._map)
         if self.balance < 1 and self.dominance == "cls_values":
@@ -179,7 +226,7 @@ class TCViT(Reducer):
             read.append("class_row")
         return tuple(read)
 
-    def chain(self, tokens: Tokens, signals: Signals) -> Array:
+    def chain(self, tokens: Tokens, signals: Signals) -> Float[Array, "B T T"]:
         """`W [B, T, T]`, by `heads`, `graph`, `self_loops` and `renormalise`."""
         walk = signals.map if self.heads == "mean" else signals.map_max
         assert walk is not None
@@ -191,11 +238,13 @@ class TCViT(Reducer):
         scale = self.heads == "max" or (self.renormalise and not (self.graph == "full" and self.self_loops))
         return _ratio(walk, walk.sum(-1, keepdims=True)) if scale else walk
 
-    def connectivity(self, tokens: Tokens, signals: Signals, order: int | None = None) -> Array:
+    def connectivity(self, tokens: Tokens, signals: Signals, order: int | None = None) -> Float[Array, "B N"]:
         """How much the others reach each patch token, `[B, N]`, by walks of `order` (None for the reducer's own)."""
         return self._reached(tokens, self.chain(tokens, signals), self._steps(order or self.order), self.columns)
 
-    def _reached(self, tokens: Tokens, walk: Array, steps: list[float], columns: str) -> Array:
+    def _reached(
+        self, tokens: Tokens, walk: Float[Array, "B T T"], steps: list[float], columns: str
+    ) -> Float[Array, "B N"]:
         first = tokens.prefix if columns == "patch" else 0
         start = jnp.broadcast_to(jnp.arange(walk.shape[-1]) >= first, walk.shape[:2]).astype(walk.dtype)
         return walks.reached(walk, start, steps)[:, tokens.prefix :]
@@ -203,7 +252,7 @@ class TCViT(Reducer):
     def _steps(self, order: int) -> list[float]:
         return walks.coefficients(self.walk, order, self.gamma)
 
-    def dominant(self, tokens: Tokens, signals: Signals) -> Array:
+    def dominant(self, tokens: Tokens, signals: Signals) -> Float[Array, "B N"]:
         """How much the image as a whole attends to each patch token, `[B, N]`, by `dominance`."""
         prefix = tokens.prefix
         if self.dominance == "gap":
@@ -224,9 +273,10 @@ class TCViT(Reducer):
             row = row * signals.value_norm
         return (row.mean(1) if self.heads == "mean" else row.max(1))[:, prefix:]
 
-    def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Array:
+    def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
         """The representative score `[B, N]` of each patch token; the higher stays."""
-        signals, norm, parts = self._constant(signals), SCORE_NORMS[self.score_norm], []
+        signals, norm = self._constant(signals), SCORE_NORMS[self.score_norm]
+        parts: list[Array] = []
         if self.balance > 0:
             parts.append(self.balance * norm(self.connectivity(tokens, signals)))
         if self.balance < 1:
@@ -237,7 +287,9 @@ class TCViT(Reducer):
         """Signals as the gradient sees them."""
         return signals if self.grad_through_soft else jax.lax.stop_gradient(signals)
 
-    def likeness(self, tokens: Tokens, signals: Signals, kept: Array, removed: Array) -> Array:
+    def likeness(
+        self, tokens: Tokens, signals: Signals, kept: Int[Array, "B K"], removed: Int[Array, "B R"]
+    ) -> Float[Array, "B R K"]:
         """How well each removed token matches each kept one, `[B, R, K]`, by walks of `match_order`."""
         walk, order = self.chain(tokens, self._constant(signals)), self.match_order or self.order
         back = jnp.swapaxes(walk, 1, 2)
@@ -249,7 +301,9 @@ class TCViT(Reducer):
             match = _ratio(match, jnp.broadcast_to(mass[:, None, :], match.shape))
         return jax.nn.softmax(match, axis=-1) if self.match_norm == "softmax" else match
 
-    def _walked(self, walk: Array, kept: Array, removed: Array, order: int) -> Array:
+    def _walked(
+        self, walk: Float[Array, "B T T"], kept: Int[Array, "B K"], removed: Int[Array, "B R"], order: int
+    ) -> Float[Array, "B R K"]:
         """Entries `[B, R, K]` of the walk's polynomial, rows and columns counted with the prefix."""
         rows = walks.walk_rows(walk, take_rows(walk, removed), self._steps(order))
         every = jnp.broadcast_to(jnp.arange(removed.shape[1]), removed.shape)

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
 
 from tcvit_jax.errors import InputError
 from tcvit_jax.ops import plans
@@ -27,17 +29,22 @@ from tcvit_jax.reducers.tome import BIPARTITE
 from tcvit_jax.tokens import Plan
 
 
+def _length(x: Float[Array, "B N D"]) -> Float[Array, "B N"]:
+    """Return the Euclidean length of each row."""
+    return cast(Array, jnp.linalg.norm(x, axis=-1))
+
+
 def longest_mean(choice: Choice) -> Plan:
     """Fuse each removed token into its best match: the mean weighted by size, made as long as the longest of them."""
     tokens, share = choice.tokens, best_share(matched(choice))
     mean = plans.averaging(choice.kept, choice.removed, share, tokens.size)
     x = jax.lax.stop_gradient(tokens.patches).astype(jnp.float32)
-    length = jnp.linalg.norm(x, axis=-1)
+    length = _length(x)
     merged = plans.mixed(mean, x)
     longest = jnp.maximum(
         take_rows(length, choice.kept), jnp.max(share * take_rows(length, choice.removed)[:, None, :], -1)
     )
-    short = jnp.linalg.norm(merged, axis=-1)
+    short = _length(merged)
     # Alone it stays as it is, to the bit.
     stretch = jnp.where((share.sum(-1) > 0) & (short > 0), longest / jnp.where(short > 0, short, 1), 1)
     return plans.scaled(mean, stretch)

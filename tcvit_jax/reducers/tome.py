@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Int
 
 from tcvit_jax.ops import matching
 from tcvit_jax.ops.attention import Signals
@@ -25,12 +26,12 @@ from tcvit_jax.reducers.parts import Parts, Score
 from tcvit_jax.tokens import Plan, Tokens
 
 
-def start_positions(tokens: Tokens, grid: tuple[int, int]) -> Array:
+def start_positions(tokens: Tokens, grid: tuple[int, int]) -> Int[Array, "B N"]:
     """The method's own order of the patch tokens, `[B, N]` int32: at first that of the grid."""
     return tokens.origin
 
 
-def follow_positions(tokens: Tokens, plan: Plan) -> Array:
+def follow_positions(tokens: Tokens, plan: Plan) -> Int[Array, "B S"]:
     """The order after a plan, `[B, S]`: the first half's survivors, then the second half, then fused tokens."""
     position = tokens.state
     behind = jnp.where(matching.halves(position, tokens.prefix), position, position + position.shape[1])
@@ -45,7 +46,7 @@ def half_of_them(patches: int, prefix: int) -> int:
     return patches // 2
 
 
-def _rank(tokens: Tokens, signals: Signals, keep: int) -> Array:
+def _rank(tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
     first = matching.halves(tokens.state, tokens.prefix)
     keys = matching.patch_keys(tokens, signals)
     return matching.bipartite_score(matching.cosine(keys, keys), first, ~first)

@@ -13,6 +13,7 @@ from functools import cache
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float, Int
 
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.reducers.base import Reducer
@@ -22,7 +23,7 @@ from tcvit_jax.tokens import Tokens
 
 
 @cache
-def spread_order(grid: tuple[int, int]) -> np.ndarray:
+def spread_order(grid: tuple[int, int]) -> Int[np.ndarray, " N0"]:
     """`[N0]` int: the place of each patch in the order; ties to the lower index."""
     height, width = grid
     row, column = np.divmod(np.arange(height * width), width)
@@ -37,11 +38,11 @@ def spread_order(grid: tuple[int, int]) -> np.ndarray:
     return place
 
 
-def _rank(tokens: Tokens, signals: Signals, keep: int) -> Array:
+def _rank(tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
     return -jnp.asarray(tokens.state, jnp.float32)[jnp.maximum(tokens.origin, 0)]
 
 
-def _prepare(tokens: Tokens, grid: tuple[int, int]) -> Array:
+def _prepare(tokens: Tokens, grid: tuple[int, int]) -> Int[Array, " N0"]:
     return jnp.asarray(spread_order(grid))
 
 

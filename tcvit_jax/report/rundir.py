@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,11 @@ class RunDirectory:
         write: bool = True,
         flag: str = "--config.workdir",
         free: Container[str] = ("workdir",),
+        normalize: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     ) -> None:
         """Make `path`, or check that the run in it has the same `config`, but for the keys that are `free`.
+
+        `normalize` brings the configuration of a run that an earlier version began to the form of `config`.
 
         With `write=False`, for the processes that leave files to the first one, nothing is written. `flag` is what the
         user chose the directory with.
@@ -39,9 +42,9 @@ class RunDirectory:
         except OSError as error:
             raise InputError(f"cannot keep a run in {str(path)!r}: {error.strerror}") from error
         file = self.path / "config.json"
-        config = json.loads(json.dumps(config))
+        config = _plain(config)
         if file.is_file() and self._holds_something():
-            before: dict[str, Any] = traverse_util.flatten_dict(_read(file), sep=".")
+            before: dict[str, Any] = traverse_util.flatten_dict(_plain(normalize(_read(file))), sep=".")
             now: dict[str, Any] = traverse_util.flatten_dict(config, sep=".")
             for key in sorted({*before, *now}):
                 if key not in free and before.get(key) != now.get(key):
@@ -140,3 +143,8 @@ def _null(value: Any) -> Any:
     if isinstance(value, list):
         return [_null(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` as JSON gives them back: tuples are lists."""
+    return json.loads(json.dumps(values))

@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tcvit_jax.training.experiment import build_eval_data
 
+from tcvit_jax.assembly import from_checkpoint
 from tcvit_jax.benchmark.accuracy import Hits, hits, paired_difference
-from tcvit_jax.benchmark.subject import from_checkpoints
 from tcvit_jax.evaluation import evaluate, make_eval_step
 from tcvit_jax.sharding import data_mesh
 
@@ -23,8 +22,8 @@ def test_hits_come_back_from_json(weights, images, seed):
 
 
 def test_hits_are_those_that_an_evaluation_counts(checkpoints):
-    model, weights, config, preprocessing = from_checkpoints(checkpoints)
-    data = build_eval_data(config, model, preprocessing)
+    weights = [from_checkpoint(directory) for directory in checkpoints]
+    model, preprocessing, data = weights[0].model, weights[0].preprocessing, weights[0].eval_data()
     found = hits(model, preprocessing, [each.variables for each in weights], data.batches(), data_mesh())
     assert found.top1.shape == (2, len(data.source))
     step = make_eval_step(model, preprocessing, data_mesh())

@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 
 import tcvit_jax as tc
+from tcvit_jax.assembly import from_checkpoint
 from tcvit_jax.benchmark import calibrate
-from tcvit_jax.benchmark.subject import build, from_checkpoints
+from tcvit_jax.benchmark.subject import build
 from tcvit_jax.data import open_source
 from tcvit_jax.evaluation import Result
 from tcvit_jax.reducers import REDUCERS
 
 
-def subject(checkpoints, methods, *overrides, share=0.88):
-    found = from_checkpoints(checkpoints[:1], overrides)
-    return build(found, methods, shares=(share,), calibrate=50)
+def subject(checkpoints, methods, share=0.88, **changes):
+    found = from_checkpoint(checkpoints[0]).updated({f"data.{name}": value for name, value in changes.items()})
+    return build([found], methods, shares=(share,), calibrate=50)
 
 
 @pytest.mark.parametrize("kind", REDUCERS.values())
@@ -34,7 +35,7 @@ def test_a_part_is_spread_over_the_training_split(checkpoints):
 
 
 def test_the_split_that_is_evaluated_is_refused(checkpoints):
-    found = subject(checkpoints, [tc.GTP()], "--config.data.train_split=val")
+    found = subject(checkpoints, [tc.GTP()], train_split="val")
     with pytest.raises(tc.InputError, match="data.train_split='val' is the split that is evaluated"):
         calibrate.training_part(found, 50)
 

@@ -10,10 +10,11 @@ import time
 import pytest
 
 import tcvit_jax as tc
+from tcvit_jax.assembly import from_checkpoint
 from tcvit_jax.benchmark.__main__ import main
 from tcvit_jax.benchmark.run import Benchmark
 from tcvit_jax.benchmark.store import Store
-from tcvit_jax.benchmark.subject import build, from_checkpoints
+from tcvit_jax.benchmark.subject import build
 from tcvit_jax.benchmark.table import CELLS
 
 # What is counted, and not timed.
@@ -23,7 +24,13 @@ EXACT = [
 
 
 def subject(checkpoints):
-    return build(from_checkpoints(checkpoints), [tc.GTP(), tc.EViT()], shares=(0.85,), batch=4, rounds=3)
+    return build(
+        [from_checkpoint(directory) for directory in checkpoints],
+        [tc.GTP(), tc.EViT()],
+        shares=(0.85,),
+        batch=4,
+        rounds=3,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +136,7 @@ def test_a_killed_process_continues_and_calibrated_parameters_are_in_the_row(che
         (["--checkpoint", "{0}", "--reducers", "gpt"], "error: unknown reducer 'gpt': did you mean 'gtp'?"),
         (["--checkpoint", "{0}", "--share", "half"], "error: --share 'half' should be numbers with commas, such as 0.75,0.5"),
         (["--checkpoint", "{0}", "--share", ","], "error: no budget to compare at: use --share 0.75,0.5 or --gmacs 3.4"),
-        (["--checkpoint", "{0}", "--config.gmacs=3.4"], "error: cannot use '--config.gmacs=3.4' with a benchmark, which reads data, eval_batch_size"),
+        (["--checkpoint", "{0}", "--config.gmacs=3.4"], "error: cannot use --config.gmacs with a benchmark, whose methods are --reducers and budgets --gmacs: it reads data.name, "),
         (["--checkpoint", "{0}", "--reducers", "gtp,none"], "error: reducers 'gtp,none' hold 'none', which reduces nothing"),
         (["--checkpoint", "{0}", "--config.data.nam=x"], "error: unknown config key 'data.nam'"),
     ],

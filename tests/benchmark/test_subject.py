@@ -1,44 +1,50 @@
 import pytest
 
 import tcvit_jax as tc
-from tcvit_jax.benchmark.subject import build, from_checkpoints, from_config
+from tcvit_jax import assembly, checkpoint, config
+from tcvit_jax.benchmark.subject import build
 from tests.benchmark.conftest import save
 
 
+def weights_of(directories):
+    return [assembly.from_checkpoint(directory) for directory in directories]
+
+
 def test_checkpoints_of_one_model_are_its_weights(checkpoints):
-    model, weights, config, preprocessing = from_checkpoints(checkpoints)
-    assert model.reducer is None
-    assert [each.seed for each in weights] == [0, 1]
-    assert {each.recipe for each in weights} == {"off the shelf"}
-    assert weights[0].checksum != weights[1].checksum
-    assert config.data.name == "digits"
-    assert preprocessing.mean == (0.3,)
+    found = build(weights_of(checkpoints), [tc.GTP()], shares=(0.85,))
+    assert found.model.reducer is None
+    assert [each.seed for each in found.weights] == [0, 1]
+    assert {each.recipe for each in found.weights} == {"off the shelf"}
+    assert found.weights[0].checksum != found.weights[1].checksum
+    assert found.config.data.name == "digits"
+    assert found.preprocessing.mean == (0.3,)
 
 
 def test_weights_that_were_trained_with_a_reducer_say_so(tmp_path):
     trained = save(tmp_path / "gtp", 0, ["--config.reducer.name=gtp", "--config.schedule=5"])
-    model, weights, *_ = from_checkpoints([trained])
-    assert model.reducer is None
-    assert weights[0].recipe == "trained with GTP()"
+    found = build(weights_of([trained]), [tc.GTP()], shares=(0.85,))
+    assert found.model.reducer is None
+    assert found.weights[0].recipe == "trained with GTP()"
 
 
 def test_another_model_is_refused(checkpoints, tmp_path):
     other = save(tmp_path / "wide", 0, ["--config.model.embed_dim=32"])
     with pytest.raises(tc.InputError, match="holds another model than"):
-        from_checkpoints([*checkpoints, other])
+        build(weights_of([*checkpoints, other]), [tc.GTP()])
 
 
 def test_a_configuration_brings_a_model_and_names_its_weights(checkpoints):
     small = ["--config.model.depth=2", "--config.model.embed_dim=16", "--config.model.num_heads=2"]
-    model, weights, *_ = from_config("configs/digits_gtp.py", checkpoints[0], small)
-    assert model.reducer is None and model.depth == 2
-    assert weights[0].checksum == from_checkpoints(checkpoints[:1])[1][0].checksum
-    with pytest.raises(tc.InputError, match="names no weights: add --weights FILE"):
-        from_config("configs/digits_gtp.py", "", small)
+    loaded = config.load("configs/digits_gtp.py", small, changes={"weights": checkpoints[0]})
+    found = build([assembly.from_weights(loaded)], [tc.GTP()], shares=(0.85,))
+    assert found.model.reducer is None and found.model.depth == 2
+    assert found.weights[0].checksum == checkpoint.checksum(weights_of(checkpoints[:1])[0].variables)
+    with pytest.raises(tc.InputError, match="no weights: set --weights FILE"):
+        assembly.from_weights(config.load("configs/digits_gtp.py", small))
 
 
 def test_every_method_meets_the_budget_with_its_own_shape(checkpoints):
-    subject = build(from_checkpoints(checkpoints[:1]), [tc.GTP(), tc.EViT(), tc.PiToMe()], shares=(0.85,))
+    subject = build(weights_of(checkpoints[:1]), [tc.GTP(), tc.EViT(), tc.PiToMe()], shares=(0.85,))
     dense = subject.model.cost().total
     assert subject.budgets == (0.85 * dense / 1e9,)
     entries = subject.entries(subject.budgets[0])
@@ -63,17 +69,17 @@ def test_every_method_meets_the_budget_with_its_own_shape(checkpoints):
 )  # fmt: skip
 def test_mistakes_name_the_value(checkpoints, methods, values, message):
     with pytest.raises(tc.InputError) as caught:
-        build(from_checkpoints(checkpoints[:1]), methods, **values)
+        build(weights_of(checkpoints[:1]), methods, **values)
     assert str(caught.value) == message
 
 
 def test_a_method_that_cannot_meet_a_budget_is_named(checkpoints):
     with pytest.raises(tc.InputError, match=r"^GTP\(\): budget gmacs=.* cannot be met: the least is"):
-        build(from_checkpoints(checkpoints[:1]), [tc.EViT(), tc.GTP()], shares=(0.6,))
+        build(weights_of(checkpoints[:1]), [tc.EViT(), tc.GTP()], shares=(0.6,))
 
 
 def test_settings_hold_what_numbers_depend_on(checkpoints):
-    found = from_checkpoints(checkpoints[:1])
+    found = weights_of(checkpoints[:1])
     one, other = (build(found, [tc.GTP()], shares=(0.85,), batch=batch).settings for batch in (8, 9))
     assert {key for key in one if one[key] != other[key]} == {"batch"}
     assert one["versions"]["jax"]

@@ -1,6 +1,7 @@
 """The baselines for one image, in NumPy float64, loop by loop from their formulas.
 
-Every function takes a `Case` and returns a `Found`. `place` is the method's own order of the patch tokens, where it
+Every function is called as its reducer is in `REDUCERS`, takes a `Case` and the reducer, and returns a `Found`: the
+tests find it by its name. `place` is the method's own order of the patch tokens, where it
 has one.
 """
 
@@ -24,7 +25,8 @@ class Case(NamedTuple):
     block: int
     depth: int
     place: list
-    grid: tuple
+    grid: tuple  # of the original patches
+    origin: list  # of the patch tokens among them, -1 for a fused one
 
 
 class Found(NamedTuple):
@@ -244,4 +246,5 @@ def farthest_first(grid):
 
 
 def uniform(c, reducer):
-    return dropped(c, [-place for place in farthest_first(c.grid)])
+    places = farthest_first(c.grid)
+    return dropped(c, [-places[max(patch, 0)] for patch in c.origin])

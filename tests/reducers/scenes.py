@@ -1,13 +1,24 @@
-"""Random tokens after attention, with the attention that they came from."""
+"""Random tokens after attention, with the attention that they came from.
+
+Operations run one by one, so that all reducers share those of equal shapes: most tests draw other values for the same
+few shapes, those of `scene` without changes and of `KEEP` kept tokens.
+"""
 
 from dataclasses import replace
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tcvit_jax.ops.attention import SIGNALS, Signals, attention
 from tcvit_jax.tokens import Tokens
+
+KEEP = 12
+
+# Compiled as a whole: one program for each shape.
+attend = jax.jit(partial(attention, signals=SIGNALS), static_argnames="class_tokens")
 
 
 class Scene(NamedTuple):
@@ -19,6 +30,7 @@ class Scene(NamedTuple):
     grid: tuple[int, int]
 
 
+@lru_cache(maxsize=64)
 def scene(seed: int, prefix: int = 1, batch: int = 2, grid: tuple[int, int] = (4, 5), **changes: Any) -> Scene:
     """Tokens with sizes on their grid; `changes` are fields of `Tokens`, such as `class_tokens`."""
     rng, patches = np.random.default_rng(seed), grid[0] * grid[1]
@@ -29,7 +41,7 @@ def scene(seed: int, prefix: int = 1, batch: int = 2, grid: tuple[int, int] = (4
     tokens = replace(Tokens.start(x, prefix), size=size, **changes)
     scores = np.einsum("bhqd,bhkd->bhqk", q.astype(np.float64), k) / 2
     e = np.exp(scores - scores.max(-1, keepdims=True))
-    signals = attention(*map(jnp.asarray, (q, k, v)), signals=SIGNALS, class_tokens=tokens.class_tokens)[1]
+    signals = attend(*map(jnp.asarray, (q, k, v)), class_tokens=tokens.class_tokens)[1]
     maps = e / e.sum(-1, keepdims=True)
     return Scene(tokens, signals, maps, k.astype(np.float64), v.astype(np.float64), grid)
 

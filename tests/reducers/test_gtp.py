@@ -28,16 +28,16 @@ def second_block(reducer, first, out, seed, prefix, keep):
 @pytest.mark.parametrize("propagation", ["graph", "mean", "none"])
 @pytest.mark.parametrize("kind", GRAPHS)
 @settings(max_examples=4)
-@given(st.integers(0, 999), st.integers(0, 2), st.sampled_from([1, 11, 16]))
+@given(st.integers(0, 999), st.integers(0, 2), st.sampled_from([1, 8]))
 def test_two_blocks_equal_the_reference(kind, propagation, seed, prefix, keep):
     drawn = scene(seed, prefix)
     reducer = tc.GTP(graph=kind, neighbors=3, alpha=0.3, propagation=propagation)
-    plan, out = condense(reducer, drawn, 17)
+    plan, out = condense(reducer, drawn, 12)
     maps2, plan2, out2 = second_block(reducer, drawn, out, seed + 1, prefix, keep)
     for image in range(2):
         x0, size = (np.asarray(x[image], np.float64) for x in (drawn.tokens.patches, drawn.tokens.size))
         shared = {"grid": drawn.grid, "reducer": reducer, "prefix": prefix}
-        first = reference.gtp(x0, x0, size, range(20), drawn.maps[image], 17, **shared)
+        first = reference.gtp(x0, x0, size, range(20), drawn.maps[image], 12, **shared)
         np.testing.assert_array_equal(plan.kept[image], first[0])
         np.testing.assert_array_equal(plan.removed[image], first[1])
         np.testing.assert_allclose(out.patches[image], first[2], rtol=1e-5, atol=1e-5)
@@ -53,7 +53,7 @@ def test_two_blocks_equal_the_reference(kind, propagation, seed, prefix, keep):
 
 @pytest.mark.parametrize("name", SCORES)
 @settings(max_examples=4)
-@given(st.integers(0, 999), st.integers(1, 3))
+@given(st.integers(0, 999), st.integers(1, 2))
 def test_scores_read_the_map_as_they_say(name, seed, prefix):
     drawn = scene(seed, prefix)
     plan, _ = condense(tc.GTP(score=name), drawn, 12)
@@ -67,21 +67,21 @@ def test_scores_do_not_know_the_order_of_heads():
     back = jax.tree.map(lambda leaf: leaf[:, ::-1] if leaf.ndim == 3 and leaf.shape[1] == 3 else leaf, drawn.signals)
     for name in SCORES:
         if not name.startswith("cosine"):  # their maps are reduced over heads already
-            plans_ = [condense(tc.GTP(score=name), drawn._replace(signals=s), 9)[0] for s in (drawn.signals, back)]
+            plans_ = [condense(tc.GTP(score=name), drawn._replace(signals=s), 12)[0] for s in (drawn.signals, back)]
             np.testing.assert_array_equal(plans_[0].kept, plans_[1].kept)
 
 
 def test_a_distillation_token_is_averaged_with_the_class_token_and_asked_like_any_query():
     drawn = scene(2, prefix=2, class_tokens=2)
-    plan, _ = condense(tc.GTP(score="cls_max"), drawn, 9)
+    plan, _ = condense(tc.GTP(score="cls_max"), drawn, 12)
     for image in range(2):
         score = drawn.maps[image][:, :2].mean(1).max(0)[2:]
-        np.testing.assert_array_equal(plan.kept[image], reference.split(score, 9)[0])
+        np.testing.assert_array_equal(plan.kept[image], reference.split(score, 12)[0])
 
 
 def test_the_random_score_differs_by_seed_and_by_length_and_not_by_image():
     kept = {
-        (seed, prefix): np.asarray(condense(tc.GTP(score="random", seed=seed), scene(prefix, prefix), 9)[0].kept)
+        (seed, prefix): np.asarray(condense(tc.GTP(score="random", seed=seed), scene(prefix, prefix), 12)[0].kept)
         for seed in (0, 1)
         for prefix in (0, 1)
     }
@@ -89,7 +89,7 @@ def test_the_random_score_differs_by_seed_and_by_length_and_not_by_image():
     np.testing.assert_array_equal(kept[0, 0], kept[0, 1])
     assert (kept[0, 0] != kept[1, 0]).any()
     # Every patch leaves now and then.
-    draws = [condense(tc.GTP(score="random", seed=seed), scene(0), 9)[0].kept[0] for seed in range(20)]
+    draws = [condense(tc.GTP(score="random", seed=seed), scene(0), 12)[0].kept[0] for seed in range(20)]
     assert set(np.concatenate(draws).tolist()) == set(range(20))
 
 
@@ -128,8 +128,8 @@ def test_the_graph_has_the_degrees_of_its_kind(kind):
 def test_later_blocks_read_a_part_of_the_first_graph():
     drawn = scene(4)
     reducer = tc.GTP(neighbors=3, alpha=1.0)
-    plan, out = condense(reducer, drawn, 15)
-    _, plan2, _ = second_block(reducer, drawn, out, 5, 1, 9)
+    plan, out = condense(reducer, drawn, 12)
+    _, plan2, _ = second_block(reducer, drawn, out, 5, 1, 8)
     graph = reducer.graph_of(drawn.tokens, drawn.grid)
     every = jnp.broadcast_to(jnp.arange(20), (2, 20))
     dense = np.asarray(graphs.normalised_block(graph.adjacency, graph.root, every, every))
@@ -176,13 +176,13 @@ def test_patches_may_come_in_any_order(propagation):
     signals = replace(
         drawn.signals, diagonal=drawn.signals.diagonal[..., whole], received=drawn.signals.received[..., whole]
     )
-    _, out = condense(reducer, drawn, 7)
-    plan = reducer.plan(shuffled, signals, 7)
+    _, out = condense(reducer, drawn, 12)
+    plan = reducer.plan(shuffled, signals, 12)
     out2 = plans.apply(plan, shuffled)
     for image in range(2):
         back = np.argsort(order[np.asarray(plan.kept[image])])
         again = np.asarray(out2.patches[image])
-        again = np.concatenate([again[:7][back], again[7:]])
+        again = np.concatenate([again[:12][back], again[12:]])
         np.testing.assert_allclose(again, out.patches[image], rtol=1e-5, atol=1e-6)
 
 

@@ -27,13 +27,13 @@ def test_no_token_to_remove_keeps_all_and_not_none():
 
 def test_random_selection_without_a_class_token_drops_no_token_more():
     """It draws one score too few, so that the last patch always leaves as well."""
-    model = small(tc.GTP(score="random", graph="spatial"), 4, **POOLED)
+    model = small(tc.GTP(score="random", graph="spatial"), 4, **POOLED, depth=2)
     variables = variables_of(model)
     last = []
     for seed in range(2):
-        again = small(tc.GTP(score="random", graph="spatial", seed=seed), 4, **POOLED)
+        again = small(tc.GTP(score="random", graph="spatial", seed=seed), 4, **POOLED, depth=2)
         _, trace = run_traced(again, variables, images_of(1))
-        assert [kept.shape[1] for kept in trace.kept] == [32, 28, 24]
+        assert [kept.shape[1] for kept in trace.kept] == [32, 28]
         last.append(35 in np.asarray(trace.kept[0]))
     assert any(last)
 
@@ -61,7 +61,7 @@ def test_no_neighbours_are_refused_or_add_none():
 @pytest.mark.parametrize("proportional", [True, False])
 def test_sizes_follow_in_every_propagation(propagation, proportional):
     """It forgets to gather them without a graph, and the next block fails on their shape."""
-    model = small(tc.GTP(propagation=propagation, proportional_attention=proportional), 5)
+    model = small(tc.GTP(propagation=propagation, proportional_attention=proportional), 5, depth=2)
     logits, trace = run_traced(model, variables_of(model), images_of(2))
     assert bool(jnp.isfinite(logits).all())
     assert all(size.shape == kept.shape for size, kept in zip(trace.sizes, trace.kept, strict=True))
@@ -72,9 +72,9 @@ def test_sizes_follow_in_every_propagation(propagation, proportional):
 @pytest.mark.parametrize("skip_lam", [1.0, 2.0])
 def test_sparsification_acts_with_scaled_residuals_too(skip_lam):
     """For LV-ViT it does not pass the value on: no effect."""
-    variables, images = variables_of(small()), images_of(2)
-    dense = small(tc.GTP(), 4, skip_lam=skip_lam)
-    sparse = small(tc.GTP(attention_keep=0.5), 4, skip_lam=skip_lam)
+    variables, images = variables_of(small(depth=2)), images_of(2)
+    dense = small(tc.GTP(), 4, skip_lam=skip_lam, depth=2)
+    sparse = small(tc.GTP(attention_keep=0.5), 4, skip_lam=skip_lam, depth=2)
     assert float(jnp.abs(run(dense, variables, images) - run(sparse, variables, images)).max()) > 1e-3
 
 
@@ -107,14 +107,14 @@ def test_ties_after_sparsification_keep_the_lower_index():
     signals = drawn.signals
     cut = jnp.where(jnp.arange(21) % 2 == 0, 0, signals.diagonal)
     tied = type(signals)(diagonal=cut, received=signals.received)
-    plan, _ = condense(tc.GTP(), drawn._replace(signals=tied), 15)
-    # Patches 0, 2, ... are rows 1, 3, ...: ten above zero, and the first five of those at zero.
-    np.testing.assert_array_equal(plan.removed, [[11, 13, 15, 17, 19]] * 2)
+    plan, _ = condense(tc.GTP(), drawn._replace(signals=tied), 12)
+    # Patches 0, 2, ... are rows 1, 3, ...: ten above zero, and the first two of those at zero.
+    np.testing.assert_array_equal(plan.removed, [[5, 7, 9, 11, 13, 15, 17, 19]] * 2)
 
 
 def test_nothing_is_written_and_no_host_is_called():
     """Since June 2026 it appends to a file in every block of every forward pass, and waits for the device to do so."""
-    model = small(tc.GTP(), 4)
+    model = small(tc.GTP(), 4, depth=2)
     program = jax.jit(model.apply).lower(variables_of(model), images_of(1)).compile().as_text()
     assert "callback" not in program
 

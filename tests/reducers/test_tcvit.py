@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 import tcvit_jax as tc
 from tcvit_jax.measure.diagnosis import count_destinations
 from tcvit_jax.ops import plans
-from tcvit_jax.ops.attention import SIGNALS, Signals, attention
+from tcvit_jax.ops.attention import Signals
 from tcvit_jax.reducers.tcvit import CHOICES
 from tcvit_jax.tokens import Tokens
 from tests.reducers import reference
-from tests.reducers.scenes import Scene, condense, scene
+from tests.reducers.scenes import KEEP, Scene, attend, condense, scene
 from tests.switches import REDUCERS_AND_SWITCHES
 
 THROWN = [pytest.param(r, id=repr(r)) for r in REDUCERS_AND_SWITCHES if isinstance(r, tc.TCViT)]
@@ -42,9 +42,10 @@ def check_against_the_reference(reducer, drawn, keep):
 
 @pytest.mark.parametrize("reducer", THROWN)
 @settings(max_examples=3)
-@given(st.integers(0, 9999), st.sampled_from([(1, 1), (2, 1), (2, 2), (5, 1)]), st.sampled_from([1, 11, 19]))
-def test_every_switch_equals_the_reference(reducer, seed, prefix, keep):
-    check_against_the_reference(reducer, scene(seed, prefix[0], class_tokens=prefix[1]), keep)
+@given(st.integers(0, 9999), st.sampled_from([(1, 1, 12), (2, 1, 1), (2, 2, 1), (5, 1, 19)]))
+def test_every_switch_equals_the_reference(reducer, seed, shape):
+    prefix, class_tokens, keep = shape
+    check_against_the_reference(reducer, scene(seed, prefix, class_tokens=class_tokens), keep)
 
 
 @st.composite
@@ -72,15 +73,15 @@ def any_switches(draw):
 
 
 @settings(max_examples=25)
-@given(any_switches(), st.integers(0, 9999), st.sampled_from([5, 14]))
+@given(any_switches(), st.integers(0, 9999), st.sampled_from([12, 19]))
 def test_switches_in_any_combination_equal_the_reference(reducer, seed, keep):
-    check_against_the_reference(reducer, scene(seed, 1, batch=1, grid=(3, 5)), min(keep, 14))
+    check_against_the_reference(reducer, scene(seed, batch=1), keep)
 
 
 @pytest.mark.parametrize("fuse", ["hard", "soft", "topm"])
 def test_nothing_is_lost(fuse):
     drawn = scene(0)
-    plan, out = condense(tc.TCViT(fuse=fuse), drawn, 7)
+    plan, out = condense(tc.TCViT(fuse=fuse), drawn, KEEP)
     tokens = drawn.tokens
     np.testing.assert_allclose(out.size.sum(-1), tokens.size.sum(-1), rtol=1e-6)
     assert (np.asarray(plan.target) >= 0).all()
@@ -90,12 +91,12 @@ def test_nothing_is_lost(fuse):
 
 def test_cold_soft_fusion_is_hard_fusion():
     drawn = scene(1)
-    _, hard = condense(tc.TCViT(), drawn, 7)
-    _, cold = condense(tc.TCViT(fuse="soft", temperature=1e-4), drawn, 7)
+    _, hard = condense(tc.TCViT(), drawn, KEEP)
+    _, cold = condense(tc.TCViT(fuse="soft", temperature=1e-4), drawn, KEEP)
     np.testing.assert_allclose(cold.x, hard.x, atol=1e-6)
-    np.testing.assert_allclose(condense(tc.TCViT(fuse="topm", top_m=1), drawn, 7)[1].x, hard.x, atol=1e-6)
-    _, soft = condense(tc.TCViT(fuse="soft"), drawn, 7)
-    np.testing.assert_allclose(condense(tc.TCViT(fuse="topm", top_m=7), drawn, 7)[1].x, soft.x, atol=1e-6)
+    np.testing.assert_allclose(condense(tc.TCViT(fuse="topm", top_m=1), drawn, KEEP)[1].x, hard.x, atol=1e-6)
+    _, soft = condense(tc.TCViT(fuse="soft"), drawn, KEEP)
+    np.testing.assert_allclose(condense(tc.TCViT(fuse="topm", top_m=KEEP), drawn, KEEP)[1].x, soft.x, atol=1e-6)
     assert float(jnp.abs(soft.x - hard.x).max()) > 0.1
 
 
@@ -104,9 +105,9 @@ def test_balance_zero_is_the_order_of_class_attention():
     drawn = scene(1)
     attended = drawn.maps.mean(1)[:, 0, 1:]
     for reducer in (tc.TCViT(balance=0.0), tc.TCViT(balance=0.0, fuse="drop")):
-        plan, out = condense(reducer, drawn, 7)
+        plan, out = condense(reducer, drawn, KEEP)
         for image in range(2):
-            np.testing.assert_array_equal(plan.kept[image], np.sort(np.argsort(-attended[image], kind="stable")[:7]))
+            np.testing.assert_array_equal(plan.kept[image], np.sort(np.argsort(-attended[image], kind="stable")[:KEEP]))
     np.testing.assert_array_equal(
         out.patches, np.take_along_axis(np.asarray(drawn.tokens.patches), np.asarray(plan.kept)[..., None], 1)
     )
@@ -122,7 +123,7 @@ def test_without_a_class_token_connectivity_stands_alone(registers):
     )
     for reducer in (tc.TCViT(balance=1.0), tc.TCViT(dominance="gap")):
         assert tc.create_model("deit_tiny_patch16_224", reducer, 4, **sizes).removed == (4,) * 12
-        check_against_the_reference(reducer, scene(2, registers, class_tokens=0), 7)
+        check_against_the_reference(reducer, scene(2, registers, class_tokens=0), KEEP)
 
 
 def test_where_the_class_token_attends_to_itself_alone_connectivity_decides():
@@ -151,13 +152,13 @@ def test_patches_may_come_in_any_order(fuse):
     tokens, signals = drawn.tokens, drawn.signals
     shuffled = replace(tokens, x=tokens.x[:, whole], size=tokens.size[:, order])
     moved = Signals(map=signals.map[:, whole][:, :, whole], class_row=signals.class_row[:, :, whole])
-    _, out = condense(reducer, drawn, 7)
-    plan2, out2 = condense(reducer, drawn._replace(tokens=shuffled, signals=moved), 7)
+    _, out = condense(reducer, drawn, KEEP)
+    plan2, out2 = condense(reducer, drawn._replace(tokens=shuffled, signals=moved), KEEP)
     for image in range(2):
         back = np.argsort(order[np.asarray(plan2.kept[image])])
         again = np.asarray(out2.patches[image])
         np.testing.assert_allclose(
-            np.concatenate([again[:7][back], again[7:]]), out.patches[image], rtol=1e-5, atol=1e-6
+            np.concatenate([again[:KEEP][back], again[KEEP:]]), out.patches[image], rtol=1e-5, atol=1e-6
         )
 
 
@@ -171,7 +172,7 @@ def test_fusing_a_duplicate_and_counting_it_twice_changes_no_attention(fuse):
 
     def attend(tokens):
         bias = jnp.concatenate([jnp.zeros((1, 1)), jnp.log(tokens.size)], axis=1)
-        return attention(*(jnp.einsum("btd,hde->bhte", tokens.x, w) for w in weights), key_bias=bias, signals=SIGNALS)
+        return attend(*(jnp.einsum("btd,hde->bhte", tokens.x, w) for w in weights), key_bias=bias)
 
     tokens = Tokens.start(x, 1)
     dense, _ = attend(tokens)
@@ -196,10 +197,10 @@ def test_an_empty_value_has_no_nan_gradient():
 
     def loss(v):
         q = jnp.ones((2, 3, 21, 4))
-        signals = attention(q, q, v, signals=SIGNALS)[1]
+        signals = attend(q, q, v)[1]
         reducer = tc.TCViT(dominance="cls_values", fuse="single", grad_through_soft=True)
         tokens = drawn.tokens.with_state(reducer.prepare(drawn.tokens, drawn.grid))
-        return (plans.apply(reducer.plan(tokens, signals, 7), tokens).x ** 2).sum()
+        return (plans.apply(reducer.plan(tokens, signals, KEEP), tokens).x ** 2).sum()
 
     values = jnp.asarray(drawn.values, jnp.float32).at[:, :, 5].set(0)
     assert bool(jnp.isfinite(jax.grad(loss)(values)).all())
@@ -207,7 +208,7 @@ def test_an_empty_value_has_no_nan_gradient():
 
 def destinations(seeds=range(5), **switches):
     """How many different kept tokens the removed ones go to, the mean over images."""
-    found = [condense(tc.TCViT(order=1, **switches), scene(seed), 10)[0].target for seed in seeds]
+    found = [condense(tc.TCViT(order=1, **switches), scene(seed), KEEP)[0].target for seed in seeds]
     return np.mean([count_destinations(np.asarray(target))[0] for target in found])
 
 
@@ -225,12 +226,12 @@ def test_long_walks_send_every_token_to_one_place_and_katz_does_not():
 def test_gradients_flow_through_soft_shares_only_where_asked():
     """Against central differences of the whole step: attention map, shares, sizes and features."""
     drawn, rng = scene(8), np.random.default_rng(0)
-    cotangent = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((2, 7, 6), (2, 7))]
+    cotangent = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((2, KEEP, 6), (2, KEEP))]
     direction = jnp.asarray(rng.standard_normal((2, 21, 21)), jnp.float32)
 
     def value(chain, **switches):
         reducer, signals = tc.TCViT(**switches), replace(drawn.signals, map=chain)
-        _, out = condense(reducer, drawn._replace(signals=signals), 7)
+        _, out = condense(reducer, drawn._replace(signals=signals), KEEP)
         return (out.patches * cotangent[0]).sum() + (out.size * cotangent[1]).sum()
 
     chain = drawn.signals.map

@@ -1,4 +1,4 @@
-"""Every configuration of a published row is a run that can be made: its recipe, its teacher, its stages, its rates."""
+"""What a configuration minimizes, and the teachers that fit it."""
 
 from pathlib import Path
 
@@ -6,28 +6,31 @@ import pytest
 
 import tcvit_jax as tc
 from tcvit_jax import config, models
-from tcvit_jax.training import experiment
-from tcvit_jax.training.job import objective_of, teacher_of
+from tcvit_jax.training.job import objective_of
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 
 
-def parts(loaded):
-    model = experiment.build_model(loaded)
-    preprocessing = experiment.build_preprocessing(loaded, model)
-    teacher, _, _ = teacher_of(loaded, model, preprocessing, {} if loaded.weights else None)
-    return model, objective_of(loaded, model, preprocessing, teacher)
+def objective_of(changes):
+    loaded = config.load(CONFIGS / "digits_gtp.py", changes=changes)
+    return recipe.build(loaded, sharding.data_mesh()).objective
+
+
+def test_a_dense_teacher_is_the_model_without_reduction():
+    loaded = config.load(f"{CONFIGS / 'deit_ti_gtp.py'}:selfdistill")
+    found = recipe.build(loaded, sharding.data_mesh())
+    assert found.objective.teacher.model == models.condense(found.model)
+    # Its weights are those that the run starts from.
+    assert found.teacher_variables is None
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"teacher": "dense"}, "distill.teacher='dense' needs the weights that it is of: use --config.weights=PATH"),
+    ({"teacher": "dense"}, "distill.teacher='dense' requires weights: set --config.weights=PATH"),
     ({"teacher": "/nonexistent/run"}, "distill.teacher='/nonexistent/run': no checkpoint in '/nonexistent/run'"),
 ])  # fmt: skip
 def test_impossible_teachers(changes, message):
-    loaded = config.load(CONFIGS / "digits_gtp.py")
-    loaded.distill.update({"teacher": "dense", **changes})
     with pytest.raises(tc.InputError) as caught:
-        parts(loaded)
+        objective_of({f"distill.{name}": value for name, value in changes.items()})
     assert str(caught.value) == message
 
 
@@ -46,7 +49,6 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path):
         "num_heads": 2,
         "num_classes": 10,
     }
-    loaded = config.load(CONFIGS / "digits_gtp.py")
     for name, other in (("classes", {"num_classes": 9}), ("size", {"img_size": 14}), ("width", {})):
         teacher = tc.create_model("deit_tiny_patch16_224", **{**sizes, **other})
         variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), models.variable_shapes(teacher))
@@ -56,13 +58,11 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path):
         ("classes", "has num_classes=9, and the model 10: choose a teacher with the same"),
         ("size", r"has img_size=(14, 14), and the model (12, 12): choose a teacher with the same"),
     ):
-        loaded.distill.teacher = str(tmp_path / name)
         with pytest.raises(tc.InputError) as caught:
-            parts(loaded)
+            objective_of({"distill.teacher": str(tmp_path / name)})
         assert str(caught.value) == f"distill.teacher={str(tmp_path / name)!r} {message}"
     # Another width matters where tokens are compared, and nowhere else.
-    loaded.distill.teacher = str(tmp_path / "width")
-    assert parts(loaded)[1].teacher is not None
-    loaded.distill.tokens = 0.5
+    width = {"distill.teacher": str(tmp_path / "width")}
+    assert objective_of(width).teacher is not None
     with pytest.raises(tc.InputError, match="has embed_dim=32, and the model 64"):
-        parts(loaded)
+        objective_of({**width, "distill.tokens": 0.5})

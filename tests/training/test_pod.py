@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from tcvit_jax import config, models, sharding
+from tcvit_jax import assembly, config, models, sharding
 from tcvit_jax.measure import tpu
-from tcvit_jax.training import experiment, pod
+from tcvit_jax.training import pod
 from tests.training.test_loop import GTP, TINY
 
 RECIPE = ("--config.mixing.mixup=0.8", "--config.mixing.cutmix=1.0", "--config.random_erasing=0.25")
@@ -20,7 +20,7 @@ def settings(*arguments):
 def test_a_step_is_that_of_the_configuration():
     mesh = sharding.data_mesh()
     plain = pod.compiled_step(settings(), mesh)
-    parameters = models.count_parameters(experiment.build_model(settings()))
+    parameters = models.count_parameters(assembly.build_model(settings().model, settings().reduction))
     # Parameters, averages and two moments; the batch besides.
     assert plain.arguments_mib * 2**20 == pytest.approx(4 * 4 * parameters + 8 * (144 + 4), rel=0.02)
     assert set(plain.collectives) == {"all-reduce"}

@@ -7,6 +7,7 @@ import pytest
 
 import tcvit_jax as tc
 from tcvit_jax.training import runtime
+from tcvit_jax.training.preemption import Preempted
 
 NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -88,6 +89,9 @@ def test_a_machine_that_is_alone_cannot_be_asked_for_others(monkeypatch, joined)
         runtime.join("on")
 
 
-def test_a_process_that_is_alone_leaves_as_it_likes():
-    assert runtime.leaving(2) == 2
-    assert runtime.tell_of(RuntimeError("of the program")) is None
+@pytest.mark.parametrize("error", [tc.InputError("a mistake"), RuntimeError("of the program"), Preempted(3)])
+def test_a_process_that_is_alone_raises_what_happened(capsys, error):
+    with pytest.raises(type(error)) as caught, runtime.together("off"):
+        raise error
+    assert caught.value is error
+    assert capsys.readouterr().err == ""

@@ -5,7 +5,7 @@ import math
 import pytest
 
 import tcvit_jax as tc
-from tcvit_jax import config
+from tcvit_jax.config import Warmdown
 from tcvit_jax.training.warmdown import Stage, at, stages
 from tests.models.test_vit import small
 
@@ -13,9 +13,7 @@ MODEL = small(tc.GTP(), 8, depth=3)
 
 
 def settings(**changes):
-    values = config.default().warmdown
-    values.update(changes)
-    return values
+    return Warmdown(**changes)
 
 
 def test_without_epochs_there_is_one_stage():
@@ -45,9 +43,8 @@ def test_stages_that_remove_the_same_are_one():
     ("changes", "message"),
     [
         ({"epochs": 10.0}, "warmdown.epochs=10.0 ends at step 100, and the run has 100: use less"),
-        ({"epochs": -1.0}, "warmdown.epochs=-1.0 is negative"),
-        ({"start_epoch": 2.0}, "warmdown.start_epoch=2.0 without warmdown.epochs is not read"),
-        ({"epochs": 1.0, "stages": 0}, "warmdown.stages=0 is not positive"),
+        ({"epochs": -1.0}, "warmdown.epochs=-1.0: must be >= 0"),
+        ({"epochs": 1.0, "stages": 0}, "warmdown.stages=0: must be >= 1"),
     ],
 )
 def test_impossible_stages(changes, message):

@@ -1,0 +1,63 @@
+"""Reducers as text: `gtp,tcvit(order=3, fuse=soft),package.module:Class(field=0.5)`."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from tcvit_jax.errors import InputError
+
+_NAME = re.compile(r"\s*([^\W\d][\w.]*(?::[^\W\d][\w.]*)?)\s*")
+_COMMA = re.compile(r"\s*(,\s*|$)")
+
+
+def configs(text: str) -> Iterator[dict[str, Any]]:
+    """Yield the configuration of each reducer in `text`: its name, and the fields in parentheses behind it.
+
+    Raises:
+        InputError: text of another form.
+    """
+    position = 0
+    while position < len(text):
+        name = _NAME.match(text, position)
+        if name is None:
+            raise _malformed(text)
+        values, position = _fields(text, name.end())
+        comma = _COMMA.match(text, position)
+        if comma is None:
+            raise _malformed(text)
+        position = comma.end()
+        yield {"name": name[1], **values}
+
+
+def _fields(text: str, start: int) -> tuple[dict[str, Any], int]:
+    """Return the fields in the parentheses that open at `start`, none where there are none, and where they end."""
+    if text[start : start + 1] != "(":
+        return {}, start
+    # The first closing parenthesis that makes a valid call is the matching one: others are inside a string or a tuple.
+    for closing in re.finditer(r"\)", text[start:]):
+        end = start + closing.end()
+        try:
+            call = ast.parse(f"reducer{text[start:end]}", mode="eval").body
+        except (SyntaxError, ValueError):
+            continue
+        if not isinstance(call, ast.Call) or call.args or any(keyword.arg is None for keyword in call.keywords):
+            break
+        return {str(keyword.arg): _value(keyword.value, text) for keyword in call.keywords}, end
+    raise _malformed(text)
+
+
+def _value(node: ast.expr, text: str) -> Any:
+    """Return a Python literal, in which a bare word is a string, and `true`, `false` and `none` are what they say."""
+    if isinstance(node, ast.Name):
+        return {"true": True, "false": False, "none": None}.get(node.id.lower(), node.id)
+    try:
+        return ast.literal_eval(node)
+    except ValueError as error:
+        raise InputError(f"reducers {text!r}: {ast.unparse(node)} must be a number, a list or a word") from error
+
+
+def _malformed(text: str) -> InputError:
+    return InputError(f"reducers {text!r} must be names with commas between them, such as gtp,tcvit(order=3)")
