@@ -42,8 +42,8 @@ _LABELED = Needs(
     lambda values: values["distill.teacher"] == "" or values["distill.weight"] < 1 or values["token_labels"] > 0,
 )
 
-# What every key needs to have an effect, but for `model.*`: `create_model` refuses what an architecture does not have. A
-# new key is added here too: a test compares this table with the sections.
+# What every key needs to have an effect, but for `model.*`: `create_model` refuses what an architecture does not have.
+# A new key is added here too: a test compares this table with the sections.
 NEEDS: Mapping[str, tuple[Needs, ...]] = {
     **dict.fromkeys(("workdir", "seed", "batch_size", "eval_batch_size", "epochs", "accumulate"), ()),
     **dict.fromkeys(("log_every", "eval_every", "checkpoint_every"), ()),

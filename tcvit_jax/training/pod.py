@@ -61,8 +61,8 @@ def describe(program: Program, mesh: Mesh, config: Config) -> str:
     kinds = ", ".join(f"{count} {kind}" for kind, count in program.collectives.items()) or "none"
     memory = program.arguments_mib + program.temporaries_mib
     return (
-        f"step         {config.model.name}, {config.reduction.name}, {config.run.batch_size} images on {mesh.size} chips, "
-        f"mesh {mesh.shape['data']} x {mesh.shape['model']}\n"
+        f"step         {config.model.name}, {config.reduction.name}, {config.run.batch_size} images on {mesh.size} "
+        f"chips, mesh {mesh.shape['data']} x {mesh.shape['model']}\n"
         f"GFLOP        {program.gflop:,.1f} a chip, {program.gflop * mesh.size / config.run.batch_size:.2f} an image\n"
         f"GB           {program.gigabytes:,.2f} read and written, a chip\n"
         f"memory       {memory:,.0f} MiB a chip: arguments {program.arguments_mib:,.0f}, temporaries "

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import tcvit_jax as tc
-from tcvit_jax import config, models
-from tcvit_jax.training.job import objective_of
+from tcvit_jax import config, models, sharding
+from tcvit_jax.training import recipe
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 

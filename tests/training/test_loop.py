@@ -135,7 +135,7 @@ def test_nan_loss_ends_with_the_step(tmp_path):
         ),
         (
             "--config.token_labels=1",
-            "token_labels=1.0 needs a head on every patch token, which deit_tiny_patch16_224 lacks",
+            "token_labels=1.0 requires a head on every patch token, which deit_tiny_patch16_224 lacks",
         ),
         ("--config.data.label_maps=maps", "data.label_maps='maps' has no effect: it requires token_labels > 0"),
         ("--config.warmdown.epochs=1", "warmdown.epochs=1.0 ends at step 22, and the run has 22: use less"),
@@ -146,7 +146,7 @@ def test_nan_loss_ends_with_the_step(tmp_path):
         ("--config.distill.kind=sof", "unknown distill.kind 'sof': did you mean 'soft'?"),
         (
             "--config.mixing.switch_prob=0.3",
-            "mixing.switch_prob=0.3 is not read without both mixing.mixup and mixing.cutmix",
+            "mixing.switch_prob=0.3 has no effect: it requires both mixing.mixup and mixing.cutmix",
         ),
     ],
 )
@@ -200,7 +200,7 @@ def test_everything_at_once_and_an_interruption_between_two_stages(finished, tmp
     for name in ("variables", "ema"):
         found, expected = load(tmp_path / "told", name)[1], load(tmp_path / "whole", name)[1]
         jax.tree.map(np.testing.assert_array_equal, found, expected)
-    assert evaluate_checkpoint(tmp_path / "told").top1 == told["top1"]
+    assert evaluate(from_checkpoint(tmp_path / "told")).top1 == told["top1"]
 
 
 def test_lv_vit_trains_on_label_maps(tmp_path):
