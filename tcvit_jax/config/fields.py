@@ -112,10 +112,12 @@ def field_types(section: type[Section]) -> Mapping[str, Any]:
 
 
 def normalized(value: Any, declared: Any) -> Any:
-    """Return `value` with lists as tuples, and with a whole number as a float where `declared` is float."""
-    if isinstance(value, list):
-        value = tuple(typing.cast("list[Any]", value))
+    """Return `value` with lists as tuples, and with whole numbers as floats where `declared` has floats."""
     members = _members(declared)
+    if isinstance(value, list | tuple):
+        elements = typing.cast("Sequence[Any]", value)
+        inner = [typing.get_args(member)[0] for member in members if typing.get_origin(member) is tuple]
+        return tuple(normalized(each, inner[0]) for each in elements) if inner else tuple(elements)
     if float in members and int not in members and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     return value

@@ -52,7 +52,7 @@ class Model(Section):
     PREFIX: ClassVar[str] = "model."
 
     name: str = key("deit_small_patch16_224")
-    overrides: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    overrides: Mapping[str, Any] = field(default_factory=dict[str, Any], metadata={"example": {"depth": 2}})
     weights: str = key("", "weights")
     new_head: bool = key(False, "new_head")
 
@@ -125,7 +125,7 @@ class Reduction(Section):
         shape: how a budget's schedule spreads removals: one of `schedule.SHAPES`, or `"method"`.
     """
 
-    reducer: Reducer | None = None
+    reducer: Reducer | None = field(default=None, metadata={"example": reducers.REDUCERS["gtp"]()})
     schedule: int | tuple[int, ...] = key(0)
     gmacs: float = key(0.0)
     shape: str = key("constant")

@@ -8,7 +8,7 @@ import tcvit_jax as tc
 from tcvit_jax import assembly, config
 from tcvit_jax.assembly import build_preprocessing
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
 GTP = str(CONFIGS / "digits_gtp.py")
 
 
