@@ -1,7 +1,10 @@
 """Every test sees eight devices, as a host of a pod does; JAX reads the flag once, before its first use."""
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 # Of the same optimised operations, LLVM makes machine code with less effort: a fifth of the suite's time. What runs in a
@@ -11,8 +14,20 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+# The processes of a session share what they compile: the first one makes the directory, and the others inherit it.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="tcvit_jax-cache-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
 import hypothesis
+import jaxtyping
 import pytest
+
+from tests import shapes
+
+# Before the first import of the package.
+jaxtyping.install_import_hook("tcvit_jax", f"{shapes.__name__}.check")
 
 # Compilation makes the first example slow, and shared machines make any of them slow.
 hypothesis.settings.register_profile("tcvit_jax", deadline=None, print_blob=True)
