@@ -1,6 +1,5 @@
 """Every test sees eight devices, as a host of a pod does; JAX reads the flag once, before its first use."""
 
-import atexit
 import os
 import shutil
 import sys
@@ -13,12 +12,6 @@ os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-
-# The processes of a session share what they compile: the first one makes the directory, and the others inherit it.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="tcvit_jax-cache-")
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import hypothesis
 import jaxtyping
@@ -34,6 +27,35 @@ hypothesis.settings.register_profile("tcvit_jax", deadline=None, print_blob=True
 hypothesis.settings.load_profile("tcvit_jax")
 
 ROOT = Path(__file__).parent.parent
+COMPILED = pytest.StashKey[str]()
+
+
+def pytest_configure(config):
+    """Keep what JAX compiles in a directory of this session, unless the environment names one.
+
+    Set in the processes that run tests, and not in the environment, so that scripts compile as a user's do.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    is_worker = hasattr(config, "workerinput")
+    config.stash[COMPILED] = config.workerinput["compiled"] if is_worker else tempfile.mkdtemp(prefix="tcvit_jax-")
+    if is_worker or not config.getoption("numprocesses", None):
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", config.stash[COMPILED])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """Hand the directory to a worker of xdist."""
+    node.workerinput["compiled"] = node.config.stash.get(COMPILED, "")
+
+
+def pytest_unconfigure(config):
+    """Remove the directory, once every worker has ended."""
+    if COMPILED in config.stash and not hasattr(config, "workerinput"):
+        shutil.rmtree(config.stash[COMPILED], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
