@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
+from jaxtyping import Float, Int, Int32, Shaped
 
 from tcvit_jax import sharding
 from tcvit_jax.errors import InputError
@@ -19,7 +20,8 @@ from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing
 from tcvit_jax.ops.images import normalise
 
-EvalStep = Callable[[Any, Mapping[str, Array]], dict[str, Array]]
+Batch = Mapping[str, Shaped[Array, "B ..."]]
+EvalStep = Callable[[Any, Batch], dict[str, Shaped[Array, ""]]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Result:
         return f"top1 {self.top1:.6f} ({right}/{self.examples})  top5 {self.top5:.6f}  loss {self.loss:.4f}"
 
 
-def label_rank(logits: Array, label: Array) -> Array:
+def label_rank(logits: Float[Array, "B classes"], label: Int[Array, " B"]) -> Int32[Array, " B"]:
     """How many classes come before the label, `[B]` int32: 0 means top-1.
 
     Exact, and without a sort: those with a greater logit, and among equals those of a lower index, as `argmax` has it.
@@ -62,16 +64,16 @@ def label_rank(logits: Array, label: Array) -> Array:
     return (before & others).sum(-1, dtype=jnp.int32)
 
 
-def logits_of(model: ViT, preprocessing: Preprocessing, variables: Any, batch: Mapping[str, Array]) -> Array:
+def logits_of(model: ViT, preprocessing: Preprocessing, variables: Any, batch: Batch) -> Float[Array, "B classes"]:
     """`[B, num_classes]` of the uint8 images of a batch."""
     images = normalise(batch["image"], preprocessing.mean, preprocessing.std)
     return cast(Array, model.apply(variables, images))
 
 
-def make_rank_step(model: ViT, preprocessing: Preprocessing, mesh: Mesh) -> Callable[[Any, Mapping[str, Array]], Array]:
+def make_rank_step(model: ViT, preprocessing: Preprocessing, mesh: Mesh) -> Callable[[Any, Batch], Int32[Array, " B"]]:
     """A compiled function from variables and one batch to every label's rank (see `label_rank`), `[B]` int32."""
 
-    def rank_step(variables: Any, batch: Mapping[str, Array]) -> Array:
+    def rank_step(variables: Any, batch: Batch) -> Int32[Array, " B"]:
         return label_rank(logits_of(model, preprocessing, variables, batch), batch["label"])
 
     whole = sharding.replicated(mesh)
@@ -81,10 +83,11 @@ def make_rank_step(model: ViT, preprocessing: Preprocessing, mesh: Mesh) -> Call
 def make_eval_step(model: ViT, preprocessing: Preprocessing, mesh: Mesh) -> EvalStep:
     """A compiled function from variables and one masked batch to its sums: `top1`, `top5`, `loss`, `examples`."""
 
-    def eval_step(variables: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def eval_step(variables: Any, batch: Batch) -> dict[str, Shaped[Array, ""]]:
         logits = logits_of(model, preprocessing, variables, batch)
         counted = batch["mask"] > 0
         rank = label_rank(logits, batch["label"])
+        # Optax subtracts in another order: a fifth of the losses would differ in their last digits.
         loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), batch["label"][:, None], axis=-1)[:, 0]
         return {
             "top1": (counted & (rank < 1)).sum(dtype=jnp.int32),

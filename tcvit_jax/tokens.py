@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Bool, Float, Float32, Int32
 
 
 @jax.tree_util.register_dataclass
@@ -34,19 +35,19 @@ class Tokens:
         block, depth: the index of the block that they are in, and how many there are; static.
     """
 
-    x: Array
-    size: Array
-    origin: Array
-    slots: Array
+    x: Float[Array, "B T D"]
+    size: Float32[Array, "B N"]
+    origin: Int32[Array, "B N"]
+    slots: Int32[Array, "B N0"]
     state: Any = None
-    blend: Array | None = None
+    blend: Float32[Array, "B N0 N"] | None = None
     prefix: int = field(default=1, metadata={"static": True})
     class_tokens: int = field(default=1, metadata={"static": True})
     block: int = field(default=0, metadata={"static": True})
     depth: int = field(default=1, metadata={"static": True})
 
     @classmethod
-    def start(cls, x: Array, prefix: int, class_tokens: int | None = None, depth: int = 1) -> Tokens:
+    def start(cls, x: Float[Array, "B T D"], prefix: int, class_tokens: int | None = None, depth: int = 1) -> Tokens:
         """Tokens straight from the embedding: every patch its own token, of size one.
 
         Args:
@@ -66,11 +67,11 @@ class Tokens:
         return replace(self, blend=jax.nn.one_hot(self.slots, self.origin.shape[1], dtype=jnp.float32))
 
     @property
-    def patches(self) -> Array:
+    def patches(self) -> Float[Array, "B N D"]:
         """`[B, N, D]`, the tokens that a reducer may remove."""
         return self.x[:, self.prefix :]
 
-    def with_x(self, x: Array) -> Tokens:
+    def with_x(self, x: Float[Array, "B T D"]) -> Tokens:
         """The same tokens with other features."""
         return replace(self, x=x)
 
@@ -99,13 +100,13 @@ class Plan:
         valid: `[B, K]` bool, which kept tokens survive; the others only fill the fixed width, of size 0. None for all.
     """
 
-    kept: Array
-    removed: Array
-    weight: Array | None
-    self_weight: Array | None
-    share: Array | None
-    target: Array
-    valid: Array | None = None
+    kept: Int32[Array, "B K"]
+    removed: Int32[Array, "B R"]
+    weight: Float32[Array, "B S R"] | None
+    self_weight: Float32[Array, "B K"] | None
+    share: Float32[Array, "B S R"] | None
+    target: Int32[Array, "B R"]
+    valid: Bool[Array, "B K"] | None = None
 
     @property
     def survivors(self) -> int:
@@ -128,10 +129,10 @@ class Trace:
         counts: per block `[B]` int32, how many patch tokens survive in each image.
     """
 
-    kept: tuple[Array, ...] = ()
-    slots: tuple[Array, ...] = ()
-    sizes: tuple[Array, ...] = ()
-    counts: tuple[Array, ...] = ()
+    kept: tuple[Int32[Array, "B K"], ...] = ()
+    slots: tuple[Int32[Array, "B N0"], ...] = ()
+    sizes: tuple[Float32[Array, "B K"], ...] = ()
+    counts: tuple[Int32[Array, " B"], ...] = ()
 
     def record(self, tokens: Tokens) -> Trace:
         """The trace with one more block, after which `tokens` are what survives."""

@@ -1,7 +1,9 @@
 """Every test sees eight devices, as a host of a pod does; JAX reads the flag once, before its first use."""
 
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 # Of the same optimised operations, LLVM makes machine code with less effort: a fifth of the suite's time. What runs in a
@@ -12,13 +14,48 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis
+import jaxtyping
 import pytest
+
+from tests import shapes
+
+# Before the first import of the package.
+jaxtyping.install_import_hook("tcvit_jax", f"{shapes.__name__}.check")
 
 # Compilation makes the first example slow, and shared machines make any of them slow.
 hypothesis.settings.register_profile("tcvit_jax", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("tcvit_jax")
 
 ROOT = Path(__file__).parent.parent
+COMPILED = pytest.StashKey[str]()
+
+
+def pytest_configure(config):
+    """Keep what JAX compiles in a directory of this session, unless the environment names one.
+
+    Set in the processes that run tests, and not in the environment, so that scripts compile as a user's do.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    is_worker = hasattr(config, "workerinput")
+    config.stash[COMPILED] = config.workerinput["compiled"] if is_worker else tempfile.mkdtemp(prefix="tcvit_jax-")
+    if is_worker or not config.getoption("numprocesses", None):
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", config.stash[COMPILED])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """Hand the directory to a worker of xdist."""
+    node.workerinput["compiled"] = node.config.stash.get(COMPILED, "")
+
+
+def pytest_unconfigure(config):
+    """Remove the directory, once every worker has ended."""
+    if COMPILED in config.stash and not hasattr(config, "workerinput"):
+        shutil.rmtree(config.stash[COMPILED], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,11 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Float32
 
 
 @jax.custom_vjp
-def gelu(x: Array) -> Array:
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """`x * Phi(x)` by the error function (Hendrycks and Gimpel, 2016), not its tanh approximation.
 
     Computed in float32 and returned in the dtype of `x`. XLA on a CPU would fuse the error function into the matrix
@@ -19,15 +20,15 @@ def gelu(x: Array) -> Array:
     return jax.lax.optimization_barrier((wide * _normal_cdf(wide)).astype(x.dtype))
 
 
-def _normal_cdf(x: Array) -> Array:
+def _normal_cdf(x: Float32[Array, "*shape"]) -> Float32[Array, "*shape"]:
     return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
-def _forward(x: Array) -> tuple[Array, Array]:
+def _forward(x: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
     return gelu(x), x
 
 
-def _backward(x: Array, gradient: Array) -> tuple[Array]:
+def _backward(x: Float[Array, "*shape"], gradient: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"]]:
     wide = x.astype(jnp.float32)
     density = jnp.exp(-0.5 * wide**2) / math.sqrt(2 * math.pi)
     out = gradient.astype(jnp.float32) * (_normal_cdf(wide) + wide * density)
@@ -37,7 +38,7 @@ def _backward(x: Array, gradient: Array) -> tuple[Array]:
 gelu.defvjp(_forward, _backward)
 
 
-def quick_gelu(x: Array) -> Array:
+def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """`x * sigmoid(1.702 x)`, as OpenAI's CLIP was trained (Radford et al., 2021); in the dtype of `x`."""
     wide = x.astype(jnp.float32)
     return jax.lax.optimization_barrier((wide * jax.nn.sigmoid(1.702 * wide)).astype(x.dtype))

@@ -14,6 +14,7 @@ from functools import reduce
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Bool, Float, Float32
 
 from tcvit_jax.ops.platforms import by_platform
 from tcvit_jax.ops.ranking import smallest
@@ -37,27 +38,27 @@ class Signals:
         map_max: `[B, T, T]`, its largest entry over heads; rows sum to more than 1.
     """
 
-    class_row: Array | None = None
-    diagonal: Array | None = None
-    received: Array | None = None
-    value_norm: Array | None = None
-    keys: Array | None = None
-    map: Array | None = None
-    map_max: Array | None = None
+    class_row: Float32[Array, "B H T"] | None = None
+    diagonal: Float32[Array, "B H T"] | None = None
+    received: Float32[Array, "B H T"] | None = None
+    value_norm: Float32[Array, "B H T"] | None = None
+    keys: Float32[Array, "B T d"] | None = None
+    map: Float32[Array, "B T T"] | None = None
+    map_max: Float32[Array, "B T T"] | None = None
 
 
 def attention(
-    q: Array,
-    k: Array,
-    v: Array,
+    q: Float[Array, "B H Q d"],
+    k: Float[Array, "B H T d"],
+    v: Float[Array, "B H T d"],
     *,
-    key_bias: Array | None = None,
+    key_bias: Float[Array, "B T"] | None = None,
     signals: Collection[str] = (),
     class_tokens: int = 1,
     keep: float = 1.0,
     read: int | None = None,
     masked: bool = False,
-) -> tuple[Array, Signals]:
+) -> tuple[Float[Array, "B H _ d"], Signals]:
     """Scaled dot-product attention; scores are summed, and their softmax taken, in float32 whatever the inputs' dtype.
 
     Args:
@@ -80,7 +81,7 @@ def attention(
         # Entries are compared across rows: they have to be normalised first.
         e = sparsified(e / e.sum(-1, keepdims=True), keep)
 
-    def values(e: Array) -> Array:
+    def values(e: Float32[Array, "B H Q T"]) -> Float[Array, "B H _ d"]:
         e = e[:, :, :read]
         out = jnp.einsum("bhqk,bhkd->bhqd", e.astype(v.dtype), v, preferred_element_type=jnp.float32)
         return (out if keep < 1 else out * (1 / e.sum(-1))[..., None]).astype(v.dtype)
@@ -113,7 +114,12 @@ def attention(
     return out, Signals(**found, **{name: compute() for name, compute in others.items() if name in signals})
 
 
-def exponentials(q: Array, k: Array, weight: Array | None, hidden: Array | None) -> Array:
+def exponentials(
+    q: Float[Array, "B H Q d"],
+    k: Float[Array, "B H T d"],
+    weight: Float[Array, "B T"] | None,
+    hidden: Bool[Array, "B T"] | None,
+) -> Float32[Array, "B H Q T"]:
     """The map before its rows are divided by their sums, `[B, H, Q, T]` float32.
 
     Args:
@@ -130,13 +136,18 @@ def exponentials(q: Array, k: Array, weight: Array | None, hidden: Array | None)
     return e if weight is None else e * weight[:, None, None, :]
 
 
-def class_row(q: Array, k: Array, weight: Array | None, hidden: Array | None) -> Array:
+def class_row(
+    q: Float[Array, "B H Q d"],
+    k: Float[Array, "B H T d"],
+    weight: Float[Array, "B T"] | None,
+    hidden: Bool[Array, "B T"] | None,
+) -> Float32[Array, "B H T"]:
     """The mean row of the map of a few queries `[B, H, Q, d]`, `[B, H, T]`; the rest as in `exponentials`."""
     e = exponentials(q, k, weight, hidden)
     return (e / e.sum(-1, keepdims=True)).mean(2)
 
 
-def sparsified(weights: Array, keep: float) -> Array:
+def sparsified(weights: Float32[Array, "B H Q T"], keep: float) -> Float32[Array, "B H Q T"]:
     """The map with its smallest entries set to 0, per image and head over the whole map; rows are not scaled up again.
 
     Below the `int(T * T * (1 - keep))`-th smallest entry, in double precision in exactly this form, all are dropped
@@ -155,11 +166,13 @@ def sparsified(weights: Array, keep: float) -> Array:
     return jnp.where(weights < smallest(flat, rank)[..., None, None], 0, weights)
 
 
-def stored_statistics(e: Array, inverse: Array, signals: Collection[str], class_tokens: int) -> dict[str, Array]:
+def stored_statistics(
+    e: Float32[Array, "B H Q T"], inverse: Float32[Array, "B H Q"], signals: Collection[str], class_tokens: int
+) -> dict[str, Float32[Array, "B ..."]]:
     """The signals of a map `e [B, H, T, T]`, whose rows still have to be multiplied with `inverse [B, H, T]`."""
     heads = range(e.shape[1])
 
-    def weights(head: int) -> Array:
+    def weights(head: int) -> Float32[Array, "B Q T"]:
         """`[B, T, T]`: one head after the other, so that the map of all is read once and not written again."""
         return e[:, head] * inverse[:, head, :, None]
 
@@ -175,14 +188,14 @@ def stored_statistics(e: Array, inverse: Array, signals: Collection[str], class_
 
 
 def computed_statistics(
-    q: Array,
-    k: Array,
-    weight: Array | None,
-    used: Array,
-    inverse: Array,
+    q: Float[Array, "B H Q d"],
+    k: Float[Array, "B H T d"],
+    weight: Float[Array, "B T"] | None,
+    used: Float[Array, "B H Q T"],
+    inverse: Float32[Array, "B H Q"],
     signals: Collection[str],
     class_tokens: int,
-) -> dict[str, Array]:
+) -> dict[str, Float32[Array, "B ..."]]:
     """The signals of the map of `q * d ** -0.5` and `k`, most of them computed anew, as on a TPU products are cheap.
 
     A statistic over heads is of the map as it is `used [B, H, T, T]`, in the dtype of the values, to be multiplied with
@@ -208,7 +221,7 @@ def computed_statistics(
     return {name: compute[name]() for name in signals}
 
 
-def _length(x: Array) -> Array:
+def _length(x: Float32[Array, "*rows D"]) -> Float32[Array, "*rows"]:
     """The Euclidean length over the last axis; its gradient is 0, and not NaN, where `x` is."""
     square = (x**2).sum(-1)
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

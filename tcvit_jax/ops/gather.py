@@ -12,11 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Int, Shaped
 
 from tcvit_jax.ops.platforms import by_platform
 
 
-def take_rows(x: Array, index: Array) -> Array:
+def take_rows(x: Shaped[Array, "B N *rest"], index: Int[Array, "B K"]) -> Shaped[Array, "B K *rest"]:
     """`out[b, k] = x[b, index[b, k]]` for `x [B, N, ...]` and `index [B, K]`; indices must be in range.
 
     On a TPU a row that is not finite makes the same columns of all others NaN where rows have more than one entry.
@@ -24,12 +25,14 @@ def take_rows(x: Array, index: Array) -> Array:
     return by_platform(rows_by_product, rows_by_index, x, index)
 
 
-def take_block(matrix: Array, rows: Array, columns: Array) -> Array:
+def take_block(
+    matrix: Shaped[Array, "B N M"], rows: Int[Array, "B I"], columns: Int[Array, "B J"]
+) -> Shaped[Array, "B I J"]:
     """`out[b, i, j] = matrix[b, rows[b, i], columns[b, j]]` for `matrix [B, N, M]`."""
     return by_platform(block_by_product, block_by_index, matrix, rows, columns)
 
 
-def rows_by_index(x: Array, index: Array) -> Array:
+def rows_by_index(x: Shaped[Array, "B N *rest"], index: Int[Array, "B K"]) -> Shaped[Array, "B K *rest"]:
     """`take_rows` by indexing.
 
     Written as one indexed row per image: an index broadcast over the width would make the backward pass a
@@ -38,7 +41,7 @@ def rows_by_index(x: Array, index: Array) -> Array:
     return jax.vmap(lambda rows, i: rows.at[i].get(mode="promise_in_bounds"))(x, index)
 
 
-def rows_by_product(x: Array, index: Array) -> Array:
+def rows_by_product(x: Shaped[Array, "B N *rest"], index: Int[Array, "B K"]) -> Shaped[Array, "B K *rest"]:
     """`take_rows` by a product; by a masked sum where there is one entry to a row."""
     if x.ndim == 2:
         chosen = index[:, :, None] == jnp.arange(x.shape[1])
@@ -48,16 +51,20 @@ def rows_by_product(x: Array, index: Array) -> Array:
     return rows.reshape(*index.shape, *x.shape[2:])
 
 
-def block_by_index(matrix: Array, rows: Array, columns: Array) -> Array:
+def block_by_index(
+    matrix: Shaped[Array, "B N M"], rows: Int[Array, "B I"], columns: Int[Array, "B J"]
+) -> Shaped[Array, "B I J"]:
     """`take_block` by indexing."""
 
-    def one(m: Array, i: Array, j: Array) -> Array:
+    def one(m: Shaped[Array, "N M"], i: Int[Array, " I"], j: Int[Array, " J"]) -> Shaped[Array, "I J"]:
         return m.at[i[:, None], j[None, :]].get(mode="promise_in_bounds")
 
     return jax.vmap(one)(matrix, rows, columns)
 
 
-def block_by_product(matrix: Array, rows: Array, columns: Array) -> Array:
+def block_by_product(
+    matrix: Shaped[Array, "B N M"], rows: Int[Array, "B I"], columns: Int[Array, "B J"]
+) -> Shaped[Array, "B I J"]:
     """`take_block` by two products, the one that leaves less first."""
     height, width = matrix.shape[1:]
     of_rows, of_columns = (chosen_rows(index, size, matrix.dtype) for index, size in ((rows, height), (columns, width)))
@@ -66,12 +73,12 @@ def block_by_product(matrix: Array, rows: Array, columns: Array) -> Array:
     return product("bin,bnj->bij", of_rows, product("bnm,bjm->bnj", matrix, of_columns))
 
 
-def chosen_rows(index: Array, size: int, dtype: Any) -> Array:
+def chosen_rows(index: Int[Array, "B K"], size: int, dtype: Any) -> Shaped[Array, "B K {size}"]:
     """`[B, K, size]`: 1 where a column is the row's index, 0 elsewhere and where the index is none of them."""
     return (index[:, :, None] == jnp.arange(size)).astype(dtype)
 
 
-def product(subscripts: str, a: Array, b: Array) -> Array:
+def product(subscripts: str, a: Shaped[Array, "B _ _"], b: Shaped[Array, "B _ _"]) -> Shaped[Array, "B _ _"]:
     """An `einsum` of which each sum has at most one term that is not zero: exact, in the dtype of `a` and `b`.
 
     bfloat16 and bool are what a TPU multiplies as they are. float32 takes its full precision, six passes.

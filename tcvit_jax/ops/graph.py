@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Bool, Float, Float32, Int
 
 from tcvit_jax.errors import InputError
 from tcvit_jax.ops.gather import take_block, take_rows
@@ -15,14 +16,14 @@ from tcvit_jax.ops.matching import cosine
 from tcvit_jax.ops.ranking import largest
 
 
-def spatial(grid: tuple[int, int]) -> np.ndarray:
+def spatial(grid: tuple[int, int]) -> Bool[np.ndarray, "N0 N0"]:
     """`[N0, N0]` bool: the eight neighbours on a `(height, width)` grid in raster order."""
     row, column = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
     distance = np.maximum(abs(row[:, None] - row), abs(column[:, None] - column))
     return distance == 1
 
 
-def semantic(x: Array, neighbors: int) -> Array:
+def semantic(x: Float[Array, "B N D"], neighbors: int) -> Bool[Array, "B N N"]:
     """`[B, N, N]` bool: each token's `neighbors` nearest others by cosine, never itself; ties to the lower index.
 
     Cosines are float32 at full precision, whatever the dtype of `x [B, N, D]`. An all-zero token has cosine 0
@@ -45,13 +46,18 @@ def check_neighbors(neighbors: int, tokens: int) -> None:
         )
 
 
-def inverse_root_degree(adjacency: Array) -> Array:
+def inverse_root_degree(adjacency: Bool[Array, "B N0 N0"]) -> Float32[Array, "B N0"]:
     """`[B, N0]` float32: `deg ** -0.5` of each row, 1 for a token without neighbours (its entries are all 0)."""
     degree = adjacency.sum(-1)
     return jax.lax.rsqrt(jnp.maximum(degree, 1).astype(jnp.float32))
 
 
-def normalised_block(adjacency: Array, root: Array, rows: Array, columns: Array) -> Array:
+def normalised_block(
+    adjacency: Bool[Array, "B N0 N0"],
+    root: Float32[Array, "B N0"],
+    rows: Int[Array, "B K"],
+    columns: Int[Array, "B R"],
+) -> Float32[Array, "B K R"]:
     """Entries `[B, K, R]` of the normalised adjacency at the given original patches, float32.
 
     Sub-matrices of the first graph are all that later blocks need: degrees are not recomputed when tokens leave.

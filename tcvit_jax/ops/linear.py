@@ -1,11 +1,12 @@
 """The product of tokens with a matrix of weights, in the layout that each platform computes and keeps fastest."""
 
 from jax import Array
+from jaxtyping import Float
 
 from tcvit_jax.ops.platforms import by_platform
 
 
-def linear(x: Array, kernel: Array) -> Array:
+def linear(x: Float[Array, "*rows inputs"], kernel: Float[Array, "inputs outputs"]) -> Float[Array, "*rows outputs"]:
     """`x [..., in] @ kernel [in, out]`, in their dtype.
 
     Elsewhere than on a TPU, batch and tokens are one axis inside: on a CPU XLA's weight gradient over two takes up to
@@ -17,6 +18,6 @@ def linear(x: Array, kernel: Array) -> Array:
     return by_platform(lambda x, kernel: x @ kernel, flat, x, kernel)
 
 
-def flat(x: Array, kernel: Array) -> Array:
+def flat(x: Float[Array, "*rows inputs"], kernel: Float[Array, "inputs outputs"]) -> Float[Array, "*rows outputs"]:
     """`linear` over one axis of rows."""
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])

@@ -6,23 +6,31 @@ import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Bool, Float, Float32, Int32, Num, Shaped
 
 from tcvit_jax.ops.gather import chosen_rows, product, rows_by_index, take_rows
 from tcvit_jax.ops.platforms import by_platform
 from tcvit_jax.tokens import Plan, Tokens
 
 
-def dropping(kept: Array, removed: Array) -> Plan:
+def dropping(kept: Int32[Array, "B K"], removed: Int32[Array, "B R"]) -> Plan:
     """Pruning: kept tokens stay as they are, and removed ones leave nothing behind."""
     return Plan(kept, removed, weight=None, self_weight=None, share=None, target=jnp.full_like(removed, -1))
 
 
-def adding(kept: Array, removed: Array, weight: Array) -> Plan:
+def adding(kept: Int32[Array, "B K"], removed: Int32[Array, "B R"], weight: Float32[Array, "B K R"]) -> Plan:
     """Kept tokens stay as they are, and `weight [B, K, R]` of each removed one is added, features and size alike."""
     return Plan(kept, removed, weight, self_weight=None, share=weight, target=_strongest(weight))
 
 
-def averaging(kept: Array, removed: Array, share: Array, mass: Array, *, discount: Array | None = None) -> Plan:
+def averaging(
+    kept: Int32[Array, "B K"],
+    removed: Int32[Array, "B R"],
+    share: Float32[Array, "B K R"],
+    mass: Float32[Array, "B N"],
+    *,
+    discount: Float32[Array, "B K R"] | None = None,
+) -> Plan:
     """Kept tokens become the mean, weighted by mass, of themselves and of the share they get of each removed one.
 
     Args:
@@ -42,7 +50,7 @@ def averaging(kept: Array, removed: Array, share: Array, mass: Array, *, discoun
     return Plan(kept, removed, passed / whole[..., None], self_weight, share=share, target=_strongest(share))
 
 
-def pooling(kept: Array, removed: Array, weight: Array) -> Plan:
+def pooling(kept: Int32[Array, "B K"], removed: Int32[Array, "B R"], weight: Float32[Array, "B R"]) -> Plan:
     """Kept tokens stay as they are, and the removed ones, `weight [B, R]` of each, become one more behind them.
 
     Its size is the sum of theirs, whatever the weights of the features.
@@ -53,29 +61,29 @@ def pooling(kept: Array, removed: Array, weight: Array) -> Plan:
     return Plan(kept, removed, jnp.pad(weight[:, None, :], rows), self_weight=None, share=share, target=target)
 
 
-def representing(kept: Array, removed: Array, share: Array) -> Plan:
+def representing(kept: Int32[Array, "B K"], removed: Int32[Array, "B R"], share: Float32[Array, "B K R"]) -> Plan:
     """Kept tokens stay as they are, and stand for the removed ones from now on: sizes and patches alone pass on."""
     return Plan(kept, removed, weight=None, self_weight=None, share=share, target=_strongest(share))
 
 
-def masking(kept: Array, removed: Array, valid: Array) -> Plan:
+def masking(kept: Int32[Array, "B K"], removed: Int32[Array, "B R"], valid: Bool[Array, "B K"]) -> Plan:
     """Pruning, of the kept tokens too where `valid [B, K]` is false: these only fill the width."""
     return replace(dropping(kept, removed), valid=valid)
 
 
-def scaled(plan: Plan, factor: Array) -> Plan:
+def scaled(plan: Plan, factor: Float32[Array, "B {plan.survivors}"]) -> Plan:
     """The same plan with every survivor's features times `factor [B, S]`."""
     weight = None if plan.weight is None else plan.weight * factor[..., None]
     own = factor[:, : plan.kept.shape[1]]
     return replace(plan, weight=weight, self_weight=own if plan.self_weight is None else plan.self_weight * own)
 
 
-def sized(plan: Plan, share: Array) -> Plan:
+def sized(plan: Plan, share: Float32[Array, "B {plan.survivors} R"]) -> Plan:
     """The same plan for features, with other parts `[B, S, R]` of the sizes."""
     return replace(plan, share=share)
 
 
-def _strongest(share: Array) -> Array:
+def _strongest(share: Float32[Array, "B K R"]) -> Int32[Array, "B R"]:
     """`[B, R]`: the kept row that gets the most of each removed token (ties: the lower row), -1 where none does."""
     return jnp.where((share > 0).any(1), share.argmax(1), -1).astype(jnp.int32)
 
@@ -97,7 +105,7 @@ def apply(plan: Plan, tokens: Tokens) -> Tokens:
     )
 
 
-def mixed(plan: Plan, x: Array, prefix: int = 0) -> Array:
+def mixed(plan: Plan, x: Float[Array, "B T D"], prefix: int = 0) -> Float[Array, "B {prefix+plan.survivors} D"]:
     """The features after a plan, `[B, P + S, D]` of `x [B, P + N, D]`: `self_weight * x[kept] + weight @ x[removed]`.
 
     Behind prefix tokens, which pass untouched; summed in float32, in the dtype of `x`.
@@ -107,7 +115,7 @@ def mixed(plan: Plan, x: Array, prefix: int = 0) -> Array:
     )
 
 
-def mixed_by_index(plan: Plan, x: Array, prefix: int) -> Array:
+def mixed_by_index(plan: Plan, x: Float[Array, "B T D"], prefix: int) -> Float[Array, "B {prefix+plan.survivors} D"]:
     """`mixed` by indexed rows and one thin product."""
     patches = x[:, prefix:]
     kept = rows_by_index(patches, plan.kept)
@@ -119,7 +127,7 @@ def mixed_by_index(plan: Plan, x: Array, prefix: int) -> Array:
     return jnp.concatenate([x[:, :prefix], kept.astype(x.dtype)], axis=1)
 
 
-def mixed_by_product(plan: Plan, x: Array, prefix: int) -> Array:
+def mixed_by_product(plan: Plan, x: Float[Array, "B T D"], prefix: int) -> Float[Array, "B {prefix+plan.survivors} D"]:
     """`mixed` by a product that brings the rows in order, prefix, survivors and removed ones, and the thin one."""
     front = jnp.broadcast_to(jnp.arange(prefix, dtype=jnp.int32), (x.shape[0], prefix))
     kept = _behind(plan.kept + prefix, plan.survivors, fill=-1)
@@ -147,26 +155,32 @@ def _check(plan: Plan) -> None:
         chex.assert_equal_shape((plan.kept, plan.self_weight))
 
 
-def _behind(x: Array, survivors: int, fill: float = 0) -> Array:
+def _behind(x: Shaped[Array, "B K *rest"], survivors: int, fill: float = 0) -> Shaped[Array, "B {survivors} *rest"]:
     """`x [B, K, ...]` with rows of `fill` behind, for the survivors that were not there before: `[B, S, ...]`."""
     more = ((0, 0), (0, survivors - x.shape[1]), *((0, 0),) * (x.ndim - 2))
     return jnp.pad(x, more, constant_values=fill)
 
 
-def _received(plan: Plan, size: Array) -> Array | float:
+def _received(plan: Plan, size: Float32[Array, "B N"]) -> Float32[Array, "B {plan.survivors}"] | float:
     """`[B, S]`: the sizes that removed tokens pass on."""
     if plan.share is None:
         return 0.0
     return jnp.einsum("bsr,br->bs", plan.share, take_rows(size, plan.removed), precision="highest")
 
 
-def follow_slots(plan: Plan, slots: Array) -> Array:
+def follow_slots(plan: Plan, slots: Int32[Array, "B N0"]) -> Int32[Array, "B N0"]:
     """The row that holds each original patch after the plan, `[B, N0]`, from the row before it; -1 stays -1."""
 
     row = jnp.broadcast_to(jnp.arange(plan.kept.shape[1], dtype=jnp.int32), plan.kept.shape)
     row = row if plan.valid is None else jnp.where(plan.valid, row, -1)
 
-    def one(kept: Array, row: Array, removed: Array, target: Array, slots: Array) -> Array:
+    def one(
+        kept: Int32[Array, " K"],
+        row: Int32[Array, " K"],
+        removed: Int32[Array, " R"],
+        target: Int32[Array, " R"],
+        slots: Int32[Array, " N0"],
+    ) -> Int32[Array, " N0"]:
         moved_to = jnp.zeros(kept.size + removed.size, jnp.int32)
         moved_to = moved_to.at[kept].set(row).at[removed].set(target)
         return jnp.where(slots < 0, -1, moved_to[jnp.maximum(slots, 0)])
@@ -175,7 +189,7 @@ def follow_slots(plan: Plan, slots: Array) -> Array:
     return jax.vmap(one)(plan.kept, row, plan.removed, plan.target, slots)
 
 
-def follow_blend(plan: Plan, blend: Array) -> Array:
+def follow_blend(plan: Plan, blend: Float32[Array, "B N0 N"]) -> Float32[Array, "B N0 {plan.survivors}"]:
     """Of what parts of the survivors each original patch is restored, `[B, N0, S]`, from the parts `[B, N0, N]` before.
 
     A removed token is restored from the survivors in proportion to the shares that they got of it.
@@ -190,7 +204,9 @@ def follow_blend(plan: Plan, blend: Array) -> Array:
     return kept + jnp.einsum("brn,bsr->bns", take_rows(columns, plan.removed), parts, precision="highest")
 
 
-def restore(x: Array, slots: Array, blend: Array | None = None) -> Array:
+def restore(
+    x: Num[Array, "B N *rest"], slots: Int32[Array, "B N0"], blend: Float32[Array, "B N0 N"] | None = None
+) -> Num[Array, "B N0 *rest"]:
     """Condensed tokens back on the patch grid: every original patch gets the features of the token that holds it.
 
     Args:
@@ -207,7 +223,12 @@ def restore(x: Array, slots: Array, blend: Array | None = None) -> Array:
     return jnp.where(lost, 0, take_rows(x, jnp.maximum(slots, 0)))
 
 
-def gathered(values: Array, slots: Array, survivors: int, blend: Array | None = None) -> tuple[Array, Array]:
+def gathered(
+    values: Float32[Array, "B N0 *rest"],
+    slots: Int32[Array, "B N0"],
+    survivors: int,
+    blend: Float32[Array, "B N0 {survivors}"] | None = None,
+) -> tuple[Float32[Array, "B {survivors} *rest"], Float32[Array, "B {survivors}"]]:
     """What belongs to the original patches, condensed as they were: the inverse of `restore`.
 
     Args:

@@ -4,16 +4,17 @@ import jax.image
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float, Float32
 
 
 def resample_positions(
-    positions: Array | np.ndarray,
+    positions: Float[Array | np.ndarray, "1 {prefix+grid[0]*grid[1]} D"],
     prefix: int,
     grid: tuple[int, int],
     target: tuple[int, int],
     method: str = "cubic",
     antialias: bool = True,
-) -> Array:
+) -> Float32[Array, "1 {prefix+target[0]*target[1]} D"]:
     """Position embeddings of one grid for another one, by default as timm does: bicubic (a = -1/2), antialiased.
 
     Args:

@@ -3,9 +3,12 @@
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Bool, Float, Float32, Int32
 
 
-def split_by_score(score: Array, keep: int) -> tuple[Array, Array]:
+def split_by_score(
+    score: Float[Array, "B N"], keep: int
+) -> tuple[Int32[Array, "B {keep}"], Int32[Array, "B N-{keep}"]]:
     """The `keep` highest-scoring rows and the others, each in ascending order of their index.
 
     Equal scores go to the lower index first. `argsort`, not `top_k`: XLA's partitioner replicates the latter,
@@ -26,7 +29,7 @@ def split_by_score(score: Array, keep: int) -> tuple[Array, Array]:
     return jnp.sort(order[:, :keep], axis=-1), jnp.sort(order[:, keep:], axis=-1)
 
 
-def places(score: Array) -> Array:
+def places(score: Float[Array, "B N"]) -> Int32[Array, "B N"]:
     """The place of each entry of `score [B, N]` in its row, the highest first, from 0: int32; ties to the lower index.
 
     Counted, not sorted: there is no inverse permutation to scatter. So `score` should come straight out of a sum, a
@@ -39,7 +42,7 @@ def places(score: Array) -> Array:
     return before.sum(-1, dtype=jnp.int32)
 
 
-def largest(x: Array, count: int, axis: int = -1) -> Array:
+def largest(x: Float[Array, "*shape"], count: int, axis: int = -1) -> Bool[Array, "*shape"]:
     """Which are the `count` largest entries of each row or column of `x`, bool; ties to the lower index.
 
     A few passes instead of a sort: eight of them take a thirtieth of its time on a CPU, and over columns a fiftieth,
@@ -57,7 +60,7 @@ def largest(x: Array, count: int, axis: int = -1) -> Array:
     return jnp.isneginf(x)
 
 
-def smallest(x: Array, rank: int) -> Array:
+def smallest(x: Float32[Array, "*rows N"], rank: int) -> Float32[Array, "*rows"]:
     """The `rank`-th smallest entry of each row, `[...]`, counted from 1.
 
     Found bit by bit: floats that are not negative are in the order of their bits, so that 31 passes which count
@@ -69,7 +72,7 @@ def smallest(x: Array, rank: int) -> Array:
     """
     bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32)
 
-    def narrow(step: Array, low: Array) -> Array:
+    def narrow(step: Int32[Array, ""], low: Int32[Array, "*rows"]) -> Int32[Array, "*rows"]:
         # The largest number that fewer than `rank` entries lie below.
         middle = low | (1 << (30 - step))
         return jnp.where((bits < middle[..., None]).sum(-1) < rank, middle, low)
@@ -78,7 +81,7 @@ def smallest(x: Array, rank: int) -> Array:
     return jax.lax.bitcast_convert_type(low, jnp.float32)
 
 
-def standing(score: Array) -> Array:
+def standing(score: Float[Array, "B N"]) -> Float32[Array, "B N"]:
     """How many of its row each entry of `score [B, N]` is above, equal ones counted half: exact in float32."""
     mine, others = score[:, :, None], score[:, None, :]
     return (others < mine).sum(-1) + 0.5 * ((others == mine).sum(-1) - 1)

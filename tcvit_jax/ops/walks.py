@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float32
 
 # The coefficients c_0 .. c_K of a walk of order K; gamma is Katz's discount.
 WALKS: dict[str, Callable[[int, float], list[float]]] = {
@@ -36,7 +37,9 @@ def coefficients(walk: str, order: int, gamma: float = 0.5) -> list[float]:
     return WALKS[walk](order, gamma)
 
 
-def reached(walk: Array, start: Array, counts: Sequence[float]) -> Array:
+def reached(
+    walk: Float32[Array, "B T T"], start: Float32[Array, "B T"], counts: Sequence[float]
+) -> Float32[Array, "B T"]:
     """`start @ C`: how much of the mass that starts on each token ends on each, `[B, T]`.
 
     Args:
@@ -51,7 +54,9 @@ def reached(walk: Array, start: Array, counts: Sequence[float]) -> Array:
     return total
 
 
-def walk_rows(walk: Array, rows: Array, counts: Sequence[float]) -> Array:
+def walk_rows(
+    walk: Float32[Array, "B T T"], rows: Float32[Array, "B R T"], counts: Sequence[float]
+) -> Float32[Array, "B R T"]:
     """Rows `[B, R, T]` of `C - c_0 I`, from the same rows `[B, R, T]` of `W`; order 1 needs no product."""
     total = counts[1] * rows
     for count in counts[2:]:

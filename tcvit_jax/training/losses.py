@@ -8,14 +8,17 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import Bool, Float, Float32, Int, Shaped
 
 
-def targets(label: Array, classes: int, smoothing: float) -> Array:
+def targets(label: Int[Array, " B"], classes: int, smoothing: float) -> Float32[Array, "B {classes}"]:
     """`[B, classes]` of labels `[B]`, smoothed towards the uniform distribution (Szegedy et al., 2016)."""
     return optax.smooth_labels(jax.nn.one_hot(label, classes), smoothing)
 
 
-def map_targets(batch: Mapping[str, Array], classes: int, smoothing: float) -> tuple[Array, Array]:
+def map_targets(
+    batch: Mapping[str, Shaped[Array, "B ..."]], classes: int, smoothing: float
+) -> tuple[Float32[Array, "B {classes}"], Float32[Array, "B patches {classes}"]]:
     """Smoothed distributions of label maps (`data.label_maps` has the formula): of the image, and of every patch.
 
     Args:
@@ -43,24 +46,28 @@ def map_targets(batch: Mapping[str, Array], classes: int, smoothing: float) -> t
     )
 
 
-def cross_entropy(logits: Array, target: Array) -> Array:
+def cross_entropy(logits: Float[Array, "B classes"], target: Float[Array, "B classes"]) -> Float[Array, " B"]:
     """`[B]`: softmax cross-entropy of logits against a distribution, both `[B, classes]`."""
     return optax.softmax_cross_entropy(logits, target)
 
 
-def soft_distillation(logits: Array, teacher: Array, temperature: float) -> Array:
+def soft_distillation(
+    logits: Float[Array, "B classes"], teacher: Float[Array, "B classes"], temperature: float
+) -> Float[Array, " B"]:
     """`[B]`: `T^2 KL(softmax(teacher / T) || softmax(logits / T))` (Hinton et al., 2015; DeiT, equation 2)."""
     log_p = jax.nn.log_softmax(teacher / temperature)
     log_q = jax.nn.log_softmax(logits / temperature)
-    return temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
+    return temperature**2 * optax.losses.kl_divergence_with_log_targets(log_q, log_p)
 
 
-def hard_distillation(logits: Array, teacher: Array) -> Array:
+def hard_distillation(logits: Float[Array, "B classes"], teacher: Float[Array, "B classes"]) -> Float[Array, " B"]:
     """`[B]`: cross-entropy against the teacher's most likely class (DeiT, equation 3)."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, teacher.argmax(-1))
 
 
-def token_distillation(patches: Array, teacher: Array, held: Array) -> Array:
+def token_distillation(
+    patches: Float[Array, "B N0 D"], teacher: Float[Array, "B N0 D"], held: Bool[Array, "B N0"]
+) -> Float32[Array, " B"]:
     """`[B]`: mean squared difference of restored patches from the dense model's, `[B, N0, D]`, where they are `held`.
 
     As DynamicViT's (Rao et al., 2021, equation 8) on the tokens it keeps; a patch that was fused into another token is
@@ -70,7 +77,9 @@ def token_distillation(patches: Array, teacher: Array, held: Array) -> Array:
     return (squared * held).sum(-1) / jnp.maximum(held.sum(-1), 1)
 
 
-def token_labels(logits: Array, target: Array, count: Array) -> Array:
+def token_labels(
+    logits: Float[Array, "B N classes"], target: Float[Array, "B N classes"], count: Float32[Array, "B N"]
+) -> Float[Array, " B"]:
     """`[B]`: mean cross-entropy of every token's logits, weighted by how many patches it holds.
 
     Without reduction the mean over tokens of LV-ViT's token labels (Jiang et al., 2021, equation 4).

@@ -1,5 +1,7 @@
 """Attention and its signals against the explicit map in float64."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,14 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcvit_jax.ops.attention import (
-    SIGNALS,
-    attention,
-    computed_statistics,
-    exponentials,
-    sparsified,
-    stored_statistics,
-)  # fmt: skip
+from tcvit_jax.ops import attention as ops
+from tcvit_jax.ops.attention import SIGNALS, computed_statistics, exponentials, sparsified, stored_statistics
+
+# One compilation for all examples of a shape.
+attention = jax.jit(ops.attention, static_argnames=("signals", "class_tokens", "keep", "read", "masked"))
 
 
 def random_qkv(seed, tokens=7, scale=1.0):
@@ -54,7 +53,7 @@ def test_class_row_is_the_mean_of_all_class_tokens():
 
 
 @settings(max_examples=20)
-@given(st.integers(0, 999), st.sampled_from([0.9, 0.7, 0.5, 0.2, 0.01, 1.0]), st.integers(2, 9))
+@given(st.integers(0, 999), st.sampled_from([0.9, 0.5, 0.01, 1.0]), st.sampled_from([2, 7, 9]))
 def test_sparsification_drops_the_official_count(seed, keep, tokens):
     q, k, v = random_qkv(seed, tokens)
     values, signals = attention(*map(jnp.asarray, (q, k, v)), keep=keep, signals=("received", "class_row"))
@@ -84,7 +83,7 @@ def test_the_count_is_that_of_double_precision(tokens, keep, dropped):
 
 def test_gradients_of_a_sparsified_map_pass_through_what_is_left():
     weights = jax.random.uniform(jax.random.key(0), (1, 1, 6, 6))
-    gradient = jax.grad(lambda w: (sparsified(w, 0.5) ** 2).sum())(weights)
+    gradient = jax.jit(jax.grad(lambda w: (sparsified(w, 0.5) ** 2).sum()))(weights)
     np.testing.assert_array_equal(gradient, 2 * sparsified(weights, 0.5))
 
 
@@ -141,7 +140,8 @@ def test_gradient_equals_that_of_the_textbook_form(argument):
     def ours(q, k, v):
         return attention(q, k, v)[0].sum(where=jnp.arange(4) > 0)
 
-    np.testing.assert_allclose(jax.grad(ours, argument)(*qkv), jax.grad(textbook, argument)(*qkv), atol=2e-6)
+    found, expected = (jax.jit(jax.grad(form, argument))(*qkv) for form in (ours, textbook))
+    np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
 def test_removing_keys_is_masking_them():
@@ -157,6 +157,7 @@ def test_removing_keys_is_masking_them():
 OF_MAP = ("class_row", "diagonal", "received", "map", "map_max")
 
 
+@partial(jax.jit, static_argnames=("signals", "classes"))
 def forms(q, k, weight, signals, classes=2):
     """Signals read from the stored map, and computed anew as a TPU does."""
     e = exponentials(q, k, weight, None)
@@ -178,7 +179,8 @@ def test_signals_computed_anew_are_those_of_the_stored_map(signals, weighted):
     def loss(which):
         return lambda q: sum((signal**2).sum() for signal in forms(q, k, weight, signals)[which].values())
 
-    np.testing.assert_allclose(jax.grad(loss(1))(q), jax.grad(loss(0))(q), rtol=1e-4, atol=1e-5)
+    found, expected = (jax.jit(jax.grad(loss(which)))(q) for which in (1, 0))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_map_in_half_precision_is_that_of_the_values_weights():

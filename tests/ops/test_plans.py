@@ -12,6 +12,12 @@ from tcvit_jax.tokens import Plan, Tokens
 
 SEEDS = st.integers(0, 999)
 
+# One compilation for all examples of a shape.
+apply, averaging, follow_slots, restore = map(
+    jax.jit, (plans.apply, plans.averaging, plans.follow_slots, plans.restore)
+)
+by_product, by_index = (jax.jit(form, static_argnums=2) for form in (plans.mixed_by_product, plans.mixed_by_index))
+
 
 def random_split(rng, tokens, keep):
     order = np.stack([rng.permutation(tokens) for _ in range(2)])
@@ -34,7 +40,7 @@ def test_apply_is_the_matrix_of_the_plan(seed, prefix):
     weight, share = rng.uniform(0, 1, (2, 2, 4, 3)).astype(np.float32)
     own = rng.uniform(0, 1, (2, 4)).astype(np.float32)
     plan = Plan(*map(jnp.asarray, (kept, removed, weight, own, share)), target=jnp.zeros((2, 3), jnp.int32))
-    out = plans.apply(plan, tokens)
+    out = apply(plan, tokens)
     np.testing.assert_array_equal(out.x[:, :prefix], tokens.x[:, :prefix])
     np.testing.assert_array_equal(out.origin, kept)
     for image in range(2):
@@ -56,8 +62,8 @@ def test_averaging_conserves_size_and_weighted_features_and_stays_inside(seed):
     kept, removed = random_split(rng, 8, 5)
     share = rng.uniform(0, 1, (2, 5, 3)).astype(np.float32)
     share /= share.sum(1, keepdims=True)
-    plan = plans.averaging(jnp.asarray(kept), jnp.asarray(removed), jnp.asarray(share), tokens.size)
-    out = plans.apply(plan, tokens)
+    plan = averaging(jnp.asarray(kept), jnp.asarray(removed), jnp.asarray(share), tokens.size)
+    out = apply(plan, tokens)
     np.testing.assert_allclose(out.size.sum(-1), tokens.size.sum(-1), rtol=1e-6)
     before = (tokens.size[..., None] * tokens.patches).sum(1)
     np.testing.assert_allclose((out.size[..., None] * out.patches).sum(1), before, rtol=1e-5, atol=1e-5)
@@ -72,7 +78,7 @@ def test_adding_leaves_kept_tokens_whole_and_counts_sizes_alike():
     weight = jnp.zeros((2, 4, 2)).at[:, 1, 0].set(0.25)
     plan = plans.adding(jnp.asarray(kept), jnp.asarray(removed), weight)
     np.testing.assert_array_equal(plan.target, [[1, -1], [1, -1]])
-    out = plans.apply(plan, tokens)
+    out = apply(plan, tokens)
     for image in range(2):
         expected = np.asarray(tokens.patches[image])[kept[image]]
         expected[1] += 0.25 * np.asarray(tokens.patches[image])[removed[image, 0]]
@@ -90,7 +96,7 @@ def test_dropping_gathers_and_nothing_else():
     rng = np.random.default_rng(1)
     tokens = random_tokens(rng, 6)
     kept, removed = random_split(rng, 6, 4)
-    out = plans.apply(plans.dropping(jnp.asarray(kept), jnp.asarray(removed)), tokens)
+    out = apply(plans.dropping(jnp.asarray(kept), jnp.asarray(removed)), tokens)
     for image in range(2):
         np.testing.assert_array_equal(out.patches[image], tokens.patches[image][kept[image]])
         np.testing.assert_array_equal(out.size[image], tokens.size[image][kept[image]])
@@ -102,7 +108,7 @@ def test_pooling_puts_one_more_token_behind():
     tokens = random_tokens(rng, 7)
     kept, removed = random_split(rng, 7, 4)
     weight = rng.uniform(0, 1, (2, 3)).astype(np.float32)
-    out = plans.apply(plans.pooling(*map(jnp.asarray, (kept, removed, weight))), tokens)
+    out = apply(plans.pooling(*map(jnp.asarray, (kept, removed, weight))), tokens)
     np.testing.assert_allclose(out.size.sum(-1), tokens.size.sum(-1), rtol=1e-6)
     for image in range(2):
         patches = np.asarray(tokens.patches[image])
@@ -117,7 +123,7 @@ def test_representing_passes_sizes_and_patches_on_and_no_features():
     tokens = random_tokens(rng, 6)
     kept, removed = random_split(rng, 6, 4)
     share = jnp.zeros((2, 4, 2)).at[:, 1, 0].set(1).at[:, 3, 1].set(1)
-    out = plans.apply(plans.representing(jnp.asarray(kept), jnp.asarray(removed), share), tokens)
+    out = apply(plans.representing(jnp.asarray(kept), jnp.asarray(removed), share), tokens)
     for image in range(2):
         size, passed = (np.asarray(tokens.size[image])[rows[image]] for rows in (kept, removed))
         np.testing.assert_array_equal(out.patches[image], tokens.patches[image][kept[image]])
@@ -130,7 +136,7 @@ def test_what_is_masked_has_no_size_and_no_patch_and_is_not_fewer_rows():
     tokens = random_tokens(rng, 6)
     kept, removed = random_split(rng, 6, 4)
     valid = jnp.asarray([[True, False, True, True], [False, False, True, False]])
-    out = plans.apply(plans.masking(jnp.asarray(kept), jnp.asarray(removed), valid), tokens)
+    out = apply(plans.masking(jnp.asarray(kept), jnp.asarray(removed), valid), tokens)
     assert out.x.shape == (2, 5, 3)
     for image in range(2):
         size = np.asarray(tokens.size[image])[kept[image]]
@@ -144,11 +150,11 @@ def test_a_scaled_plan_scales_features_alone_and_a_sized_one_sizes_alone():
     tokens = random_tokens(rng, 6)
     kept, removed = map(jnp.asarray, random_split(rng, 6, 4))
     share, factor = jnp.full((2, 4, 2), 0.25), jnp.asarray(rng.uniform(1, 2, (2, 4)), jnp.float32)
-    for plan in (plans.averaging(kept, removed, share, tokens.size), plans.adding(kept, removed, share)):
-        out, scaled = (plans.apply(p, tokens) for p in (plan, plans.scaled(plan, factor)))
+    for plan in (averaging(kept, removed, share, tokens.size), plans.adding(kept, removed, share)):
+        out, scaled = (apply(p, tokens) for p in (plan, plans.scaled(plan, factor)))
         np.testing.assert_allclose(scaled.patches, out.patches * factor[..., None], rtol=1e-5)
         np.testing.assert_array_equal(scaled.size, out.size)
-        sized = plans.apply(plans.sized(plan, 2 * share), tokens)
+        sized = apply(plans.sized(plan, 2 * share), tokens)
         np.testing.assert_array_equal(sized.patches, out.patches)
         own = np.take_along_axis(np.asarray(tokens.size), np.asarray(kept), 1)
         np.testing.assert_allclose(sized.size - own, 2 * (out.size - own), rtol=1e-5)
@@ -158,8 +164,8 @@ def test_a_mean_without_any_mass_leaves_the_kept_token_as_it_is():
     rng = np.random.default_rng(3)
     tokens = random_tokens(rng, 4)
     kept, removed = jnp.asarray([[0, 1]] * 2), jnp.asarray([[2, 3]] * 2)
-    plan = plans.averaging(kept, removed, jnp.full((2, 2, 2), 0.5), jnp.zeros((2, 4)))
-    np.testing.assert_array_equal(plans.apply(plan, tokens).patches, tokens.patches[:, :2])
+    plan = averaging(kept, removed, jnp.full((2, 2, 2), 0.5), jnp.zeros((2, 4)))
+    np.testing.assert_array_equal(apply(plan, tokens).patches, tokens.patches[:, :2])
 
 
 @settings(max_examples=20)
@@ -173,8 +179,8 @@ def test_blends_compose_as_matrices_and_restore_by_shares(seed):
         kept, removed = random_split(rng, before, keep)
         share = rng.uniform(0, 1, (2, keep, before - keep)).astype(np.float32)
         share[:, :, 0] = 0  # a token that found nobody
-        plan = plans.averaging(*map(jnp.asarray, (kept, removed, share)), tokens.size)
-        tokens = plans.apply(plan, tokens)
+        plan = averaging(*map(jnp.asarray, (kept, removed, share)), tokens.size)
+        tokens = apply(plan, tokens)
         step = np.zeros((2, before, keep))
         for image in range(2):
             step[image, kept[image], np.arange(keep)] = 1
@@ -182,7 +188,7 @@ def test_blends_compose_as_matrices_and_restore_by_shares(seed):
                 step[image, row] = share[image, :, place] / share[image, :, place].sum()
         expected = expected @ step
     np.testing.assert_allclose(tokens.blend, expected, atol=1e-6)
-    restored = plans.restore(tokens.patches, tokens.slots, tokens.blend)
+    restored = restore(tokens.patches, tokens.slots, tokens.blend)
     np.testing.assert_allclose(restored, expected @ np.asarray(tokens.patches), atol=1e-5)
     lost = expected.sum(-1) == 0
     assert lost.any()
@@ -193,7 +199,7 @@ def test_blends_compose_as_matrices_and_restore_by_shares(seed):
 def test_restoring_by_slots_gives_every_patch_its_token(shape):
     x = jnp.arange(6.0 * np.prod(shape, dtype=int)).reshape(2, 3, *shape)
     slots = jnp.asarray([[0, 2, 2, 1], [1, -1, 0, 2]])
-    restored = np.asarray(plans.restore(x, slots))
+    restored = np.asarray(restore(x, slots))
     for image in range(2):
         for patch, slot in enumerate(slots[image]):
             np.testing.assert_array_equal(restored[image, patch], 0 if slot < 0 else x[image, slot])
@@ -210,7 +216,7 @@ def test_slots_compose_like_dictionaries(seed):
         target = rng.integers(-1, keep, removed.shape).astype(np.int32)
         empty = jnp.zeros((2, keep, left - keep))
         plan = Plan(jnp.asarray(kept), jnp.asarray(removed), empty, empty[..., 0], empty, jnp.asarray(target))
-        slots = plans.follow_slots(plan, jnp.asarray(slots, jnp.int32))
+        slots = follow_slots(plan, jnp.asarray(slots, jnp.int32))
         for image in range(2):
             moved = {int(row): place for place, row in enumerate(kept[image])}
             moved |= {int(row): int(place) for row, place in zip(removed[image], target[image], strict=True)}
@@ -231,10 +237,10 @@ def test_plans_carried_out_by_product_are_those_by_index(kind, prefix, dtype):
     plan = {
         "dropping": lambda: plans.dropping(kept, removed),
         "adding": lambda: plans.adding(kept, removed, weight),
-        "averaging": lambda: plans.averaging(kept, removed, weight, jnp.ones((2, 9))),
+        "averaging": lambda: averaging(kept, removed, weight, jnp.ones((2, 9))),
         "pooling": lambda: plans.pooling(kept, removed, weight[:, 0]),
     }[kind]()
-    product, index = plans.mixed_by_product(plan, x, prefix), plans.mixed_by_index(plan, x, prefix)
+    product, index = by_product(plan, x, prefix), by_index(plan, x, prefix)
     assert product.dtype == index.dtype == x.dtype
     # One rounding to the dtype, of sums that may differ in their last float32 digit.
     digits = 1e-6 if dtype == "float32" else 2**-8
@@ -243,7 +249,7 @@ def test_plans_carried_out_by_product_are_those_by_index(kind, prefix, dtype):
     np.testing.assert_array_equal(product[:, rows], index[:, rows])
     if dtype == "float32":
         gradients = [
-            jax.grad(lambda x, form=form: (form(plan, x, prefix) ** 2).sum())(x)
-            for form in (plans.mixed_by_product, plans.mixed_by_index)
+            jax.jit(jax.grad(lambda x, form=form: (form(plan, x, prefix) ** 2).sum()))(x)
+            for form in (by_product, by_index)
         ]
         np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-5)

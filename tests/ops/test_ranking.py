@@ -8,13 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tcvit_jax.ops.ranking import largest, places, smallest, split_by_score, standing
+from tcvit_jax.ops import ranking
+from tcvit_jax.ops.ranking import standing
+
+# One compilation for all examples of a shape.
+split_by_score = jax.jit(ranking.split_by_score, static_argnames="keep")
+largest = jax.jit(ranking.largest, static_argnames=("count", "axis"))
+places, smallest = jax.jit(ranking.places), jax.jit(ranking.smallest)
 
 # Few values, so that most entries are tied with others.
 ROWS = hnp.arrays(np.float32, (2, 9), elements=st.sampled_from([-2.0, -0.5, 0.0, 0.25, 1.0, 3.0]))
 
 
-@given(ROWS, st.integers(1, 9))
+@given(ROWS, st.sampled_from([1, 2, 5, 9]))
 def test_split_is_a_stable_descending_sort(score, keep):
     kept, removed = split_by_score(jnp.asarray(score), keep)
     for image in range(2):
@@ -28,21 +34,21 @@ def test_scores_are_ranked_in_float32():
     score = jnp.asarray([[1.0, 1.0001, 1.0002]], jnp.float32)
     kept, _ = split_by_score(score, 1)
     np.testing.assert_array_equal(kept, [[2]])
-    kept, _ = jax.jit(split_by_score, static_argnums=1)(score.astype(jnp.bfloat16), 1)
+    kept, _ = split_by_score(score.astype(jnp.bfloat16), 1)
     np.testing.assert_array_equal(kept, [[0]])
+
+
+@jax.jit
+def split_standardised(x):
+    total = jax.nn.softmax(x @ x.swapaxes(1, 2)).sum(1)
+    return ranking.split_by_score((total - total.mean(-1, keepdims=True)) / total.std(-1, keepdims=True), 27)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_rounding_within_a_program_never_loses_a_token(seed):
     """Equal tokens, standardised: what is left is rounding, which a compiler may do anew for each comparison."""
-
-    @jax.jit
-    def split(x):
-        total = jax.nn.softmax(x @ x.swapaxes(1, 2)).sum(1)
-        return split_by_score((total - total.mean(-1, keepdims=True)) / total.std(-1, keepdims=True), 27)
-
     kinds = np.random.default_rng(seed).standard_normal((2, 3, 8))
-    kept, removed = split(jnp.asarray(np.repeat(kinds, 12, axis=1), jnp.float32))
+    kept, removed = split_standardised(jnp.asarray(np.repeat(kinds, 12, axis=1), jnp.float32))
     assert (np.diff(kept) > 0).all() and (np.diff(removed) > 0).all()
     np.testing.assert_array_equal(np.sort(np.concatenate([kept, removed], axis=1)), [range(36)] * 2)
 
@@ -54,7 +60,7 @@ def test_a_score_that_is_no_number_is_the_lowest():
     np.testing.assert_array_equal(removed, [[1, 3]])
 
 
-@given(ROWS, st.integers(0, 9))
+@given(ROWS, st.sampled_from([0, 1, 4, 9]))
 def test_the_largest_are_those_of_a_stable_sort(rows, count):
     found = np.asarray(largest(jnp.asarray(rows), count))
     np.testing.assert_array_equal(largest(jnp.asarray(rows.T), count, axis=-2), found.T)
