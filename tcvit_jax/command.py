@@ -17,7 +17,7 @@ class Command:
     """A command line. Making one imports nothing heavy, so that `--help` answers at once.
 
     Attributes:
-        description: what `--help` says, as it is.
+        description: what `--help` says, as it is: the docstring of the command's module.
         add_arguments: adds its arguments to a parser.
         run: does the work, given the arguments; returns the exit status, or None for 0. With `has_overrides` the
             attribute `overrides` holds the `--config.KEY=VALUE` strings.
@@ -25,7 +25,7 @@ class Command:
         has_overrides: whether it takes `--config.KEY=VALUE`.
     """
 
-    description: str
+    description: str | None
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int | None]
     prog: str | None = None

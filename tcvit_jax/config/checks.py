@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
 
 from tcvit_jax.errors import InputError
 from tcvit_jax.reducers import Reducer
@@ -11,7 +14,8 @@ from tcvit_jax.reducers import Reducer
 Values = Mapping[str, Any]
 
 
-class Needs(NamedTuple):
+@dataclass(frozen=True)
+class Needs:
     """A condition for a key to have an effect: the words for it, and the test on the values of all keys."""
 
     words: str
@@ -19,9 +23,7 @@ class Needs(NamedTuple):
 
 
 def _reduces(values: Values) -> bool:
-    schedule = values["schedule"]
-    removes = any(schedule) if isinstance(schedule, tuple) else schedule != 0
-    return removes or values["gmacs"] > 0
+    return bool(np.any(values["schedule"])) or values["gmacs"] > 0
 
 
 _REDUCER = Needs("reducer.name", lambda values: values["reducer.name"] != "none")
@@ -93,9 +95,11 @@ def unread(values: Values, defaults: Values, reducer: Reducer | None) -> Iterato
         unmet = [need.words for need in needs if not need.holds(values)]
         if unmet and values[key] != defaults[key]:
             yield key, unmet[0]
-    for name, words in reducer.unread_fields().items() if reducer else ():
-        if getattr(reducer, name) != type(reducer).__dataclass_fields__[name].default:
-            yield f"reducer.{name}", words
+    if reducer is not None:
+        defaults = {each.name: each.default for each in fields(reducer)}
+        for name, words in reducer.unread_fields().items():
+            if getattr(reducer, name) != defaults[name]:
+                yield f"reducer.{name}", words
 
 
 def check(values: Values, defaults: Values, reducer: Reducer | None) -> None:

@@ -83,7 +83,12 @@ class Config:
             if section is None:
                 raise unknown("config key", found, HOMES)
             parts[section][found] = value
-        return cls(**{name: section.from_values(parts[name]) for name, section in SECTIONS.items()})
+        return cls(
+            Model.from_values(parts["model"]), Reduction.from_values(parts["reduction"]),
+            Warmdown.from_values(parts["warmdown"]), Data.from_values(parts["data"]),
+            Mixing.from_values(parts["mixing"]), Distillation.from_values(parts["distill"]),
+            Optimizer.from_values(parts["optimizer"]), Mesh.from_values(parts["mesh"]), Run.from_values(parts["run"]),
+        )  # fmt: skip
 
     def updated(self, changes: Mapping[str, Any]) -> Self:
         """Return the configuration with changes by key, such as `{"reducer.alpha": 0.2, "schedule": 8}`.
@@ -123,12 +128,12 @@ def _with_default_fields(name: str) -> dict[str, Any]:
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested values by key, `{"data.name": ...}`."""
-    return cast("dict[str, Any]", traverse_util.flatten_dict(dict(values), sep="."))
+    return cast("Any", traverse_util).flatten_dict(dict(values), sep=".")
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return values by key as nested dicts, the inverse of `flat`."""
-    return cast("dict[str, Any]", traverse_util.unflatten_dict(dict(values), sep="."))
+    return cast("Any", traverse_util).unflatten_dict(dict(values), sep=".")
 
 
 SECTIONS: Mapping[str, type[Section]] = {

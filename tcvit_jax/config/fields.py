@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 from tcvit_jax.errors import InputError, unknown
 
@@ -24,7 +24,8 @@ def key(default: Any, name: str | None = None, example: Any = None) -> Any:
     return field(default=default, metadata={"key": name, "example": default if example is None else example})
 
 
-class Condition(NamedTuple):
+@dataclass(frozen=True)
+class Condition:
     """What a value must meet: the words for it, and the test."""
 
     words: str
@@ -140,8 +141,8 @@ def _fits_member(value: Any, declared: Any) -> bool:
             _fits_member(each, element) for each in typing.cast("tuple[Any, ...]", value)
         )
     if declared in (int, float):
-        abstract = numbers.Integral if declared is int else numbers.Real
-        return isinstance(value, abstract) and not isinstance(value, bool)
+        # A truth value is a number to Python.
+        return not isinstance(value, bool) and isinstance(value, numbers.Integral if declared is int else numbers.Real)
     return isinstance(value, typing.get_origin(declared) or declared)
 
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Any
+from typing import Any, cast
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict  # pyright: ignore[reportMissingTypeStubs]
 
 from tcvit_jax.config.configuration import DEFAULTS, EXAMPLES, HOMES, Config, changed, flat
 from tcvit_jax.errors import InputError, unknown
@@ -71,7 +71,7 @@ def load(
     """
     file, recipe = _split(path)
     get_config = _get_config(file)
-    values = flat(_call(get_config, file, recipe).to_dict())
+    values = flat(cast("Any", _call(get_config, file, recipe)).to_dict())
     if not values["workdir"]:
         first = inspect.signature(get_config).parameters.get("recipe")
         is_default = first is None or recipe in (None, first.default)

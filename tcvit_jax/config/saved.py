@@ -39,8 +39,7 @@ def normalized(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_effect(values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` by key, without those that have no effect."""
-    # JSON has lists in place of tuples.
-    full = {**DEFAULTS, **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}}
+    full: dict[str, Any] = {**DEFAULTS, **values}
     # Setting one key back can leave another without effect.
     while idle := [key for key, _ in checks.unread(full, DEFAULTS, _reducer(full))]:
         full = {key: value for key, value in full.items() if key not in idle}

@@ -38,6 +38,10 @@ _OVERRIDE_EXAMPLES: Mapping[str, Any] = {
 _PREPROCESSING = Preprocessing()
 
 
+def _override_type(name: str) -> Any:
+    return int | tuple[int, ...] if name == "img_size" else type(_OVERRIDE_EXAMPLES[name])
+
+
 @dataclass(frozen=True)
 class Model(Section):
     """The model, and the weights that it starts from.
@@ -63,7 +67,7 @@ class Model(Section):
             if name not in OVERRIDES:
                 raise unknown("config key", self.PREFIX + name, [self.PREFIX + known for known in OVERRIDES])
             example = _OVERRIDE_EXAMPLES[name]
-            declared = int | tuple[int, ...] if name == "img_size" else type(example)
+            declared = _override_type(name)
             checked[name] = normalized(value, declared)
             if not fits(checked[name], declared):
                 raise wrong_type(self.PREFIX + name, value, declared, example)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
-import optax
+import optax  # pyright: ignore[reportMissingTypeStubs]
 from jax.sharding import Mesh
 
 from tcvit_jax import __version__, assembly, models, sharding

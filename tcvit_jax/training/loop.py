@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -52,7 +52,7 @@ def train(config: Config, keep_compiled: bool = False) -> dict[str, Any]:
     """
     if not config.run.workdir:
         raise InputError("workdir='': must name the directory of the run")
-    lead = jax.process_index() == 0
+    lead = jax.process_index() == 0  # pyright: ignore[reportUnknownMemberType]
     with Notice() as notice:
         job = build(config)
         run = RunDirectory(
@@ -85,15 +85,18 @@ def train(config: Config, keep_compiled: bool = False) -> dict[str, Any]:
 def _first_state(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, int, dict[str, Any]]:
     """The last checkpoint's state, or a fresh one; the steps it has taken; and what the checkpoint says of itself."""
     init = make_init(job.model, job.tx, job.config.run.seed)
-    shapes, table = jax.eval_shape(init), job.model.PARAMETERS
+    shapes: TrainState = jax.eval_shape(init)  # pyright: ignore[reportUnknownMemberType]
+    table = job.model.PARAMETERS
     latest = checkpoints.latest()
     if latest is not None:
         return checkpoints.restore(latest, shapes, job.mesh, table), latest, checkpoints.meta(latest)
-    return jax.jit(init, out_shardings=sharding.shardings(shapes, job.mesh, table))(job.variables), 0, {}
+    start = jax.jit(init, out_shardings=sharding.shardings(shapes, job.mesh, table))  # pyright: ignore[reportUnknownMemberType]
+    return cast("TrainState", start(job.variables)), 0, {}
 
 
 def _banner(job: Job, start: int) -> Iterator[str]:
-    model, config, device = job.model, job.config, jax.devices()[0]
+    model, config = job.model, job.config
+    devices = cast("list[Any]", jax.devices())  # pyright: ignore[reportUnknownMemberType]
     yield (
         f"model   {model.variant}, reducer {config.reduction.name}, {models.count_parameters(model) / 1e6:.3g} M "
         f"parameters, {model.dtype}"
@@ -105,7 +108,7 @@ def _banner(job: Job, start: int) -> Iterator[str]:
         f"{len(source.classes)} classes"
     )
     shared = f", parameters shared by {config.mesh.model}" if config.mesh.model > 1 else ""
-    yield f"devices {jax.device_count()} x {device.device_kind}, {config.run.batch_size} images a step{shared}"
+    yield f"devices {len(devices)} x {devices[0].device_kind}, {config.run.batch_size} images a step{shared}"
     resumed = f", continued after step {start}" if start else ""
     yield f"run     {config.run.workdir}, {job.total_steps} steps, seed {config.run.seed}{resumed}"
 

@@ -32,7 +32,7 @@ def compiled_step(config: Config, mesh: Mesh) -> Program:
     """
     import jax
     import numpy as np
-    import optax
+    import optax  # pyright: ignore[reportMissingTypeStubs]
 
     from tcvit_jax import models
     from tcvit_jax.measure import tpu
@@ -45,7 +45,7 @@ def compiled_step(config: Config, mesh: Mesh) -> Program:
     step: Any = make_train_step(
         found.objective, tx, mesh, seed=run.seed, ema_decay=config.optimizer.ema_decay, accumulate=run.accumulate
     )
-    state = jax.eval_shape(make_init(model, tx, run.seed))
+    state = jax.eval_shape(make_init(model, tx, run.seed))  # pyright: ignore[reportUnknownMemberType]
     # Whatever a teacher's weights are, its step is the same.
     taught = {} if teacher is None else models.variable_shapes(teacher.model)
     images = (run.batch_size, *model.img_size, model.in_chans)
@@ -87,7 +87,7 @@ def run(flags: argparse.Namespace) -> None:
     from tcvit_jax.measure import tpu
 
     # No other device is wanted, whatever the machine has; not by a variable of the environment, which jax has read.
-    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_platforms", "cpu")  # pyright: ignore[reportUnknownMemberType]
     config = configs.load(flags.config, flags.overrides)
     mesh = tpu.pod(flags.topology, config.mesh.data, config.mesh.model)
     program = compiled_step(config, mesh)

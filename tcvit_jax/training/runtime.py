@@ -6,9 +6,10 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -87,7 +88,7 @@ def _whole(name: str, text: str) -> int:
 
 
 @contextmanager
-def together(mode: str = "auto") -> Iterator[None]:
+def together(mode: str = "auto") -> Generator[None]:
     """Join the other processes (see `join`) for what happens inside; one that fails ends at once.
 
     An orderly end would wait for the others, and they for this one.
@@ -106,7 +107,8 @@ def together(mode: str = "auto") -> Iterator[None]:
         # All processes end here, each in good order.
         raise
     except Exception as error:
-        if isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in _EXCHANGE):
+        failed = cast("type[Exception]", jax.errors.JaxRuntimeError)  # pyright: ignore[reportUnknownMemberType]
+        if isinstance(error, failed) and any(word in str(error) for word in _EXCHANGE):
             text = (
                 "error: an exchange with another process failed, which may be gone: "
                 f"{first_line(error)}; the same command continues from the last checkpoint"
@@ -119,7 +121,7 @@ def together(mode: str = "auto") -> Iterator[None]:
 
 
 def _is_one_of_several() -> bool:
-    return jax.distributed.is_initialized() and jax.process_count() > 1
+    return jax.distributed.is_initialized() and jax.process_count() > 1  # pyright: ignore[reportUnknownMemberType]
 
 
 def _leave(status: int, text: str) -> None:
@@ -132,6 +134,6 @@ def _leave(status: int, text: str) -> None:
 
 def keep_compiled(directory: Path) -> None:
     """Keep programs that take more than a second to compile in `directory`, for the next start of the run."""
-    jax.config.update("jax_compilation_cache_dir", str(directory.absolute()))
+    jax.config.update("jax_compilation_cache_dir", str(directory.absolute()))  # pyright: ignore[reportUnknownMemberType]
     # Asked at the first compilation whether there is a place to keep it, JAX remembers that there was none.
     compilation_cache.reset_cache()
