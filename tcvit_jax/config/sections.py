@@ -39,7 +39,8 @@ _PREPROCESSING = Preprocessing()
 
 
 def _override_type(name: str) -> Any:
-    return int | tuple[int, ...] if name == "img_size" else type(_OVERRIDE_EXAMPLES[name])
+    kind: type = type(_OVERRIDE_EXAMPLES[name])
+    return int | tuple[int, ...] if name == "img_size" else kind
 
 
 @dataclass(frozen=True)

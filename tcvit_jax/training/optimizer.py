@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax  # pyright: ignore[reportMissingTypeStubs]
 from jax import Array
-from jaxtyping import Float
 
 from tcvit_jax.errors import InputError
 from tcvit_jax.models.parameters import KeyPath, ParameterTable
@@ -56,10 +55,10 @@ def learning_rate(
     cosine_steps = total_steps - warmup + skipped
 
     # Optax's linear and cosine schedules differ from these two by up to 8e-6 of the rate: the order of operations.
-    def linear(step: Any) -> Float[Array, ""]:
+    def linear(step: Any) -> Any:
         return settings.warmup_lr + step * (peak - settings.warmup_lr) / max(warmup, 1)
 
-    def cosine(step: Any) -> Float[Array, ""]:
+    def cosine(step: Any) -> Any:
         progress = jnp.clip((step + skipped) / cosine_steps, 0, 1)
         return settings.min_lr + 0.5 * (peak - settings.min_lr) * (1 + jnp.cos(jnp.pi * progress))
 
