@@ -67,8 +67,8 @@ def to_torch(variables: Mapping[str, Any], model: ViT) -> dict[str, np.ndarray]:
     Raises:
         InputError: they are another model's.
     """
-    given = traverse_util.flatten_dict(dict(variables), sep=".")
-    expected = traverse_util.flatten_dict(variable_shapes(model), sep=".")
+    given: dict[str, Any] = traverse_util.flatten_dict(dict(variables), sep=".")
+    expected: dict[str, Any] = traverse_util.flatten_dict(variable_shapes(model), sep=".")
     problems = [(path, "has no place in the model") for path in set(given) - set(expected)]
     problems += [(path, "is missing") for path in set(expected) - set(given)]
     for path in set(given) & set(expected):
@@ -98,7 +98,8 @@ def convert(
     classifiers = table.classifier_tensors(file_format.name)
     dropped = classifiers & set(names) if new_head else frozenset[str]()
     unread, variables, resampled, dtypes = set(names) - dropped, {}, [], {}
-    for path, expected in traverse_util.flatten_dict(variable_shapes(model), sep=".").items():
+    shapes: dict[str, Any] = traverse_util.flatten_dict(variable_shapes(model), sep=".")
+    for path, expected in shapes.items():
         role = table.row(_table_path(path)).role
         found = table.tensors(_table_path(path), file_format.name)
         if found is None:
@@ -120,8 +121,8 @@ def convert(
                 before = sources[0]
                 sources[0], wrong = _regridded(wanted[0], before, model, grid, file_format)
                 resampled += wanted if sources[0] is not before else []
-            shapes = found.layout.shapes(expected.shape, model.num_heads)
-            wrong = wrong or of_shapes(wanted, [source.shape for source in sources], shapes)
+            stored = found.layout.shapes(expected.shape, model.num_heads)
+            wrong = wrong or of_shapes(wanted, [source.shape for source in sources], stored)
         if not wrong:
             variables[path] = np.ascontiguousarray(found.layout.load(sources, expected.shape), np.float32)
         problems += wrong

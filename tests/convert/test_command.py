@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import jax
@@ -186,7 +185,7 @@ def test_without_timm_the_reason_is_said(tmp_path, monkeypatch):
 
 
 MEASURE = """
-import re, sys
+import re, sys, time
 from tcvit_jax.convert.__main__ import main
 import tcvit_jax.convert.command, orbax.checkpoint, jax
 jax.devices()
@@ -194,26 +193,27 @@ def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 before = peak()
 assert main(sys.argv[1:]) == 0
-print(peak() - before)
+print(time.process_time(), peak() - before)
 """
 
 
 def test_deit_s_takes_seconds_and_less_memory_than_three_files(tmp_path):
-    """A process of its own, start of Python and JAX included in the time, their own memory not in the memory."""
+    """A process of its own, start of Python and JAX included in the time, their own memory not in the memory.
+
+    The time is that of the processor, which other processes of the machine do not change.
+    """
     rng = np.random.default_rng(0)
     model = tc.create_model("deit_small_patch16_224")
     variables = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), models.variable_shapes(model))
     path = tmp_path / "w.safetensors"
     save_file(tc.convert.to_torch(variables, model), path)
     arguments = [str(path), "--model", "deit_small_patch16_224", "--out", str(tmp_path / "ckpt"), "--no-parity"]
-    start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=True, cwd=ROOT,
     )  # fmt: skip
-    seconds = time.perf_counter() - start
-    kibibytes = int(done.stdout.splitlines()[-1])
-    assert seconds < 10
-    assert kibibytes * 1024 < 3 * path.stat().st_size
+    seconds, kibibytes = done.stdout.splitlines()[-1].split()
+    assert float(seconds) < 10
+    assert int(kibibytes) * 1024 < 3 * path.stat().st_size
 
 
 def test_an_oblong_is_converted_when_its_grid_is_said(tmp_path):
