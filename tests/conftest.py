@@ -14,13 +14,11 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis
-import jaxtyping
 import pytest
 
 from tests import shapes
 
-# Before the first import of the package.
-jaxtyping.install_import_hook("tcvit_jax", f"{shapes.__name__}.check")
+shapes.install()
 
 # Compilation makes the first example slow, and shared machines make any of them slow.
 hypothesis.settings.register_profile("tcvit_jax", deadline=None, print_blob=True)

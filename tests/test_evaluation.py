@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import tcvit_jax as tc
-from tcvit_jax import models, sharding
+from tcvit_jax import evaluation, models, sharding
 from tcvit_jax.data import EvalTransform, eval_batches
-from tcvit_jax.evaluation import evaluate, label_rank, make_eval_step
+from tcvit_jax.evaluation import evaluate, make_eval_step
 from tests.models.test_vit import small, variables_of
+
+label_rank = jax.jit(evaluation.label_rank)
 
 
 @given(
@@ -73,7 +75,7 @@ def by_hand(source):
     return (order[:, 0] == source.labels).sum(), (order[:, :5] == source.labels[:, None]).sum(), loss.mean()
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(st.integers(1, 24), st.sampled_from([8, 16]), st.integers(0, 9))
 def test_every_example_counts_once_whatever_the_batch(count, batch, seed):
     source = Noise(count, seed)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import optax
+import optax  # pyright: ignore[reportMissingTypeStubs]
 from jax import Array
 from jaxtyping import Bool, Float, Float32, Int, Shaped
 
