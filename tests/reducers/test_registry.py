@@ -1,7 +1,9 @@
 """Names of reducers: found by themselves in this package, by module and class in another."""
 
+import re
 import subprocess
 import sys
+import textwrap
 from abc import abstractmethod
 from dataclasses import dataclass
 
@@ -216,8 +218,8 @@ def test_a_reducer_of_another_package_trains_loads_and_is_benchmarked(script, tm
         monkeypatch.delitem(sys.modules, name)
 
 
-def test_one_file_is_a_built_in_reducer(tmp_path):
-    """A copy of the package with one more file: nothing else names it."""
+def test_the_file_that_the_guide_shows_is_all_that_a_reducer_takes(tmp_path):
+    """In a copy of the package with one more file."""
     package = tmp_path / "tcvit_jax"
     package.mkdir()
     for path in (ROOT / "tcvit_jax").iterdir():
@@ -226,10 +228,13 @@ def test_one_file_is_a_built_in_reducer(tmp_path):
     (package / "reducers").mkdir()
     for path in (ROOT / "tcvit_jax" / "reducers").glob("*.py"):
         (package / "reducers" / path.name).symlink_to(path)
-    (package / "reducers" / "mine.py").write_text(MINE)
+    guide = (ROOT / "CONTRIBUTING.md").read_text().partition("## A new reducer")[2]
+    shown = re.search(r" +```python\n(.*?)\n +```\n", guide, re.DOTALL)
+    assert shown is not None
+    (package / "reducers" / "anything.py").write_text(textwrap.dedent(shown[1]))
     code = (
-        "import tcvit_jax as tc; from tcvit_jax import reducers; assert tc.Mine is reducers.REDUCERS['mine'];"
-        "assert tc.Mine(order=1.0) in reducers.parse('mine(order=1.0)'); assert tc.Mine() in reducers.parse('all');"
-        "assert reducers.from_config(reducers.to_config(tc.Mine())) == tc.Mine(); assert 'Mine' in dir(tc)"
+        "import tcvit_jax as tc; from tcvit_jax import reducers; assert tc.Norm is reducers.REDUCERS['norm'];"
+        "assert reducers.parse('norm(p=1.5)') == (tc.Norm(p=1.5),); assert tc.Norm() in reducers.parse('all');"
+        "assert reducers.from_config(reducers.to_config(tc.Norm())) == tc.Norm(); assert 'Norm' in dir(tc)"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=tmp_path)
