@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,8 @@ from tcvit_jax.ops.rows import Rows
 from tcvit_jax.training.objective import Objective
 
 
+# As a pytree it also holds shapes, shardings and specs, which are no arrays.
+@no_type_check
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
