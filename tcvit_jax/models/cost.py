@@ -10,6 +10,7 @@ count it all the same, and so does `Cost.total`; `Cost.unread` is what the progr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tcvit_jax.reducers.base import Reducer, Work
@@ -18,17 +19,13 @@ from tcvit_jax.reducers.parts import Site
 
 @dataclass(frozen=True)
 class Shape:
-    """What a model's cost depends on; `embed` is a number of MACs, `patch_classes` those of every surviving patch."""
+    """What the cost of a model's blocks depends on."""
 
     patches: int
     prefix: int
-    embed: int
     width: int
     heads: int
     mlp_hidden: int
-    classes: int
-    patch_classes: int
-    reads_prefix_alone: bool
 
 
 @dataclass(frozen=True)
@@ -94,27 +91,37 @@ class Cost:
         return (self.blocks[0].tokens_in, *(block.tokens_out for block in self.blocks))
 
 
-def cost(shape: Shape, removed: tuple[int, ...], reducer: Reducer | None) -> Cost:
-    """The MACs of one image when `removed[l]` patch tokens leave block `l`."""
-    blocks, patches = [], shape.patches
+def blocks_cost(shape: Shape, removed: Sequence[int], reducer: Reducer | None) -> tuple[Work, tuple[BlockCost, ...]]:
+    """Return the MACs of one image when `removed[l]` patch tokens leave block `l`: of the preparation, and per block.
+
+    `reducer` is None where nothing is removed.
+    """
+    blocks: list[BlockCost] = []
+    patches = shape.patches
     for index, count in enumerate(removed):
         leaving = patches - count + (reducer.extra if reducer and count else 0)
         site = Site(patches, patches - count, shape.prefix, shape.heads, shape.width, index, len(removed))
         work = reducer.work(site) if reducer and count else Work()
         blocks.append(_block(shape, patches, leaving, work))
         patches = leaving
-    reducing = reducer is not None and any(removed)
-    prepare = reducer.preparation(shape.patches, shape.width) if reducer and reducing else Work()
-    unread = 0
-    if shape.reads_prefix_alone:
-        unread = _unread(shape, blocks[-1], reducer if reducing else None) + (0 if any(removed[:-1]) else prepare.total)
-    return Cost(
-        embed=shape.embed,
-        prepare=prepare,
-        blocks=tuple(blocks),
-        head=shape.width * (shape.classes + patches * shape.patch_classes),
-        unread=unread,
-    )
+    prepare = reducer.preparation(shape.patches, shape.width) if reducer else Work()
+    return prepare, tuple(blocks)
+
+
+def unread(shape: Shape, removed: Sequence[int], reducer: Reducer | None) -> int:
+    """Return the MACs that are not computed where only prefix tokens are read after the last block.
+
+    The last block's queries, attention, projection and MLP of its patch tokens, and its plan; the preparation too where
+    no other block has a plan.
+    """
+    prepare, blocks = blocks_cost(shape, removed, reducer)
+    width, last = shape.width, blocks[-1]
+    tokens = last.tokens_in + shape.prefix
+    projection, row = last.tokens_in * width**2, last.tokens_in * tokens * width
+    # Sparsification compares the whole map, and needs every query.
+    scores = 0 if reducer is not None and reducer.attention_keep < 1 else projection + row
+    mlp = 2 * last.tokens_out * width * shape.mlp_hidden
+    return scores + row + projection + mlp + last.reducer + (0 if any(removed[:-1]) else prepare.total)
 
 
 def _block(shape: Shape, entering: int, leaving: int, work: Work) -> BlockCost:
@@ -128,12 +135,3 @@ def _block(shape: Shape, entering: int, leaving: int, work: Work) -> BlockCost:
         mlp=2 * (leaving + shape.prefix) * width * shape.mlp_hidden,
         work=work,
     )
-
-
-def _unread(shape: Shape, last: BlockCost, reducer: Reducer | None) -> int:
-    """Of the last block: queries, attention, projection and MLP of its patch tokens, and the plan to remove some."""
-    width, tokens = shape.width, last.tokens_in + shape.prefix
-    projection, row = last.tokens_in * width**2, last.tokens_in * tokens * width
-    # Sparsification compares the whole map, and needs every query.
-    scores = 0 if reducer is not None and reducer.attention_keep < 1 else projection + row
-    return scores + row + projection + 2 * last.tokens_out * width * shape.mlp_hidden + last.reducer

@@ -15,7 +15,6 @@ from tcvit_jax import schedule as schedules
 from tcvit_jax.errors import InputError, unknown, whole
 from tcvit_jax.models import zoo
 from tcvit_jax.models.vit import ViT
-from tcvit_jax.ops.activations import ACTIVATIONS
 from tcvit_jax.reducers.base import Reducer
 
 
@@ -47,7 +46,7 @@ def create_model(
         sizes[key] = whole(key, value) if type(getattr(entry.architecture, key)) is int else value
     sizes["img_size"] = _sides(sizes.get("img_size", ViT.img_size))
     model = entry.architecture(variant=name, **sizes)
-    _check_sizes(model)
+    model.check()
     return condense(model, reducer, schedule)
 
 
@@ -85,40 +84,6 @@ def _sides(size: Any) -> tuple[int, int]:
     if len(sides) != 2:
         raise InputError(f"img_size={size!r} should be one number, or height and width")
     return whole("img_size", sides[0]), whole("img_size", sides[1])
-
-
-def _check_sizes(model: ViT) -> None:
-    """Raise what a layer would otherwise trip over, in the words of the override that is wrong."""
-    for key, value in model.FIXED.items():
-        if getattr(model, key) != value:
-            raise InputError(f"{key}={getattr(model, key)!r} is not for {model.variant}: it has {key}={value!r}")
-    for key in ("patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio", "skip_lam"):
-        if not getattr(model, key) > 0:
-            raise InputError(f"{key}={getattr(model, key)} is not positive")
-    for key in ("num_classes", "reg_tokens"):
-        if getattr(model, key) < 0:
-            raise InputError(f"{key}={getattr(model, key)} is negative: 0 is none")
-    for key in ("drop_rate", "pos_drop_rate", "proj_drop_rate", "drop_path_rate"):
-        if not 0 <= getattr(model, key) < 1:
-            raise InputError(f"{key}={getattr(model, key)} is not in [0, 1)")
-    model.check_stem()
-    for side in model.img_size:
-        if side % model.patch_size or side <= 0:
-            nearest = max(model.patch_size, round(side / model.patch_size) * model.patch_size)
-            raise InputError(f"img_size={side} is not a multiple of patch_size={model.patch_size}: use {nearest}")
-    if model.embed_dim % model.num_heads:
-        nearest = max(model.num_heads, round(model.embed_dim / model.num_heads) * model.num_heads)
-        raise InputError(f"embed_dim={model.embed_dim} is not a multiple of num_heads={model.num_heads}: use {nearest}")
-    if model.global_pool not in ("token", "avg"):
-        raise unknown("global_pool", model.global_pool, ("token", "avg"))
-    if model.global_pool == "token" and not model.class_token:
-        raise InputError("global_pool='token' reads the class token, and class_token=False: use global_pool='avg'")
-    if model.distilled and model.global_pool != "token":
-        raise InputError(f"global_pool={model.global_pool!r} has no place for a distillation token: use 'token'")
-    if model.act_layer not in ACTIVATIONS:
-        raise unknown("act_layer", model.act_layer, ACTIVATIONS)
-    if model.dtype not in ("float32", "bfloat16"):
-        raise unknown("dtype", model.dtype, ("float32", "bfloat16"))
 
 
 @cache

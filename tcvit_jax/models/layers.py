@@ -5,19 +5,16 @@ Sub-module and parameter names are timm's, with `blocks_0` for `blocks.0`: they 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
 
-from tcvit_jax.ops import rows
 from tcvit_jax.ops.activations import ACTIVATIONS
 from tcvit_jax.ops.attention import Signals, attention
 from tcvit_jax.ops.linear import linear
-from tcvit_jax.reducers.base import Reducer
-from tcvit_jax.tokens import Tokens
+from tcvit_jax.ops.rows import Rows
 
 # As in the original ViT, and not timm's 0.02, which leaves a narrow model without a signal for its first epochs.
 kernel_init = nn.initializers.xavier_uniform()
@@ -30,7 +27,9 @@ def dense(features: int, name: str, dtype: str, use_bias: bool = True) -> nn.Den
     )  # fmt: skip
 
 
-def _times_kernel(x: Array, kernel: Array, *_: object, **__: object) -> Array:
+def _times_kernel(
+    x: Float[Array, "... in"], kernel: Float[Array, "in out"], *_: object, **__: object
+) -> Float[Array, "... out"]:
     """What `flax.linen.Dense` does by `lax.dot_general`, over the last axis of `x`."""
     return linear(x, kernel)
 
@@ -46,12 +45,12 @@ class DropPath(nn.Module):
     rate: float
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        """`x [B, T, D]`, unchanged unless training."""
+    def __call__(self, x: Float[Array, "B T D"], train: bool, rows: Rows | None = None) -> Float[Array, "B T D"]:
+        """`x [B, T, D]`, unchanged unless training; `rows` of the global batch, None for all of it."""
         if not train or self.rate == 0:
             return x
         keep = 1 - self.rate
-        mask = rows.bernoulli(self.make_rng("dropout"), keep, x.shape[0])[:, None, None]
+        mask = Rows.resolve(rows, x.shape[0]).bernoulli(self.make_rng("dropout"), keep)[:, None, None]
         return jnp.where(mask, x / keep, 0)
 
 
@@ -61,12 +60,12 @@ class Dropout(nn.Module):
     rate: float
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        """`x [B, ...]`, unchanged unless training."""
+    def __call__(self, x: Float[Array, "B ..."], train: bool, rows: Rows | None = None) -> Float[Array, "B ..."]:
+        """`x [B, ...]`, unchanged unless training; `rows` of the global batch, None for all of it."""
         if not train or self.rate == 0:
             return x
         keep = 1 - self.rate
-        keys = rows.keys(self.make_rng("dropout"), x.shape[0])
+        keys = Rows.resolve(rows, x.shape[0]).keys(self.make_rng("dropout"))
         mask = jax.vmap(lambda key: jax.random.bernoulli(key, keep, x.shape[1:]))(keys)
         return jnp.where(mask, x / keep, 0)
 
@@ -77,7 +76,7 @@ class LayerScale(nn.Module):
     init_value: float
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """`x [..., D] * gamma [D]`."""
         gamma = self.param("gamma", nn.initializers.constant(self.init_value), (x.shape[-1],))
         return x * gamma.astype(x.dtype)
@@ -91,7 +90,9 @@ class Qkv(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, x: Array, read: int | None) -> tuple[Array, Array, Array]:
+    def __call__(
+        self, x: Float[Array, "B T D"], read: int | None
+    ) -> tuple[Float[Array, "B H Q d"], Float[Array, "B H T d"], Float[Array, "B H T d"]]:
         """From `x [B, T, D]` to `q [B, H, read, d]` of the first `read` tokens (None: all), and `k, v [B, H, T, d]`."""
         width = x.shape[-1]
         kernel = self.param("kernel", kernel_init, (width, 3 * width)).astype(self.dtype)
@@ -104,7 +105,9 @@ class Qkv(nn.Module):
             k, v = self._project(x, kernel[:, width:], bias[width:])
         return q, k, v
 
-    def _project(self, x: Array, kernel: Array, bias: Array) -> Array:
+    def _project(
+        self, x: Float[Array, "B T D"], kernel: Float[Array, "D out"], bias: Float[Array, " out"]
+    ) -> Float[Array, "parts B H T d"]:
         """`[parts, B, H, T, d]`."""
         batch, tokens, width = x.shape
         y = linear(x, kernel) + bias
@@ -124,19 +127,20 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Array,
-        key_bias: Array | None,
+        x: Float[Array, "B T D"],
+        key_bias: Float[Array, "B T"] | None,
         signals: tuple[str, ...],
         class_tokens: int,
         keep: float,
         read: int | None,
         masked: bool,
         train: bool,
-    ) -> tuple[Array, Signals]:
+        rows: Rows | None = None,
+    ) -> tuple[Float[Array, "B Q D"], Signals]:
         """From `x [B, T, D]` and `key_bias [B, T]` to the attended `[B, T, D]` and its signals.
 
         `class_tokens`, `keep` and `masked` are those of `ops.attention.attention`; with `read`, only the first `read`
-        rows are returned, and what only the others need is not computed.
+        tokens are returned, and what only the others need is not computed. `rows` are those of the global batch.
         """
         batch, _, width = x.shape
         # Sparsification compares the rows of all queries.
@@ -150,7 +154,7 @@ class Attention(nn.Module):
         )  # fmt: skip
         values = jnp.transpose(values, (0, 2, 1, 3)).reshape(batch, -1, width)
         out = dense(width, "proj", self.dtype)(values)
-        return Dropout(self.drop_rate)(out, train), found
+        return Dropout(self.drop_rate)(out, train, rows), found
 
 
 class Mlp(nn.Module):
@@ -162,101 +166,10 @@ class Mlp(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
+    def __call__(self, x: Float[Array, "B T D"], train: bool, rows: Rows | None = None) -> Float[Array, "B T D"]:
         """`[B, T, D]` to `[B, T, D]`."""
         width = x.shape[-1]
         x = ACTIVATIONS[self.act_layer](dense(self.hidden, "fc1", self.dtype)(x))
-        x = Dropout(self.drop_rate)(x, train)
+        x = Dropout(self.drop_rate)(x, train, rows)
         x = dense(width, "fc2", self.dtype)(x)
-        return Dropout(self.drop_rate)(x, train)
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one block does, all static.
-
-    Attributes:
-        remove: how many patch tokens leave between attention and MLP; 0 asks for no signal and no plan.
-        weighted: whether any token may stand for several, so that keys are biased by `log(size)`.
-        masked: whether any token may only fill the width, so that nobody attends to it.
-        keep: the part of the attention map's entries to keep.
-        read: how many of the first tokens anybody reads after this block; None for all. The others are neither
-            computed nor returned.
-    """
-
-    remove: int = 0
-    weighted: bool = False
-    masked: bool = False
-    keep: float = 1.0
-    read: int | None = None
-
-    @property
-    def reduces(self) -> bool:
-        """Whether there is a plan: not where nobody reads what it would leave."""
-        return self.remove > 0 and self.read is None
-
-
-class Block(nn.Module):
-    """Attention, token reduction, MLP: `Tokens` in, fewer `Tokens` out."""
-
-    num_heads: int
-    mlp_hidden: int
-    qkv_bias: bool
-    qk_norm: bool
-    init_values: float | None
-    skip_lam: float
-    norm_eps: float
-    act_layer: str
-    drop_rate: float
-    drop_path_rate: float
-    reducer: Reducer | None
-    dtype: str
-
-    def setup(self) -> None:
-        """The two residual branches."""
-        self.norm1 = layer_norm(self.norm_eps, None, self.dtype)
-        self.attn = Attention(
-            self.num_heads, self.qkv_bias, self.qk_norm, self.norm_eps, self.drop_rate, self.dtype
-        )  # fmt: skip
-        self.norm2 = layer_norm(self.norm_eps, None, self.dtype)
-        self.mlp = Mlp(self.mlp_hidden, self.act_layer, self.drop_rate, self.dtype)
-        if self.init_values:
-            self.ls1, self.ls2 = LayerScale(self.init_values), LayerScale(self.init_values)
-        self.drop_path1, self.drop_path2 = DropPath(self.drop_path_rate), DropPath(self.drop_path_rate)
-
-    def __call__(self, tokens: Tokens, step: Step, train: bool) -> Tokens:
-        """One block."""
-        tokens, signals = self.attend(tokens, step, train)
-        if self.reducer and step.reduces:
-            before = tokens
-            tokens, plan = self.reducer.reduce(before, signals, before.origin.shape[1] - step.remove)
-            # For who asks with `mutable=["intermediates"]` (`measure.diagnosis`); nothing otherwise.
-            self.sow("intermediates", "reduction", (before, signals, plan))
-        return self.feed(tokens, train)
-
-    def attend(self, tokens: Tokens, step: Step, train: bool) -> tuple[Tokens, Signals]:
-        """The attention branch, and the signals that the reducer reads of it."""
-        signals = self.reducer.signals if self.reducer and step.reduces else ()
-        key_bias = size_bias(tokens, step.weighted, step.masked) if step.weighted or step.masked else None
-        y, found = self.attn(
-            self.norm1(tokens.x), key_bias, signals, tokens.class_tokens, step.keep, step.read, step.masked, train
-        )
-        y = self.ls1(y) if self.init_values else y
-        return tokens.with_x(tokens.x[:, : step.read] + self.drop_path1(y, train) / self.skip_lam), found
-
-    def feed(self, tokens: Tokens, train: bool) -> Tokens:
-        """The MLP branch; the block ends here."""
-        y = self.mlp(self.norm2(tokens.x), train)
-        y = self.ls2(y) if self.init_values else y
-        return replace(tokens, x=tokens.x + self.drop_path2(y, train) / self.skip_lam, block=tokens.block + 1)
-
-
-def size_bias(tokens: Tokens, weighted: bool, masked: bool) -> Array:
-    """What is added to every score of a key, `[B, T]`: `log(size)` where sizes count, -inf where it only fills.
-
-    A prefix token stands for itself alone.
-    """
-    bias = jnp.log(jnp.where(tokens.size > 0, tokens.size, 1)) if weighted else jnp.zeros_like(tokens.size)
-    if masked:
-        bias = jnp.where(tokens.size > 0, bias, -jnp.inf)
-    return jnp.pad(bias, ((0, 0), (tokens.prefix, 0)))
+        return Dropout(self.drop_rate)(x, train, rows)

@@ -8,23 +8,40 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
 
 from tcvit_jax.errors import InputError
 from tcvit_jax.models import tables
-from tcvit_jax.models.vit import Heads, ViT
+from tcvit_jax.models.checks import check_count, check_drop_rate, check_positive
+from tcvit_jax.models.embedding import PatchEmbedding, Stem
+from tcvit_jax.models.heads import classifier
+from tcvit_jax.models.layers import Dropout, layer_norm
+from tcvit_jax.models.parts import Embedding, Head, HeadOutputs
+from tcvit_jax.models.vit import ViT
+from tcvit_jax.ops.rows import Rows
+from tcvit_jax.reducers.base import Reducer
 from tcvit_jax.tokens import Tokens
 
 
 class ConvStem(nn.Module):
     """Three convolutions with batch norm, the first of stride 2, and one that cuts what they see into patches."""
 
+    img_size: tuple[int, int]
+    in_chans: int
+    patch_size: int
     width: int
     channels: int
-    patch_size: int
     dtype: str
 
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one image."""
+        half, channels = (self.img_size[0] // 2) * (self.img_size[1] // 2), self.channels
+        convolutions = half * channels * (49 * self.in_chans + 2 * 9 * channels)
+        return convolutions + half * channels * self.width
+
     @nn.compact
-    def __call__(self, images: Array, train: bool) -> Array:
+    def __call__(self, images: Float[Array, "B height width C"], train: bool) -> Float[Array, "B rows columns D"]:
         """`[B, H, W, C]` to `[B, H / patch_size, W / patch_size, D]`.
 
         Batch norm uses its running statistics unless training. In training they are those of the global batch,
@@ -48,72 +65,96 @@ class ConvStem(nn.Module):
         return nn.Conv(self.width, patch, strides=patch, padding="VALID", dtype=self.dtype, name="proj")(x)
 
 
-class LVViT(ViT):
-    """LV-ViT; make one with `create_model`. Its variables have batch statistics beside the parameters.
+class ConvEmbedding(PatchEmbedding):
+    """The `Embedding` of a ViT behind a `ConvStem`."""
 
-    Logits are those of the class token and half the greatest, class by class, of the patch tokens that are left
-    (`head(class) + 0.5 max(aux_head(patches))`).
+    stem_channels: int
+
+    def check(self) -> None:
+        """Raise an `InputError` for sizes that do not fit each other."""
+        super().check()
+        if self.patch_size % 2:
+            raise InputError(f"patch_size={self.patch_size} is odd: the stem halves images before it cuts them")
+        check_positive(stem_channels=self.stem_channels)
+
+    def make_stem(self) -> Stem:
+        """Return the layers from images to patches, unbound."""
+        return ConvStem(
+            self.img_size, self.in_chans, self.patch_size, self.embed_dim, self.stem_channels, self.dtype, parent=None
+        )
+
+
+class TokenLabelHead(nn.Module):
+    """The `Head` of LV-ViT: logits are the class token's plus half the greatest, class by class, of the patch tokens'.
+
+    Without classes (`num_classes=0`) the features of the class token `[B, D]` stand for the logits.
     """
+
+    embed_dim: int
+    num_classes: int
+    prefix: int
+    norm_eps: float
+    drop_rate: float
+    active_reducer: Reducer | None
+    dtype: str
+
+    @property
+    def reads_prefix_alone(self) -> bool:
+        """Whether it reads no patch token: with classes it reads all of them."""
+        return self.num_classes == 0
+
+    @property
+    def labels_patches(self) -> bool:
+        """Whether it has logits for every patch token."""
+        return self.num_classes > 0
+
+    def macs(self, patches: int) -> int:
+        """Return the multiply-adds of one image of which `patches` patch tokens are left."""
+        return self.embed_dim * self.num_classes * (1 + patches)
+
+    def check(self) -> None:
+        """Raise an `InputError` for values that no layer takes."""
+        check_count(num_classes=self.num_classes)
+        check_drop_rate(drop_rate=self.drop_rate)
+
+    def setup(self) -> None:
+        """Sub-modules, under the names of the official code."""
+        self.norm = layer_norm(self.norm_eps, None, self.dtype)
+        self.head_drop = Dropout(self.drop_rate)
+        if self.num_classes:
+            self.head = classifier(self.num_classes, self.dtype)
+            self.aux_head = classifier(self.num_classes, self.dtype)
+
+    def normalize(self, tokens: Tokens) -> Tokens:
+        """Apply the last norm."""
+        return tokens.with_x(self.norm(tokens.x))
+
+    def __call__(self, tokens: Tokens, train: bool, rows: Rows | None = None) -> HeadOutputs:
+        """Classify normalized tokens; see `Head`."""
+        x = self.head_drop(tokens.x, train, rows)
+        if not self.num_classes:
+            pooled = x[:, 0].astype(jnp.float32)
+            return HeadOutputs(pooled, pooled, pooled)
+        of_class, of_patches = self.head(x[:, 0]), self.aux_head(x[:, self.prefix :])
+        best = of_patches
+        if self.active_reducer is not None and self.active_reducer.masks:
+            best = jnp.where(tokens.size[..., None] > 0, of_patches, -jnp.inf)
+        logits = (of_class + 0.5 * best.max(1)).astype(jnp.float32)
+        of_class = of_class.astype(jnp.float32)
+        return HeadOutputs(logits, of_class, of_class, of_patches.astype(jnp.float32))
+
+
+class LVViT(ViT):
+    """LV-ViT; make one with `create_model`. Its variables have batch statistics beside the parameters."""
 
     mlp_ratio: float = 3.0
     qkv_bias: bool = False
     norm_eps: float = 1e-5
     stem_channels: int = 64
 
+    EMBEDDING: ClassVar[type[Embedding]] = ConvEmbedding
+    HEAD: ClassVar[type[Head]] = TokenLabelHead
     FIXED: ClassVar[dict[str, Any]] = {
         "class_token": True, "distilled": False, "global_pool": "token", "fc_norm": None, "pre_norm": False,
     }  # fmt: skip
     PARAMETERS: ClassVar[tables.ParameterTable] = tables.LVVIT
-
-    @property
-    def reads_prefix_alone(self) -> bool:
-        """Whether the head reads nothing of the patch tokens: here it reads all of them."""
-        return self.num_classes == 0
-
-    @property
-    def labels_patches(self) -> bool:
-        """Whether it has a head on every patch token."""
-        return self.num_classes > 0
-
-    def check_stem(self) -> None:
-        """Raise an `InputError` unless the stem can cut images into patches of `patch_size`."""
-        if self.patch_size % 2:
-            raise InputError(f"patch_size={self.patch_size} is odd: the stem halves images before it cuts them")
-        if self.stem_channels < 1:
-            raise InputError(f"stem_channels={self.stem_channels} is not positive")
-
-    @property
-    def _embed_macs(self) -> int:
-        half, channels = (self.img_size[0] // 2) * (self.img_size[1] // 2), self.stem_channels
-        convolutions = half * channels * (49 * self.in_chans + 2 * 9 * channels)
-        return convolutions + half * channels * self.embed_dim
-
-    @property
-    def _patch_classes(self) -> int:
-        return self.num_classes
-
-    def setup(self) -> None:
-        """As `ViT`'s, and the head of the patch tokens."""
-        super().setup()
-        if self.num_classes:
-            self.aux_head = self._classifier()
-
-    def _stem(self) -> nn.Module:
-        return ConvStem(self.embed_dim, self.stem_channels, self.patch_size, self.dtype)
-
-    def _patches(self, images: Array, train: bool) -> Array:
-        return self.patch_embed(images, train)
-
-    def heads(self, tokens: Tokens, train: bool) -> Heads:
-        """Of the class token and of every patch token; logits are the first's, and half of the best of the others'."""
-        x = self.head_drop(tokens.x, train)
-        if not self.num_classes:
-            pooled = x[:, 0].astype(jnp.float32)
-            return Heads(pooled, pooled, pooled)
-        found, aux = self.head(x[:, 0]), self.aux_head(x[:, self.prefix :])
-        best = aux
-        if self.reducer is not None and self.reducer.masks and any(self.removed):
-            best = jnp.where(tokens.size[..., None] > 0, aux, -jnp.inf)
-        logits = (found + 0.5 * best.max(1)).astype(jnp.float32)
-        found = found.astype(jnp.float32)
-        return Heads(logits, found, found, aux.astype(jnp.float32))

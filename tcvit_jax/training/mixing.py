@@ -1,6 +1,6 @@
 """Mixup, CutMix and random erasing of normalised images, on the device that holds them.
 
-A row is mixed with its neighbour (`ops.rows.neighbour`). Draws are apart from what is done with them.
+A row is mixed with its partner (`ops.rows.swap_pairs`). Draws are apart from what is done with them.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Bool, Float, Int, Key, Num
 
-from tcvit_jax.ops import rows
+from tcvit_jax.ops.rows import Rows, swap_pairs
 
 # Random erasing (Zhong et al., 2020) as timm sets it: shares of the area, and the least aspect ratio.
 _AREA, _ASPECT, _ATTEMPTS = (0.02, 1 / 3), 0.3, 10
 
 
 class Mix(NamedTuple):
-    """One draw for a batch: where `inside`, a pixel is its neighbour's; elsewhere `share` of it is its own.
+    """One draw for a batch: where `inside`, a pixel is its partner's; elsewhere `share` of it is its own.
 
     Attributes:
         share: float32 scalar, of mixup; 1 leaves images as they are.
@@ -28,9 +29,9 @@ class Mix(NamedTuple):
         label: float32 scalar, the part of the target that is a row's own.
     """
 
-    share: Array
-    inside: Array
-    label: Array
+    share: Float[Array, ""]
+    inside: Bool[Array, "height width"]
+    label: Float[Array, ""]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Mixing:
     prob: float = 1.0
     switch_prob: float = 0.5
 
-    def draw(self, key: Array, size: tuple[int, int]) -> Mix:
+    def draw(self, key: Key[Array, ""], size: tuple[int, int]) -> Mix:
         """One draw for images of `size` (height, width)."""
         mixes, cuts, lam_mixup, lam_cutmix, row, column = jax.random.split(key, 6)
         share = jax.random.beta(lam_mixup, self.mixup, self.mixup) if self.mixup else jnp.float32(1)
@@ -64,7 +65,7 @@ class Mixing:
         return mix(jnp.where(mixed & ~cut, share, 1.0), jnp.where(mixed & cut, box, 0), size)
 
 
-def cut_box(size: tuple[int, int], lam: Array, centre: Array) -> Array:
+def cut_box(size: tuple[int, int], lam: Float[Array, ""], centre: Int[Array, " 2"]) -> Int[Array, " 4"]:
     """CutMix's box `(top, bottom, left, right)`, `1 - lam` of the area around a centre, cut off at the borders."""
     sides = [jnp.floor(side * jnp.sqrt(1 - lam)).astype(jnp.int32) for side in size]
     edges = []
@@ -74,43 +75,43 @@ def cut_box(size: tuple[int, int], lam: Array, centre: Array) -> Array:
     return jnp.stack(edges)
 
 
-def mix(share: Array, box: Array, size: tuple[int, int]) -> Mix:
+def mix(share: Float[Array, ""], box: Int[Array, " 4"], size: tuple[int, int]) -> Mix:
     """The `Mix` of a share and a box `(top, bottom, left, right)`, of which one is 1 or empty."""
     inside = in_box(box, size)
     return Mix(share, inside, jnp.where(inside.any(), 1 - inside.mean(dtype=jnp.float32), share))
 
 
-def sides(images: Array) -> tuple[int, int]:
+def sides(images: Num[Array, "B height width C"]) -> tuple[int, int]:
     """Height and width of `[B, H, W, C]`."""
     return images.shape[1], images.shape[2]
 
 
-def in_box(box: Array, size: tuple[int, int]) -> Array:
+def in_box(box: Int[Array, "... 4"], size: tuple[int, int]) -> Bool[Array, "... height width"]:
     """`[..., H, W]` bool, which pixels lie in the boxes `[..., 4]` (top, bottom, left, right)."""
     top, bottom, left, right = jnp.moveaxis(box, -1, 0)[..., None, None]
     row, column = jnp.arange(size[0])[:, None], jnp.arange(size[1])
     return (top <= row) & (row < bottom) & (left <= column) & (column < right)
 
 
-def mix_images(images: Array, mixed: Mix) -> Array:
-    """`[B, H, W, C]` images, each mixed with its neighbour."""
-    other = rows.neighbour(images)
+def mix_images(images: Float[Array, "B height width C"], mixed: Mix) -> Float[Array, "B height width C"]:
+    """`[B, H, W, C]` images, each mixed with its partner."""
+    other = swap_pairs(images)
     blended = images * mixed.share + other * (1 - mixed.share)
     return jnp.where(mixed.inside[:, :, None], other, blended)
 
 
-def mix_targets(target: Array, own: Array) -> Array:
-    """`own` of every row's target `[B, ...]`, and the rest of its neighbour's."""
-    return target * own + rows.neighbour(target) * (1 - own)
+def mix_targets(target: Float[Array, "B ..."], own: Float[Array, "*axes"]) -> Float[Array, "B ..."]:
+    """`own` of every row's target `[B, ...]`, and the rest of its partner's."""
+    return target * own + swap_pairs(target) * (1 - own)
 
 
-def erasing_boxes(key: Array, batch: int, size: tuple[int, int], prob: float) -> Array:
+def erasing_boxes(key: Key[Array, ""], rows: Rows, size: tuple[int, int], prob: float) -> Int[Array, "B 4"]:
     """A box of random erasing for every row, `[B, 4]` int32 (top, bottom, left, right); empty where nothing is erased.
 
     Of ten boxes drawn the first that fits is taken, as in timm.
     """
 
-    def one(key: Array) -> Array:
+    def one(key: Key[Array, ""]) -> Int[Array, " 4"]:
         erases, shape, place = jax.random.split(key, 3)
         area, aspect = jax.random.uniform(shape, (2, _ATTEMPTS))
         area = (_AREA[0] + (_AREA[1] - _AREA[0]) * area) * (size[0] * size[1])
@@ -124,17 +125,25 @@ def erasing_boxes(key: Array, batch: int, size: tuple[int, int], prob: float) ->
         erased = fits.any() & (jax.random.uniform(erases) < prob)
         return jnp.where(erased, jnp.stack([top, top + height, left, left + width]), 0)
 
-    return jax.vmap(one)(rows.keys(key, batch))
+    return jax.vmap(one)(rows.keys(key))
 
 
-def erase(images: Array, boxes: Array, noise: Array) -> Array:
+def erase(
+    images: Float[Array, "B height width C"], boxes: Int[Array, "B 4"], noise: Float[Array, "B height width C"]
+) -> Float[Array, "B height width C"]:
     """`images [B, H, W, C]` with the pixels in each one's box replaced by those of `noise`."""
     return jnp.where(in_box(boxes, sides(images))[..., None], noise, images)
 
 
-def random_erasing(key: Array, images: Array, prob: float) -> Array:
-    """Random erasing of normalised images `[B, H, W, C]`: with probability `prob`, a box of Gaussian noise."""
+def random_erasing(
+    key: Key[Array, ""], images: Float[Array, "B height width C"], prob: float, rows: Rows | None = None
+) -> Float[Array, "B height width C"]:
+    """Random erasing of normalised images `[B, H, W, C]`: with probability `prob`, a box of Gaussian noise.
+
+    `rows` are those of the global batch; None where the images are all of it.
+    """
     where, what = jax.random.split(key)
-    boxes = erasing_boxes(where, images.shape[0], sides(images), prob)
-    noise = jax.vmap(lambda each: jax.random.normal(each, images.shape[1:]))(rows.keys(what, images.shape[0]))
+    rows = Rows.resolve(rows, images.shape[0])
+    boxes = erasing_boxes(where, rows, sides(images), prob)
+    noise = jax.vmap(lambda each: jax.random.normal(each, images.shape[1:]))(rows.keys(what))
     return erase(images, boxes, noise.astype(images.dtype))

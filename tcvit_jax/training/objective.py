@@ -9,12 +9,14 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Bool, Float, Key
 
 from tcvit_jax.models import ViT
-from tcvit_jax.models.vit import Heads
+from tcvit_jax.models.parts import HeadOutputs
 from tcvit_jax.models.zoo import Preprocessing
 from tcvit_jax.ops import plans
 from tcvit_jax.ops.images import normalise
+from tcvit_jax.ops.rows import Rows
 from tcvit_jax.tokens import Tokens
 from tcvit_jax.training import losses
 from tcvit_jax.training.mixing import Mixing, cut_box, in_box, mix_images, mix_targets, random_erasing, sides
@@ -39,7 +41,7 @@ class Teacher:
     temperature: float = 1.0
     tokens: float = 0.0
 
-    def loss(self, logits: Array, taught: Array) -> Array:
+    def loss(self, logits: Float[Array, "B classes"], taught: Float[Array, "B classes"]) -> Float[Array, " B"]:
         """`[B]`: distillation of `logits` towards the teacher's, `taught`."""
         if self.kind == "hard":
             return losses.hard_distillation(logits, taught)
@@ -71,12 +73,17 @@ class Objective:
 
     @property
     def pairs(self) -> bool:
-        """Whether a row is mixed with its neighbour."""
+        """Whether a row is mixed with its partner."""
         return self.mix_token or self.mixing.mixup > 0 or self.mixing.cutmix > 0
 
     def __call__(
-        self, variables: Mapping[str, Any], taught: Mapping[str, Any], batch: Mapping[str, Array], key: Array
-    ) -> tuple[Array, dict[str, Any]]:
+        self,
+        variables: Mapping[str, Any],
+        taught: Mapping[str, Any],
+        batch: Mapping[str, Array],
+        key: Key[Array, ""],
+        rows: Rows | None = None,
+    ) -> tuple[Float[Array, " B"], dict[str, Any]]:
         """The loss of every row, `[B]` float32, and the batch statistics that the model has moved on.
 
         Args:
@@ -84,11 +91,12 @@ class Objective:
             taught: the teacher's; empty where there is none.
             batch: `image` uint8 `[B, H, W, C]`, `label` int32 `[B]`; with label maps what `losses.map_targets` reads.
             key: of every random choice of this batch.
+            rows: of the global batch; None where the batch is all of it.
         """
         images = normalise(batch["image"], self.preprocessing.mean, self.preprocessing.std)
         target, of_patches = self._targets(batch)
         if self.erasing:
-            images = random_erasing(jax.random.fold_in(key, 1), images, self.erasing)
+            images = random_erasing(jax.random.fold_in(key, 1), images, self.erasing, rows)
         if self.mixing.mixup or self.mixing.cutmix:
             mixed = self.mixing.draw(jax.random.fold_in(key, 2), sides(images))
             images, target = mix_images(images, mixed), mix_targets(target, mixed.label)
@@ -97,10 +105,10 @@ class Objective:
             patches = mixed_patches(jax.random.fold_in(key, 3), self.model.grid)
             own = 1 - patches.mean(dtype=jnp.float32)
         found, statistics = self.model.apply(
-            variables, images, train=True, patches=self._reads_patches, mixed=patches, method="outputs",
+            variables, images, train=True, rows=rows, patches=self._reads_patches, mixed=patches, method="outputs",
             rngs={"dropout": key}, mutable=["batch_stats"],
         )  # fmt: skip
-        heads, tokens = cast(tuple[Heads, Tokens], found)
+        heads, tokens = cast(tuple[HeadOutputs, Tokens], found)
         whole = mix_targets(target, own) if self.mix_token else target
         loss = losses.cross_entropy(heads.class_token if self._reads_heads_apart else heads.logits, whole)
         if self.teacher is not None:
@@ -108,7 +116,7 @@ class Objective:
             found = self.teacher.model.apply(
                 taught, shown, patches=self.teacher.tokens > 0, mixed=patches, method="outputs"
             )
-            said, dense = cast(tuple[Heads, Tokens], jax.lax.stop_gradient(found))
+            said, dense = cast(tuple[HeadOutputs, Tokens], jax.lax.stop_gradient(found))
             logits, theirs = self._compared(heads, said)
             loss = (1 - self.teacher.weight) * loss + self.teacher.weight * self.teacher.loss(logits, theirs)
             if self.teacher.tokens:
@@ -118,7 +126,9 @@ class Objective:
             loss = loss + self.token_labels * _of_tokens(heads, tokens, of_patches, patches)
         return loss, dict(statistics)
 
-    def _targets(self, batch: Mapping[str, Array]) -> tuple[Array, Array | None]:
+    def _targets(
+        self, batch: Mapping[str, Array]
+    ) -> tuple[Float[Array, "B classes"], Float[Array, "B N0 classes"] | None]:
         """The distributions of images, and those of their patches where the batch brings label maps."""
         if "map_scores" in batch:
             return losses.map_targets(batch, self.model.num_classes, self.label_smoothing)
@@ -133,7 +143,9 @@ class Objective:
         """Whether other logits than the class token's learn from something else than labels."""
         return self.token_labels > 0 or (self.model.distilled and self.teacher is not None)
 
-    def _compared(self, heads: Heads, said: Heads) -> tuple[Array, Array]:
+    def _compared(
+        self, heads: HeadOutputs, said: HeadOutputs
+    ) -> tuple[Float[Array, "B classes"], Float[Array, "B classes"]]:
         """Which of the student's logits learn from which of the teacher's."""
         if self.model.distilled:
             return heads.distillation_token, said.logits
@@ -142,7 +154,7 @@ class Objective:
         return heads.logits, said.logits
 
 
-def _of_patches(tokens: Tokens, dense: Tokens) -> Array:
+def _of_patches(tokens: Tokens, dense: Tokens) -> Float[Array, " B"]:
     """`[B]`: how far the student's patches, restored, are from the teacher's."""
     patches = plans.restore(tokens.patches, tokens.slots, tokens.blend)
     wanted = plans.restore(dense.patches, dense.slots, dense.blend)
@@ -150,13 +162,15 @@ def _of_patches(tokens: Tokens, dense: Tokens) -> Array:
     return losses.token_distillation(patches, wanted, held)
 
 
-def _of_tokens(heads: Heads, tokens: Tokens, target: Array, mixed: Array | None) -> Array:
+def _of_tokens(
+    heads: HeadOutputs, tokens: Tokens, target: Float[Array, "B labels classes"], mixed: Bool[Array, " N0"] | None
+) -> Float[Array, " B"]:
     """`[B]`: the loss of the patch tokens, against labels that were condensed by the same plans.
 
     Args:
         heads, tokens: of the model.
         target: of every patch, `[B, N0, classes]`, or of all of an image's, `[B, 1, classes]`.
-        mixed: `[N0]`, which patches are the neighbouring row's.
+        mixed: `[N0]`, which patches are the partner's.
     """
     assert heads.patch_tokens is not None, "a model without a head on its patch tokens"
     count = tokens.slots.shape[1]
@@ -167,14 +181,16 @@ def _of_tokens(heads: Heads, tokens: Tokens, target: Array, mixed: Array | None)
     return losses.token_labels(heads.patch_tokens, target, held)
 
 
-def mixed_patches(key: Array, grid: tuple[int, int]) -> Array:
+def mixed_patches(key: Key[Array, ""], grid: tuple[int, int]) -> Bool[Array, " N0"]:
     """MixToken's box of patches, `[N0]` bool: of `1 - lam` of the grid, `lam` uniform, around a uniform centre."""
     share, row, column = jax.random.split(key, 3)
     centre = jnp.stack([jax.random.randint(k, (), 0, n) for k, n in zip((row, column), grid, strict=True)])
     return in_box(cut_box(grid, jax.random.uniform(share), centre), grid).reshape(-1)
 
 
-def _renormalised(images: Array, ours: Preprocessing, theirs: Preprocessing) -> Array:
+def _renormalised(
+    images: Float[Array, "B height width C"], ours: Preprocessing, theirs: Preprocessing
+) -> Float[Array, "B height width C"]:
     """Images normalised as one model has them, as another one wants them."""
     if (ours.mean, ours.std) == (theirs.mean, theirs.std):
         return images

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Float, Int, Key
 
 from tcvit_jax import sharding
 from tcvit_jax.models import ViT
-from tcvit_jax.ops import rows
+from tcvit_jax.ops.rows import Rows
 from tcvit_jax.training.objective import Objective
 
 
+# As a pytree it also holds shapes, shardings and specs, which are no arrays.
+@no_type_check
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
@@ -106,19 +109,21 @@ def _make_gradients(objective: Objective, mesh: Mesh, specs: Any, accumulate: in
     """A function to `(loss, row_loss [B], statistics, gradients)`; inside, every device sees its own rows alone."""
     axes = mesh.axis_names
 
-    def local(variables: Any, taught: Any, batch: Mapping[str, Array], key: Array) -> Any:
+    def local(variables: Any, taught: Any, batch: Mapping[str, Array], key: Key[Array, ""]) -> Any:
         params, statistics = _gathered(variables["params"], specs["params"]), _without_params(variables)
         here = batch["label"].shape[0]
         total = here * mesh.size
         numbers = jax.lax.axis_index(axes) * here + jnp.arange(here)
-        micro = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), {**batch, "row": numbers})
+        micro = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), (batch, numbers))
 
-        def add(before: tuple[Any, Any], part: dict[str, Array]) -> tuple[tuple[Any, Any], Array]:
-            statistics, total_gradients = before
+        def add(
+            before: tuple[Any, Any], part: tuple[Mapping[str, Array], Int[Array, " b"]]
+        ) -> tuple[tuple[Any, Any], Float[Array, " b"]]:
+            (statistics, total_gradients), (images, numbers) = before, part
 
-            def mean_loss(params: Any) -> tuple[Array, Any]:
-                with rows.numbered(part["row"], total):
-                    found, moved = objective({"params": params, **statistics}, taught, part, key)
+            def mean_loss(params: Any) -> tuple[Float[Array, ""], Any]:
+                variables = {"params": params, **statistics}
+                found, moved = objective(variables, taught, images, key, Rows(numbers, total))
                 # A sum over all rows of all devices, each of which weighs the same.
                 return found.sum() / total, (found, moved)
 

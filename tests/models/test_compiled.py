@@ -37,7 +37,8 @@ def test_forward_stays_on_each_device_calls_no_host_multiplies_no_maps_and_is_tr
     jitted = jax.jit(chex.assert_max_traces(forward, n=1), in_shardings=(whole, cut), out_shardings=cut)
     for _ in range(3):
         traced = jitted.trace(*shapes_of(model, 8))
-    text = traced.lower().compile().as_text()
+    # Nothing runs: the machine code may be slow.
+    text = traced.lower().compile(compiler_options={"xla_backend_optimization_level": 0}).as_text()
     assert "ENTRY" in text
     assert not [name for name in COLLECTIVES if name in text]
     assert "callback" not in text
@@ -58,23 +59,17 @@ def test_the_check_of_products_can_fail():
 
 
 @pytest.mark.parametrize("reducer", METHODS)
-def test_new_images_do_not_compile_again(reducer):
-    model = small(reducer, 8)
-    variables = variables_of(model)
+def test_eight_devices_give_what_one_gives_and_new_images_do_not_compile_again(reducer):
+    model = small(reducer, 8, depth=2)
+    variables, mesh = variables_of(model), sharding.data_mesh()
+    placed = sharding.place_whole(variables, mesh)
     chex.clear_trace_counter()
-    forward = jax.jit(chex.assert_max_traces(lambda v, x: model.apply(v, x), n=1))
+    # Once for one device, and once for eight.
+    forward = jax.jit(chex.assert_max_traces(lambda v, x: model.apply(v, x), n=2))
     for seed in range(3):
-        forward(variables, images_of(2, seed))
-
-
-@pytest.mark.parametrize("reducer", METHODS)
-def test_eight_devices_give_what_one_gives(reducer):
-    model = small(reducer, 8)
-    variables, images = variables_of(model), images_of(8)
-    mesh = sharding.data_mesh()
-    shared = jax.jit(model.apply)(sharding.place_whole(variables, mesh), sharding.place({"x": images}, mesh)["x"])
-    alone = jax.jit(model.apply)(variables, images)
-    np.testing.assert_allclose(shared, alone, rtol=0, atol=5e-6)
+        images = images_of(8, seed)
+        shared = forward(placed, sharding.place({"x": images}, mesh)["x"])
+        np.testing.assert_allclose(shared, forward(variables, images), rtol=0, atol=5e-6)
 
 
 def test_reducers_add_no_parameter():

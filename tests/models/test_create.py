@@ -26,7 +26,7 @@ def test_config_rebuilds_other_architectures():
 
 
 def test_without_classes_the_pooled_features_are_the_answer():
-    with_head, without = small(), small(num_classes=0)
+    with_head, without = small(depth=2), small(depth=2, num_classes=0)
     variables = variables_of(with_head)
     images = images_of(2)
     params = {key: value for key, value in variables["params"].items() if key != "head"}
@@ -38,9 +38,9 @@ def test_without_classes_the_pooled_features_are_the_answer():
 
 
 def test_quick_gelu_is_another_function():
-    variables, images = variables_of(small()), images_of(1)
-    quick = run(small(act_layer="quick_gelu"), variables, images)
-    assert float(abs(quick - run(small(), variables, images)).max()) > 1e-3
+    variables, images = variables_of(small(depth=2)), images_of(2)
+    quick = run(small(depth=2, act_layer="quick_gelu"), variables, images)
+    assert float(abs(quick - run(small(depth=2), variables, images)).max()) > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_the_stem_is_three_padded_convolutions_and_one_that_cuts():
         name: value for name, value in cases.weights("lvvit").items() if not name.startswith(("blocks.1.", "blocks.2."))
     }
     found = tc.convert.from_torch(given, small)
-    stem = small.apply(found, x, False, method=lambda self, images, train: self._patches(images, train))
+    stem = small.apply(found, x, method=lambda self, images: self.embedding.patch_embed(images, False))
     expected = x[0].transpose(2, 0, 1).astype(np.float64)
     for index, (size, stride) in enumerate(((7, 2), (3, 1), (3, 1)), 1):
         expected = convolved(expected, given[f"patch_embed.conv{index}.weight"], size // 2, stride)

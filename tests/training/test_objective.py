@@ -1,6 +1,7 @@
 """What is minimised: teachers, restored tokens, labels of tokens; each against the model's own answers."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from tcvit_jax.training import losses
 from tcvit_jax.training.mixing import Mixing
 from tcvit_jax.training.objective import Objective, Teacher, mixed_patches
 from tests.convert import cases
-from tests.models.test_vit import SMALL, small, variables_of
+from tests.models.test_vit import SMALL, run, small, variables_of
 
 PREPROCESSING = models.preprocessing("deit_tiny_patch16_224")
 RNG = np.random.default_rng(0)
@@ -39,19 +40,19 @@ def labels():
 
 
 def test_labels_alone():
-    model = small(tc.GTP(), 4)
+    model = small(tc.GTP(), 4, depth=2)
     variables = variables_of(model)
-    expected = losses.cross_entropy(model.apply(variables, images()), labels())
+    expected = losses.cross_entropy(run(model, variables, images()), labels())
     np.testing.assert_allclose(loss_of(Objective(model, PREPROCESSING, 0.1), variables), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["soft", "hard"])
 def test_a_teacher_sees_the_same_images_in_its_own_normalisation(kind):
-    model, teacher = small(tc.TCViT(), 4), small(embed_dim=48, num_heads=2)
+    model, teacher = small(tc.TCViT(), 4, depth=2), small(depth=2, embed_dim=48, num_heads=2)
     variables, taught = variables_of(model), variables_of(teacher, seed=1)
     other = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 0.3))
     objective = Objective(model, PREPROCESSING, 0.1, teacher=Teacher(teacher, other, kind, weight=0.3, temperature=2.0))
-    student, said = model.apply(variables, images()), teacher.apply(taught, images(other))
+    student, said = run(model, variables, images()), run(teacher, taught, images(other))
     taught_loss = (
         losses.soft_distillation(student, said, 2.0) if kind == "soft" else losses.hard_distillation(student, said)
     )
@@ -60,21 +61,24 @@ def test_a_teacher_sees_the_same_images_in_its_own_normalisation(kind):
 
 
 def test_a_teacher_gets_no_gradient():
-    model = small(tc.GTP(), 4)
+    model = small(tc.GTP(), 4, depth=2)
     variables = variables_of(model)
-    objective = Objective(model, PREPROCESSING, teacher=Teacher(small(), PREPROCESSING, tokens=1.0))
+    objective = Objective(model, PREPROCESSING, teacher=Teacher(small(depth=2), PREPROCESSING, tokens=1.0))
     gradient = jax.jit(jax.grad(lambda taught: objective(variables, taught, BATCH, KEY)[0].sum()))(
-        variables_of(small(), seed=1)
+        variables_of(small(depth=2), seed=1)
     )
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
 
 
 def test_the_distillation_token_learns_from_the_teacher_and_the_class_token_from_labels():
-    model, teacher = tc.create_model("deit_tiny_distilled_patch16_224", tc.GTP(), 4, **SMALL), small()
+    model, teacher = (
+        tc.create_model("deit_tiny_distilled_patch16_224", tc.GTP(), 4, **{**SMALL, "depth": 2}),
+        small(depth=2),
+    )
     variables, taught = variables_of(model), variables_of(teacher, seed=1)
-    heads, _ = model.apply(variables, images(), method="outputs")
+    heads, _ = jax.jit(partial(model.apply, method="outputs"))(variables, images())
     assert np.abs(heads.class_token - heads.distillation_token).max() > 1e-3
-    said = teacher.apply(taught, images())
+    said = run(teacher, taught, images())
     expected = 0.5 * losses.cross_entropy(heads.class_token, labels()) + 0.5 * losses.hard_distillation(
         heads.distillation_token, said
     )
@@ -83,7 +87,7 @@ def test_the_distillation_token_learns_from_the_teacher_and_the_class_token_from
 
 
 def test_a_dense_twin_has_nothing_to_teach_a_model_that_removes_nothing():
-    model = small()
+    model = small(depth=2)
     variables = variables_of(model)
     objective = Objective(model, PREPROCESSING, teacher=Teacher(model, PREPROCESSING, weight=1.0, tokens=1.0))
     np.testing.assert_allclose(loss_of(objective, variables, variables), 0, atol=1e-6)
@@ -91,14 +95,16 @@ def test_a_dense_twin_has_nothing_to_teach_a_model_that_removes_nothing():
 
 @pytest.mark.parametrize("reducer", [tc.TCViT(fuse="soft"), tc.TopK()])
 def test_restored_tokens_are_drawn_to_the_dense_ones(reducer):
-    model, teacher = small(reducer, 4), small()
+    model, teacher = small(reducer, 4, depth=2), small(depth=2)
     variables, taught = variables_of(model), variables_of(teacher, seed=1)
     objective = Objective(model, PREPROCESSING, teacher=Teacher(teacher, PREPROCESSING, weight=0.0, tokens=2.0))
-    restored = np.asarray(model.apply(variables, images(), method="features", restore=True)).reshape(4, 36, -1)
-    dense = np.asarray(teacher.apply(taught, images(), method="features", restore=True)).reshape(4, 36, -1)
-    held = np.asarray(model.apply(variables, images(), trace=True)[1].slots[-1]) >= 0
+    features = {m: partial(m.apply, method="features", restore=True) for m in (model, teacher)}
+    restored, trace = jax.jit(partial(features[model], trace=True))(variables, images())
+    dense = jax.jit(features[teacher])(taught, images())
+    restored, dense = (np.asarray(grid).reshape(4, 36, -1) for grid in (restored, dense))
+    held = np.asarray(trace.slots[-1]) >= 0
     squared = ((restored - dense) ** 2).mean(-1)
-    expected = losses.cross_entropy(model.apply(variables, images()), losses.targets(BATCH["label"], 7, 0.0))
+    expected = losses.cross_entropy(run(model, variables, images()), losses.targets(BATCH["label"], 7, 0.0))
     expected = expected + 2 * (squared * held).sum(-1) / held.sum(-1)
     np.testing.assert_allclose(loss_of(objective, variables, taught), expected, rtol=1e-4)
 
@@ -167,7 +173,7 @@ def test_mixtoken_exchanges_patches_and_their_labels(lvvit):
 
 def test_mixed_patches_of_a_model_are_its_neighbours_patches():
     """With all patches mixed, an image is its neighbour, positions and all."""
-    model = small()
+    model = small(depth=2)
     variables = variables_of(model)
     whole, _ = model.apply(variables, images(), method="outputs", mixed=jnp.ones(36, bool))
     plain = model.apply(variables, images())
@@ -178,7 +184,7 @@ def test_mixed_patches_of_a_model_are_its_neighbours_patches():
 
 def test_a_teacher_sees_the_patches_that_the_student_sees():
     """A dense twin has nothing to teach itself, also where patches are mixed."""
-    model = small()
+    model = small(depth=2)
     variables = variables_of(model)
     key = next(
         k for k in jax.random.split(KEY, 9) if 2 < mixed_patches(jax.random.fold_in(k, 3), model.grid).sum() < 34
@@ -197,7 +203,7 @@ def test_heads_of_the_same_kind_are_compared(lvvit):
     """With token labels a class token's head learns from the teacher's, and not from what it and the patches say."""
     model, variables, batch = lvvit
     shown = normalise(batch["image"], PREPROCESSING.mean, PREPROCESSING.std)
-    said, _ = model.apply(variables, shown, method="outputs")
+    said, _ = jax.jit(partial(model.apply, method="outputs"))(variables, shown)
     heads, _ = apply_in_training(model, variables, shown)
     teacher = Teacher(model, PREPROCESSING, weight=1.0)
     for token_labels, mine, theirs in ((1e-6, heads.class_token, said.class_token), (0.0, heads.logits, said.logits)):
@@ -222,7 +228,7 @@ def test_a_box_of_patches_has_the_area_that_was_drawn():
 
 
 def test_mixing_and_erasing_change_the_loss_and_pairs_are_asked_for():
-    model = small()
+    model = small(depth=2)
     variables = variables_of(model)
     plain = Objective(model, PREPROCESSING, 0.1)
     mixed = Objective(model, PREPROCESSING, 0.1, mixing=Mixing(mixup=0.8))

@@ -1,6 +1,9 @@
 """One step: the right gradient, the same on one device and on eight, and no more communication than it takes."""
 
 import re
+from functools import cache, reduce
+from operator import getitem
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -12,10 +15,9 @@ import tcvit_jax as tc
 from tcvit_jax import models, sharding
 from tcvit_jax.training.mixing import Mixing
 from tcvit_jax.training.objective import Objective, Teacher
-from tcvit_jax.training.step import make_init, make_train_step
+from tcvit_jax.training.step import TrainState, make_init, make_train_step
 from tests.convert import cases
 from tests.models.test_vit import small
-from tests.switches import OWN
 
 PREPROCESSING = models.preprocessing("deit_tiny_patch16_224")
 EIGHT = sharding.data_mesh()
@@ -28,19 +30,22 @@ def batch_of(rows, seed=0):
     return {"image": image, "label": rng.integers(0, 7, rows).astype(np.int32)}
 
 
-def compiled(objective, mesh, batch, ema_decay=0.9, taught=None, tx=None, accumulate=1):
+SGD = optax.sgd(0.1)
+
+
+@cache
+def first_state(model, tx):
+    """On the host: every mesh gets a copy of its own, which the step may have."""
+    return jax.tree.map(np.asarray, jax.jit(make_init(model, tx, 0))())
+
+
+def compiled(objective, mesh, batch, taught=None, tx=SGD, accumulate=1):
     """The first state, the teacher's variables, and the compiled step."""
-    tx = tx or optax.sgd(0.1)
-    init = make_init(objective.model, tx, 0)
-    state = jax.jit(init, out_shardings=sharding.shardings(jax.eval_shape(init), mesh, objective.model.PARAMETERS))()
+    first = first_state(objective.model, tx)
+    state = jax.device_put(first, sharding.shardings(first, mesh, objective.model.PARAMETERS))
     taught = sharding.place_whole(taught or {}, mesh)
-    step = make_train_step(objective, tx, mesh, seed=0, ema_decay=ema_decay, accumulate=accumulate)
+    step = make_train_step(objective, tx, mesh, seed=0, ema_decay=0.9, accumulate=accumulate)
     return state, taught, step.lower(state, taught, sharding.place(batch_of(batch), mesh)).compile()
-
-
-def steps(objective, mesh, count, batch=8, **settings):
-    state, taught, step = compiled(objective, mesh, batch, **settings)
-    return advance(state, taught, step, mesh, count, batch)
 
 
 def advance(state, taught, step, mesh, count, batch=8):
@@ -62,6 +67,11 @@ def assert_same(one, other, losses_one, losses_other):
         np.testing.assert_allclose(b, a, rtol=0, atol=2e-6)
 
 
+def exchanged(text):
+    """How many numbers a compiled program reduces over devices."""
+    return sum(int(np.prod(shape)) for line in text.splitlines() for shape in all_reduced(line))
+
+
 def all_reduced(line):
     """Shapes of the arrays that a line of the compiled program reduces over devices."""
     found = re.search(r"= (.*?) all-reduce(-start)?\(", line)
@@ -71,22 +81,20 @@ def all_reduced(line):
     ]
 
 
-@pytest.mark.parametrize("reducer", [None, *OWN])
-def test_eight_devices_train_as_one_and_exchange_the_mean_of_the_gradients_alone(reducer):
-    objective = plain(small(reducer, 8, drop_path_rate=0.2))
-    one, losses_one = steps(objective, ONE, 3)
+def test_eight_devices_train_as_one_and_exchange_the_mean_of_the_gradients_alone():
+    objective = plain(small(tc.TCViT(), 8, depth=2, drop_path_rate=0.2))
+    one, losses_one = advance(*compiled(objective, ONE, 8), ONE, 3)
     first, taught, step = compiled(objective, EIGHT, 8)
-    text, shapes = step.as_text(), [leaf.shape for leaf in jax.tree.leaves(first.variables)]
+    text, numbers = step.as_text(), sum(leaf.size for leaf in jax.tree.leaves(first.variables))
     eight, losses_eight = advance(first, taught, step, EIGHT, 3)
     assert_same(one, eight, losses_one, losses_eight)
-    exchanged = sum(int(np.prod(shape)) for line in text.splitlines() for shape in all_reduced(line))
     # Every gradient once, and the mean loss: as many numbers, and no activation beside them.
-    assert exchanged == sum(int(np.prod(shape)) for shape in shapes) + 1
+    assert exchanged(text) == numbers + 1
     assert not [name for name in ("all-gather", "all-to-all", "collective-permute", "reduce-scatter") if name in text]
 
 
 def test_loss_falls_on_one_batch():
-    model, tx = small(tc.TCViT(), 8), optax.adam(3e-3)
+    model, tx = small(tc.TCViT(), 8, depth=2), optax.adam(3e-3)
     state = jax.jit(make_init(model, tx, 0))()
     step = make_train_step(plain(model, label_smoothing=0.0), tx, ONE, seed=0, ema_decay=0.9)
     batch, losses = sharding.place(batch_of(8), ONE), []
@@ -97,18 +105,7 @@ def test_loss_falls_on_one_batch():
     assert int(state.step) == 25
 
 
-def test_average_starts_quickly_and_settles_at_its_decay():
-    model = small()
-    tx = optax.sgd(0.1)
-    before = jax.jit(make_init(model, tx, 0))()
-    bias = np.asarray(before.variables["params"]["head"]["bias"])
-    after, _ = steps(plain(model), ONE, 1, ema_decay=0.9)
-    moved = np.asarray(after.variables["params"]["head"]["bias"])
-    # The first decay is min(0.9, 1 / 10).
-    np.testing.assert_allclose(after.ema["params"]["head"]["bias"], 0.1 * bias + 0.9 * moved, rtol=1e-5, atol=1e-7)
-
-
-def test_batch_statistics_are_trained_averaged_and_the_same_on_eight_devices():
+def test_batch_statistics_are_trained_and_the_same_on_eight_devices_and_averages_start_quickly():
     _, sizes, _, _ = cases.case("lvvit")
     sizes = {**sizes, "depth": 1, "img_size": 64, "stem_channels": 8, "num_classes": 7}
     model, tx = tc.create_model("lvvit_s", tc.TCViT(), 5, **sizes), optax.adamw(1e-3)
@@ -116,18 +113,18 @@ def test_batch_statistics_are_trained_averaged_and_the_same_on_eight_devices():
     batch = {"image": rng.integers(0, 256, (8, 64, 64, 3), np.uint8), "label": (np.arange(8) % 7).astype(np.int32)}
     found = {}
     for mesh in (ONE, EIGHT):
-        before = jax.jit(make_init(model, tx, 0), out_shardings=sharding.replicated(mesh))()
-        kept = jax.tree.map(np.asarray, before.variables)
+        before = jax.device_put(first_state(model, tx), sharding.replicated(mesh))
         step = make_train_step(plain(model, label_smoothing=0.0), tx, mesh, seed=0, ema_decay=0.9)
         after, metrics = step(before, {}, sharding.place(batch, mesh))
         assert np.isfinite(float(metrics["loss"]))
         found[mesh.size] = after.variables["batch_stats"]
     assert set(after.variables) == set(after.ema) == {"params", "batch_stats"}
-    old, new, average = (
-        np.asarray(tree["batch_stats"]["patch_embed"]["bn3"]["var"]) for tree in (kept, after.variables, after.ema)
-    )
-    assert np.abs(new - old).min() > 1e-4
-    np.testing.assert_allclose(average, 0.1 * old + 0.9 * new, rtol=1e-5)
+    for path in (("batch_stats", "patch_embed", "bn3", "var"), ("params", "head", "bias")):
+        trees = (first_state(model, tx).variables, after.variables, after.ema)
+        old, new, average = (np.asarray(reduce(getitem, path, tree)) for tree in trees)
+        assert np.abs(new - old).min() > 1e-4
+        # The first decay is min(0.9, 1 / 10).
+        np.testing.assert_allclose(average, 0.1 * old + 0.9 * new, rtol=1e-5, atol=1e-7)
     # Of the whole batch, on however many devices.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found[1], found[8])
     # The optimiser's moments are of parameters alone.
@@ -151,8 +148,8 @@ def collectives(text):
 
 def test_shared_parameters_are_gathered_and_their_gradients_scattered_and_nothing_else():
     # Not Adam: it makes steps of the rounding errors that keys' biases have for gradients.
-    objective, tx = plain(small(tc.GTP(), 8, drop_path_rate=0.2)), optax.sgd(0.1, momentum=0.9)
-    one, losses_one = steps(objective, ONE, 3, tx=tx)
+    objective, tx = plain(small(depth=2, drop_path_rate=0.2)), optax.sgd(0.1, momentum=0.9)
+    one, losses_one = advance(*compiled(objective, ONE, 8, tx=tx), ONE, 3)
     first, taught, step = compiled(objective, FSDP, 8, tx=tx)
     shared = {
         jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(first.variables["params"])
@@ -166,52 +163,60 @@ def test_shared_parameters_are_gathered_and_their_gradients_scattered_and_nothin
     for tree in (first.ema["params"], first.opt_state[0].trace):
         placed = jax.tree.map(lambda leaf: leaf.sharding, tree)
         assert placed == jax.tree.map(lambda leaf: leaf.sharding, first.variables["params"])
-    exchanged = collectives(step.as_text())
-    assert {kind for kind, _ in exchanged} == {"all-gather", "reduce-scatter", "all-reduce"}
-    assert sorted(shape for kind, shape in exchanged if kind == "all-gather") == whole
-    assert sorted(shape for kind, shape in exchanged if kind == "reduce-scatter") == parts
+    found = collectives(step.as_text())
+    assert {kind for kind, _ in found} == {"all-gather", "reduce-scatter", "all-reduce"}
+    assert sorted(shape for kind, shape in found if kind == "all-gather") == whole
+    assert sorted(shape for kind, shape in found if kind == "reduce-scatter") == parts
     # Over `data`, each part of a gradient; over both axes, gradients of what every device has, the loss, and the norm.
     rest = [leaf.shape for leaf in jax.tree.leaves(first.variables["params"]) if leaf.sharding.is_fully_replicated]
-    reduced = sum(int(np.prod(shape)) for kind, shape in exchanged if kind == "all-reduce")
+    reduced = sum(int(np.prod(shape)) for kind, shape in found if kind == "all-reduce")
     scalars = reduced - sum(int(np.prod(shape)) for shape in (*parts, *rest))
     assert 2 <= scalars <= 1 + len(shared)
     after, losses = advance(first, taught, step, FSDP, 3)
     assert_same(one, after, losses_one, losses)
 
 
-def test_rows_draw_the_same_on_one_device_on_eight_and_in_micro_batches():
-    model = small(tc.GTP(), 8, drop_path_rate=0.2, proj_drop_rate=0.1)
-    objective = plain(model, mixing=Mixing(0.8, 1.0), erasing=0.5, mix_token=True)
-    one, losses_one = steps(objective, ONE, 2, batch=32)
-    eight, losses_eight = steps(objective, EIGHT, 2, batch=32)
-    assert_same(one, eight, losses_one, losses_eight)
-    parts, losses_parts = steps(objective, EIGHT, 2, batch=32, accumulate=2)
-    assert_same(one, parts, losses_one, losses_parts)
+class Trained(NamedTuple):
+    """What two steps make of the first state, and the program of one."""
+
+    numbers: int
+    text: str
+    state: TrainState
+    losses: list[float]
 
 
-def test_micro_batches_exchange_their_sum_once():
-    first, _, step = compiled(plain(small(tc.GTP(), 8)), EIGHT, 64, accumulate=4)
-    text = step.as_text()
-    exchanged = sum(int(np.prod(shape)) for line in text.splitlines() for shape in all_reduced(line))
-    assert exchanged == sum(leaf.size for leaf in jax.tree.leaves(first.variables)) + 1
-    # Outside of the loop over micro-batches, whose body is a computation of its own.
+@pytest.fixture(scope="module")
+def everything():
+    """Every random choice, a condensed student and a teacher: on one device, on eight, and there in micro-batches."""
+    model, teacher = small(tc.GTP(), 8, depth=2, drop_path_rate=0.2, proj_drop_rate=0.1), small(depth=1, embed_dim=48)
+    objective = plain(
+        model, mixing=Mixing(0.8, 1.0), erasing=0.5, mix_token=True, teacher=Teacher(teacher, PREPROCESSING)
+    )
+    taught = first_state(teacher, SGD).variables
+    found = {}
+    for name, mesh, accumulate in (("one", ONE, 1), ("eight", EIGHT, 1), ("micro", EIGHT, 2)):
+        state, placed, step = compiled(objective, mesh, 32, taught=taught, accumulate=accumulate)
+        numbers = sum(leaf.size for leaf in jax.tree.leaves(state.variables))
+        found[name] = Trained(numbers, step.as_text(), *advance(state, placed, step, mesh, 2, 32))
+    return found
+
+
+@pytest.mark.parametrize("name", ["eight", "micro"])
+def test_rows_draw_the_same_on_one_device_on_eight_and_in_micro_batches(everything, name):
+    one, other = everything["one"], everything[name]
+    assert_same(one.state, other.state, one.losses, other.losses)
+
+
+@pytest.mark.parametrize("name", ["eight", "micro"])
+def test_neither_a_teacher_nor_micro_batches_add_an_exchange(everything, name):
+    assert exchanged(everything[name].text) == everything[name].numbers + 1
+
+
+def test_micro_batches_exchange_their_sum_once(everything):
+    """Outside of the loop over micro-batches, whose body is a computation of its own."""
+    text = everything["micro"].text
     entry = text[text.index("ENTRY") :]
     assert sum(bool(all_reduced(line)) for line in entry.splitlines()) == sum(
         bool(all_reduced(line)) for line in text.splitlines()
     )
     assert " while(" in entry
-
-
-def test_a_teacher_is_part_of_the_step_and_adds_no_exchange():
-    teacher = small(embed_dim=48, num_heads=2)
-    taught = jax.jit(make_init(teacher, optax.sgd(0.1), 1))().variables
-    objective = plain(small(tc.GTP(), 8), teacher=Teacher(teacher, PREPROCESSING))
-    one, losses_one = steps(objective, ONE, 2, taught=taught)
-    first, placed, step = compiled(objective, EIGHT, 8, taught=taught)
-    exchanged = [shape for kind, shape in collectives(step.as_text()) if kind == "all-reduce"]
-    assert (
-        sum(int(np.prod(shape)) for shape in exchanged)
-        == sum(leaf.size for leaf in jax.tree.leaves(first.variables)) + 1
-    )
-    eight, losses_eight = advance(first, placed, step, EIGHT, 2)
-    assert_same(one, eight, losses_one, losses_eight)

@@ -1,0 +1,144 @@
+"""From images to tokens: patches, prefix tokens and positions."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float
+
+from tcvit_jax.models.checks import check_count, check_drop_rate, check_multiple, check_positive
+from tcvit_jax.models.layers import Dropout, layer_norm
+from tcvit_jax.ops.rows import Rows, swap_pairs
+
+
+@runtime_checkable
+class Stem(Protocol):
+    """The layers from images to patches, a Flax module."""
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one image."""
+        ...
+
+    def __call__(self, images: Float[Array, "B height width C"], train: bool) -> Float[Array, "B rows columns D"]:
+        """`[B, H, W, C]` to `[B, H / patch_size, W / patch_size, D]`."""
+        ...
+
+
+class PatchStem(nn.Module):
+    """One convolution, whose windows are the patches."""
+
+    img_size: tuple[int, int]
+    in_chans: int
+    patch_size: int
+    width: int
+    use_bias: bool
+    dtype: str
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one image."""
+        return self.img_size[0] * self.img_size[1] * self.in_chans * self.width
+
+    def setup(self) -> None:
+        """The convolution, with the parameters of this module."""
+        patch = (self.patch_size, self.patch_size)
+        self.conv = nn.Conv(
+            self.width, patch, strides=patch, padding="VALID", use_bias=self.use_bias, dtype=self.dtype,
+            kernel_init=nn.initializers.lecun_normal(),
+        )  # fmt: skip
+        nn.share_scope(self, self.conv)
+
+    def __call__(self, images: Float[Array, "B height width C"], train: bool) -> Float[Array, "B rows columns D"]:
+        """`[B, H, W, C]` to `[B, H / patch_size, W / patch_size, D]`."""
+        return self.conv(images)
+
+
+class PatchEmbedding(nn.Module):
+    """The `Embedding` of a ViT; another one of its kind overrides `make_stem`."""
+
+    img_size: tuple[int, int]
+    patch_size: int
+    in_chans: int
+    embed_dim: int
+    class_token: bool
+    distilled: bool
+    reg_tokens: int
+    no_embed_class: bool
+    pre_norm: bool
+    norm_eps: float
+    pos_drop_rate: float
+    dtype: str
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches in height and width."""
+        return self.img_size[0] // self.patch_size, self.img_size[1] // self.patch_size
+
+    @property
+    def class_tokens(self) -> int:
+        """The number of class and distillation tokens."""
+        return int(self.class_token) + int(self.distilled)
+
+    @property
+    def prefix(self) -> int:
+        """The number of protected tokens in front of the patches."""
+        return self.class_tokens + self.reg_tokens
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one image."""
+        return self.make_stem().macs
+
+    def check(self) -> None:
+        """Raise an `InputError` for sizes that do not fit each other."""
+        check_positive(patch_size=self.patch_size, in_chans=self.in_chans)
+        check_count(reg_tokens=self.reg_tokens)
+        check_drop_rate(pos_drop_rate=self.pos_drop_rate)
+        for side in self.img_size:
+            check_multiple("img_size", side, "patch_size", self.patch_size)
+
+    def make_stem(self) -> Stem:
+        """Return the layers from images to patches, unbound."""
+        return PatchStem(
+            self.img_size, self.in_chans, self.patch_size, self.embed_dim, not self.pre_norm, self.dtype, parent=None
+        )
+
+    def setup(self) -> None:
+        """Sub-modules and parameters, under timm's names."""
+        self.patch_embed = self.make_stem()
+        counts = {"cls_token": int(self.class_token), "dist_token": int(self.distilled), "reg_token": self.reg_tokens}
+        self.prefix_tokens = [
+            self.param(name, nn.initializers.normal(1e-6), (1, count, self.embed_dim))
+            for name, count in counts.items()
+            if count
+        ]
+        positions = self.grid[0] * self.grid[1] + (0 if self.no_embed_class else self.prefix)
+        self.pos_embed = self.param("pos_embed", nn.initializers.normal(0.02), (1, positions, self.embed_dim))
+        self.pos_drop = Dropout(self.pos_drop_rate)
+        if self.pre_norm:
+            self.norm_pre = layer_norm(self.norm_eps, None, self.dtype)
+
+    def __call__(
+        self,
+        images: Float[Array, "B height width C"],
+        train: bool,
+        rows: Rows | None = None,
+        mixed: Bool[Array, " N0"] | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Embed images; see `Embedding`."""
+        x = self.patch_embed(images.astype(self.dtype), train)
+        x = x.reshape(x.shape[0], -1, self.embed_dim)
+        if mixed is not None:
+            x = jnp.where(mixed[:, None], swap_pairs(x), x)
+        prefix = [jnp.broadcast_to(p, (x.shape[0], *p.shape[1:])).astype(x.dtype) for p in self.prefix_tokens]
+        pos_embed = self.pos_embed.astype(x.dtype)
+        if self.no_embed_class:
+            x = jnp.concatenate([*prefix, x + pos_embed], axis=1)
+        else:
+            x = jnp.concatenate([*prefix, x], axis=1) + pos_embed
+        x = self.pos_drop(x, train, rows)
+        return self.norm_pre(x) if self.pre_norm else x
