@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -59,7 +59,7 @@ def condense(model: ViT, reducer: Reducer | None = None, schedule: int | Sequenc
     model = replace(model, reducer=None, removed=())
     if reducer is None:
         return model
-    if not isinstance(reducer, Reducer):
+    if not isinstance(reducer, Reducer):  # pyright: ignore[reportUnnecessaryIsInstance]  (users pass names, too)
         raise InputError(f"reducer={reducer!r} is not a reducer: use tc.GTP(), for example")
     if reducer.needs_class_token and not model.class_token:
         raise InputError(f"class_token=False, and {reducer.needs_class_token}")
@@ -80,7 +80,8 @@ def condense(model: ViT, reducer: Reducer | None = None, schedule: int | Sequenc
 
 def _sides(size: Any) -> tuple[int, int]:
     """`img_size` as height and width."""
-    sides = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else (size, size)
+    is_pair = isinstance(size, Sequence) and not isinstance(size, str)
+    sides: tuple[Any, ...] = tuple(cast(Sequence[Any], size)) if is_pair else (size, size)
     if len(sides) != 2:
         raise InputError(f"img_size={size!r} should be one number, or height and width")
     return whole("img_size", sides[0]), whole("img_size", sides[1])
@@ -108,7 +109,8 @@ def parameter_shapes(model: ViT) -> dict[str, Any]:
 
 def count_parameters(model: ViT) -> int:
     """How many numbers `model` learns."""
-    return sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(model)))
+    leaves: list[jax.ShapeDtypeStruct] = jax.tree.leaves(parameter_shapes(model))
+    return sum(leaf.size for leaf in leaves)
 
 
 def to_config(model: ViT) -> dict[str, Any]:

@@ -5,6 +5,8 @@ Sub-module and parameter names are timm's, with `blocks_0` for `blocks.0`: they 
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -66,7 +68,7 @@ class Dropout(nn.Module):
             return x
         keep = 1 - self.rate
         keys = Rows.resolve(rows, x.shape[0]).keys(self.make_rng("dropout"))
-        mask = jax.vmap(lambda key: jax.random.bernoulli(key, keep, x.shape[1:]))(keys)
+        mask = jax.vmap(partial(jax.random.bernoulli, p=keep, shape=x.shape[1:]))(keys)
         return jnp.where(mask, x / keep, 0)
 
 

@@ -154,7 +154,8 @@ class ViT(nn.Module):
     def setup(self) -> None:
         """The three parts, whose sub-modules and parameters are this module's own, under the names `convert` knows."""
         self.embedding, self.trunk, self.classifiers = self.parts
-        for part in (self.embedding, self.trunk, self.classifiers):
+        parts: Any = (self.embedding, self.trunk, self.classifiers)
+        for part in parts:
             nn.share_scope(self, part)
 
     def steps(self, prefix_alone: bool) -> tuple[BlockSpec, ...]:

@@ -37,10 +37,8 @@ class Preprocessing:
     @classmethod
     def from_config(cls, values: Mapping[str, Any]) -> Preprocessing:
         """What `dataclasses.asdict` made of one, and JSON of that."""
-        found: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
-        return cls(**found)
+        found: dict[str, Any] = dict(values)
+        return cls(**found | {key: tuple(found[key]) for key in ("mean", "std") if key in found})
 
     def crop(self, pct: float) -> Preprocessing:
         """The same with another central crop."""

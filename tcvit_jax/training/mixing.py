@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -68,7 +69,7 @@ class Mixing:
 def cut_box(size: tuple[int, int], lam: Float[Array, ""], centre: Int[Array, " 2"]) -> Int[Array, " 4"]:
     """CutMix's box `(top, bottom, left, right)`, `1 - lam` of the area around a centre, cut off at the borders."""
     sides = [jnp.floor(side * jnp.sqrt(1 - lam)).astype(jnp.int32) for side in size]
-    edges = []
+    edges: list[Array] = []
     for axis, side in enumerate(size):
         edges += [centre[axis] - sides[axis] // 2, centre[axis] + (sides[axis] + 1) // 2]
         edges[-2:] = [jnp.clip(edge, 0, side) for edge in edges[-2:]]
@@ -145,5 +146,5 @@ def random_erasing(
     where, what = jax.random.split(key)
     rows = Rows.resolve(rows, images.shape[0])
     boxes = erasing_boxes(where, rows, sides(images), prob)
-    noise = jax.vmap(lambda each: jax.random.normal(each, images.shape[1:]))(rows.keys(what))
+    noise = jax.vmap(partial(jax.random.normal, shape=images.shape[1:]))(rows.keys(what))
     return erase(images, boxes, noise.astype(images.dtype))

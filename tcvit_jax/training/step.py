@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, no_type_check
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,6 @@ from tcvit_jax.ops.rows import Rows
 from tcvit_jax.training.objective import Objective
 
 
-# As a pytree it also holds shapes, shardings and specs, which are no arrays.
-@no_type_check
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
@@ -114,7 +112,11 @@ def _make_gradients(objective: Objective, mesh: Mesh, specs: Any, accumulate: in
         here = batch["label"].shape[0]
         total = here * mesh.size
         numbers = jax.lax.axis_index(axes) * here + jnp.arange(here)
-        micro = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), (batch, numbers))
+
+        def split(x: Array) -> Array:
+            return x.reshape(accumulate, -1, *x.shape[1:])
+
+        micro = jax.tree.map(split, (batch, numbers))
 
         def add(
             before: tuple[Any, Any], part: tuple[Mapping[str, Array], Int[Array, " b"]]
@@ -133,7 +135,7 @@ def _make_gradients(objective: Objective, mesh: Mesh, specs: Any, accumulate: in
         none = jax.tree.map(jnp.zeros_like, params)
         (statistics, gradients), row_loss = jax.lax.scan(add, (statistics, none), micro)
         row_loss = row_loss.reshape(-1)
-        loss = jax.lax.psum(row_loss.sum() / total, axes)
+        loss: Array = jax.lax.psum(row_loss.sum() / total, axes)
         return loss, row_loss, statistics, _reduced(gradients, specs["params"], axes)
 
     rows_spec = PartitionSpec(axes)
@@ -171,12 +173,13 @@ def _reduced(gradients: Any, specs: Any, axes: tuple[str, ...]) -> Any:
             return gradient
         return jax.lax.psum_scatter(gradient, "model", scatter_dimension=axis, tiled=True)
 
-    parts = jax.tree.map(scattered, specs, gradients, is_leaf=_is_spec)
     others = tuple(axis for axis in axes if axis != "model")
-    return jax.tree.map(
-        lambda spec, part: jax.lax.psum(part, axes if _shared_axis(spec) is None else others), specs, parts,
-        is_leaf=_is_spec,
-    )  # fmt: skip
+
+    def summed(spec: PartitionSpec, part: Array) -> Array:
+        return jax.lax.psum(part, axes if _shared_axis(spec) is None else others)
+
+    parts = jax.tree.map(scattered, specs, gradients, is_leaf=_is_spec)
+    return jax.tree.map(summed, specs, parts, is_leaf=_is_spec)
 
 
 def _is_spec(leaf: Any) -> bool:

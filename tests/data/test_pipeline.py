@@ -26,7 +26,7 @@ from tcvit_jax.data import (
 )
 from tcvit_jax.errors import InputError
 
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=10)
 # Grain's shuffle takes milliseconds per row for 2 to 20 examples, and microseconds from a thousand on.
 LENGTHS = st.one_of(st.just(1), st.integers(20, 60))
 
@@ -232,7 +232,7 @@ def test_worker_processes_change_nothing() -> None:
     assert_same(alone, shared)
     richer = TrainTransform((16, 16), 1, "random", auto_augment="rand-m9-mstd0.5-inc1")
     options |= {"repeats": 3, "process_index": 1, "process_count": 2}
-    first, second = (take(train_batches(source, richer, workers=count, **options), 3) for count in (0, 2))
+    first, second = (take(train_batches(source, richer, workers=count, **options), 3) for count in (0, 1))
     assert_same(first, second)
     # Plain arrays: those in shared memory would warn when the interpreter exits.
     assert all(type(array) is np.ndarray for batch in shared for array in batch.values())
