@@ -13,7 +13,7 @@ import tcvit_jax as tc
 from tcvit_jax import checkpoint, models
 from tests.conftest import ROOT
 from tests.convert import cases
-from tests.models.test_vit import small, variables_of
+from tests.models.builders import small, variables_of
 
 MODEL = small(tc.GTP(), 8, depth=2)
 META = {"model": models.to_config(MODEL), "classes": None}

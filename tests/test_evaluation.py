@@ -12,7 +12,7 @@ import tcvit_jax as tc
 from tcvit_jax import evaluation, models, sharding
 from tcvit_jax.data import EvalTransform, eval_batches
 from tcvit_jax.evaluation import evaluate, make_eval_step
-from tests.models.test_vit import small, variables_of
+from tests.models.builders import small, variables_of
 
 label_rank = jax.jit(evaluation.label_rank)
 

@@ -7,7 +7,7 @@ import pytest
 
 from tcvit_jax import convert
 from tests.conftest import ROOT
-from tests.training.test_loop import GTP, TINY
+from tests.training.settings import GTP, TINY
 
 
 def test_train_then_eval_prints_the_same_line(script, tmp_path):

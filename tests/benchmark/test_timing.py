@@ -7,7 +7,7 @@ import pytest
 
 import tcvit_jax as tc
 from tcvit_jax.benchmark.timing import STAGES, Program, compile_program, in_turns, stage_programs
-from tests.models.test_vit import small, variables_of
+from tests.models.builders import small, variables_of
 
 
 def test_programs_take_turns_after_a_warm_up():

@@ -17,7 +17,7 @@ from tcvit_jax.models import zoo
 from tests.conftest import ROOT
 from tests.convert import cases
 from tests.convert.cases import augreg, weights
-from tests.models.test_vit import images_of
+from tests.models.builders import images_of
 
 
 def written(tmp_path, family="deit"):

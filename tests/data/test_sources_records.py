@@ -6,7 +6,6 @@ import os
 import pickle
 import struct
 import tempfile
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,32 +18,7 @@ from tcvit_jax.data.sources import record_index, records
 from tcvit_jax.data.sources.record_index import masked_crc32c, read_index
 from tcvit_jax.data.sources.records import Part, RecordFiles
 from tcvit_jax.errors import InputError
-
-PAYLOADS = [b"one", b"", b"three" * 100, bytes(range(256))]
-
-
-def crc32c(data: bytes) -> int:
-    """The remainder of the message by the Castagnoli polynomial, one bit at a time."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        for bit in range(8):
-            feedback = (crc ^ (byte >> bit)) & 1
-            crc = (crc >> 1) ^ (0x82F63B78 * feedback)
-    return crc ^ 0xFFFFFFFF
-
-
-def checksum(data: bytes) -> bytes:
-    crc = crc32c(data)
-    rotated = ((crc >> 15) + (crc << 17)) % 2**32
-    return struct.pack("<I", (rotated + 0xA282EAD8) % 2**32)
-
-
-def write_records(path: Path, payloads: Sequence[bytes]) -> Path:
-    with open(path, "wb") as file:
-        for payload in payloads:
-            length = struct.pack("<Q", len(payload))
-            file.write(length + checksum(length) + payload + checksum(payload))
-    return path
+from tests.data.records import PAYLOADS, checksum, crc32c, write_records
 
 
 @pytest.fixture(autouse=True)

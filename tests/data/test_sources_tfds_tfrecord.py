@@ -19,7 +19,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from tcvit_jax.data import open_source
 from tcvit_jax.data.sources import Source, record_index
 from tcvit_jax.errors import InputError
-from tests.data.test_sources_records import write_records
+from tests.data.records import write_records
 from tests.data.test_sources_tfds import TinyShapes
 
 SPLITS = ("train", "val", "train[:10%]", "train[25%:60%]", "train[-7:]", "train+test", "test[1:]+train[:3]")

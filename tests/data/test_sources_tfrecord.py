@@ -15,7 +15,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from tcvit_jax.data import open_source
 from tcvit_jax.data.sources.example_proto import read_example
 from tcvit_jax.errors import InputError
-from tests.data.test_sources_records import PAYLOADS, write_records
+from tests.data.records import PAYLOADS, write_records
 
 SYNSETS = ("n01440764", "n01443537", "n01484850")
 INT64 = st.integers(-(2**63), 2**63 - 1)

@@ -6,7 +6,7 @@ import pytest
 
 import tcvit_jax as tc
 from tcvit_jax.measure.diagnosis import count_destinations, rank_correlation
-from tests.models.test_vit import images_of, run_traced, small, variables_of
+from tests.models.builders import images_of, run_traced, small, variables_of
 
 
 def test_destinations_are_counted_by_image():

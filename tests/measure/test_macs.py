@@ -8,7 +8,7 @@ import tcvit_jax as tc
 from tcvit_jax.measure.macs import STAGES
 from tcvit_jax.measure.oracle import bound
 from tcvit_jax.models.create import variable_shapes
-from tests.models.test_vit import small
+from tests.models.builders import small
 from tests.switches import METHODS, OWN
 
 # One name for each family of models: what differs is its stem, its prefix, its norms and what its head reads.

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from tcvit_jax.measure import Oracle, bound
-from tests.models.test_vit import images_of, run_traced, small, variables_of
+from tests.models.builders import images_of, run_traced, small, variables_of
 from tests.switches import METHODS
 
 

@@ -10,7 +10,7 @@ from tcvit_jax.errors import InputError
 from tcvit_jax.measure import tpu
 from tcvit_jax.measure.tpu import Program
 from tcvit_jax.reducers import TopK
-from tests.models.test_vit import small
+from tests.models.builders import small
 
 HLO = """
 HloModule jit_apply

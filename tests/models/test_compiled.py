@@ -9,8 +9,8 @@ from flax import traverse_util
 
 from tcvit_jax import models, sharding
 from tcvit_jax.reducers import REDUCERS
-from tests.models.test_cost import products
-from tests.models.test_vit import images_of, small, variables_of
+from tests.models.builders import images_of, small, variables_of
+from tests.models.programs import products
 from tests.switches import SWITCHES, WAYS
 
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")

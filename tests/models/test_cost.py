@@ -10,7 +10,8 @@ import tcvit_jax as tc
 from tcvit_jax.models import parameter_shapes
 from tcvit_jax.reducers.gtp import edges
 from tcvit_jax.reducers.parts import Site
-from tests.models.test_vit import small
+from tests.models.builders import small
+from tests.models.programs import products
 from tests.switches import METHODS, SWITCHES
 
 NAMES = {"ti": "deit_tiny_patch16_224", "s": "deit_small_patch16_224", "b": "deit_base_patch16_224"}
@@ -111,26 +112,3 @@ def _not_products(model, index, block):
     # a token more behind them has none.
     factors = 0 if parts.fusion.extra else parts.fusion.macs(replace(site, keep=site.patches)) // site.patches
     return sums + degrees + keep * factors
-
-
-def products(jaxpr):
-    """Of every matrix product in a program: its sides `(m, n, k)` for one entry of the batch, and its multiply-adds."""
-    for equation in jaxpr.eqns:
-        # Of forms by platform, the one for all others.
-        platforms = equation.params.get("branches_platforms")
-        branches = () if platforms is None else [equation.params["branches"][platforms.index(None)]]
-        for value in (*equation.params.values(), *branches):
-            inner = getattr(value, "jaxpr", None)
-            if inner is not None:
-                yield from products(getattr(inner, "jaxpr", inner))
-        if equation.primitive.name == "dot_general":
-            (contracted, _), (batched, _) = equation.params["dimension_numbers"]
-            left, right = (variable.aval for variable in equation.invars)
-            depth = int(np.prod([left.shape[axis] for axis in contracted], dtype=int))
-            batch = int(np.prod([left.shape[axis] for axis in batched], dtype=int))
-            sides = (left.size // depth // batch, right.size // depth // batch, depth)
-            yield sides, batch * int(np.prod(sides, dtype=int))
-        elif equation.primitive.name == "conv_general_dilated":
-            height, width, channels, _ = equation.invars[1].aval.shape
-            depth, out = height * width * channels, equation.outvars[0].aval
-            yield (out.size // out.shape[-1], out.shape[-1], depth), out.size * depth

@@ -9,7 +9,7 @@ import pytest
 
 import tcvit_jax as tc
 from tcvit_jax import models
-from tests.models.test_vit import images_of, run, small, variables_of
+from tests.models.builders import images_of, run, small, variables_of
 from tests.switches import SWITCHES
 
 

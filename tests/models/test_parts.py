@@ -12,7 +12,7 @@ import tcvit_jax as tc
 from tcvit_jax import models
 from tcvit_jax.models import zoo
 from tcvit_jax.models.parts import Embedding, Head, HeadOutputs
-from tests.models.test_vit import SMALL, images_of, small, variables_of
+from tests.models.builders import SMALL, images_of, small, variables_of
 
 
 class MeanHead(nn.Module):

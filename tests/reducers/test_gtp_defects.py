@@ -12,7 +12,7 @@ import pytest
 import tcvit_jax as tc
 from tcvit_jax.ops import graph as graphs
 from tcvit_jax.ops.attention import sparsified
-from tests.models.test_vit import images_of, run, run_traced, small, variables_of
+from tests.models.builders import images_of, run, run_traced, small, variables_of
 from tests.reducers.scenes import condense, scene
 
 POOLED = {"class_token": False, "global_pool": "avg"}

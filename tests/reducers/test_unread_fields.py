@@ -11,7 +11,7 @@ from hypothesis import given, settings
 
 import tcvit_jax as tc
 from tcvit_jax.reducers import REDUCERS, cross, gtp, tcvit
-from tests.models.test_vit import images_of, run, small, variables_of
+from tests.models.builders import images_of, run, small, variables_of
 from tests.reducers.scenes import KEEP, condense, scene
 from tests.reducers.test_tcvit import any_switches
 from tests.switches import REDUCERS_AND_SWITCHES

@@ -14,7 +14,7 @@ from tcvit_jax import models, sharding
 from tcvit_jax.checkpoint import load
 from tcvit_jax.training.checkpoint import Checkpoints
 from tcvit_jax.training.step import make_init
-from tests.models.test_vit import small
+from tests.models.builders import small
 
 MODEL = small(tc.GTP(), 8, depth=2)
 MESH = sharding.data_mesh()

@@ -16,7 +16,7 @@ from tcvit_jax.training import losses
 from tcvit_jax.training.mixing import Mixing
 from tcvit_jax.training.objective import Objective, Teacher, mixed_patches
 from tests.convert import cases
-from tests.models.test_vit import SMALL, run, small, variables_of
+from tests.models.builders import SMALL, run, small, variables_of
 
 PREPROCESSING = models.preprocessing("deit_tiny_patch16_224")
 RNG = np.random.default_rng(0)

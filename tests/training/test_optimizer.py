@@ -11,7 +11,7 @@ import tcvit_jax as tc
 from tcvit_jax import config, models
 from tcvit_jax.models.parameters import Parameter, ParameterTable
 from tcvit_jax.training import optimizer
-from tests.models.test_vit import small
+from tests.models.builders import small
 
 
 def settings(**changes):

@@ -8,7 +8,7 @@ import pytest
 from tcvit_jax import assembly, config, models, sharding
 from tcvit_jax.measure import tpu
 from tcvit_jax.training import pod
-from tests.training.test_loop import GTP, TINY
+from tests.training.settings import GTP, TINY
 
 RECIPE = ("--config.mixing.mixup=0.8", "--config.mixing.cutmix=1.0", "--config.random_erasing=0.25")
 

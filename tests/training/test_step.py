@@ -17,7 +17,7 @@ from tcvit_jax.training.mixing import Mixing
 from tcvit_jax.training.objective import Objective, Teacher
 from tcvit_jax.training.step import TrainState, make_init, make_train_step
 from tests.convert import cases
-from tests.models.test_vit import small
+from tests.models.builders import small
 
 PREPROCESSING = models.preprocessing("deit_tiny_patch16_224")
 EIGHT = sharding.data_mesh()

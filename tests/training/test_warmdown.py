@@ -7,7 +7,7 @@ import pytest
 import tcvit_jax as tc
 from tcvit_jax.config import Warmdown
 from tcvit_jax.training.warmdown import Stage, at, stages
-from tests.models.test_vit import small
+from tests.models.builders import small
 
 MODEL = small(tc.GTP(), 8, depth=3)
 
