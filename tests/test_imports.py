@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "checkpoint": ("atomic", "models", "sharding"),
     "convert": ("atomic", "checkpoint", "data", "models", "ops"),
     "measure": ("atomic", "models", "ops", "reducers", "sharding", "tokens"),
-    "data": (),
+    "data": ("atomic",),
     "report": ("atomic", "tokens"),
     "sharding": (),
     "config": ("models", "reducers", "schedule"),

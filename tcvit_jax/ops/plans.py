@@ -1,6 +1,7 @@
 """Plans: how a reducer writes one down, and the one function that carries it out."""
 
 from dataclasses import replace
+from functools import partial
 
 import chex
 import jax
@@ -105,6 +106,8 @@ def apply(plan: Plan, tokens: Tokens) -> Tokens:
     )
 
 
+# One function of its own at each shape: what the two forms close over would be compiled anew at every call.
+@partial(jax.jit, static_argnames="prefix", inline=True)
 def mixed(plan: Plan, x: Float[Array, "B T D"], prefix: int = 0) -> Float[Array, "B {prefix+plan.survivors} D"]:
     """The features after a plan, `[B, P + S, D]` of `x [B, P + N, D]`: `self_weight * x[kept] + weight @ x[removed]`.
 

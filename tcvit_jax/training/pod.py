@@ -10,7 +10,6 @@ all chips, at a constant rate and without label maps; nothing is trained, and no
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -83,6 +82,7 @@ def run(flags: argparse.Namespace) -> None:
     """Print what the step of a configuration costs."""
     import jax
 
+    from tcvit_jax import atomic
     from tcvit_jax import config as configs
     from tcvit_jax.measure import tpu
 
@@ -93,19 +93,8 @@ def run(flags: argparse.Namespace) -> None:
     program = compiled_step(config, mesh)
     print(describe(program, mesh, config))
     if flags.json:
-        _write(flags.json, {"config": config.to_mapping(), "topology": flags.topology, **asdict(program)})
-
-
-def _write(path: str, figures: dict[str, Any]) -> None:
-    import jax
-
-    from tcvit_jax.errors import InputError
-
-    try:
-        with open(path, "w") as file:
-            json.dump({"jax": jax.__version__, **figures}, file, indent=2)
-    except OSError as error:
-        raise InputError(f"--json {path!r} cannot be written: {error.strerror}") from error
+        figures = {"config": config.to_mapping(), "topology": flags.topology, **asdict(program)}
+        atomic.write_json(flags.json, {"jax": jax.__version__, **figures})
 
 
 main = Command(__doc__, add_arguments, run, prog="python -m tcvit_jax.training.pod", has_overrides=True)

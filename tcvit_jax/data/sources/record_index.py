@@ -7,12 +7,11 @@ eight bytes, the payload, and a checksum of the payload.
 import hashlib
 import os
 import struct
-import uuid
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from tcvit_jax import atomic
 from tcvit_jax.errors import InputError
 
 HEADER_BYTES = 12
@@ -126,15 +125,9 @@ def _load(place: Path, stamp: list[int]) -> np.ndarray | None:
 
 def _save(place: Path, index: np.ndarray) -> bool:
     """Writes an index in one step, since others may be reading or writing it. False where that is not allowed."""
-    # Process numbers repeat among the machines that share a disk.
-    draft = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with open(draft, "xb") as file:
+        with atomic.write(place) as draft, open(draft, "xb") as file:
             np.save(file, index)
-        os.replace(draft, place)
-    except OSError:
-        with suppress(OSError):
-            draft.unlink()
+    except InputError:
         return False
     return True
