@@ -30,7 +30,7 @@ def averaging(
     share: Float32[Array, "B K R"],
     mass: Float32[Array, "B N"],
     *,
-    discount: Float32[Array, "B K R"] | None = None,
+    discount: Float32[Array, "B #K R"] | None = None,
 ) -> Plan:
     """Kept tokens become the mean, weighted by mass, of themselves and of the share they get of each removed one.
 

@@ -170,12 +170,12 @@ def test_fusing_a_duplicate_and_counting_it_twice_changes_no_attention(fuse):
     x = jnp.asarray(x)
     weights = [jnp.asarray(rng.standard_normal((2, 8, 4)), jnp.float32) for _ in range(3)]
 
-    def attend(tokens):
+    def attended(tokens):
         bias = jnp.concatenate([jnp.zeros((1, 1)), jnp.log(tokens.size)], axis=1)
         return attend(*(jnp.einsum("btd,hde->bhte", tokens.x, w) for w in weights), key_bias=bias)
 
     tokens = Tokens.start(x, 1)
-    dense, _ = attend(tokens)
+    dense, _ = attended(tokens)
     # A map in which the copy is the least of all, and goes to its twin.
     flat = np.full((1, 9, 9), 1 / 9)
     flat[:, :, 6] = 0.01
@@ -185,7 +185,7 @@ def test_fusing_a_duplicate_and_counting_it_twice_changes_no_attention(fuse):
     plan, out = condense(tc.TCViT(order=1, fuse=fuse), Scene(tokens, signals, flat, flat, flat, (2, 4)), 7)
     np.testing.assert_array_equal(plan.removed, [[5]])
     np.testing.assert_array_equal(plan.target, [[2]])
-    condensed, _ = attend(out)
+    condensed, _ = attended(out)
     left = [0, 1, 2, 3, 4, 5, 7, 8]
     np.testing.assert_allclose(condensed, dense[:, :, left], atol=1e-5)
     forgotten, _ = attend(replace(out, size=jnp.ones_like(out.size)))
@@ -226,12 +226,12 @@ def test_long_walks_send_every_token_to_one_place_and_katz_does_not():
 def test_gradients_flow_through_soft_shares_only_where_asked():
     """Against central differences of the whole step: attention map, shares, sizes and features."""
     drawn, rng = scene(8), np.random.default_rng(0)
-    cotangent = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((2, KEEP, 6), (2, KEEP))]
+    cotangent = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((2, 7, 6), (2, 7))]
     direction = jnp.asarray(rng.standard_normal((2, 21, 21)), jnp.float32)
 
     def value(chain, **switches):
         reducer, signals = tc.TCViT(**switches), replace(drawn.signals, map=chain)
-        _, out = condense(reducer, drawn._replace(signals=signals), KEEP)
+        _, out = condense(reducer, drawn._replace(signals=signals), 7)
         return (out.patches * cotangent[0]).sum() + (out.size * cotangent[1]).sum()
 
     chain = drawn.signals.map

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tcvit_jax.checkpoint import load
-from tests.training.kills import finish, start, until
+from tests.training.kills import LEAST_EFFORT, finish, start, until
 
 # Keys' biases have no gradient but rounding errors, which Adam makes whole steps of: they are left out.
 SETTINGS = (
@@ -41,7 +41,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path):
     assert [line for line in second.splitlines() if not line.startswith("[Gloo]")] == []
     for devices in (1, 2):
         run = tmp_path / f"one_{devices}"
-        finish(start(run, *SETTINGS, XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}"))
+        finish(start(run, *SETTINGS, XLA_FLAGS=f"--xla_force_host_platform_device_count={devices} {LEAST_EFFORT}"))
         for weights in ("variables", "ema"):
             _, two, meta = load(tmp_path / "two", weights)
             _, one, _ = load(run, weights)
