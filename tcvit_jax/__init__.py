@@ -81,12 +81,13 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"{__name__}.{name}")
     if name == "__all__":
         return _public_names()
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     # Any other name with a capital is a reducer's, and the package of reducers says which there are.
-    home = _HOMES.get(name) or ("reducers" if name[:1].isupper() else None)
-    found = getattr(importlib.import_module(f"{__name__}.{home}"), name, None) if home else None
-    if found is None:
+    kind = importlib.import_module(f"{__name__}.reducers").REDUCERS.get(name.lower()) if name[:1].isupper() else None
+    if kind is None or kind.__name__ != name:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return found
+    return kind
 
 
 def _public_names() -> list[str]:

@@ -54,11 +54,16 @@ def write(path: str | Path) -> Generator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file atomically.
+    """Write a text file atomically; what is no plain file, such as `/dev/stdout` or a link, is written through.
 
     Raises:
         InputError: the file cannot be written.
     """
+    path = Path(path)
+    if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+        with writable(path):
+            path.write_text(text)
+        return
     with write(path) as draft:
         draft.write_text(text)
 

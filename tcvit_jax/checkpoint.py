@@ -43,9 +43,8 @@ def load(directory: str | Path, weights: str | None = None) -> tuple[ViT, dict[s
         raise InputError(f"checkpoint {str(folder)!r} cannot be read: it holds no {VARIABLES}")
     if weights is not None and weights not in found:
         raise unknown(f"weights of {str(directory)!r}:", weights, found)
+    meta = read_meta(directory)
     with readable(folder):
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-            meta = reader.restore(folder / META)
         model = models.from_config(meta["model"])
         wanted = sharding.as_replicated(models.variable_shapes(model), sharding.data_mesh())
         with ocp.StandardCheckpointer() as reader:
@@ -53,6 +52,17 @@ def load(directory: str | Path, weights: str | None = None) -> tuple[ViT, dict[s
         if CHECKSUM in meta and meta[CHECKSUM] != checksum(variables):
             raise InputError(f"checkpoint {str(folder)!r} is damaged: its variables are not those that were written")
     return model, variables, meta
+
+
+def read_meta(directory: str | Path) -> dict[str, Any]:
+    """Return how the model of a checkpoint was made, as `load` does, without its variables.
+
+    Raises:
+        InputError: a directory that holds no checkpoint, or one that cannot be read.
+    """
+    folder = _find(Path(directory)).absolute()
+    with readable(folder), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        return reader.restore(folder / META)
 
 
 def save(directory: str | Path, variables: Mapping[str, Any], meta: Mapping[str, Any]) -> str:

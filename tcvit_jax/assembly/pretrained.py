@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tcvit_jax import checkpoint, sharding
+from tcvit_jax import checkpoint, models, reducers, sharding
 from tcvit_jax.assembly.architecture import build_model, build_preprocessing, load_weights, reduce
 from tcvit_jax.assembly.datasets import EvalData, build_eval_data
-from tcvit_jax.config import Config, Reduction, restore
+from tcvit_jax.config import Config, restore
 from tcvit_jax.errors import InputError
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing
@@ -87,10 +87,8 @@ def from_checkpoint(directory: str | Path) -> Pretrained:
     model, variables, meta = checkpoint.load(directory)
     saved = meta.get("config")
     if saved is None:
-        reduces = model.reducer is not None and any(model.removed)
-        config = Config(reduction=Reduction(model.reducer, model.removed) if reduces else Reduction())
-    else:
-        config = restore(saved, meta.get("versions", {}).get("tcvit_jax"))
+        saved = {"reducer": reducers.to_config(model.reducer), "schedule": list(model.removed) or 0}
+    config = restore(saved, meta.get("versions", {}).get("tcvit_jax"))
     classes = None if meta["classes"] is None else tuple(meta["classes"])
     base = Preprocessing.from_config(meta["preprocessing"])
     return Pretrained(str(directory), config, model, variables, base, classes, meta.get("seed"), model.reducer)
@@ -107,8 +105,9 @@ def from_weights(config: Config) -> Pretrained:
         raise InputError("no weights: set --weights FILE, or --config.weights=FILE")
     model = build_model(config.model, config.reduction)
     variables = load_weights(config.model, model)
-    found = Pretrained(source, config, model, variables, build_preprocessing(config.data, model))
+    pretrained = Pretrained(source, config, model, variables, models.preprocessing(model.variant))
     if Path(source).is_dir():
-        trained, _, meta = checkpoint.load(source)
-        found = replace(found, seed=meta.get("seed"), trained_with=trained.reducer)
-    return found
+        meta = checkpoint.read_meta(source)
+        reducer = models.from_config(meta["model"]).reducer
+        pretrained = replace(pretrained, seed=meta.get("seed"), trained_with=reducer)
+    return pretrained

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -122,7 +122,7 @@ class Subject:
         return {
             "model": models.to_config(self.model),
             "weights": [[weights.name, weights.checksum] for weights in self.weights],
-            "data": {**self.config.data.values(), "eval_batch_size": self.config.run.eval_batch_size},
+            "data": {**self.config.to_mapping()["data"], "eval_batch_size": self.config.run.eval_batch_size},
             "reducers": [reducers.to_config(reducer) for reducer in self.reducers],
             "budgets": list(self.budgets),
             "shape": self.shape,
@@ -196,8 +196,8 @@ def build(
         raise InputError(f"calibrate={calibrate} is negative: 0 takes parameters as they are given")
     if jax.process_count() > 1:
         raise InputError(f"a benchmark runs in one process, and this is one of {jax.process_count()}")
-    # Weights with classes of their own compare them with those of the data.
-    data, *_ = [each.eval_data() for each in pretrained]
+    # All weights are evaluated on the data of the first, which have to be of the classes that each was trained on.
+    data, *_ = [replace(each, config=config).eval_data() for each in pretrained]
     subject = Subject(
         model, tuple(map(Weights.of, pretrained)), config, data, preprocessing, tuple(methods), budgets, shape, batch,
         rounds, calibrate,

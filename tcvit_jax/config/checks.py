@@ -2,74 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from tcvit_jax.config.fields import Condition
 from tcvit_jax.errors import InputError
 from tcvit_jax.reducers import Reducer
 
 Values = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Needs:
-    """A condition for a key to have an effect: the words for it, and the test on the values of all keys."""
-
-    words: str
-    holds: Callable[[Values], bool]
-
-
 def _reduces(values: Values) -> bool:
     return bool(np.any(values["schedule"])) or values["gmacs"] > 0
 
 
-_REDUCER = Needs("reducer.name", lambda values: values["reducer.name"] != "none")
-_REMOVAL = Needs("schedule or gmacs", _reduces)
-_TEACHER = Needs("distill.teacher", lambda values: values["distill.teacher"] != "")
-_DISTILLED = Needs("distill.weight > 0", lambda values: values["distill.weight"] > 0)
-_SOFT = Needs("distill.kind='soft'", lambda values: values["distill.kind"] == "soft")
-_WARMUP = Needs("optimizer.warmup_epochs > 0", lambda values: values["optimizer.warmup_epochs"] > 0)
-_WARMDOWN = Needs("warmdown.epochs > 0", lambda values: values["warmdown.epochs"] > 0)
-_MIXED = Needs(
+_REDUCER = Condition("reducer.name", lambda values: values["reducer.name"] != "none")
+_REMOVAL = Condition("schedule or gmacs", _reduces)
+_DRAWN = Condition("mixing.prob > 0", lambda values: values["mixing.prob"] > 0)
+_TEACHER = Condition("distill.teacher", lambda values: values["distill.teacher"] != "")
+_DISTILLED = Condition("distill.weight > 0", lambda values: values["distill.weight"] > 0)
+_SOFT = Condition("distill.kind='soft'", lambda values: values["distill.kind"] == "soft")
+_WARMUP = Condition("optimizer.warmup_epochs > 0", lambda values: values["optimizer.warmup_epochs"] > 0)
+_WARMDOWN = Condition("warmdown.epochs > 0", lambda values: values["warmdown.epochs"] > 0)
+_MIXED = Condition(
     "mixing.mixup or mixing.cutmix", lambda values: values["mixing.mixup"] > 0 or values["mixing.cutmix"] > 0
 )
-_SWITCHED = Needs(
+_SWITCHED = Condition(
     "both mixing.mixup and mixing.cutmix", lambda values: values["mixing.mixup"] > 0 and values["mixing.cutmix"] > 0
 )
-_LABELED = Needs(
+_LABELED = Condition(
     "distill.weight < 1 or token_labels > 0",
     lambda values: values["distill.teacher"] == "" or values["distill.weight"] < 1 or values["token_labels"] > 0,
 )
 
 # What every key needs to have an effect, but for `model.*`: `create_model` refuses what an architecture does not have.
 # A new key is added here too: a test compares this table with the sections.
-NEEDS: Mapping[str, tuple[Needs, ...]] = {
+NEEDS: Mapping[str, tuple[Condition, ...]] = {
     **dict.fromkeys(("workdir", "seed", "batch_size", "eval_batch_size", "epochs", "accumulate"), ()),
     **dict.fromkeys(("log_every", "eval_every", "checkpoint_every"), ()),
     "weights": (),
-    "new_head": (Needs("weights", lambda values: values["weights"] != ""),),
+    "new_head": (Condition("weights", lambda values: values["weights"] != ""),),
     "reducer.name": (_REMOVAL,),
-    "schedule": (_REDUCER, Needs("gmacs=0", lambda values: values["gmacs"] == 0)),
+    "schedule": (_REDUCER, Condition("gmacs=0", lambda values: values["gmacs"] == 0)),
     "gmacs": (_REDUCER,),
-    "shape": (Needs("gmacs > 0", lambda values: values["gmacs"] > 0),),
+    "shape": (Condition("gmacs > 0", lambda values: values["gmacs"] > 0),),
     "warmdown.epochs": (_REDUCER, _REMOVAL),
     "warmdown.start_epoch": (_WARMDOWN,),
     "warmdown.stages": (_WARMDOWN,),
     **dict.fromkeys(("data.name", "data.train_split", "data.eval_split", "data.workers"), ()),
-    "data.dir": (Needs("another data.name than 'digits'", lambda values: values["data.name"] != "digits"),),
+    "data.dir": (Condition("another data.name than 'digits'", lambda values: values["data.name"] != "digits"),),
     "data.augmentation": (),
-    "data.shift": (Needs("data.augmentation='shift'", lambda values: values["data.augmentation"] == "shift"),),
+    "data.shift": (Condition("data.augmentation='shift'", lambda values: values["data.augmentation"] == "shift"),),
     **dict.fromkeys(("data.auto_augment", "data.color_jitter", "data.train_interpolation", "data.repeats"), ()),
-    "data.label_maps": (Needs("token_labels > 0", lambda values: values["token_labels"] > 0),),
+    "data.label_maps": (Condition("token_labels > 0", lambda values: values["token_labels"] > 0),),
     **dict.fromkeys(("data.mean", "data.std", "data.crop_pct", "data.interpolation", "data.crop_mode"), ()),
-    **dict.fromkeys(("mixing.mixup", "mixing.cutmix", "mixing.mix_token", "random_erasing", "token_labels"), ()),
+    "mixing.mixup": (_DRAWN,),
+    "mixing.cutmix": (_DRAWN,),
+    **dict.fromkeys(("mixing.mix_token", "random_erasing", "token_labels"), ()),
     "mixing.prob": (_MIXED,),
     "mixing.switch_prob": (_SWITCHED,),
     "label_smoothing": (_LABELED,),
-    "distill.teacher": (),
+    "distill.teacher": (
+        Condition(
+            "distill.weight > 0 or distill.tokens > 0",
+            lambda values: values["distill.weight"] > 0 or values["distill.tokens"] > 0,
+        ),
+    ),
     "distill.weight": (_TEACHER,),
     "distill.tokens": (_TEACHER,),
     "distill.kind": (_TEACHER, _DISTILLED),
@@ -95,11 +95,8 @@ def unread(values: Values, defaults: Values, reducer: Reducer | None) -> Iterato
         unmet = [need.words for need in needs if not need.holds(values)]
         if unmet and values[key] != defaults[key]:
             yield key, unmet[0]
-    if reducer is not None:
-        defaults = {each.name: each.default for each in fields(reducer)}
-        for name, words in reducer.unread_fields().items():
-            if getattr(reducer, name) != defaults[name]:
-                yield f"reducer.{name}", words
+    for name, words in reducer.idle_fields().items() if reducer else ():
+        yield f"reducer.{name}", words
 
 
 def check(values: Values, defaults: Values, reducer: Reducer | None) -> None:

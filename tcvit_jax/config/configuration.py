@@ -114,11 +114,12 @@ def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     return values
 
 
-def replaces(changed: str, value: Any, other: str) -> bool:
-    """Return whether setting the key `changed` to `value` sets the key `other` back to its default."""
-    if changed == "reducer.name":
-        return other.startswith("reducer.") or (value == "none" and other in ("schedule", "gmacs", "shape"))
-    return (changed == "schedule" and other in ("gmacs", "shape")) or (changed == "gmacs" and other == "schedule")
+def replaces(key: str, value: Any, other: str) -> bool:
+    """Return whether setting `key` to `value` sets the key `other` back to its default."""
+    if key == "reducer.name":
+        is_of_schedule = other in ("schedule", "gmacs", "shape") or other.startswith("warmdown.")
+        return other.startswith("reducer.") or (value == "none" and is_of_schedule)
+    return (key == "schedule" and other in ("gmacs", "shape")) or (key == "gmacs" and value and other == "schedule")
 
 
 def _with_default_fields(name: str) -> dict[str, Any]:

@@ -26,7 +26,12 @@ def key(default: Any, name: str | None = None, example: Any = None) -> Any:
 
 @dataclass(frozen=True)
 class Condition:
-    """What a value must meet: the words for it, and the test."""
+    """A condition, and its words for errors.
+
+    Attributes:
+        words: such as `"> 0"`.
+        holds: the test, on a value or on the values of all keys.
+    """
 
     words: str
     holds: Callable[[Any], bool]
@@ -119,9 +124,12 @@ def normalized(value: Any, declared: Any) -> Any:
         elements = typing.cast("Sequence[Any]", value)
         inner = [typing.get_args(member)[0] for member in members if typing.get_origin(member) is tuple]
         return tuple(normalized(each, inner[0]) for each in elements) if inner else tuple(elements)
-    if float in members and int not in members and isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, bool):
+        return value
+    # Numbers of NumPy become Python's, which JSON can hold.
+    if float in members and int not in members and isinstance(value, numbers.Real):
         return float(value)
-    return value
+    return int(value) if int in members and isinstance(value, numbers.Integral) else value
 
 
 def fits(value: Any, declared: Any) -> bool:

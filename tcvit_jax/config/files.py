@@ -72,7 +72,7 @@ def load(
     file, recipe = _split(path)
     get_config = _get_config(file)
     values = flat(cast("Any", _call(get_config, file, recipe)).to_dict())
-    if not values["workdir"]:
+    if not values.get("workdir"):
         first = inspect.signature(get_config).parameters.get("recipe")
         is_default = first is None or recipe in (None, first.default)
         values["workdir"] = f"runs/{file.stem}" if is_default else f"runs/{file.stem}_{recipe}"
@@ -120,7 +120,7 @@ def _call(get_config: Callable[..., ConfigDict], path: str | Path, recipe: str |
         return get_config()
     if "recipe" not in inspect.signature(get_config).parameters:
         raise InputError(f"config file {str(path)!r} has no recipes: leave out ':{recipe}'")
-    return get_config(recipe)
+    return get_config(recipe=recipe)
 
 
 def module(path: str | Path) -> ModuleType:

@@ -42,11 +42,16 @@ def _with_effect(values: Mapping[str, Any]) -> dict[str, Any]:
     full: dict[str, Any] = {**DEFAULTS, **values}
     # Setting one key back can leave another without effect.
     while idle := [key for key, _ in checks.unread(full, DEFAULTS, _reducer(full))]:
-        full = {key: value for key, value in full.items() if key not in idle}
+        # The fields of a reducer go with it.
+        full = {
+            key: value
+            for key, value in full.items()
+            if key not in idle and not ("reducer.name" in idle and key.startswith("reducer."))
+        }
         full = {**DEFAULTS, **full}
     return full
 
 
 def _reducer(values: Mapping[str, Any]) -> Reducer | None:
     prefix = "reducer."
-    return reducers.from_config({key.removeprefix(prefix): each for key, each in values.items() if prefix in key})
+    return reducers.from_config({key.removeprefix(prefix): each for key, each in values.items() if key.startswith(prefix)})

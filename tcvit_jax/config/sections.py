@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 from tcvit_jax import reducers
 from tcvit_jax.config.fields import (
@@ -39,8 +39,7 @@ _PREPROCESSING = Preprocessing()
 
 
 def _override_type(name: str) -> Any:
-    kind: type = type(_OVERRIDE_EXAMPLES[name])
-    return int | tuple[int, ...] if name == "img_size" else kind
+    return int | tuple[int, ...] if name == "img_size" else cast("Any", type(_OVERRIDE_EXAMPLES[name]))
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ class Reduction(Section):
             found.removeprefix("reducer."): value for found, value in values.items() if found.startswith("reducer.")
         }
         rest = {found: value for found, value in values.items() if not found.startswith("reducer.")}
-        return cls(**rest, reducer=reducers.from_config(method) if method else None)
+        return cls(**rest, reducer=reducers.from_config({"name": "none", **method}))
 
     @classmethod
     def examples(cls) -> dict[str, Any]:

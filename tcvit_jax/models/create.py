@@ -81,7 +81,7 @@ def condense(model: ViT, reducer: Reducer | None = None, schedule: int | Sequenc
 def _sides(size: Any) -> tuple[int, int]:
     """`img_size` as height and width."""
     is_pair = isinstance(size, Sequence) and not isinstance(size, str)
-    sides: tuple[Any, ...] = tuple(cast(Sequence[Any], size)) if is_pair else (size, size)
+    sides = cast("tuple[Any, ...]", tuple(size) if is_pair else (size, size))
     if len(sides) != 2:
         raise InputError(f"img_size={size!r} should be one number, or height and width")
     return whole("img_size", sides[0]), whole("img_size", sides[1])
@@ -115,10 +115,10 @@ def count_parameters(model: ViT) -> int:
 
 def to_config(model: ViT) -> dict[str, Any]:
     """Everything that rebuilds `model`, as plain values for JSON; `from_config` is the inverse."""
-    config = {key: getattr(model, key) for key in zoo.overrides(type(model))}
+    config: dict[str, Any] = {key: getattr(model, key) for key in zoo.overrides(type(model))}
     return {
         "name": model.variant,
-        "overrides": {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()},
+        "overrides": {key: list(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else value for key, value in config.items()},
         "reducer": reducers.to_config(model.reducer),
         "removed": list(model.removed),
     }

@@ -37,8 +37,9 @@ class Preprocessing:
     @classmethod
     def from_config(cls, values: Mapping[str, Any]) -> Preprocessing:
         """What `dataclasses.asdict` made of one, and JSON of that."""
-        found: dict[str, Any] = dict(values)
-        return cls(**found | {key: tuple(found[key]) for key in ("mean", "std") if key in found})
+        found = dict(values)
+        found.update({key: tuple(found[key]) for key in ("mean", "std") if key in found})
+        return cls(**found)
 
     def crop(self, pct: float) -> Preprocessing:
         """The same with another central crop."""

@@ -30,7 +30,7 @@ def averaging(
     share: Float32[Array, "B K R"],
     mass: Float32[Array, "B N"],
     *,
-    discount: Float32[Array, "B #K R"] | None = None,
+    discount: Float32[Array, "B _ R"] | None = None,
 ) -> Plan:
     """Kept tokens become the mean, weighted by mass, of themselves and of the share they get of each removed one.
 
@@ -39,7 +39,7 @@ def averaging(
         removed: `[B, R]`.
         share: `[B, K, R]`; where a column sums to 1 nothing of that token is lost.
         mass: `[B, N]`, what each patch token weighs now, such as its size.
-        discount: `[B, K, R]`, a factor on the weight of each removed token's share, and not on its size; None for 1.
+        discount: `[B, K, R]` or `[B, 1, R]`, a factor on the weight of each removed token's share, and not on its size; None for 1.
     """
     own, others = take_rows(mass, kept), take_rows(mass, removed)
     passed = share * others[:, None, :]

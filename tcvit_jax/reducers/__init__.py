@@ -56,7 +56,9 @@ def to_config(reducer: Reducer | None) -> dict[str, Any]:
     Raises:
         InputError: its class was defined in `__main__` or in a function, so that it cannot be imported again.
     """
-    return {"name": "none"} if reducer is None else {"name": name_of(reducer), **asdict(reducer)}
+    if reducer is None:
+        return {"name": "none"}
+    return {"name": name_of(reducer), **{each.name: getattr(reducer, each.name) for each in fields(reducer) if each.init}}
 
 
 def from_config(config: Mapping[str, Any]) -> Reducer | None:
@@ -67,27 +69,29 @@ def from_config(config: Mapping[str, Any]) -> Reducer | None:
     """
     values = dict(config)
     name = values.pop("name")
-    if name == "none":
-        return None
-    kind = find(name)
-    options = [field.name for field in fields(kind) if field.init]
+    kind = None if name == "none" else find(name)
+    options = [] if kind is None else [field.name for field in fields(kind) if field.init]
     for key in values:
         if key not in options:
             raise unknown(f"field of reducer {name!r}:", key, options)
-    return kind(**values)
+    return None if kind is None else kind(**values)
 
 
 def parse(text: str) -> tuple[Reducer, ...]:
     """Return the reducers named in one argument: `gtp,tcvit(order=3, fuse=soft),package.module:Class`, or `all`.
 
-    `all` stands for every method of this package with its defaults.
+    `all` stands for every method of this package with its defaults, the one that others are compared with in front.
 
     Raises:
         InputError: text of another form, or an unknown name or field.
     """
     if text == "all":
-        return tuple(kind() for kind in REDUCERS.values() if kind.IS_METHOD)
+        methods = [kind for kind in REDUCERS.values() if kind.IS_METHOD]
+        return tuple(kind() for kind in sorted(methods, key=lambda kind: not kind.IS_REFERENCE))
     reducers = [from_config(config) for config in configs(text)]
+    for reducer in reducers:
+        for name, words in reducer.idle_fields().items() if reducer else ():
+            raise InputError(f"reducers {text!r}: {name}={getattr(reducer, name)!r} has no effect: it requires {words}")
     if None in reducers:
         raise InputError(f"reducers {text!r} hold 'none', which reduces nothing: the dense model is compared anyhow")
     return tuple(reducer for reducer in reducers if reducer is not None)

@@ -55,8 +55,6 @@ class Reducer(ABC):
             (`ops.attention.sparsified`).
     """
 
-    # Fields are checked here, and a wrong one is an `InputError`: no run-time type checker has to come first.
-    __no_type_check__: ClassVar[bool] = True
     # How its paper spreads removals over the blocks: a shape of `schedule.budget`.
     SHAPE: ClassVar[str] = "constant"
     # Which values of which fields are worth trying, one field after the other, where a slice of the training data is
@@ -64,6 +62,8 @@ class Reducer(ABC):
     TRIED: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     # Whether it is a method of its own, one of `all`; otherwise it combines parts of others.
     IS_METHOD: ClassVar[bool] = True
+    # Whether it is the first of `all`, with which a benchmark compares the others.
+    IS_REFERENCE: ClassVar[bool] = False
 
     proportional_attention: bool = True
     attention_keep: float = 1.0
@@ -137,6 +137,13 @@ class Reducer(ABC):
     def needs_class_token(self) -> str:
         """If the plan reads the class token's attention: which field does, and what to use without one; else empty."""
         return self.parts.score.reads_class or self.parts.fusion.reads_class
+
+    def idle_fields(self) -> dict[str, str]:
+        """Return the fields that are set, to another value than the default, and have no effect (see `unread_fields`)."""
+        defaults = {each.name: each.default for each in fields(self)}
+        return {
+            name: words for name, words in self.unread_fields().items() if getattr(self, name) != defaults[name]
+        }
 
     def unread_fields(self) -> Mapping[str, str]:
         """Return the fields that have no effect given the others, each with what it needs, such as `"fuse='soft'"`.

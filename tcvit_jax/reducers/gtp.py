@@ -74,8 +74,6 @@ PROPAGATIONS = ("graph", "mean", "none")
 class Graph:
     """The graph of one image batch: `adjacency [B, N0, N0]` bool and `root [B, N0]`, its degrees to the power -1/2."""
 
-    # A tree transformation may put anything in the place of an array.
-    __no_type_check__: ClassVar[bool] = True
 
     adjacency: Array
     root: Array

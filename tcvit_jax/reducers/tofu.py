@@ -40,7 +40,7 @@ def longest_mean(choice: Choice) -> Plan:
     mean = plans.averaging(choice.kept, choice.removed, share, tokens.size)
     x = jax.lax.stop_gradient(tokens.patches).astype(jnp.float32)
     length = _length(x)
-    merged = plans.mixed(mean, x)
+    merged = cast(Array, plans.mixed(mean, x))
     longest = jnp.maximum(
         take_rows(length, choice.kept), jnp.max(share * take_rows(length, choice.removed)[:, None, :], -1)
     )

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax  # pyright: ignore[reportMissingTypeStubs]
 from jax import Array
 
+from tcvit_jax.config import Optimizer
 from tcvit_jax.errors import InputError
 from tcvit_jax.models.parameters import KeyPath, ParameterTable
-
-if TYPE_CHECKING:
-    from tcvit_jax.config import Optimizer
 
 
 def learning_rate(

@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from tcvit_jax.measure.tpu import Program
 
 
+# The keys that a step depends on, at a constant learning rate.
+KEYS = (
+    "model.", "weights", "new_head", "reducer.", "schedule", "gmacs", "shape", "mixing.", "random_erasing",
+    "label_smoothing", "token_labels", "distill.", "optimizer.lr", "optimizer.weight_decay", "optimizer.b1",
+    "optimizer.b2", "optimizer.clip_norm", "optimizer.layer_decay", "optimizer.ema_decay", "mesh.", "batch_size",
+    "accumulate", "seed", "data.mean", "data.std",
+)  # fmt: skip
+
+
 def compiled_step(config: Config, mesh: Mesh) -> Program:
     """What the training step of a configuration costs on each device of a mesh.
 
@@ -88,7 +97,7 @@ def run(flags: argparse.Namespace) -> None:
 
     # No other device is wanted, whatever the machine has; not by a variable of the environment, which jax has read.
     jax.config.update("jax_platforms", "cpu")  # pyright: ignore[reportUnknownMemberType]
-    config = configs.load(flags.config, flags.overrides)
+    config = configs.load(flags.config, flags.overrides, configs.Scope("the step of a pod", KEYS))
     mesh = tpu.pod(flags.topology, config.mesh.data, config.mesh.model)
     program = compiled_step(config, mesh)
     print(describe(program, mesh, config))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -132,10 +132,10 @@ def _make_gradients(objective: Objective, mesh: Mesh, specs: Any, accumulate: in
             (_, (found, moved)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(params)
             return (moved, jax.tree.map(jnp.add, total_gradients, gradients)), found
 
-        none = jax.tree.map(jnp.zeros_like, params)
+        none: Any = optax.tree.zeros_like(params)
         (statistics, gradients), row_loss = jax.lax.scan(add, (statistics, none), micro)
         row_loss = row_loss.reshape(-1)
-        loss: Array = jax.lax.psum(row_loss.sum() / total, axes)
+        loss = cast(Array, jax.lax.psum(row_loss.sum() / total, axes))
         return loss, row_loss, statistics, _reduced(gradients, specs["params"], axes)
 
     rows_spec = PartitionSpec(axes)
@@ -159,7 +159,7 @@ def _gathered(params: Any, specs: Any) -> Any:
 
     def whole(spec: PartitionSpec, part: Array) -> Array:
         axis = _shared_axis(spec)
-        return part if axis is None else jax.lax.all_gather(part, "model", axis=axis, tiled=True)
+        return part if axis is None else cast(Array, jax.lax.all_gather(part, "model", axis=axis, tiled=True))
 
     return jax.tree.map(whole, specs, params, is_leaf=_is_spec)
 
@@ -171,12 +171,12 @@ def _reduced(gradients: Any, specs: Any, axes: tuple[str, ...]) -> Any:
         axis = _shared_axis(spec)
         if axis is None:
             return gradient
-        return jax.lax.psum_scatter(gradient, "model", scatter_dimension=axis, tiled=True)
+        return cast(Array, jax.lax.psum_scatter(gradient, "model", scatter_dimension=axis, tiled=True))
 
     others = tuple(axis for axis in axes if axis != "model")
 
     def summed(spec: PartitionSpec, part: Array) -> Array:
-        return jax.lax.psum(part, axes if _shared_axis(spec) is None else others)
+        return cast(Array, jax.lax.psum(part, axes if _shared_axis(spec) is None else others))
 
     parts = jax.tree.map(scattered, specs, gradients, is_leaf=_is_spec)
     return jax.tree.map(summed, specs, parts, is_leaf=_is_spec)

@@ -188,7 +188,7 @@ def test_fusing_a_duplicate_and_counting_it_twice_changes_no_attention(fuse):
     condensed, _ = attended(out)
     left = [0, 1, 2, 3, 4, 5, 7, 8]
     np.testing.assert_allclose(condensed, dense[:, :, left], atol=1e-5)
-    forgotten, _ = attend(replace(out, size=jnp.ones_like(out.size)))
+    forgotten, _ = attended(replace(out, size=jnp.ones_like(out.size)))
     assert float(jnp.abs(forgotten - dense[:, :, left]).max()) > 1e-2
 
 
