@@ -51,3 +51,10 @@ METHODS = [pytest.param(kind(), id=name) for name, kind in REDUCERS.items()]
 OWN = [param for param in METHODS if param.id in ("gtp", "tcvit")]
 WAYS = [param for param in METHODS if param.id in ("gtp", "tcvit", "tome", "ats")]
 SWITCHES = [pytest.param(reducer, id=repr(reducer)) for reducer in REDUCERS_AND_SWITCHES]
+# For tests that compile a model for each: every method with its defaults, and the switches as slow tests.
+COMPILED_SWITCHES = [
+    param
+    if param.values[0] == type(param.values[0])()
+    else pytest.param(*param.values, id=param.id, marks=pytest.mark.slow)
+    for param in SWITCHES
+]

@@ -10,6 +10,7 @@ from tests.conftest import ROOT
 from tests.training.settings import GTP, TINY
 
 
+@pytest.mark.slow
 def test_train_then_eval_prints_the_same_line(script, tmp_path):
     run = tmp_path / "run"
     trained = script("train.py", "--config", GTP, *TINY, f"--config.workdir={run}", cwd=tmp_path)

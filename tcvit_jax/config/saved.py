@@ -54,4 +54,6 @@ def _with_effect(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _reducer(values: Mapping[str, Any]) -> Reducer | None:
     prefix = "reducer."
-    return reducers.from_config({key.removeprefix(prefix): each for key, each in values.items() if key.startswith(prefix)})
+    return reducers.from_config(
+        {key.removeprefix(prefix): each for key, each in values.items() if key.startswith(prefix)}
+    )

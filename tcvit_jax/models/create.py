@@ -118,7 +118,10 @@ def to_config(model: ViT) -> dict[str, Any]:
     config: dict[str, Any] = {key: getattr(model, key) for key in zoo.overrides(type(model))}
     return {
         "name": model.variant,
-        "overrides": {key: list(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else value for key, value in config.items()},
+        "overrides": {
+            key: list(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else value
+            for key, value in config.items()
+        },
         "reducer": reducers.to_config(model.reducer),
         "removed": list(model.removed),
     }

@@ -39,7 +39,8 @@ def averaging(
         removed: `[B, R]`.
         share: `[B, K, R]`; where a column sums to 1 nothing of that token is lost.
         mass: `[B, N]`, what each patch token weighs now, such as its size.
-        discount: `[B, K, R]` or `[B, 1, R]`, a factor on the weight of each removed token's share, and not on its size; None for 1.
+        discount: `[B, K, R]` or `[B, 1, R]`, a factor on the weight of each removed token's share, and not on its
+            size; None for 1.
     """
     own, others = take_rows(mass, kept), take_rows(mass, removed)
     passed = share * others[:, None, :]

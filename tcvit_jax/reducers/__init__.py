@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from tcvit_jax.errors import InputError, unknown
@@ -58,7 +58,10 @@ def to_config(reducer: Reducer | None) -> dict[str, Any]:
     """
     if reducer is None:
         return {"name": "none"}
-    return {"name": name_of(reducer), **{each.name: getattr(reducer, each.name) for each in fields(reducer) if each.init}}
+    return {
+        "name": name_of(reducer),
+        **{each.name: getattr(reducer, each.name) for each in fields(reducer) if each.init},
+    }
 
 
 def from_config(config: Mapping[str, Any]) -> Reducer | None:

@@ -139,11 +139,9 @@ class Reducer(ABC):
         return self.parts.score.reads_class or self.parts.fusion.reads_class
 
     def idle_fields(self) -> dict[str, str]:
-        """Return the fields that are set, to another value than the default, and have no effect (see `unread_fields`)."""
+        """Return the `unread_fields` that are set, to another value than the default."""
         defaults = {each.name: each.default for each in fields(self)}
-        return {
-            name: words for name, words in self.unread_fields().items() if getattr(self, name) != defaults[name]
-        }
+        return {name: words for name, words in self.unread_fields().items() if getattr(self, name) != defaults[name]}
 
     def unread_fields(self) -> Mapping[str, str]:
         """Return the fields that have no effect given the others, each with what it needs, such as `"fuse='soft'"`.

@@ -74,7 +74,6 @@ PROPAGATIONS = ("graph", "mean", "none")
 class Graph:
     """The graph of one image batch: `adjacency [B, N0, N0]` bool and `root [B, N0]`, its degrees to the power -1/2."""
 
-
     adjacency: Array
     root: Array
 
@@ -97,6 +96,7 @@ class GTP(Reducer):
             gives the same answer in any batch.
     """
 
+    IS_REFERENCE: ClassVar[bool] = True
     TRIED: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "alpha": (0.05, 0.2, 0.4),
         "graph": ("spatial", "semantic"),

@@ -100,6 +100,7 @@ def test_a_finished_benchmark_measures_nothing_again(finished, checkpoints):
     assert (path / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_killed_process_continues_and_calibrated_parameters_are_in_the_row(checkpoints, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = [

@@ -43,7 +43,15 @@ def test_a_program_is_compiled_once_waits_for_its_result_and_knows_its_memory():
 
 
 # With a state from block to block, with a token more, with a mask.
-@pytest.mark.parametrize(("reducer", "depth"), [(None, 2), (tc.GTP(), 3), (tc.EViT(), 2), (tc.ATS(), 2)])
+@pytest.mark.parametrize(
+    ("reducer", "depth"),
+    [
+        (None, 2),
+        (tc.GTP(), 3),
+        pytest.param(tc.EViT(), 2, marks=pytest.mark.slow),
+        pytest.param(tc.ATS(), 2, marks=pytest.mark.slow),
+    ],
+)
 def test_stages_put_together_are_the_model(reducer, depth):
     """Every stage computes what the model computes there: the last gives its logits."""
     model = small(reducer, 5, depth=depth)

@@ -23,9 +23,12 @@ CASES = {
     "data.dir": ("images", {"data.name": "folder"}),
     "data.shift": (2, {"data.augmentation": "shift"}),
     "data.label_maps": ("maps", {"token_labels": 1.0}),
+    "mixing.mixup": (0.8, {"mixing.prob": 0.5}),
+    "mixing.cutmix": (1.0, {"mixing.prob": 0.5}),
     "mixing.prob": (0.5, MIXUP),
     "mixing.switch_prob": (0.3, {**MIXUP, **CUTMIX}),
     "label_smoothing": (0.2, {"distill.weight": 0.5}),
+    "distill.teacher": ("runs/teacher", {"distill.weight": 0.5}),
     "distill.weight": (0.3, TEACHER),
     "distill.tokens": (0.5, TEACHER),
     "distill.kind": ("hard", TEACHER),
@@ -39,6 +42,9 @@ WITHOUT = {
     "optimizer.warmup_lr": {"optimizer.warmup_epochs": 0.0},
     "optimizer.warmup_prefix": {"optimizer.warmup_epochs": 0.0},
     "label_smoothing": {**TEACHER, "distill.weight": 1.0},
+    "mixing.mixup": {**CUTMIX, "mixing.prob": 0.0},
+    "mixing.cutmix": {**MIXUP, "mixing.prob": 0.0},
+    "distill.teacher": {"distill.weight": 0.0},
 }
 
 
@@ -52,8 +58,15 @@ def test_a_key_without_effect_is_an_error(key):
     value, changes = CASES[key]
     with pytest.raises(tc.InputError) as caught:
         Config().updated({**WITHOUT.get(key, {}), key: value})
-    words = {need.words for need in NEEDS[key]}
-    assert str(caught.value) in {f"{key}={value!r} has no effect: it requires {needed}" for needed in words}
+    errors = {f"{key}={value!r} has no effect: it requires {needed.words}" for needed in NEEDS[key]}
+    if key in ("mixing.mixup", "mixing.cutmix"):
+        # A probability of 0 leaves the other one without effect as well, and the first of them is named.
+        assert str(caught.value).endswith("has no effect: it requires mixing.prob > 0")
+    elif key == "distill.teacher":
+        # A weight of 0 has itself no effect without anything else to learn from.
+        assert str(caught.value).endswith("has no effect: it requires distill.weight > 0 or distill.tokens > 0")
+    else:
+        assert str(caught.value) in errors
     assert Config().updated({**WITHOUT.get(key, {}), **changes, key: value}).values()[key] == value
 
 
@@ -74,7 +87,7 @@ def test_a_key_without_effect_is_an_error(key):
             "distill.temperature=2.0 has no effect: it requires distill.kind='soft'",
         ),
         (
-            {**TEACHER, "distill.weight": 0.0, "distill.kind": "hard"},
+            {**TEACHER, "distill.weight": 0.0, "distill.tokens": 0.5, "distill.kind": "hard"},
             "distill.kind='hard' has no effect: it requires distill.weight > 0",
         ),
         ({**TOME, "schedule": (0,) * 12}, "reducer.name='tome' has no effect: it requires schedule or gmacs"),
@@ -104,3 +117,11 @@ def test_a_file_with_a_budget_and_a_schedule_is_refused():
     values = {"reducer": {"name": "tome"}, "schedule": 4, "gmacs": 3.0}
     with pytest.raises(tc.InputError, match="schedule=4 has no effect: it requires gmacs=0"):
         Config.from_mapping(values)
+
+
+def test_a_model_without_reduction_needs_nothing_of_one_with_it():
+    evit = Config().updated(
+        {"reducer.name": "evit", "schedule": 8, "warmdown.epochs": 100.0, "warmdown.start_epoch": 10.0}
+    )
+    assert evit.updated({"reducer.name": "none"}) == Config()
+    assert evit.updated({"gmacs": 0.0}) == evit

@@ -11,7 +11,7 @@ from tcvit_jax import models, sharding
 from tcvit_jax.reducers import REDUCERS
 from tests.models.builders import images_of, small, variables_of
 from tests.models.programs import products
-from tests.switches import SWITCHES, WAYS
+from tests.switches import COMPILED_SWITCHES, WAYS
 
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 METHODS = [pytest.param(None, id="dense"), *WAYS]
@@ -22,7 +22,7 @@ def shapes_of(model, batch):
     return {"params": models.parameter_shapes(model)}, images
 
 
-@pytest.mark.parametrize("reducer", [pytest.param(None, id="dense"), *SWITCHES])
+@pytest.mark.parametrize("reducer", [pytest.param(None, id="dense"), *COMPILED_SWITCHES])
 def test_forward_stays_on_each_device_calls_no_host_multiplies_no_maps_and_is_traced_once(reducer):
     model = small(reducer, 4, depth=2)
     mesh = sharding.data_mesh()

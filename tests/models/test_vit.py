@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import tcvit_jax as tc
 from tests import golden
 from tests.models.builders import images_of, run, run_traced, small, variables_of
-from tests.switches import METHODS, OWN, REDUCERS_AND_SWITCHES, SWITCHES, WAYS
+from tests.switches import COMPILED_SWITCHES, METHODS, OWN, REDUCERS_AND_SWITCHES, WAYS
 
 # Those of the library's own methods run three blocks, of which the middle one removes nothing.
 REFERENCES = [param.values[0] for param in OWN]
@@ -242,7 +242,7 @@ def _merges(reducer):
 # GTP's scores choose among copies, and nothing else: one of them stands for all. Of the baselines those that merge.
 COPIED = [
     switch
-    for switch in SWITCHES
+    for switch in COMPILED_SWITCHES
     if not switch.id.startswith("GTP(score")
     and (_merges(switch.values[0]) or isinstance(switch.values[0], tc.GTP | tc.TCViT | tc.EViT | tc.ATS))
 ]

@@ -22,6 +22,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_run_goes_on_where_there_is_room(small_disk):
     settings = ("--config.model.embed_dim=64", "--config.epochs=1", "--config.eval_batch_size=64")
     process = start(small_disk / "run", *settings)

@@ -17,6 +17,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("number", "moment"), [(signal.SIGKILL, "saving"), (signal.SIGTERM, "evaluation")])
+@pytest.mark.slow
 def test_a_killed_run_ends_as_an_uninterrupted_one(whole, tmp_path, number, moment):
     # A run may end before the moment comes: then there was nothing to kill.
     found = next(

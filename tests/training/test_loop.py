@@ -197,6 +197,7 @@ def test_everything_at_once_and_an_interruption_between_two_stages(finished, tmp
     assert evaluate(from_checkpoint(tmp_path / "told")).top1 == told["top1"]
 
 
+@pytest.mark.slow
 def test_lv_vit_trains_on_label_maps(tmp_path):
     """From images and maps in folders to a finite loss that falls, through the pipeline and the step."""
     from PIL import Image

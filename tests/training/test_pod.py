@@ -10,6 +10,8 @@ from tcvit_jax.measure import tpu
 from tcvit_jax.training import pod
 from tests.training.settings import GTP, TINY
 
+# What a step depends on, of a tiny run.
+STEP = tuple(each for each in TINY if each.startswith(("--config.model.", "--config.schedule", "--config.batch_size")))
 RECIPE = ("--config.mixing.mixup=0.8", "--config.mixing.cutmix=1.0", "--config.random_erasing=0.25")
 
 
@@ -40,13 +42,17 @@ def test_a_step_is_that_of_the_configuration():
 def test_the_command_writes_its_figures(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(tpu, "pod", lambda topology, data, model: sharding.make_mesh(data, model))
     file = tmp_path / "pod.json"
-    assert pod.main(["--config", GTP, *TINY, "--json", str(file)]) == 0
+    assert pod.main(["--config", GTP, *STEP, "--json", str(file)]) == 0
     assert "64 images on 8 chips" in capsys.readouterr().out
     found = json.loads(file.read_text())
     assert (found["config"]["batch_size"], found["topology"], found["name"]) == (64, "v5e:2x2", "step")
     assert found["collectives"]
-    assert pod.main(["--config", GTP, *TINY, "--config.batch_size=12"]) == 2
+    assert pod.main(["--config", GTP, *STEP, "--config.batch_size=12"]) == 2
     assert capsys.readouterr().err == "error: batch_size=12 cannot be shared by 8 devices: use 16\n"
+    assert pod.main(["--config", GTP, *STEP, "--config.epochs=3"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "error: cannot use --config.epochs with the step of a pod: it reads model., "
+    )
 
 
 @pytest.mark.slow

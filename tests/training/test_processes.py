@@ -34,6 +34,7 @@ def together(workdir, *arguments, each=((), ())):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path):
     """And one process, on eight devices here, restores what two have saved."""
     first, second = (finish(process) for process in together(tmp_path / "two", *SETTINGS))
@@ -70,7 +71,8 @@ def ended(processes):
     return [process.returncode for process in processes], outputs
 
 
-@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("victim", [1, 0])
+@pytest.mark.slow
 def test_nobody_waits_for_a_process_that_is_killed(tmp_path, victim):
     processes = together(tmp_path / "run", *LONG, "--config.checkpoint_every=1000")
     at_step_20(tmp_path / "run", processes)
@@ -92,6 +94,7 @@ def test_nobody_waits_for_a_process_that_made_a_mistake(tmp_path):
     assert codes[1] not in (0, 2, 75)
 
 
+@pytest.mark.slow
 def test_one_process_is_told_to_end_and_both_save_and_another_number_of_them_continues(tmp_path):
     # A save after every step: what Orbax would ask of the others must not come between.
     run, settings = tmp_path / "run", (*LONG, "--config.checkpoint_every=1")
