@@ -21,7 +21,7 @@ from tests import shapes
 shapes.install()
 
 # Compilation makes the first example slow, and shared machines make any of them slow.
-hypothesis.settings.register_profile("tcvit_jax", deadline=None, print_blob=True)
+hypothesis.settings.register_profile("tcvit_jax", deadline=None, print_blob=True, max_examples=20)
 hypothesis.settings.load_profile("tcvit_jax")
 
 ROOT = Path(__file__).parent.parent

@@ -50,11 +50,17 @@ METHODS = [pytest.param(kind(), id=name) for name, kind in REDUCERS.items()]
 # to block, and one that fills a width, for tests that could tell them apart. One test compiles every method.
 OWN = [param for param in METHODS if param.id in ("gtp", "tcvit")]
 WAYS = [param for param in METHODS if param.id in ("gtp", "tcvit", "tome", "ats")]
-SWITCHES = [pytest.param(reducer, id=repr(reducer)) for reducer in REDUCERS_AND_SWITCHES]
-# For tests that compile a model for each: every method with its defaults, and the switches as slow tests.
+SWITCHES = [
+    pytest.param(reducer, id=repr(reducer), marks=[] if reducer == type(reducer)() else pytest.mark.variant)
+    for reducer in REDUCERS_AND_SWITCHES
+]
+# The same, for tests that compile a model for each: all but a few methods are variants too.
+FEW = [param.values[0] for param in WAYS]
 COMPILED_SWITCHES = [
-    param
-    if param.values[0] == type(param.values[0])()
-    else pytest.param(*param.values, id=param.id, marks=pytest.mark.slow)
-    for param in SWITCHES
+    pytest.param(reducer, id=repr(reducer), marks=[] if reducer in FEW else pytest.mark.variant)
+    for reducer in REDUCERS_AND_SWITCHES
+]
+COMPILED_METHODS = [
+    pytest.param(*param.values, id=param.id, marks=[] if param.values[0] in FEW else pytest.mark.variant)
+    for param in METHODS
 ]

@@ -72,6 +72,7 @@ def counted(done):
     return re.search(r"^top1 0\.\d{6} \(\d+/359\)", done.stdout, re.MULTILINE)[0]
 
 
+@pytest.mark.slow
 def test_eval_of_published_weights_and_of_the_checkpoint_they_were_converted_to(script, published):
     overrides = [f"--config.model.{key}={value}" for key, value in DIGITS.items()]
     config = ("--config", "configs/digits_dense.py", "--config.schedule=4", "--config.reducer.name=gtp", *overrides)

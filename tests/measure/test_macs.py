@@ -128,7 +128,7 @@ def test_the_compiled_program_holds_as_many(reducer):
     check_against_the_compiler("deit_small_patch16_224", reducer, compiles=True)
 
 
-@pytest.mark.slow
+@pytest.mark.variant
 @pytest.mark.parametrize("reducer", METHODS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_compiled_program_of_every_reducer_and_family_holds_as_many(name, reducer):

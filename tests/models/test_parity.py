@@ -77,13 +77,11 @@ def _in_order_of(rows, others):
 
 
 def gtp_cases():
-    """The cases of the official code; one whose switches were all in cases before it is slow."""
+    """The cases of the official code; one whose switches were all in cases before it is a variant."""
     seen = set()
     for case in GTP["cases"]:
-        switches = {
-            (key, str(case[key])) for key in ("config", "sel", "graph", "prop", "scale", "theta", "M") if key in case
-        }
-        yield pytest.param(case, id=case["key"], marks=[pytest.mark.slow] if switches <= seen else [])
+        switches = {(key, str(case[key])) for key in ("config", "sel", "graph", "prop") if key in case}
+        yield pytest.param(case, id=case["key"], marks=[pytest.mark.variant] if switches <= seen else [])
         seen |= switches
 
 

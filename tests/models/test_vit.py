@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 import tcvit_jax as tc
 from tests import golden
 from tests.models.builders import images_of, run, run_traced, small, variables_of
-from tests.switches import COMPILED_SWITCHES, METHODS, OWN, REDUCERS_AND_SWITCHES, WAYS
+from tests.switches import COMPILED_METHODS, COMPILED_SWITCHES, OWN, REDUCERS_AND_SWITCHES, WAYS
 
 # Those of the library's own methods run three blocks, of which the middle one removes nothing.
 REFERENCES = [param.values[0] for param in OWN]
 
 
-@pytest.mark.parametrize("reducer", METHODS)
+@pytest.mark.parametrize("reducer", COMPILED_METHODS)
 def test_a_model_of_any_method_follows_every_patch_of_every_image_for_itself(reducer):
     """One compilation: a trace, other images beside an image, a constant image, and nothing removed."""
     removed = (9, 0, 4) if reducer in REFERENCES else (9, 4)
@@ -147,6 +147,7 @@ PREFIXES = {
     st.sampled_from(REDUCERS_AND_SWITCHES), st.sampled_from(list(PREFIXES)), st.sampled_from([(2, 3), (5, 4), (3, 6)]),
     st.integers(1, 3), st.data(),
 )  # fmt: skip
+@pytest.mark.slow
 def test_any_grid_prefix_batch_and_schedule(reducer, prefix, grid, batch, data):
     """Shapes follow the schedule, and every patch is followed."""
     height, width = grid

@@ -34,6 +34,7 @@ ODD_SHAPES = [(1, 5, 2, 2, 1), (3, 3, 4, 3, 7)]
 
 @settings(max_examples=6)
 @given(st.sampled_from(REDUCERS_AND_SWITCHES), st.integers(0, 999), st.sampled_from(ODD_SHAPES), st.integers(1, 2))
+@pytest.mark.slow
 def test_a_plan_splits_patches_of_any_shape(reducer, seed, shape, class_tokens):
     batch, prefix, height, width, keep = shape
     patches = height * width

@@ -45,8 +45,8 @@ def test_all_are_the_methods_and_no_combination_of_their_parts():
 
 
 def test_a_field_without_effect_is_an_error():
-    with pytest.raises(tc.InputError, match=r"alpha=0.2 has no effect: it requires"):
-        reducers.parse("tome,gtp(propagation=none, alpha=0.2)")
+    with pytest.raises(tc.InputError, match=r"temperature=0.5 has no effect: it requires fuse='soft'"):
+        reducers.parse("tome,tcvit(temperature=0.5)")
     with pytest.raises(tc.InputError, match="unknown field of reducer 'none'"):
         reducers.from_config({"name": "none", "alpha": 0.2})
 

@@ -223,6 +223,7 @@ def test_long_walks_send_every_token_to_one_place_and_katz_does_not():
     assert destinations(match_order=4, match_norm="lift") > destinations(match_order=4)
 
 
+@pytest.mark.slow
 def test_gradients_flow_through_soft_shares_only_where_asked():
     """Against central differences of the whole step: attention map, shares, sizes and features."""
     drawn, rng = scene(8), np.random.default_rng(0)

@@ -243,6 +243,7 @@ def test_lv_vit_trains_on_label_maps(tmp_path):
     assert summary["examples"] == 21
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_is_made_up_for_once(finished, tmp_path, monkeypatch):
     """Interrupted in the evaluation after step 11, continued, killed before the next checkpoint, and continued."""
     arguments = [*TINY, "--config.checkpoint_every=100", f"--config.workdir={tmp_path / 'run'}"]
@@ -273,6 +274,7 @@ def timeless(line):
     return {key: value for key, value in json.loads(line).items() if "per_second" not in key}
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_machines_and_a_first_failure_leaves_nothing_behind(tmp_path):
     arguments = [*TINY, f"--config.workdir={tmp_path / 'run'}"]
     with pytest.raises(tc.InputError, match="the gradient|the loss"):

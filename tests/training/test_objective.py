@@ -32,7 +32,7 @@ def loss_of(objective, variables, taught=None, batch=BATCH, key=KEY):
 
 
 def images(preprocessing=PREPROCESSING):
-    return normalise(BATCH["image"], preprocessing.mean, preprocessing.std)
+    return normalise(jnp.asarray(BATCH["image"]), preprocessing.mean, preprocessing.std)
 
 
 def labels():
@@ -137,7 +137,7 @@ def apply_in_training(model, variables, shown, **options):
 def test_tokens_are_labelled_by_what_they_hold(lvvit):
     """Without mixing every token's label is the image's, however the tokens were condensed."""
     model, variables, batch = lvvit
-    shown = normalise(batch["image"], PREPROCESSING.mean, PREPROCESSING.std)
+    shown = normalise(jnp.asarray(batch["image"]), PREPROCESSING.mean, PREPROCESSING.std)
     heads, tokens = apply_in_training(model, variables, shown)
     target = losses.targets(batch["label"], 7, 0.1)
     each = -(target[:, None] * jax.nn.log_softmax(heads.patch_tokens)).sum(-1)
@@ -150,7 +150,7 @@ def test_tokens_are_labelled_by_what_they_hold(lvvit):
 def test_mixtoken_exchanges_patches_and_their_labels(lvvit):
     """The class target is of both images; each token's of those whose patches it holds, in plain loops."""
     model, variables, batch = lvvit
-    shown = normalise(batch["image"], PREPROCESSING.mean, PREPROCESSING.std)
+    shown = normalise(jnp.asarray(batch["image"]), PREPROCESSING.mean, PREPROCESSING.std)
     key = next(
         k for k in jax.random.split(KEY, 9) if 2 < mixed_patches(jax.random.fold_in(k, 3), model.grid).sum() < 14
     )
@@ -202,7 +202,7 @@ def test_a_teacher_sees_the_patches_that_the_student_sees():
 def test_heads_of_the_same_kind_are_compared(lvvit):
     """With token labels a class token's head learns from the teacher's, and not from what it and the patches say."""
     model, variables, batch = lvvit
-    shown = normalise(batch["image"], PREPROCESSING.mean, PREPROCESSING.std)
+    shown = normalise(jnp.asarray(batch["image"]), PREPROCESSING.mean, PREPROCESSING.std)
     said, _ = jax.jit(partial(model.apply, method="outputs"))(variables, shown)
     heads, _ = apply_in_training(model, variables, shown)
     teacher = Teacher(model, PREPROCESSING, weight=1.0)
