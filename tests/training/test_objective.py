@@ -21,8 +21,8 @@ from tests.models.builders import SMALL, run, small, variables_of
 PREPROCESSING = models.preprocessing("deit_tiny_patch16_224")
 RNG = np.random.default_rng(0)
 BATCH = {
-    "image": RNG.integers(0, 256, (4, 24, 24, 3), np.uint8),
-    "label": RNG.integers(0, 7, 4).astype(np.int32),
+    "image": jnp.asarray(RNG.integers(0, 256, (4, 24, 24, 3), np.uint8)),
+    "label": jnp.asarray(RNG.integers(0, 7, 4), jnp.int32),
 }
 KEY = jax.random.key(0)
 
@@ -32,7 +32,7 @@ def loss_of(objective, variables, taught=None, batch=BATCH, key=KEY):
 
 
 def images(preprocessing=PREPROCESSING):
-    return normalise(jnp.asarray(BATCH["image"]), preprocessing.mean, preprocessing.std)
+    return normalise(BATCH["image"], preprocessing.mean, preprocessing.std)
 
 
 def labels():
@@ -116,7 +116,10 @@ def lvvit():
     sizes = {**sizes, "depth": 2, "img_size": 64, "stem_channels": 8, "num_classes": 7}
     model = tc.create_model("lvvit_s", tc.GTP(), 3, **sizes)
     rng = np.random.default_rng(0)
-    batch = {"image": rng.integers(0, 256, (4, 64, 64, 3), np.uint8), "label": np.arange(4, dtype=np.int32)}
+    batch = {
+        "image": jnp.asarray(rng.integers(0, 256, (4, 64, 64, 3), np.uint8)),
+        "label": jnp.arange(4, dtype=jnp.int32),
+    }
     return model, variables_of(model), batch
 
 
