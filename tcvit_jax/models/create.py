@@ -80,8 +80,9 @@ def condense(model: ViT, reducer: Reducer | None = None, schedule: int | Sequenc
 
 def _sides(size: Any) -> tuple[int, int]:
     """`img_size` as height and width."""
-    is_pair = isinstance(size, Sequence) and not isinstance(size, str)
-    sides = cast("tuple[Any, ...]", tuple(size) if is_pair else (size, size))
+    sides = (size, size)
+    if isinstance(size, Sequence) and not isinstance(size, str):
+        sides = tuple(cast("Sequence[Any]", size))
     if len(sides) != 2:
         raise InputError(f"img_size={size!r} should be one number, or height and width")
     return whole("img_size", sides[0]), whole("img_size", sides[1])

@@ -169,7 +169,7 @@ def test_mixtoken_exchanges_patches_and_their_labels(lvvit):
             label = other[b] if mixed[n] else target[b]
             of_tokens[b] -= (label * log_p[b, slot]).sum() if slot >= 0 else 0
         of_tokens[b] /= (slots[b] >= 0).sum()
-    expected = losses.cross_entropy(heads.class_token, own * target + (1 - own) * other) + of_tokens
+    expected = losses.cross_entropy(heads.class_token, jnp.asarray(own * target + (1 - own) * other)) + of_tokens
     objective = Objective(model, PREPROCESSING, 0.1, mix_token=True, token_labels=1.0)
     np.testing.assert_allclose(loss_of(objective, variables, batch=batch, key=key), expected, rtol=1e-4)
 
