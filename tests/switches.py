@@ -51,16 +51,16 @@ METHODS = [pytest.param(kind(), id=name) for name, kind in REDUCERS.items()]
 OWN = [param for param in METHODS if param.id in ("gtp", "tcvit")]
 WAYS = [param for param in METHODS if param.id in ("gtp", "tcvit", "tome", "ats")]
 SWITCHES = [
-    pytest.param(reducer, id=repr(reducer), marks=[] if reducer == type(reducer)() else pytest.mark.variant)
+    pytest.param(reducer, id=repr(reducer), marks=[] if reducer == type(reducer)() else pytest.mark.slow)
     for reducer in REDUCERS_AND_SWITCHES
 ]
-# The same, for tests that compile a model for each: all but a few methods are variants too.
+# The same, for tests that compile a model for each: all but a few methods are slow.
 FEW = [param.values[0] for param in WAYS]
 COMPILED_SWITCHES = [
-    pytest.param(reducer, id=repr(reducer), marks=[] if reducer in FEW else pytest.mark.variant)
+    pytest.param(reducer, id=repr(reducer), marks=[] if reducer in FEW else pytest.mark.slow)
     for reducer in REDUCERS_AND_SWITCHES
 ]
 COMPILED_METHODS = [
-    pytest.param(*param.values, id=param.id, marks=[] if param.values[0] in FEW else pytest.mark.variant)
+    pytest.param(*param.values, id=param.id, marks=[] if param.values[0] in FEW else pytest.mark.slow)
     for param in METHODS
 ]

@@ -53,10 +53,10 @@ def build_preprocessing(data: Data, model: ViT, base: Preprocessing | None = Non
     """
     changes = {each.name: getattr(data, each.name) for each in fields(Preprocessing)}
     changes = {name: value for name, value in changes.items() if value is not None}
-    found = replace(base or models.preprocessing(model.variant), **changes)
+    preprocessing = replace(base or models.preprocessing(model.variant), **changes)
     for name in ("mean", "std"):
-        if len(getattr(found, name)) != model.in_chans:
+        if len(getattr(preprocessing, name)) != model.in_chans:
             raise InputError(
-                f"data.{name}={getattr(found, name)}: must be one value for each of {model.in_chans} channels"
+                f"data.{name}={getattr(preprocessing, name)}: must be one value for each of {model.in_chans} channels"
             )
-    return found
+    return preprocessing

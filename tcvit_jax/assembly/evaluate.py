@@ -10,7 +10,7 @@ from tcvit_jax.measure import describe
 
 
 def evaluate(pretrained: Pretrained) -> Result:
-    """Evaluate a model on every image of its evaluation split, and print its cost and what was found.
+    """Evaluate a model on every image of its evaluation split, and print its cost and its results.
 
     Raises:
         InputError: no such data, other classes than the model's, or a batch that the devices cannot share.

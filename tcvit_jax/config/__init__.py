@@ -7,7 +7,7 @@ known to `files` alone.
 from tcvit_jax.config.checks import DENSE
 from tcvit_jax.config.configuration import Config
 from tcvit_jax.config.files import EVALUATION, REDUCTION, Scope, default, load, module, override, read
-from tcvit_jax.config.saved import normalized, restore
+from tcvit_jax.config.saved import canonical, restore
 from tcvit_jax.config.sections import (
     Data,
     Distillation,
@@ -22,5 +22,5 @@ from tcvit_jax.config.sections import (
 
 __all__ = [
     "DENSE", "EVALUATION", "REDUCTION", "Config", "Data", "Distillation", "Mesh", "Mixing", "Model", "Optimizer",
-    "Reduction", "Run", "Scope", "Warmdown", "default", "load", "module", "normalized", "override", "read", "restore",
+    "Reduction", "Run", "Scope", "Warmdown", "canonical", "default", "load", "module", "override", "read", "restore",
 ]  # fmt: skip

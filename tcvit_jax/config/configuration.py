@@ -55,7 +55,7 @@ class Config:
 
     def values(self) -> dict[str, Any]:
         """Return the value of every key, such as `"data.name"`."""
-        return {found: value for section in self._sections() for found, value in section.values().items()}
+        return {key: value for section in self._sections() for key, value in section.values().items()}
 
     def _sections(self) -> tuple[Section, ...]:
         return tuple(getattr(self, each.name) for each in fields(self))
@@ -78,11 +78,11 @@ class Config:
     def from_values(cls, values: Mapping[str, Any]) -> Self:
         """Make a configuration from values by key; see `from_mapping`."""
         parts: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
-        for found, value in values.items():
-            section = "reduction" if found.startswith("reducer.") else HOMES.get(found)
+        for key, value in values.items():
+            section = "reduction" if key.startswith("reducer.") else HOMES.get(key)
             if section is None:
-                raise unknown("config key", found, HOMES)
-            parts[section][found] = value
+                raise unknown("config key", key, HOMES)
+            parts[section][key] = value
         return cls(
             Model.from_values(parts["model"]), Reduction.from_values(parts["reduction"]),
             Warmdown.from_values(parts["warmdown"]), Data.from_values(parts["data"]),
@@ -105,12 +105,12 @@ class Config:
 def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of all keys with changes, as `Config.updated` makes them, unchecked but for unknown keys."""
     values = dict(values)
-    for found, value in changes.items():
+    for key, value in changes.items():
         known = HOMES.keys() | values.keys()
-        if found not in known:
-            raise unknown("config key", found, known)
-        values = {each: kept for each, kept in values.items() if not replaces(found, value, each)}
-        values |= _with_default_fields(value) if found == "reducer.name" else {found: value}
+        if key not in known:
+            raise unknown("config key", key, known)
+        values = {each: kept for each, kept in values.items() if not replaces(key, value, each)}
+        values |= _with_default_fields(value) if key == "reducer.name" else {key: value}
     return values
 
 
@@ -142,11 +142,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "distill": Distillation, "optimizer": Optimizer, "mesh": Mesh, "run": Run,
 }  # fmt: skip
 # The section of every key, and the defaults.
-HOMES: Mapping[str, str] = {found: name for name, section in SECTIONS.items() for found in section().values()}
-DEFAULTS: Mapping[str, Any] = {
-    found: value for section in SECTIONS.values() for found, value in section().values().items()
-}
+HOMES: Mapping[str, str] = {key: name for name, section in SECTIONS.items() for key in section().values()}
+DEFAULTS: Mapping[str, Any] = {key: value for section in SECTIONS.values() for key, value in section().values().items()}
 # A value of every key that is not None, but for the fields of reducers.
-EXAMPLES: Mapping[str, Any] = {
-    found: value for section in SECTIONS.values() for found, value in section.examples().items()
-}
+EXAMPLES: Mapping[str, Any] = {key: value for section in SECTIONS.values() for key, value in section.examples().items()}

@@ -83,10 +83,10 @@ class Section:
             InputError: a key that the section does not have, or a value that does not fit.
         """
         names = {cls.key(each.name): each.name for each in fields(cls)}
-        for found in values:
-            if found not in names:
-                raise unknown("config key", found, names)
-        return cls(**{names[found]: value for found, value in values.items()})
+        for config_key in values:
+            if config_key not in names:
+                raise unknown("config key", config_key, names)
+        return cls(**{names[config_key]: value for config_key, value in values.items()})
 
     @classmethod
     def examples(cls) -> dict[str, Any]:

@@ -135,9 +135,9 @@ def module(path: str | Path) -> ModuleType:
         raise unknown("config file", str(path), others) if others else InputError(f"no config file {str(path)!r}")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None and spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
 def _split(path: str | Path) -> tuple[Path, str | None]:

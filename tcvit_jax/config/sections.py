@@ -77,12 +77,11 @@ class Model(Section):
     def from_values(cls, values: Mapping[str, Any]) -> Self:
         """Make a section from values by key; an override that is None is as the model's name says."""
         own = {cls.key(name): name for name in ("name", "weights", "new_head")}
+        given = {own[key]: value for key, value in values.items() if key in own}
         overrides = {
-            found.removeprefix(cls.PREFIX): value
-            for found, value in values.items()
-            if found not in own and value is not None
+            key.removeprefix(cls.PREFIX): value for key, value in values.items() if key not in own and value is not None
         }
-        return cls(**{own[found]: values[found] for found in own if found in values}, overrides=overrides)
+        return cls(**given, overrides=overrides)
 
     @classmethod
     def examples(cls) -> dict[str, Any]:
@@ -147,10 +146,9 @@ class Reduction(Section):
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Self:
         """Make a section from values by key, those of the reducer among them."""
-        method = {
-            found.removeprefix("reducer."): value for found, value in values.items() if found.startswith("reducer.")
-        }
-        rest = {found: value for found, value in values.items() if not found.startswith("reducer.")}
+        prefix = "reducer."
+        method = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
+        rest = {key: value for key, value in values.items() if not key.startswith(prefix)}
         return cls(**rest, reducer=reducers.from_config({"name": "none", **method}))
 
     @classmethod

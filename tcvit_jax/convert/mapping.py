@@ -77,12 +77,12 @@ def to_torch(variables: Mapping[str, Any], model: ViT) -> dict[str, np.ndarray]:
         raise InputError(f"the variables do not fit {model.variant}: {listed(problems)}")
     tensors: dict[str, np.ndarray] = {}
     for path, value in given.items():
-        found = model.PARAMETERS.tensors(_table_path(path), TIMM.name)
-        if found is None or found.layout.dump is None:
+        entry = model.PARAMETERS.tensors(_table_path(path), TIMM.name)
+        if entry is None or entry.layout.dump is None:
             problems.append((path, f"has no tensor in {TIMM.name} files"))
             continue
-        (name,) = found.names
-        tensors[name] = np.ascontiguousarray(found.layout.dump(np.asarray(value, np.float32)))
+        (name,) = entry.names
+        tensors[name] = np.ascontiguousarray(entry.layout.dump(np.asarray(value, np.float32)))
     if problems:
         raise InputError(f"cannot write {model.variant}: {listed(problems)}")
     return tensors
@@ -101,11 +101,11 @@ def convert(
     shapes: dict[str, Any] = traverse_util.flatten_dict(variable_shapes(model), sep=".")
     for path, expected in shapes.items():
         role = table.row(_table_path(path)).role
-        found = table.tensors(_table_path(path), file_format.name)
-        if found is None:
+        entry = table.tensors(_table_path(path), file_format.name)
+        if entry is None:
             problems.append((path, f"has no tensor in {file_format.name} files"))
             continue
-        wanted = found.names
+        wanted = entry.names
         if role == "classifier" and new_head:
             variables[path] = np.zeros(expected.shape, np.float32)
             continue
@@ -121,10 +121,10 @@ def convert(
                 before = sources[0]
                 sources[0], wrong = _regridded(wanted[0], before, model, grid, file_format)
                 resampled += wanted if sources[0] is not before else []
-            stored = found.layout.shapes(expected.shape, model.num_heads)
+            stored = entry.layout.shapes(expected.shape, model.num_heads)
             wrong = wrong or of_shapes(wanted, [source.shape for source in sources], stored)
         if not wrong:
-            variables[path] = np.ascontiguousarray(found.layout.load(sources, expected.shape), np.float32)
+            variables[path] = np.ascontiguousarray(entry.layout.load(sources, expected.shape), np.float32)
         problems += wrong
     problems += [*of_dtypes(dtypes), *of_unread(unread, problems)]
     if problems:

@@ -13,7 +13,7 @@ from jax import Array
 from jax.experimental import multihost_utils
 
 from tcvit_jax import models, reducers, sharding
-from tcvit_jax.config import Config, normalized
+from tcvit_jax.config import Config, canonical
 from tcvit_jax.errors import InputError
 from tcvit_jax.evaluation import Result, Stopped, evaluate, make_eval_step
 from tcvit_jax.report.plots import draw_curves
@@ -56,7 +56,7 @@ def train(config: Config, keep_compiled: bool = False) -> dict[str, Any]:
     with Notice() as notice:
         job = build(config)
         run = RunDirectory(
-            config.run.workdir, config.to_mapping(), write=lead, free=config.OF_MACHINES, normalize=normalized
+            config.run.workdir, config.to_mapping(), write=lead, free=config.OF_MACHINES, normalize=canonical
         )
         if keep_compiled:
             runtime.keep_compiled(run.path / ".jax_cache")

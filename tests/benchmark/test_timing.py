@@ -48,8 +48,8 @@ def test_a_program_is_compiled_once_waits_for_its_result_and_knows_its_memory():
     [
         (None, 2),
         (tc.GTP(), 3),
-        pytest.param(tc.EViT(), 2, marks=pytest.mark.variant),
-        pytest.param(tc.ATS(), 2, marks=pytest.mark.variant),
+        pytest.param(tc.EViT(), 2, marks=pytest.mark.slow),
+        pytest.param(tc.ATS(), 2, marks=pytest.mark.slow),
     ],
 )
 def test_stages_put_together_are_the_model(reducer, depth):

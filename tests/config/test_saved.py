@@ -32,7 +32,7 @@ def test_an_earlier_configuration_keeps_what_had_an_effect():
 def test_a_configuration_of_this_version_comes_back():
     made = Config().updated({"reducer.name": "tcvit", "reducer.order": 3, "schedule": 4})
     assert config.restore(json.loads(json.dumps(made.to_mapping()))) == made
-    assert config.normalized(made.to_mapping()) == made.to_mapping()
+    assert config.canonical(made.to_mapping()) == made.to_mapping()
 
 
 def test_a_reducer_that_removed_nothing_is_none():

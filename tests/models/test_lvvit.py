@@ -32,7 +32,7 @@ def images(batch):
 
 
 @pytest.mark.parametrize(
-    "reducer", [REDUCERS[0], *(pytest.param(r, marks=pytest.mark.variant) for r in REDUCERS[1:])], ids=str
+    "reducer", [REDUCERS[0], *(pytest.param(r, marks=pytest.mark.slow) for r in REDUCERS[1:])], ids=str
 )
 def test_removing_nothing_is_the_plain_model_and_batches_do_not_matter(reducer):
     plain = jax.jit(lvvit().apply)(variables(), images(3))

@@ -1,5 +1,7 @@
 """The plain model against timm, the condensed ones against the official code, on weights drawn by name."""
 
+from operator import itemgetter
+
 import jax
 import numpy as np
 import pytest
@@ -76,16 +78,7 @@ def _in_order_of(rows, others):
     return rows[nearest]
 
 
-def gtp_cases():
-    """The cases of the official code; one whose switches were all in cases before it is a variant."""
-    seen = set()
-    for case in GTP["cases"]:
-        switches = {(key, str(case[key])) for key in ("config", "sel", "graph", "prop") if key in case}
-        yield pytest.param(case, id=case["key"], marks=[pytest.mark.variant] if switches <= seen else [])
-        seen |= switches
-
-
-@pytest.mark.parametrize("case", list(gtp_cases()))
+@pytest.mark.parametrize("case", GTP["cases"], ids=itemgetter("key"))
 def test_gtp_equals_the_official_code(case):
     model, variables, images = official(case)
     both = jax.jit(lambda v, x: (model.apply(v, x), *model.apply(v, x, trace=True, method="features")))
