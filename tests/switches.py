@@ -50,17 +50,19 @@ METHODS = [pytest.param(kind(), id=name) for name, kind in REDUCERS.items()]
 # to block, and one that fills a width, for tests that could tell them apart. One test compiles every method.
 OWN = [param for param in METHODS if param.id in ("gtp", "tcvit")]
 WAYS = [param for param in METHODS if param.id in ("gtp", "tcvit", "tome", "ats")]
-SWITCHES = [
-    pytest.param(reducer, id=repr(reducer), marks=[] if reducer == type(reducer)() else pytest.mark.slow)
-    for reducer in REDUCERS_AND_SWITCHES
-]
-# The same, for tests that compile a model for each: all but a few methods are slow.
-FEW = [param.values[0] for param in WAYS]
-COMPILED_SWITCHES = [
-    pytest.param(reducer, id=repr(reducer), marks=[] if reducer in FEW else pytest.mark.slow)
-    for reducer in REDUCERS_AND_SWITCHES
-]
-COMPILED_METHODS = [
-    pytest.param(*param.values, id=param.id, marks=[] if param.values[0] in FEW else pytest.mark.slow)
-    for param in METHODS
-]
+# For tests that compile a model for each, all others are slow.
+_FEW = [param.values[0] for param in WAYS]
+
+
+def _slow_except(params, fast):
+    """The same parameters, those slow whose reducer is not in `fast`."""
+    return [
+        param if param.values[0] in fast else pytest.param(*param.values, id=param.id, marks=pytest.mark.slow)
+        for param in params
+    ]
+
+
+_ALL = [pytest.param(reducer, id=repr(reducer)) for reducer in REDUCERS_AND_SWITCHES]
+SWITCHES = _slow_except(_ALL, [param.values[0] for param in METHODS])
+COMPILED_SWITCHES = _slow_except(_ALL, _FEW)
+COMPILED_METHODS = _slow_except(METHODS, _FEW)

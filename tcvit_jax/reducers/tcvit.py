@@ -170,8 +170,8 @@ class TCViT(Reducer):
         """Fields of parts that are weighed with 0, of other fusions and of other walks."""
         matches = self.fuse in _MATCHING
         walks_in_dominance = self.balance < 1 and self.dominance == "cls_walk"
-        walks = self.balance > 0 or walks_in_dominance or matches
-        takes_chain = walks or (self.balance < 1 and self.dominance == "gap")
+        walks_at_all = self.balance > 0 or walks_in_dominance or matches
+        takes_chain = walks_at_all or (self.balance < 1 and self.dominance == "gap")
         weighs_by_attention = self.fuse_weight in ("score", "connectivity") or self.fuse != "hard"
         matching = either("fuse", *_MATCHING)
         walking = f"balance > 0 or dominance='cls_walk' or {matching}"
@@ -181,8 +181,8 @@ class TCViT(Reducer):
                 f"balance > 0 or dominance='cls_walk'{' or match_order=None' if matches else ''}",
             ),
             "match_order": (matches, matching),
-            "walk": (walks, walking),
-            "gamma": (walks and self.walk == "katz", either("walk", "katz") if walks else walking),
+            "walk": (walks_at_all, walking),
+            "gamma": (walks_at_all and self.walk == "katz", either("walk", "katz") if walks_at_all else walking),
             "temperature": (self.fuse in ("soft", "topm"), either("fuse", "soft", "topm")),
             "match_norm": (matches, matching),
             "top_m": (self.fuse == "topm", either("fuse", "topm")),
@@ -191,7 +191,7 @@ class TCViT(Reducer):
             "self_loops": (takes_chain, f"{walking} or dominance='gap'"),
             # Rows are scaled to sum to one after a maximum over heads in any case.
             "renormalise": (
-                takes_chain and self.heads == "mean" and not (self.graph == "full" and self.self_loops),
+                takes_chain and self.heads == "mean" and self._loses_entries,
                 f"{either('heads', 'mean')}, and {either('graph', 'patch')} or {either('self_loops', False)}"
                 if takes_chain
                 else f"{walking} or dominance='gap'",
@@ -215,6 +215,11 @@ class TCViT(Reducer):
         return "map" if self.heads == "mean" else "map_max"
 
     @property
+    def _loses_entries(self) -> bool:
+        """Whether rows of the map lose entries to `graph` or `self_loops`."""
+        return self.graph == "patch" or not self.self_loops
+
+    @property
     def _score_signals(self) -> tuple[str, ...]:
         """The map for walks, the class row for dominance; neither where nothing reads it."""
         read: list[str] = []
@@ -235,7 +240,7 @@ class TCViT(Reducer):
             walk = jnp.where((row >= tokens.prefix)[:, None] & (row >= tokens.prefix), walk, 0)
         if not self.self_loops:
             walk = jnp.where(row[:, None] == row, 0, walk)
-        scale = self.heads == "max" or (self.renormalise and not (self.graph == "full" and self.self_loops))
+        scale = self.heads == "max" or (self.renormalise and self._loses_entries)
         return _ratio(walk, walk.sum(-1, keepdims=True)) if scale else walk
 
     def connectivity(self, tokens: Tokens, signals: Signals, order: int | None = None) -> Float[Array, "B N"]:
