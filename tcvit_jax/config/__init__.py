@@ -7,18 +7,9 @@ known to `files` alone.
 from tcvit_jax.config.checks import DENSE
 from tcvit_jax.config.configuration import Config
 from tcvit_jax.config.files import EVALUATION, REDUCTION, Scope, default, load, module, override, read
+from tcvit_jax.config.model import Model, Reduction
 from tcvit_jax.config.saved import canonical, restore
-from tcvit_jax.config.sections import (
-    Data,
-    Distillation,
-    Mesh,
-    Mixing,
-    Model,
-    Optimizer,
-    Reduction,
-    Run,
-    Warmdown,
-)
+from tcvit_jax.config.sections import Data, Distillation, Mesh, Mixing, Optimizer, Run, Warmdown
 
 __all__ = [
     "DENSE", "EVALUATION", "REDUCTION", "Config", "Data", "Distillation", "Mesh", "Mixing", "Model", "Optimizer",

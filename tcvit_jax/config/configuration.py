@@ -11,17 +11,8 @@ from flax import traverse_util
 from tcvit_jax import reducers
 from tcvit_jax.config import checks
 from tcvit_jax.config.fields import Section
-from tcvit_jax.config.sections import (
-    Data,
-    Distillation,
-    Mesh,
-    Mixing,
-    Model,
-    Optimizer,
-    Reduction,
-    Run,
-    Warmdown,
-)
+from tcvit_jax.config.model import REDUCER_PREFIX, Model, Reduction
+from tcvit_jax.config.sections import Data, Distillation, Mesh, Mixing, Optimizer, Run, Warmdown
 from tcvit_jax.errors import unknown
 
 
@@ -79,7 +70,7 @@ class Config:
         """Make a configuration from values by key; see `from_mapping`."""
         parts: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
         for key, value in values.items():
-            section = "reduction" if key.startswith("reducer.") else HOMES.get(key)
+            section = "reduction" if key.startswith(REDUCER_PREFIX) else HOMES.get(key)
             if section is None:
                 raise unknown("config key", key, HOMES)
             parts[section][key] = value
@@ -118,13 +109,13 @@ def replaces(key: str, value: Any, other: str) -> bool:
     """Return whether setting `key` to `value` sets the key `other` back to its default."""
     if key == "reducer.name":
         is_of_schedule = other in ("schedule", "gmacs", "shape") or other.startswith("warmdown.")
-        return other.startswith("reducer.") or (value == "none" and is_of_schedule)
+        return other.startswith(REDUCER_PREFIX) or (value == "none" and is_of_schedule)
     return (key == "schedule" and other in ("gmacs", "shape")) or (key == "gmacs" and value and other == "schedule")
 
 
 def _with_default_fields(name: str) -> dict[str, Any]:
     fields_of = reducers.to_config(reducers.from_config({"name": name}))
-    return {f"reducer.{field}": value for field, value in fields_of.items()}
+    return {REDUCER_PREFIX + field: value for field, value in fields_of.items()}
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:

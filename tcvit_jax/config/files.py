@@ -17,6 +17,7 @@ from typing import Any, cast
 from ml_collections import ConfigDict  # pyright: ignore[reportMissingTypeStubs]
 
 from tcvit_jax.config.configuration import DEFAULTS, EXAMPLES, HOMES, Config, changed, flat
+from tcvit_jax.config.model import REDUCER_PREFIX
 from tcvit_jax.errors import InputError, unknown
 
 # What an evaluation reads of the data, and what says how tokens are reduced.
@@ -24,7 +25,7 @@ EVALUATION = (
     "data.name", "data.dir", "data.eval_split", "data.workers", "data.mean", "data.std", "data.crop_pct",
     "data.interpolation", "data.crop_mode", "eval_batch_size",
 )  # fmt: skip
-REDUCTION = ("reducer.", "schedule", "gmacs", "shape")
+REDUCTION = (REDUCER_PREFIX, "schedule", "gmacs", "shape")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Scope:
 
 
 def default() -> ConfigDict:
-    """Return every key with its default, for a file to change; `sections` has what each of them means."""
+    """Return every key with its default, for a file to change; the sections say what each of them means."""
     # `Config` checks types, in the words of the key.
     return ConfigDict(Config().to_mapping(), type_safe=False)
 

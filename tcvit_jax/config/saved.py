@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tcvit_jax import reducers
 from tcvit_jax.config import checks
 from tcvit_jax.config.configuration import DEFAULTS, Config, flat
+from tcvit_jax.config.model import REDUCER_PREFIX, reducer_from_values
 from tcvit_jax.errors import InputError
-from tcvit_jax.reducers import Reducer
 
 
 def restore(values: Mapping[str, Any], version: str | None = None) -> Config:
@@ -41,19 +40,12 @@ def _with_effect(values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` by key, without those that have no effect."""
     full: dict[str, Any] = {**DEFAULTS, **values}
     # Setting one key back can leave another without effect.
-    while idle := [key for key, _ in checks.unread(full, DEFAULTS, _reducer(full))]:
+    while idle := [key for key, _ in checks.unread(full, DEFAULTS, reducer_from_values(full))]:
         # The fields of a reducer go with it.
         full = {
             key: value
             for key, value in full.items()
-            if key not in idle and not ("reducer.name" in idle and key.startswith("reducer."))
+            if key not in idle and not ("reducer.name" in idle and key.startswith(REDUCER_PREFIX))
         }
         full = {**DEFAULTS, **full}
     return full
-
-
-def _reducer(values: Mapping[str, Any]) -> Reducer | None:
-    prefix = "reducer."
-    return reducers.from_config(
-        {key.removeprefix(prefix): each for key, each in values.items() if key.startswith(prefix)}
-    )

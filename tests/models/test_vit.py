@@ -335,16 +335,6 @@ def test_training_without_dropout_is_evaluation(reducer):
     np.testing.assert_allclose(train(variables, images), run(model, variables, images), rtol=0, atol=1e-6)
 
 
-def test_drop_path_keeps_the_expectation():
-    from tcvit_jax.models.layers import DropPath
-
-    x = jnp.ones((20_000, 1, 1))
-    out = DropPath(0.3).apply({}, x, True, rngs={"dropout": jax.random.key(0)})
-    np.testing.assert_allclose(np.unique(out), [0, 1 / 0.7], rtol=1e-6)
-    # Three standard errors of the mean of 20,000 Bernoulli draws.
-    assert abs(float(out.mean()) - 1) < 3 * np.sqrt(0.3 / 0.7 / 20_000)
-
-
 @pytest.mark.parametrize("shape", [(2, 24, 20, 3), (2, 24, 24, 1), (24, 24, 3)])
 def test_images_of_another_shape_are_refused(shape):
     model = small()
