@@ -96,10 +96,15 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def _check_room(self, state: TrainState) -> None:
-        """Raise before anything is written, where that can be known: Orbax's threads fail with many words."""
+        """Raise before anything is written, where that can be known: Orbax's threads fail with many words.
+
+        A checkpoint takes more than its arrays: what the newest one takes says how much more.
+        """
+        arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        latest = self.latest()
+        newest = 0 if latest is None else _allocated(self._root / str(latest))
         processes = jax.process_count()  # pyright: ignore[reportUnknownMemberType]
-        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / processes
-        if shutil.disk_usage(self._root).free < needed:
+        if shutil.disk_usage(self._root).free < max(arrays, newest) / processes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     @contextmanager
@@ -147,3 +152,9 @@ class Checkpoints:
 def _not_of_orbax(record: logging.LogRecord) -> bool:
     """Orbax prints the traces of its threads, and then raises what we say in a line."""
     return "orbax" not in record.pathname
+
+
+def _allocated(directory: Path) -> int:
+    """The bytes that the files of a directory take on the disk."""
+    # POSIX counts blocks of 512 bytes, whatever the file system's are.
+    return sum(path.stat().st_blocks * 512 for path in directory.rglob("*"))

@@ -2,10 +2,12 @@
 
 import shutil
 import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import AxisType
 
@@ -135,3 +137,29 @@ def test_the_same_step_is_saved_once(saved, tmp_path):
             checkpoints.save(5, state, {"step": 5, "model": models.to_config(MODEL)})
         checkpoints.wait()
         assert checkpoints.latest() == 5
+
+
+def test_no_save_begins_where_less_room_is_left_than_the_newest_takes(saved, tmp_path, monkeypatch):
+    """The arrays alone would fit; Orbax would fail in the middle."""
+    run, state = tmp_path / "run", saved[1]
+    shutil.copytree(saved[0], run)
+    arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=arrays))
+    refused = pytest.raises(tc.InputError, match="cannot save step 12 .*: No space left on device; .* is of step 9")
+    with Checkpoints(run) as checkpoints, refused:
+        checkpoints.save(12, state, {"step": 12})
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["6", "9"]
+
+
+def test_a_save_that_fails_in_the_background_is_one_line(saved, tmp_path, monkeypatch):
+    def fail(manager):
+        raise ValueError("RESOURCE_EXHAUSTED: No space left on device\n  in a thread")
+
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, saved[1], {"step": 5})
+        checkpoints.wait()
+        monkeypatch.setattr(ocp.CheckpointManager, "wait_until_finished", fail)
+        for attempt in (checkpoints.wait, lambda: checkpoints.save(10, saved[1], {"step": 10})):
+            with pytest.raises(tc.InputError, match="cannot save step 5 .*: No space left on device; .* is of step 5"):
+                attempt()
+        monkeypatch.undo()
