@@ -24,7 +24,7 @@ def run(flags: argparse.Namespace) -> int:
 
     try:
         with runtime.together(flags.distributed):
-            train(config.load(flags.config, flags.overrides), keep_compiled=True)
+            train(config.load(flags.config, flags.overrides), enable_compilation_cache=True)
     except Preempted as preempted:
         print(preempted, file=sys.stderr)
         return EXIT_STATUS

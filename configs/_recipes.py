@@ -22,7 +22,7 @@ from tcvit_jax.errors import unknown
 from tcvit_jax.reducers import Reducer
 
 # EViT's scratch training keeps all tokens for 10 epochs, and reaches the full reduction over the next 100.
-EVIT_WARMDOWN = {"start_epoch": 10.0, "epochs": 100.0, "stages": 8}
+EVIT_REDUCTION_WARMUP = {"start_epoch": 10.0, "epochs": 100.0, "stages": 8}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Row:
         gmacs: multiply-adds of one image in 1e9, the reducer's own included.
         published: results of this method at this reduction.
         related: results of other methods, or of this one at another rate, to compare with.
-        warmdown: `warmdown` of the scratch recipe, where the method's authors use one.
+        reduction_warmup: `reduction_warmup` of the scratch recipe, where the method's authors use one.
     """
 
     dense: Architecture
@@ -100,7 +100,7 @@ class Row:
     gmacs: float
     published: Mapping[str, Sequence[Result]] = field(default_factory=dict)
     related: Mapping[str, Sequence[Result]] = field(default_factory=dict)
-    warmdown: Mapping[str, Any] = field(default_factory=dict)
+    reduction_warmup: Mapping[str, Any] = field(default_factory=dict)
 
 
 def configure(row: Row, recipe: str) -> ConfigDict:
@@ -121,7 +121,7 @@ def configure(row: Row, recipe: str) -> ConfigDict:
 
 def scratch(config: ConfigDict, row: Row) -> None:
     """Train from random parameters: only the method's own warm-down is added."""
-    config.update(warmdown=row.warmdown)
+    config.update(reduction_warmup=row.reduction_warmup)
 
 
 def finetune(config: ConfigDict, row: Row) -> None:

@@ -31,7 +31,7 @@ ROW = recipes.Row(
             recipes.Result("DynamicViT", 81.43, gmacs=11.4),
         ],
     },
-    warmdown=recipes.EVIT_WARMDOWN,
+    reduction_warmup=recipes.EVIT_REDUCTION_WARMUP,
 )
 
 

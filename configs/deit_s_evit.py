@@ -46,7 +46,7 @@ ROW = recipes.Row(
             recipes.Result("DynamicViT", 79.32, gmacs=2.9, source="repository"),
         ],
     },
-    warmdown=recipes.EVIT_WARMDOWN,
+    reduction_warmup=recipes.EVIT_REDUCTION_WARMUP,
 )
 
 

@@ -26,7 +26,7 @@ ROW = recipes.Row(
             recipes.Result("dTPS", 72.9, gmacs=0.8),
         ],
     },
-    warmdown=recipes.EVIT_WARMDOWN,
+    reduction_warmup=recipes.EVIT_REDUCTION_WARMUP,
 )
 
 

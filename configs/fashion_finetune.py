@@ -33,6 +33,6 @@ def get_config() -> ConfigDict:
     """The dense model's recipe at a fifth of its rate, and the same part of the tokens leaving every block."""
     config = base.read(Path(__file__).with_name("fashion_dense.py"))
     config.reducer = reducers.to_config(TCViT())
-    config.update(weights="runs/fashion_dense", gmacs=0.00836, shape="keep_rate", epochs=1.0, eval_every=1.0)
+    config.update(weights="runs/fashion_dense", gmacs=0.00836, schedule_family="keep_rate", epochs=1.0, eval_every=1.0)
     config.update(optimizer={"lr": 2e-4, "warmup_epochs": 0.1, "ema_decay": 0.99})
     return config

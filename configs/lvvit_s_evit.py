@@ -31,7 +31,7 @@ ROW = recipes.Row(
             recipes.Result("DynamicViT", 83.0, gmacs=4.6, note="its repository: 83.08"),
         ],
     },
-    warmdown=recipes.EVIT_WARMDOWN,
+    reduction_warmup=recipes.EVIT_REDUCTION_WARMUP,
 )
 
 

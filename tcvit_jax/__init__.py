@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from tcvit_jax.reducers import TopK as TopK
     from tcvit_jax.reducers import Uniform as Uniform
     from tcvit_jax.reducers.base import Reducer as Reducer
-    from tcvit_jax.reducers.parts import Choice as Choice
+    from tcvit_jax.reducers.parts import BlockContext as BlockContext
     from tcvit_jax.reducers.parts import Fusion as Fusion
+    from tcvit_jax.reducers.parts import FusionInputs as FusionInputs
     from tcvit_jax.reducers.parts import Match as Match
     from tcvit_jax.reducers.parts import Parts as Parts
     from tcvit_jax.reducers.parts import Score as Score
-    from tcvit_jax.reducers.parts import Site as Site
     from tcvit_jax.tokens import Plan as Plan
     from tcvit_jax.tokens import Tokens as Tokens
     from tcvit_jax.tokens import Trace as Trace
@@ -54,7 +54,7 @@ __version__ = "0.1.0"
 # The module of each public name. Names are resolved on first use: data workers and `--help` do not wait for JAX.
 _MODULES = ("convert", "measure", "schedule")
 _HOMES = {
-    "Choice": "reducers.parts",
+    "FusionInputs": "reducers.parts",
     "Fusion": "reducers.parts",
     "InputError": "errors",
     "Match": "reducers.parts",
@@ -63,7 +63,7 @@ _HOMES = {
     "Reducer": "reducers.base",
     "Score": "reducers.parts",
     "Signals": "ops.attention",
-    "Site": "reducers.parts",
+    "BlockContext": "reducers.parts",
     "Tokens": "tokens",
     "Trace": "tokens",
     "condense": "models",

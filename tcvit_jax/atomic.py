@@ -38,7 +38,7 @@ def write(path: str | Path) -> Generator[Path]:
     # A process number would not be unique: several machines may share a disk.
     draft = path.with_name(f".partial-{uuid.uuid4().hex[:12]}-{path.name}")
     try:
-        with writable(path):
+        with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield draft
             os.replace(draft, path)
@@ -61,7 +61,7 @@ def write_text(path: str | Path, text: str) -> None:
     """
     path = Path(path)
     if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
-        with writable(path):
+        with write_errors(path):
             path.write_text(text)
         return
     with write(path) as draft:
@@ -78,7 +78,7 @@ def write_json(path: str | Path, values: Any) -> None:
 
 
 @contextmanager
-def writable(path: str | Path) -> Generator[None]:
+def write_errors(path: str | Path) -> Generator[None]:
     """Turn whatever the block raises into one line that names `path`.
 
     Libraries raise many types for a file they cannot write: the error of TensorStore, for one, is no `OSError`.

@@ -17,7 +17,7 @@ from tcvit_jax.errors import InputError, first_line, unknown
 from tcvit_jax.models import ViT
 
 # Where a run keeps its checkpoints, and the items of each.
-FOLDER, META, VARIABLES, EMA = "checkpoints", "meta", "variables", "ema"
+CHECKPOINTS_DIR, META, VARIABLES, EMA = "checkpoints", "meta", "variables", "ema"
 CHECKSUM = "checksum"
 
 
@@ -44,7 +44,7 @@ def load(directory: str | Path, weights: str | None = None) -> tuple[ViT, dict[s
     if weights is not None and weights not in found:
         raise unknown(f"weights of {str(directory)!r}:", weights, found)
     meta = read_meta(directory)
-    with readable(folder):
+    with read_errors(folder):
         model = models.from_config(meta["model"])
         wanted = sharding.as_replicated(models.variable_shapes(model), sharding.data_mesh())
         with ocp.StandardCheckpointer() as reader:
@@ -61,7 +61,7 @@ def read_meta(directory: str | Path) -> dict[str, Any]:
         InputError: a directory that holds no checkpoint, or one that cannot be read.
     """
     folder = _find(Path(directory)).absolute()
-    with readable(folder), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+    with read_errors(folder), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
         return reader.restore(folder / META)
 
 
@@ -80,7 +80,7 @@ def save(directory: str | Path, variables: Mapping[str, Any], meta: Mapping[str,
         InputError: the directory holds something, or cannot be written.
     """
     directory, found = Path(directory).absolute(), checksum(variables)
-    check_vacant(directory)
+    check_empty(directory)
     with atomic.write(directory) as draft:
         draft.mkdir()
         # Compression takes as much memory again, and 7 % off a file of weights.
@@ -100,14 +100,14 @@ def checksum(variables: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def check_vacant(directory: Path) -> None:
+def check_empty(directory: Path) -> None:
     """Raise an `InputError` unless `directory` can be made, or is there and empty."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InputError(f"{str(directory)!r} is there already: choose another directory, or remove it")
 
 
 @contextmanager
-def readable(folder: Path) -> Generator[None]:
+def read_errors(folder: Path) -> Generator[None]:
     """Says which checkpoint is damaged; Orbax and TensorStore raise many kinds for that."""
     try:
         yield
@@ -119,12 +119,16 @@ def readable(folder: Path) -> Generator[None]:
 
 def _find(directory: Path) -> Path:
     """The checkpoint that `directory` means: itself, or the newest of a run."""
-    for root in (directory / FOLDER, directory):
+    for root in (directory / CHECKPOINTS_DIR, directory):
         steps = [path for path in root.glob("*") if path.name.isdigit() and (path / META).is_dir()]
         if steps:
             return max(steps, key=lambda path: int(path.name))
     if (directory / META).is_dir():
         return directory
-    runs = sorted(str(p.parent) for p in directory.parent.glob(f"*/{FOLDER}")) if directory.parent.is_dir() else []
+    runs = (
+        sorted(str(p.parent) for p in directory.parent.glob(f"*/{CHECKPOINTS_DIR}"))
+        if directory.parent.is_dir()
+        else []
+    )
     near = f": there is one in {', '.join(runs[:5])}" if runs else ""
     raise InputError(f"no checkpoint in {str(directory)!r}{near}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tcvit_jax.errors import InputError
 
-MISTAKE = 2
+USAGE_ERROR = 2
 
 
 @dataclass(frozen=True)
@@ -49,4 +49,4 @@ class Command:
             return self.run(flags) or 0
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
-            return MISTAKE
+            return USAGE_ERROR

@@ -1,17 +1,27 @@
-"""The one exception that a user's mistake ends in, and the wording that every such message shares."""
+"""The exception for user errors, and the functions that word every one of them.
+
+Each message is one line in one of five forms:
+
+    <name>=<value>: must be <condition>; <hint>
+    unknown <kind> '<name>': did you mean '<nearest>'?
+    <option> requires <requirement>: <hint>
+    <option> cannot be combined with <other>: <hint>
+    <path or subject>: <problem>; <hint>
+"""
 
 import difflib
 import operator
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import SupportsIndex
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used. One line: the thing, its value, and the nearest right one.
+    """An argument, a configuration, a file or an environment that cannot be used.
 
-    The scripts print it without a traceback; a library user catches it as a `ValueError`. Control characters, which
-    names in a damaged file may hold, are escaped.
+    The message is one line; control characters in it, such as those of names in a damaged file, are escaped. The
+    command lines print it without a traceback and exit with status 2.
     """
 
     def __init__(self, message: str) -> None:
@@ -19,35 +29,127 @@ class InputError(ValueError):
 
 
 def printable(text: str) -> str:
-    """`text` on one line: control characters and lone surrogates escaped, as `repr` has them."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda found: repr(found[0])[1:-1], text)
+    """Return `text` on one line, with control characters and lone surrogates escaped as in `repr`."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda match: repr(match[0])[1:-1], text)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's message that says something, or its kind."""
+    """Return the first non-empty line of an exception's message, or the name of its class."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def unknown(kind: str, name: object, options: Iterable[str]) -> InputError:
-    """The error for a name that is not among `options`: names the nearest one, or lists them all.
+def out_of_range(name: str, value: object, condition: str, hint: str = "") -> InputError:
+    """Return the error for a value of the wrong type or outside its range.
 
     Args:
-        kind: what the name was meant to be, e.g. `"model"`.
-        name: what the user typed.
-        options: every name that would have been right.
+        name: The argument or configuration key.
+        value: The value that was passed.
+        condition: What it must be, such as `">= 0"` or `"an integer"`.
+        hint: What to do instead, or an empty string.
+
+    Returns:
+        An error such as `alpha=-1: must be finite and >= 0`.
+    """
+    return InputError(_with_hint(f"{name}={value!r}: must be {condition}", "; ", hint))
+
+
+def unknown(kind: str, name: object, options: Iterable[str]) -> InputError:
+    """Return the error for a name that is not one of `options`.
+
+    Args:
+        kind: What the name stands for, such as `"model"`.
+        name: The name that was passed.
+        options: All valid names.
+
+    Returns:
+        An error that suggests the nearest valid name, or lists all of them if none is near.
     """
     options = sorted(options)
     nearest = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"choose one of: {', '.join(options)}"
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"must be one of {', '.join(options)}"
     return InputError(f"unknown {kind} {name!r}: {hint}")
 
 
-def whole(name: str, value: object) -> int:
-    """`value` as an int, if it is a whole number by type: 3.9 is not rounded, and True is no number.
+def renamed(kind: str, name: str, new: str) -> InputError:
+    """Return the error for a former name.
+
+    Args:
+        kind: What the name stands for, such as `"config key"`.
+        name: The former name, which was passed.
+        new: The current name.
+
+    Returns:
+        An error such as `unknown config key 'shape': renamed to 'schedule_family'`.
+    """
+    return InputError(f"unknown {kind} {name!r}: renamed to {new!r}")
+
+
+def requires(option: str, requirement: str, hint: str = "") -> InputError:
+    """Return the error for an option that needs another one.
+
+    Args:
+        option: The option in effect, such as `"distill.teacher='dense'"`.
+        requirement: What it needs, such as `"weights"`.
+        hint: How to provide it, or an empty string.
+
+    Returns:
+        An error such as `distill.teacher='dense' requires weights: set --config.weights=PATH`.
+    """
+    return InputError(_with_hint(f"{option} requires {requirement}", ": ", hint))
+
+
+def conflicts(option: str, other: str, hint: str = "") -> InputError:
+    """Return the error for two options that exclude each other.
+
+    Args:
+        option: One of them, such as `"schedule=8"`.
+        other: The other one, such as `"gmacs=3.4"`.
+        hint: What to do instead, or an empty string.
+
+    Returns:
+        An error such as `schedule=8 cannot be combined with gmacs=3.4: set one of them`.
+    """
+    return InputError(_with_hint(f"{option} cannot be combined with {other}", ": ", hint))
+
+
+def cannot_read(path: str | Path, problem: str, hint: str = "") -> InputError:
+    """Return the error for a file or directory that cannot be used.
+
+    Args:
+        path: The file or directory.
+        problem: What failed, such as `"not found"`.
+        hint: What to do, or an empty string.
+
+    Returns:
+        An error such as `ckpt: not found; expected a checkpoint directory`.
+    """
+    return invalid(str(path), problem, hint)
+
+
+def invalid(subject: str, problem: str, hint: str = "") -> InputError:
+    """Return the error for anything else: data, weights, an environment.
+
+    Args:
+        subject: What is invalid, such as `"metrics.jsonl line 3"`.
+        problem: What is wrong with it, such as `"expected a JSON object"`.
+        hint: What to do, or an empty string.
+
+    Returns:
+        An error such as `images: expected shape [B, 224, 224, 3], got (224, 224, 3)`.
+    """
+    return InputError(_with_hint(f"{subject}: {problem}", "; ", hint))
+
+
+def as_integer(name: str, value: object) -> int:
+    """Return `value` as an `int`; floats and booleans are not converted.
 
     Raises:
-        InputError: it is not; the message names `name`.
+        InputError: `value` is not of an integer type. The message names `name`.
     """
     if not isinstance(value, SupportsIndex) or isinstance(value, bool):
-        raise InputError(f"{name} takes a whole number, and was given {value!r}")
+        raise out_of_range(name, value, "an integer")
     return operator.index(value)
+
+
+def _with_hint(message: str, separator: str, hint: str) -> str:
+    return f"{message}{separator}{hint}" if hint else message

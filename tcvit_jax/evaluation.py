@@ -18,14 +18,14 @@ from tcvit_jax import sharding
 from tcvit_jax.errors import InputError
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing
-from tcvit_jax.ops.images import normalise
+from tcvit_jax.ops.images import normalize
 
 Batch = Mapping[str, Shaped[Array, "B ..."]]
 EvalStep = Callable[[Any, Batch], dict[str, Shaped[Array, ""]]]
 
 
 @dataclass(frozen=True)
-class Result:
+class EvaluationResult:
     """What an evaluation found; counts are exact integers, rates their quotients.
 
     Attributes:
@@ -64,9 +64,9 @@ def label_rank(logits: Float[Array, "B classes"], label: Int[Array, " B"]) -> In
     return (before & others).sum(-1, dtype=jnp.int32)
 
 
-def logits_of(model: ViT, preprocessing: Preprocessing, variables: Any, batch: Batch) -> Float[Array, "B classes"]:
+def compute_logits(model: ViT, preprocessing: Preprocessing, variables: Any, batch: Batch) -> Float[Array, "B classes"]:
     """`[B, num_classes]` of the uint8 images of a batch."""
-    images = normalise(batch["image"], preprocessing.mean, preprocessing.std)
+    images = normalize(batch["image"], preprocessing.mean, preprocessing.std)
     return cast(Array, model.apply(variables, images))
 
 
@@ -74,17 +74,17 @@ def make_rank_step(model: ViT, preprocessing: Preprocessing, mesh: Mesh) -> Call
     """A compiled function from variables and one batch to every label's rank (see `label_rank`), `[B]` int32."""
 
     def rank_step(variables: Any, batch: Batch) -> Int32[Array, " B"]:
-        return label_rank(logits_of(model, preprocessing, variables, batch), batch["label"])
+        return label_rank(compute_logits(model, preprocessing, variables, batch), batch["label"])
 
     whole = sharding.replicated(mesh)
-    return jax.jit(rank_step, in_shardings=(whole, sharding.split(mesh)), out_shardings=whole)
+    return jax.jit(rank_step, in_shardings=(whole, sharding.batch_sharding(mesh)), out_shardings=whole)
 
 
 def make_eval_step(model: ViT, preprocessing: Preprocessing, mesh: Mesh) -> EvalStep:
     """A compiled function from variables and one masked batch to its sums: `top1`, `top5`, `loss`, `examples`."""
 
     def eval_step(variables: Any, batch: Batch) -> dict[str, Shaped[Array, ""]]:
-        logits = logits_of(model, preprocessing, variables, batch)
+        logits = compute_logits(model, preprocessing, variables, batch)
         counted = batch["mask"] > 0
         rank = label_rank(logits, batch["label"])
         # Optax subtracts in another order: a fifth of the losses would differ in their last digits.
@@ -97,10 +97,10 @@ def make_eval_step(model: ViT, preprocessing: Preprocessing, mesh: Mesh) -> Eval
         }
 
     whole = sharding.replicated(mesh)
-    return jax.jit(eval_step, in_shardings=(whole, sharding.split(mesh)), out_shardings=whole)
+    return jax.jit(eval_step, in_shardings=(whole, sharding.batch_sharding(mesh)), out_shardings=whole)
 
 
-class Stopped(Exception):
+class EvaluationStopped(Exception):
     """An evaluation that was asked to end before its last batch."""
 
 
@@ -110,7 +110,7 @@ def evaluate(
     batches: Iterable[Mapping[str, np.ndarray]],
     mesh: Mesh,
     stop: Callable[[], bool] = lambda: False,
-) -> Result:
+) -> EvaluationResult:
     """Run `step` over all of `batches` (from `data.eval_batches`) and divide the sums.
 
     Args:
@@ -121,7 +121,7 @@ def evaluate(
         stop: asked after every batch whether to end early.
 
     Raises:
-        Stopped: `stop` said so.
+        EvaluationStopped: `stop` said so.
         InputError: no example at all.
     """
     totals = {"top1": 0, "top5": 0, "loss": 0.0, "examples": 0}
@@ -134,11 +134,11 @@ def evaluate(
             timed += len(batch["mask"]) * jax.process_count()
         totals = {key: totals[key] + sums[key].item() for key in totals}
         if stop():
-            raise Stopped
+            raise EvaluationStopped
     examples = totals["examples"]
     if not examples:
         raise InputError("the evaluation split holds no example")
-    return Result(
+    return EvaluationResult(
         top1=totals["top1"] / examples,
         top5=totals["top5"] / examples,
         loss=totals["loss"] / examples,

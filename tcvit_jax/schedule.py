@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from tcvit_jax.errors import InputError, unknown, whole
+from tcvit_jax.errors import InputError, as_integer, unknown
 
 Removed = tuple[int, ...]
 
@@ -25,17 +25,17 @@ class Stack:
         patches: patch tokens at the start.
         depth: blocks.
         cost: multiply-adds of one image for a number of removed tokens per block.
-        extra: tokens that each block which removes any adds to those it keeps.
-        most: how many of so many patch tokens can leave one block, by the method.
-        shape: how the method's paper spreads removals, one of `SHAPES`.
+        extra_tokens: tokens that each block which removes any adds to those it keeps.
+        max_removable: how many of so many patch tokens can leave one block, by the method.
+        family: how the method's paper spreads removals, one of `SCHEDULE_FAMILIES`.
     """
 
     patches: int
     depth: int
     cost: Callable[[Removed], int]
-    extra: int = 0
-    most: Callable[[int], int] = lambda patches: patches - 1
-    shape: str = "constant"
+    extra_tokens: int = 0
+    max_removable: Callable[[int], int] = lambda patches: patches - 1
+    family: str = "constant"
 
     def fitted(self, wanted: Callable[[int, int], int]) -> Removed:
         """The numbers `wanted(block, left)`, each lowered to what can leave that block.
@@ -44,9 +44,9 @@ class Stack:
         """
         counts, left = [], self.patches
         for block in range(self.depth):
-            count = min(wanted(block, left), self.most(left))
-            counts.append(count if count > self.extra else 0)
-            left -= counts[-1] - (self.extra if counts[-1] else 0)
+            count = min(wanted(block, left), self.max_removable(left))
+            counts.append(count if count > self.extra_tokens else 0)
+            left -= counts[-1] - (self.extra_tokens if counts[-1] else 0)
         return tuple(counts)
 
 
@@ -67,9 +67,9 @@ class constant:
 
     def removed(self, stack: Stack) -> Removed:
         """`count`, `depth` times."""
-        whole("schedule", self.count)
+        as_integer("schedule", self.count)
         # The last block needs one more than it removes.
-        most = (stack.patches - 1 + stack.extra * (stack.depth - 1)) // stack.depth
+        most = (stack.patches - 1 + stack.extra_tokens * (stack.depth - 1)) // stack.depth
         if self.count > most:
             raise InputError(
                 f"schedule={self.count} removes {self.count * stack.depth} of {stack.patches} patch tokens in "
@@ -107,7 +107,7 @@ class linear:
         """Whole numbers on the line."""
         if not isinstance(self.slope, numbers.Real) or not -1 <= self.slope <= 1:
             raise InputError(f"linear slope={self.slope!r} is not in [-1, 1]: 0 is constant")
-        first = int(whole("schedule", self.count) * (1 - self.slope))
+        first = int(as_integer("schedule", self.count) * (1 - self.slope))
         step = 2 * (self.count - first) / max(stack.depth - 1, 1)
         return tuple(int(first + step * block) for block in range(stack.depth))
 
@@ -150,7 +150,7 @@ class stages:
         """What the rate takes from the tokens of those blocks."""
         _check_rate("stages rate", self.rate)
         for block in self.blocks:
-            if not 0 <= whole("stages block", block) < stack.depth:
+            if not 0 <= as_integer("stages block", block) < stack.depth:
                 raise InputError(f"stages block {block} is not one of the model's: 0 to {stack.depth - 1}")
         return _possible(
             self, stack, lambda block, left: left - _rounded_up(self.rate * left) if block in self.blocks else 0
@@ -174,10 +174,10 @@ def _possible(schedule: Schedule, stack: Stack, wanted: Callable[[int, int], int
 
 def _check_most(schedule: object, stack: Stack, block: int, left: int, count: int) -> None:
     """Raise `InputError`, which names the schedule, where the method cannot remove `count` of the tokens left."""
-    if count > stack.most(left):
+    if count > stack.max_removable(left):
         raise InputError(
             f"{schedule} removes {count} tokens in block {block}, which has {left}: the method can remove at most "
-            f"{stack.most(left)} of them"
+            f"{stack.max_removable(left)} of them"
         )
 
 
@@ -197,7 +197,7 @@ def thirds(depth: int) -> tuple[int, ...]:
 
 
 # What spreads removals at a strength between 0, nothing leaves, and 1, all that can leave.
-SHAPES: dict[str, Callable[[Stack, float], Removed]] = {
+SCHEDULE_FAMILIES: dict[str, Callable[[Stack, float], Removed]] = {
     "constant": lambda stack, strength: stack.fitted(_even(stack, strength)),
     "keep_rate": lambda stack, strength: stack.fitted(
         lambda block, left: left - max(1, round((1 - strength) * left)),
@@ -210,7 +210,7 @@ SHAPES: dict[str, Callable[[Stack, float], Removed]] = {
 
 def _even(stack: Stack, strength: float) -> Callable[[int, int], int]:
     """As many from every block as whole tokens allow."""
-    total = round(strength * (stack.patches - 1 + stack.extra * (stack.depth - 1)))
+    total = round(strength * (stack.patches - 1 + stack.extra_tokens * (stack.depth - 1)))
     edges = [total * block // stack.depth for block in range(stack.depth + 1)]
     counts = [after - before for before, after in itertools.pairwise(edges)]
     return lambda block, left: counts[block]
@@ -221,27 +221,27 @@ class budget:
     """As few tokens as bring an image down to `gmacs` (1e9 MACs).
 
     The method's own products count too, and those of the last block that nobody reads, as in papers. A budget above
-    the dense model's cost removes nothing. Where a method cannot remove as many from a block as the shape would (half
+    the dense model's cost removes nothing. Where a method cannot remove as many from a block as the family would (half
     of them is ToMe's most), as many leave as can.
 
     Attributes:
         gmacs: the budget; it is not exceeded, and missed by as little as one token in one block allows.
-        shape: how removals spread: `"constant"`, as evenly over the blocks as whole tokens allow; `"keep_rate"`, the
+        family: how removals spread: `"constant"`, as evenly over the blocks as whole tokens allow; `"keep_rate"`, the
             same part of each block's tokens, which removes more where there are more; `"stages"`, the same part at
             three blocks; `"method"`, whichever of these the method's paper uses.
     """
 
     gmacs: float
-    shape: str = "constant"
+    family: str = "constant"
 
     def removed(self, stack: Stack) -> Removed:
-        """The weakest spread of the shape that fits, mended by single tokens of late blocks."""
+        """The weakest spread of the family that fits, mended by single tokens of late blocks."""
         if not isinstance(self.gmacs, numbers.Real) or not self.gmacs > 0:
             raise InputError(f"budget gmacs={self.gmacs!r} is no positive number of 1e9 multiply-adds, such as 3.4")
-        shape = stack.shape if self.shape == "method" else self.shape
-        if shape not in SHAPES:
-            raise unknown("shape of a budget:", self.shape, (*SHAPES, "method"))
-        limit, spread = self.gmacs * 1e9, SHAPES[shape]
+        family = stack.family if self.family == "method" else self.family
+        if family not in SCHEDULE_FAMILIES:
+            raise unknown("family of a budget:", self.family, (*SCHEDULE_FAMILIES, "method"))
+        limit, spread = self.gmacs * 1e9, SCHEDULE_FAMILIES[family]
         if stack.cost((0,) * stack.depth) <= limit:
             return (0,) * stack.depth
         if stack.cost(spread(stack, 1.0)) > limit:
@@ -271,7 +271,7 @@ def _mended(counts: Removed, stack: Stack, limit: float) -> list[Removed]:
 
 def _as_schedule(value: int | Sequence[int] | Schedule) -> Schedule:
     if isinstance(value, Iterable):
-        return explicit(tuple(whole("schedule", count) for count in value))
+        return explicit(tuple(as_integer("schedule", count) for count in value))
     return value if isinstance(value, Schedule) else constant(value)
 
 
@@ -285,22 +285,22 @@ def resolve(schedule: int | Sequence[int] | Schedule, stack: Stack) -> Removed:
     Raises:
         InputError: it does not fit the model, or the method.
     """
-    removed = tuple(whole("schedule", count) for count in _as_schedule(schedule).removed(stack))
+    removed = tuple(as_integer("schedule", count) for count in _as_schedule(schedule).removed(stack))
     if len(removed) != stack.depth:
         raise InputError(f"schedule lists {len(removed)} blocks and the model has {stack.depth}")
     left = stack.patches
     for block, count in enumerate(removed):
         if count < 0:
             raise InputError(f"schedule removes {count} tokens in block {block}: use 0 or more")
-        if 0 < count <= stack.extra:
+        if 0 < count <= stack.extra_tokens:
             raise InputError(
-                f"schedule removes {count} token in block {block} and adds {stack.extra} fused of it: "
-                f"use 0 or {stack.extra + 1}"
+                f"schedule removes {count} token in block {block} and adds {stack.extra_tokens} fused of it: "
+                f"use 0 or {stack.extra_tokens + 1}"
             )
         if count >= left:
             raise InputError(
                 f"schedule removes {count} tokens in block {block}, which has {left}: at most {left - 1} leave one"
             )
         _check_most("schedule", stack, block, left, count)
-        left -= count - (stack.extra if count else 0)
+        left -= count - (stack.extra_tokens if count else 0)
     return removed

@@ -1,7 +1,7 @@
 """The device mesh `data x model`: the batch is cut over both axes, and parameters, if at all, over `model`.
 
 `model=1` keeps every parameter whole on every device. A greater one is fully sharded data parallelism (FSDP;
-Rajbhandari et al., 2020): a device keeps its part of the large parameters, of their averages and of the optimiser's
+Rajbhandari et al., 2020): a device keeps its part of the large parameters, of their averages and of the optimizer's
 state, gathers the others' parts for the forward and backward pass, and gets back its part of the gradient.
 """
 
@@ -73,7 +73,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The first axis, the batch, cut over all devices."""
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
@@ -115,7 +115,7 @@ def shardings(tree: Any, mesh: Mesh, table: ParameterTable) -> Any:
     return jax.tree_util.tree_map_with_path(sharding_of, tree)
 
 
-def check_shared(params: Any, mesh: Mesh, table: ParameterTable) -> None:
+def check_shardable(params: Any, mesh: Mesh, table: ParameterTable) -> None:
     """Raise an `InputError` unless the devices of `model` can share the parameters (arrays or shapes) evenly."""
     size = model_size(mesh)
     for path, leaf in tree_leaves_with_path(params):  # pyright: ignore[reportUnknownVariableType]
@@ -130,14 +130,14 @@ def check_shared(params: Any, mesh: Mesh, table: ParameterTable) -> None:
 
 def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """A global batch on the mesh, from the rows that this process read."""
-    sharding = split(mesh)
+    sharding = batch_sharding(mesh)
     return {
         key: jax.make_array_from_process_local_data(sharding, value)  # pyright: ignore[reportUnknownMemberType]
         for key, value in batch.items()
     }
 
 
-def place_whole(tree: Any, mesh: Mesh) -> Any:
+def place_replicated(tree: Any, mesh: Mesh) -> Any:
     """Every array of `tree` whole on every device: of the host, or of this mesh."""
     if model_size(mesh) > 1 and any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree)):
         # Parts that other processes hold come through a program; a copy from the host alone cannot reach them.
@@ -169,10 +169,10 @@ def as_replicated(tree: Any, mesh: Mesh) -> Any:
     def whole(_: Any) -> NamedSharding:
         return replicated(mesh)
 
-    return as_placed(tree, jax.tree.map(whole, tree))
+    return as_sharded(tree, jax.tree.map(whole, tree))
 
 
-def as_placed(tree: Any, placed: Any) -> Any:
+def as_sharded(tree: Any, placed: Any) -> Any:
     """Abstract leaves of `tree` (shapes and dtypes) that lie as `placed`, a tree of shardings, says."""
 
     def abstract(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

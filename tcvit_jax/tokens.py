@@ -28,7 +28,7 @@ class Tokens:
             that was fused of several and has no patch of its own.
         slots: `[B, N0]` int32, for every original patch the row (among the patch tokens) that holds it, or -1.
         state: what the reducer prepared once for the whole pass (a graph, say), indexed by original patches.
-        blend: `[B, N0, N]` float32, of what parts of the patch tokens each original patch is restored; carried only
+        restore_weights: `[B, N0, N]` float32, of what parts of the patch tokens each original patch is restored; carried only
             for a reducer that shares a removed token among several, where one slot does not say it all.
         prefix: how many prefix tokens there are; static.
         class_tokens: how many of them, the first, stand for the whole image (class, distillation); static.
@@ -40,7 +40,7 @@ class Tokens:
     origin: Int32[Array, "B N"]
     slots: Int32[Array, "B N0"]
     state: Any = None
-    blend: Float32[Array, "B N0 N"] | None = None
+    restore_weights: Float32[Array, "B N0 N"] | None = None
     prefix: int = field(default=1, metadata={"static": True})
     class_tokens: int = field(default=1, metadata={"static": True})
     block: int = field(default=0, metadata={"static": True})
@@ -62,9 +62,9 @@ class Tokens:
         size = jnp.ones((batch, patches), jnp.float32)
         return cls(x, size, index, index, prefix=prefix, class_tokens=classes, depth=depth)
 
-    def with_blend(self) -> Tokens:
-        """The same tokens, from here on with what restores them where slots do not suffice (see `blend`)."""
-        return replace(self, blend=jax.nn.one_hot(self.slots, self.origin.shape[1], dtype=jnp.float32))
+    def with_restore_weights(self) -> Tokens:
+        """The same tokens, from here on with what restores them where slots do not suffice (see `restore_weights`)."""
+        return replace(self, restore_weights=jax.nn.one_hot(self.slots, self.origin.shape[1], dtype=jnp.float32))
 
     @property
     def patches(self) -> Float[Array, "B N D"]:

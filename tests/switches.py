@@ -8,7 +8,7 @@ import pytest
 import tcvit_jax as tc
 from tcvit_jax.reducers import REDUCERS
 from tcvit_jax.reducers.gtp import GRAPHS, SCORE_NAMES
-from tcvit_jax.reducers.tcvit import CHOICES
+from tcvit_jax.reducers.tcvit import OPTIONS
 
 _GTP = [
     *(tc.GTP(score=score) for score in SCORE_NAMES),
@@ -18,12 +18,12 @@ _GTP = [
     tc.GTP(alpha=0.4, neighbors=3, proportional_attention=False),
 ]
 _TCVIT = [
-    *(tc.TCViT(**{switch: value}) for switch, values in CHOICES.items() for value in values),
+    *(tc.TCViT(**{switch: value}) for switch, values in OPTIONS.items() for value in values),
     *(tc.TCViT(order=order, match_order=match) for order, match in ((1, 1), (3, 1), (1, 8))),
     *(tc.TCViT(walk=walk, order=4, gamma=0.7) for walk in ("cumulative", "katz", "lazy")),
     *(tc.TCViT(fuse=fuse, temperature=0.3, top_m=2, grad_through_soft=True) for fuse in ("soft", "topm")),
     tc.TCViT(match_norm="lift", direction="both", fuse="soft"),
-    tc.TCViT(graph="patch", self_loops=False, renormalise=True),
+    tc.TCViT(graph="patch", self_loops=False, renormalize=True),
     tc.TCViT(balance=0.0, fuse="drop"),
     tc.TCViT(dominance="gap", walk="lazy"),
     tc.TCViT(balance=1.0, fuse="single"),

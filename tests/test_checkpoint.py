@@ -34,7 +34,7 @@ def test_what_is_saved_is_loaded(tmp_path, family):
 
 def test_there_are_no_averages_to_load(tmp_path):
     checkpoint.save(tmp_path / "ckpt", variables_of(MODEL), META)
-    with pytest.raises(tc.InputError, match="unknown weights of '.*ckpt': 'ema': choose one of: variables"):
+    with pytest.raises(tc.InputError, match="unknown weights of '.*ckpt': 'ema': must be one of variables"):
         tc.load(tmp_path / "ckpt", "ema")
 
 

@@ -11,7 +11,7 @@ from tcvit_jax import config, models
 from tcvit_jax.assembly import build_model
 from tcvit_jax.reducers import REDUCERS
 from tcvit_jax.training import optimizer
-from tcvit_jax.training.warmdown import stages
+from tcvit_jax.training.reduction_warmup import stages
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
@@ -84,7 +84,7 @@ def test_recipes_train_as_published(stem, recipe):
     per_epoch = STEPS_PER_EPOCH[values.batch_size]
     total = round(values.epochs * per_epoch)
     rate = optimizer.learning_rate(loaded.optimizer, total, per_epoch, values.batch_size)
-    schedules = stages(loaded.warmdown, model, total, per_epoch)
+    schedules = stages(loaded.reduction_warmup, model, total, per_epoch)
     assert schedules[-1].removed == model.removed
     assert (len(schedules) > 1) == (method == "evit" and recipe == "scratch")
     assert (values.label_smoothing, values.random_erasing) == (0.1, 0.25)
@@ -165,7 +165,7 @@ def test_readme_states_the_cost_of_its_rows():
         row = MODULES[stem].ROW
         assert method in (row.method, row.method.removesuffix("-ViT"))
         assert (int(removed), float(gmacs), float(dense)) == (row.schedule, row.gmacs, row.dense.gmacs)
-        assert saved == f"{100 * tc.describe(model_of(stem)).saved:.1f}"
+        assert saved == f"{100 * tc.describe(model_of(stem)).savings:.1f}"
 
 
 @pytest.mark.parametrize("stem", ["digits_dense", "digits_gtp", "digits_tcvit", "fashion_dense"])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tcvit_jax.errors import InputError, unknown, whole
+from tcvit_jax.errors import InputError, as_integer, unknown
 
 
 def test_the_nearest_name_is_offered():
@@ -13,14 +13,14 @@ def test_the_nearest_name_is_offered():
 
 
 def test_all_names_are_listed_when_none_is_near():
-    assert str(unknown("model", "resnet", ["b", "a"])) == "unknown model 'resnet': choose one of: a, b"
+    assert str(unknown("model", "resnet", ["b", "a"])) == "unknown model 'resnet': must be one of a, b"
 
 
 def test_whole_numbers_are_told_by_type():
-    assert whole("order", np.int64(3)) == 3
+    assert as_integer("order", np.int64(3)) == 3
     for value in (3.0, True, "3", None):
-        with pytest.raises(InputError, match=f"order takes a whole number, and was given {value!r}"):
-            whole("order", value)
+        with pytest.raises(InputError, match=f"order={value!r}: must be an integer"):
+            as_integer("order", value)
 
 
 def test_it_is_a_value_error():

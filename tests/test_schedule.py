@@ -62,7 +62,7 @@ def test_a_list_of_another_length_is_refused():
 
 @pytest.mark.parametrize("value", [3.9, [1, 1.7], True, "8", None, [True, 1]])
 def test_only_whole_numbers_are_tokens(value):
-    with pytest.raises(tc.InputError, match="schedule takes a whole number, and was given"):
+    with pytest.raises(tc.InputError, match="schedule=.*: must be an integer"):
         resolve(value, 64, 2)
 
 
@@ -111,7 +111,7 @@ def test_a_budget_above_the_dense_model_removes_nothing():
 
 @given(st.floats(0.05, 1), st.integers(2, 300), st.integers(1, 24), st.integers(0, 1))
 def test_a_keep_rate_takes_the_same_part_of_every_block(rate, patches, depth, extra):
-    removed = resolve(schedule.keep_rate(rate), patches, depth, extra=extra)
+    removed = resolve(schedule.keep_rate(rate), patches, depth, extra_tokens=extra)
     left = patches
     for count in removed:
         kept = max(1, round(rate * left))
@@ -143,7 +143,7 @@ def test_a_budget_by_keep_rate_removes_more_where_there_are_more():
 
 
 def test_a_budget_of_another_shape_is_refused():
-    with pytest.raises(tc.InputError, match="unknown shape of a budget: 'keep-rate': did you mean 'keep_rate'?"):
+    with pytest.raises(tc.InputError, match="unknown family of a budget: 'keep-rate': did you mean 'keep_rate'?"):
         resolve(schedule.budget(1.0, "keep-rate"), 64, 4)
 
 
@@ -153,23 +153,23 @@ def test_tokens_fused_of_others_count_as_left(patches, depth, data):
     if most < 2:
         return
     count = data.draw(st.integers(2, most))
-    assert resolve(count, patches, depth, extra=1) == (count,) * depth
+    assert resolve(count, patches, depth, extra_tokens=1) == (count,) * depth
     with pytest.raises(tc.InputError, match=f"at most {most} per block leave one"):
-        resolve(most + 1, patches, depth, extra=1)
+        resolve(most + 1, patches, depth, extra_tokens=1)
 
 
 def test_a_token_is_not_exchanged_for_one_fused_of_it_alone():
     with pytest.raises(tc.InputError, match="schedule removes 1 token in block 1 and adds 1 fused of it: use 0 or 2"):
-        resolve([0, 1, 3], 20, 3, extra=1)
+        resolve([0, 1, 3], 20, 3, extra_tokens=1)
     for budget in (schedule.budget(8000.0), schedule.budget(8000.0, "keep_rate")):
-        assert 1 not in resolve(budget, 50, 6, extra=1)
+        assert 1 not in resolve(budget, 50, 6, extra_tokens=1)
 
 
 @pytest.mark.parametrize(
     "wrong", [schedule.constant(3.5), schedule.explicit((0.5, 1)), schedule.constant(True), schedule.constant("8")]
 )
 def test_objects_take_whole_numbers_too(wrong):
-    with pytest.raises(tc.InputError, match="schedule takes a whole number, and was given"):
+    with pytest.raises(tc.InputError, match="schedule=.*: must be an integer"):
         resolve(wrong, 64, 2)
 
 
@@ -206,11 +206,11 @@ def test_lines_of_tome_s_table():
     [
         (schedule.linear(8, 1.5), "linear slope=1.5 is not in [-1, 1]: 0 is constant"),
         (schedule.linear(8, "1"), "linear slope='1' is not in [-1, 1]: 0 is constant"),
-        (schedule.linear(8.5, 0), "schedule takes a whole number, and was given 8.5"),
+        (schedule.linear(8.5, 0), "schedule=8.5: must be an integer"),
         (schedule.keep_rate((0.5, 0.5)), "keep_rate lists 2 blocks and the model has 4"),
         (schedule.keep_rate((0.5, 0.5, 2, 1)), "keep_rate=2 is not in (0, 1]: 1.0 keeps all"),
         (schedule.stages((1, 4), 0.5), "stages block 4 is not one of the model's: 0 to 3"),
-        (schedule.stages((1.0, 3), 0.5), "stages block takes a whole number, and was given 1.0"),
+        (schedule.stages((1.0, 3), 0.5), "stages block=1.0: must be an integer"),
         (schedule.stages((1, 3), 0), "stages rate=0 is not in (0, 1]: 1.0 keeps all"),
     ],
 )
@@ -227,7 +227,7 @@ def test_a_keep_rate_for_every_block_is_taken_block_by_block():
 
 @given(st.integers(3, 300), st.integers(4, 12), st.integers(1, 100), st.integers(0, 1))
 def test_stages_keep_a_part_rounded_up_at_their_blocks_alone(patches, depth, percent, extra):
-    removed, left = resolve(schedule.stages((0, 3), percent / 100), patches, depth, extra=extra), patches
+    removed, left = resolve(schedule.stages((0, 3), percent / 100), patches, depth, extra_tokens=extra), patches
     for block, count in enumerate(removed):
         # In whole numbers: 28 % of 25 are 7, and a little more in floating point.
         gone = left + -percent * left // 100 if block in (0, 3) else 0
@@ -246,13 +246,15 @@ def test_stages_of_evit_and_top_k_are_the_published_counts():
 @given(st.integers(2, 60), st.lists(st.integers(-2, 30), min_size=1, max_size=8), st.integers(0, 1), st.booleans())
 def test_what_is_fitted_to_a_stack_fits_and_is_no_more_than_wanted(patches, wanted, extra, half):
     most = (lambda left: left // 2) if half else (lambda left: left - 1)
-    fitted = stack(patches, len(wanted), extra=extra, most=most).fitted(lambda block, left: wanted[block])
+    fitted = stack(patches, len(wanted), extra_tokens=extra, max_removable=most).fitted(
+        lambda block, left: wanted[block]
+    )
     left = patches
     for want, count in zip(wanted, fitted, strict=True):
         possible = min(want, most(left))
         assert count == (possible if possible > extra else 0)
         left -= count - (extra if count else 0)
-    assert resolve(list(fitted), patches, len(wanted), extra=extra, most=most) == fitted
+    assert resolve(list(fitted), patches, len(wanted), extra_tokens=extra, max_removable=most) == fitted
 
 
 def test_more_than_the_method_can_remove_is_refused_block_by_block():
@@ -275,12 +277,12 @@ DENSE = tc.create_model("deit_small_patch16_224")
 BASELINES = [pytest.param(kind(), id=name) for name, kind in REDUCERS.items()]
 
 
-@pytest.mark.parametrize("shape", [*schedule.SHAPES, "method"])
+@pytest.mark.parametrize("shape", [*schedule.SCHEDULE_FAMILIES, "method"])
 @pytest.mark.parametrize("reducer", BASELINES)
 def test_every_method_meets_a_budget_of_every_shape(reducer, shape):
     for share in (0.75, 0.6, 0.5):
         budget = schedule.budget(share * DENSE.cost().total / 1e9, shape)
-        own = reducer.SHAPE if shape == "method" else shape
+        own = reducer.DEFAULT_SCHEDULE if shape == "method" else shape
         # Distances of all features, in every block, cost more than half of what there is to save.
         if share == 0.5 and own == "constant" and isinstance(reducer, tc.DPCKNN | tc.KMedoids):
             with pytest.raises(
@@ -293,7 +295,7 @@ def test_every_method_meets_a_budget_of_every_shape(reducer, shape):
             blocks = [block for block, count in enumerate(model.removed) if count]
             assert blocks == (list(schedule.thirds(12)) if own == "stages" else list(range(12)))
             if shape == "method":
-                assert model.removed == condense(DENSE, reducer, replace(budget, shape=own)).removed
+                assert model.removed == condense(DENSE, reducer, replace(budget, family=own)).removed
 
 
 def test_thirds_of_short_models_are_blocks_of_theirs():

@@ -11,16 +11,16 @@ KEPT, REMOVED = jnp.zeros((2, 3), jnp.int32), jnp.zeros((2, 1), jnp.int32)
 
 
 def test_a_wrong_shape_is_an_error():
-    assert plans.dropping(KEPT, REMOVED).survivors == 3
+    assert plans.drop(KEPT, REMOVED).survivors == 3
     with pytest.raises(jaxtyping.TypeCheckError, match="parameter 'removed'"):
-        plans.dropping(KEPT, REMOVED[:1])
+        plans.drop(KEPT, REMOVED[:1])
 
 
 def test_a_wrong_dtype_is_an_error():
     with pytest.raises(jaxtyping.TypeCheckError, match="parameter 'score'"):
-        ranking.places(KEPT)
+        ranking.ranks(KEPT)
 
 
 def test_pytrees_may_hold_leaves_that_are_no_arrays():
-    plan = plans.dropping(KEPT, REMOVED)
+    plan = plans.drop(KEPT, REMOVED)
     assert jax.tree.map(lambda leaf: leaf.shape, plan).kept == (2, 3)

@@ -14,7 +14,7 @@ def test_a_batch_is_cut_and_parameters_are_whole():
     batch = sharding.place({"image": np.arange(16.0)}, mesh)["image"]
     assert [shard.data.shape for shard in batch.addressable_shards] == [(2,)] * 8
     np.testing.assert_array_equal(batch, np.arange(16.0))
-    whole = sharding.place_whole({"w": np.ones(3)}, mesh)["w"]
+    whole = sharding.place_replicated({"w": np.ones(3)}, mesh)["w"]
     assert [shard.data.shape for shard in whole.addressable_shards] == [(3,)] * 8
 
 
@@ -76,7 +76,7 @@ def test_the_table_shares_matrices_and_leaves_vectors_whole():
 def test_parameters_that_cannot_be_shared_are_named():
     model = tc.create_model("deit_tiny_patch16_224", embed_dim=36, depth=2, num_heads=3)
     with pytest.raises(tc.InputError) as caught:
-        sharding.check_shared(models.parameter_shapes(model), sharding.make_mesh(0, 8), model.PARAMETERS)
+        sharding.check_shardable(models.parameter_shapes(model), sharding.make_mesh(0, 8), model.PARAMETERS)
     assert str(caught.value) == "mesh.model=8 cannot share the 36 columns of blocks_0/attn/proj/kernel: use 6"
 
 
@@ -85,7 +85,7 @@ def test_what_is_shared_is_whole_again():
     tree = {"head": {"kernel": np.arange(32.0).reshape(8, 4)}}
     shared = jax.device_put(tree, sharding.shardings(tree, mesh, models.ViT.PARAMETERS))
     assert shared["head"]["kernel"].addressable_shards[0].data.shape == (2, 4)
-    whole = sharding.place_whole(shared, mesh)
+    whole = sharding.place_replicated(shared, mesh)
     assert whole["head"]["kernel"].sharding.is_fully_replicated
     np.testing.assert_array_equal(whole["head"]["kernel"], tree["head"]["kernel"])
 

@@ -41,9 +41,9 @@ class Evaluated:
         """Return pixels as the model takes them, float32."""
         import jax.numpy as jnp
 
-        from tcvit_jax.ops.images import normalise
+        from tcvit_jax.ops.images import normalize
 
-        return normalise(jnp.asarray(pixels), self.preprocessing.mean, self.preprocessing.std)
+        return normalize(jnp.asarray(pixels), self.preprocessing.mean, self.preprocessing.std)
 
 
 def load(directory: str) -> Evaluated:

@@ -5,7 +5,7 @@ python tools/input_rate.py --rounds 15 --workers 5
 Pillow reads the JPEGs of a folder, crops, resizes, flips and applies the operations that were drawn before: a loop of
 its calls and nothing else. The pipeline is `train_batches` over the same folder, in the same thread. Both are pinned to
 one core and take turns. Their seconds are those that the processor spent on them, so that other programs disturb
-little, and the ratio is that of neighbouring turns. Pictures are noise with the spectrum of photographs.
+little, and the ratio is that of neighboring turns. Pictures are noise with the spectrum of photographs.
 
 Then one worker process and two take turns on two cores, by the clock: only a machine that does nothing else tells what
 the second is worth. Its bound is what the processor spends on a busy machine as well: with w in a worker and m in the
@@ -36,7 +36,7 @@ TRANSFORMS = {
 
 
 def picture(seed: int) -> np.ndarray:
-    """uint8 [375, 500, 3]: each frequency as strong as in photographs, on average, and colours that go together."""
+    """uint8 [375, 500, 3]: each frequency as strong as in photographs, on average, and colors that go together."""
     rng = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(SIZE[0])[:, None], np.fft.fftfreq(SIZE[1]))
     waves = np.fft.fft2(rng.standard_normal((3, *SIZE))) / (0.004 + frequency) ** 1.35
@@ -65,7 +65,7 @@ def of_pillow(paths: list[str], transform: TrainTransform, count: int) -> Callab
     rng, height, width = np.random.default_rng(0), *transform.size
     drawn = [(paths[rng.integers(len(paths))], transform.draw(SIZE, rng)) for _ in range(20 * count)]
     turns = iter(range(10**9))
-    fill = operations.fill_colour(transform.mean, 3)
+    fill = operations.fill_color(transform.mean, 3)
 
     def turn() -> float:
         first = next(turns) * count

@@ -3,7 +3,7 @@
 python tools/off_the_shelf.py runs/digits_dense runs/fashion_dense > table.md
 
 Budgets are parts of the dense model's multiply-adds, the method's own work counted; the same part of its tokens leaves
-every block (`schedule.budget(shape="keep_rate")`). Differences are paired, on the same images, with standard errors.
+every block (`schedule.budget(family="keep_rate")`). Differences are paired, on the same images, with standard errors.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def at_budget(model: ViT, reducer: tc.GTP | tc.TCViT, share: float) -> ViT:
     """Return the same model with `share` of its multiply-adds."""
     import tcvit_jax as tc
 
-    budget = tc.schedule.budget(share * model.cost().total / 1e9, shape="keep_rate")
+    budget = tc.schedule.budget(share * model.cost().total / 1e9, family="keep_rate")
     return tc.condense(model, reducer, budget)
 
 

@@ -29,15 +29,15 @@ def report(flags: argparse.Namespace) -> None:
 
     import tcvit_jax as tc
     from tcvit_jax import reducers
-    from tcvit_jax.benchmark.timing import compile_program, in_turns
-    from tcvit_jax.measure.oracle import bound
+    from tcvit_jax.benchmark.timing import compile_program, time_interleaved
+    from tcvit_jax.measure.oracle import oracle
 
     dense = tc.create_model(flags.model)
     condensed = [tc.condense(dense, reducer, flags.schedule) for reducer in reducers.parse(flags.reducers)]
-    timed = [bound(condensed[0]), *condensed, dense]
+    timed = [oracle(condensed[0]), *condensed, dense]
     images = jax.random.normal(jax.random.key(0), (flags.batch, *dense.img_size, dense.in_chans))
     variables = jax.jit(dense.init)(jax.random.key(1), images[:1])
-    seconds = in_turns([compile_program(model.apply, variables, images) for model in timed], flags.rounds)
+    seconds = time_interleaved([compile_program(model.apply, variables, images) for model in timed], flags.rounds)
     ratios = np.quantile(seconds / seconds[:, :1], (0.25, 0.5, 0.75), axis=0)
     names = ["slice", *(repr(model.reducer) for model in condensed), "dense"]
     print(f"{flags.model}, {flags.schedule} removed per block, batch {flags.batch}, {jax.devices()[0].device_kind}")

@@ -75,7 +75,7 @@ def report(evaluated: checkpoints.Evaluated, path: str, count: int) -> None:
     from tcvit_jax import atomic
 
     dense, first = evaluated.model, tc.TCViT(order=1)
-    budget = tc.schedule.budget(0.6 * dense.cost().total / 1e9, shape="keep_rate")
+    budget = tc.schedule.budget(0.6 * dense.cost().total / 1e9, family="keep_rate")
     model = tc.condense(dense, first, budget)
     images = evaluated.normalize(evaluated.pixels(_spread(len(evaluated.data.source), count)))
     found = tc.measure.reductions(model, evaluated.variables, images)

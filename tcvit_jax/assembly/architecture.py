@@ -27,7 +27,7 @@ def reduce(model: ViT, reduction: Reduction) -> ViT:
     Raises:
         InputError: a reduction that does not fit the model.
     """
-    plan = schedule.budget(reduction.gmacs, reduction.shape) if reduction.gmacs else reduction.schedule
+    plan = schedule.budget(reduction.gmacs, reduction.schedule_family) if reduction.gmacs else reduction.schedule
     return models.condense(model, reduction.reducer, plan)
 
 

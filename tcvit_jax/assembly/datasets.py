@@ -9,7 +9,7 @@ import jax
 
 from tcvit_jax import data as pipeline
 from tcvit_jax.config import Data, Run
-from tcvit_jax.data import Batch, EvalTransform, LabelMaps, Source, TokenLabelling, TrainTransform
+from tcvit_jax.data import Batch, EvalTransform, LabelMaps, Source, TokenLabeling, TrainTransform
 from tcvit_jax.errors import InputError
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing
@@ -75,7 +75,7 @@ class TrainData:
     seed: int
     repeats: int
     workers: int
-    labelling: TokenLabelling | None = None
+    labeling: TokenLabeling | None = None
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         """Return this process's part of the batches from `start_step` on."""
@@ -85,7 +85,7 @@ class TrainData:
             batch_size=self.batch_size,
             seed=self.seed,
             repeats=self.repeats,
-            labelling=self.labelling,
+            labeling=self.labeling,
             start_step=start_step,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
@@ -108,10 +108,10 @@ def build_train_data(data: Data, run: Run, model: ViT, preprocessing: Preprocess
         data.shift, auto_augment=data.auto_augment, color_jitter=data.color_jitter, mean=tuple(preprocessing.mean),
     )  # fmt: skip
     source = _open(data, data.train_split, model)
-    labelling = None
+    labeling = None
     if data.label_maps:
-        labelling = TokenLabelling(LabelMaps(data.label_maps, model.num_classes), model.grid)
-    return TrainData(source, transform, run.batch_size, run.seed, data.repeats, data.workers, labelling)
+        labeling = TokenLabeling(LabelMaps(data.label_maps, model.num_classes), model.grid)
+    return TrainData(source, transform, run.batch_size, run.seed, data.repeats, data.workers, labeling)
 
 
 def _open(data: Data, split: str, model: ViT) -> Source:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from tcvit_jax import sharding
 from tcvit_jax.assembly.pretrained import Pretrained
-from tcvit_jax.evaluation import Result, make_eval_step
+from tcvit_jax.evaluation import EvaluationResult, make_eval_step
 from tcvit_jax.evaluation import evaluate as evaluate_batches
 from tcvit_jax.measure import describe
 
 
-def evaluate(pretrained: Pretrained) -> Result:
+def evaluate(pretrained: Pretrained) -> EvaluationResult:
     """Evaluate a model on every image of its evaluation split, and print its cost and its results.
 
     Raises:
@@ -19,6 +19,6 @@ def evaluate(pretrained: Pretrained) -> Result:
     data, ledger = pretrained.eval_data(), describe(pretrained.model)
     print(f"model   {ledger.name}\n{ledger.summary()}", flush=True)
     step = make_eval_step(pretrained.model, pretrained.preprocessing, mesh)
-    result = evaluate_batches(step, sharding.place_whole(pretrained.variables, mesh), data.batches(), mesh)
+    result = evaluate_batches(step, sharding.place_replicated(pretrained.variables, mesh), data.batches(), mesh)
     print(f"{result}\n{result.images_per_second:,.0f} images per second", flush=True)
     return result

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gmacs", help="budgets in 1e9 multiply-adds, such as 4.0,3.4")
     parser.add_argument("--share", default="0.75,0.6,0.5", help="without those, as parts of the dense model's")
     parser.add_argument(
-        "--shape", default="method", help="of schedules: constant, keep_rate, stages, or each method's own"
+        "--schedule_family", default="method", help="of schedules: constant, keep_rate, stages, or each method's own"
     )
     parser.add_argument("--batch", type=int, default=64, help="images of a timed batch")
     parser.add_argument("--rounds", type=int, default=30, help="timed runs of every program, in turns")
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace) -> None:
     """Measure, write the tables and print one of them."""
     from tcvit_jax import assembly, config
-    from tcvit_jax.benchmark import subject as subjects
+    from tcvit_jax.benchmark import comparison as subjects
     from tcvit_jax.benchmark.run import Benchmark
     from tcvit_jax.benchmark.store import Store
     from tcvit_jax.errors import InputError
@@ -55,11 +55,11 @@ def run(flags: argparse.Namespace) -> None:
         scope = config.Scope(reader, (*keys, "model.", "weights", "new_head"))
         weights = {"weights": flags.weights} if flags.weights else {}
         found = [assembly.from_weights(config.load(flags.config, flags.overrides, scope, weights))]
-    subject = subjects.build(
+    comparison = subjects.build(
         found, parse(flags.reducers), gmacs=_numbers("gmacs", flags.gmacs), shares=_numbers("share", flags.share),
-        shape=flags.shape, batch=flags.batch, rounds=flags.rounds, calibrate=flags.calibrate,
+        schedule_family=flags.schedule_family, batch=flags.batch, rounds=flags.rounds, calibrate=flags.calibrate,
     )  # fmt: skip
-    benchmark = Benchmark(subject, Store(flags.out, subject.settings))
+    benchmark = Benchmark(comparison, Store(flags.out, comparison.settings))
     benchmark.run()
     print((benchmark.store.path / "results.md").read_text())
     print(f"saved in {benchmark.store.path}")

@@ -51,7 +51,7 @@ def hits(
 ) -> Hits:
     """Of a model with each of several weights, on every image of masked batches; one compilation, one pass."""
     step = make_rank_step(model, preprocessing, mesh)
-    placed = [sharding.place_whole(variables, mesh) for variables in weights]
+    placed = [sharding.place_replicated(variables, mesh) for variables in weights]
     ranks: list[list[np.ndarray]] = [[] for _ in placed]
     for batch in batches:
         on_device = sharding.place(batch, mesh)

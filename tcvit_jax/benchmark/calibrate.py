@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from tcvit_jax import models, schedule, sharding
-from tcvit_jax.benchmark.subject import Subject
+from tcvit_jax.benchmark.comparison import Comparison
 from tcvit_jax.data import Batch, Example, Source, eval_batches, open_source
 from tcvit_jax.errors import InputError
 from tcvit_jax.evaluation import evaluate, make_eval_step
@@ -29,13 +29,13 @@ class Part:
         return self.source[index * len(self.source) // self.count]
 
 
-def training_part(subject: Subject, count: int) -> Part:
+def training_subset(comparison: Comparison, count: int) -> Part:
     """`count` images of the split that is trained on; slices of one split are compared by name alone.
 
     Raises:
         InputError: it is the split that is evaluated, or has fewer images.
     """
-    data = subject.config.data
+    data = comparison.config.data
     if data.train_split == data.eval_split:
         raise InputError(
             f"data.train_split={data.train_split!r} is the split that is evaluated: nothing to calibrate on"
@@ -48,39 +48,39 @@ def training_part(subject: Subject, count: int) -> Part:
     return Part(source, count, source.classes)
 
 
-def calibrated(subject: Subject, part: Part, budget: float) -> tuple[Reducer, ...]:
-    """Every reducer of the subject with the parameters that are best on `part`, at one budget.
+def calibrate(comparison: Comparison, part: Part, budget: float) -> tuple[Reducer, ...]:
+    """Every reducer of the comparison with the parameters that are best on `part`, at one budget.
 
-    One parameter after the other, in the order of `Reducer.TRIED`, each to the value of the highest top-1; of equal
+    One parameter after the other, in the order of `Reducer.SEARCH_SPACE`, each to the value of the highest top-1; of equal
     ones to the lowest loss. With the first weights alone.
     """
-    batches = list(_batches(subject, part))
-    return tuple(_calibrated(subject, reducer, batches, budget) for reducer in subject.reducers)
+    batches = list(_batches(comparison, part))
+    return tuple(_calibrated(comparison, reducer, batches, budget) for reducer in comparison.reducers)
 
 
-def _batches(subject: Subject, part: Part) -> Iterator[Batch]:
-    data = subject.data
+def _batches(comparison: Comparison, part: Part) -> Iterator[Batch]:
+    data = comparison.data
     return eval_batches(part, data.transform, batch_size=data.batch_size, workers=data.workers)
 
 
-def _calibrated(subject: Subject, reducer: Reducer, batches: list[Batch], budget: float) -> Reducer:
-    mesh, plan = sharding.data_mesh(), schedule.budget(budget, shape=subject.shape)
-    variables = sharding.place_whole(subject.weights[0].variables, mesh)
+def _calibrated(comparison: Comparison, reducer: Reducer, batches: list[Batch], budget: float) -> Reducer:
+    mesh, plan = sharding.data_mesh(), schedule.budget(budget, family=comparison.schedule_family)
+    variables = sharding.place_replicated(comparison.weights[0].variables, mesh)
     known: dict[Reducer, tuple[float, float]] = {}
 
     def quality(candidate: Reducer) -> tuple[float, float]:
         if candidate not in known:
             try:
-                model: ViT = models.condense(subject.model, candidate, plan)
+                model: ViT = models.condense(comparison.model, candidate, plan)
             except InputError:
                 # Its own products leave no room in this budget.
                 known[candidate] = -1.0, 0.0
                 return known[candidate]
-            result = evaluate(make_eval_step(model, subject.preprocessing, mesh), variables, batches, mesh)
+            result = evaluate(make_eval_step(model, comparison.preprocessing, mesh), variables, batches, mesh)
             known[candidate] = result.top1, -result.loss
         return known[candidate]
 
-    for name, values in reducer.TRIED.items():
+    for name, values in reducer.SEARCH_SPACE.items():
         candidates = [reducer, *(replace(reducer, **{name: value}) for value in values)]
         reducer = max(candidates, key=quality)
     return reducer

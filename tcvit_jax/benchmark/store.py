@@ -21,7 +21,7 @@ class Store:
         self._run = RunDirectory(path, settings, flag="--out")
         lines = self._run.history()
         # A line that a kill cut short must not be continued.
-        self._run.forget_after(len(lines))
+        self._run.truncate_after(len(lines))
         self._units = {line["unit"]: line["values"] for line in lines}
 
     @property

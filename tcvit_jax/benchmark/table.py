@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tcvit_jax import atomic
-from tcvit_jax.benchmark.subject import Subject
+from tcvit_jax.benchmark.comparison import Comparison
 from tcvit_jax.benchmark.timing import STAGES
 from tcvit_jax.errors import InputError
 from tcvit_jax.report.plots import draw_tradeoff
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 VERSIONS = ("jax", "jaxlib", "flax", "numpy", "tcvit_jax", "python", "device")
 # Every cell of a row, in the order of the files' columns. Seconds, bytes, images per second; shares in 0..1.
 CELLS = (
-    "model", "reducer", "budget", "shape", "recipe", "seeds", "images", "top1", "top1_low", "top1_high", "top5",
+    "model", "reducer", "budget", "schedule_family", "recipe", "seeds", "images", "top1", "top1_low", "top1_high", "top5",
     "difference", "difference_low", "difference_high", "gmacs", "gmacs_computed", "gmacs_reducer", "parameters",
     "tokens", "batch", "images_per_second", "images_per_second_p10", "images_per_second_p90", "speedup", "overhead",
     "latency", "latency_p10", "latency_p90", "compile_seconds", "memory", *(f"seconds_{stage}" for stage in STAGES),
@@ -43,7 +43,7 @@ def check(rows: Sequence[Row]) -> None:
                 raise InputError(f"the row of {row.get('reducer')} has a cell nobody knows: {cell!r}")
 
 
-def write(path: Path, rows: Sequence[Row], subject: Subject) -> None:
+def write(path: Path, rows: Sequence[Row], comparison: Comparison) -> None:
     """`results.json`, `.csv` and `.md`; `accuracy_macs.png` and `accuracy_speed.png` with matplotlib.
 
     Raises:
@@ -55,14 +55,14 @@ def write(path: Path, rows: Sequence[Row], subject: Subject) -> None:
     atomic.write_text(path / "results.md", as_markdown(rows))
     for name, cell, label in (
         ("accuracy_macs.png", "gmacs", "GMACs an image"),
-        ("accuracy_speed.png", "images_per_second", f"images per second, batches of {subject.batch}"),
+        ("accuracy_speed.png", "images_per_second", f"images per second, batches of {comparison.batch}"),
     ):
         lines: dict[str, list[tuple[float, float]]] = {}
         for row in rows:
-            # A method is one line, whatever was calibrated at each budget.
+            # A method is one line, whatever was calibrate at each budget.
             lines.setdefault(row["reducer"].partition("(")[0], []).append((row[cell], 100 * row["top1"]))
         dense = lines.pop("dense")
-        draw_tradeoff(lines, dense[0], path / name, label, subject.model.variant)
+        draw_tradeoff(lines, dense[0], path / name, label, comparison.model.variant)
 
 
 def as_csv(rows: Sequence[Row]) -> str:

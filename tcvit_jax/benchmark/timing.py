@@ -49,7 +49,7 @@ def compile_program(function: Callable[..., Any], *arguments: Any) -> Program:
     return Program(lambda: jax.block_until_ready(compiled(*placed)), seconds, memory - used.alias_size_in_bytes)
 
 
-def in_turns(programs: Sequence[Program], rounds: int) -> np.ndarray:
+def time_interleaved(programs: Sequence[Program], rounds: int) -> np.ndarray:
     """Seconds of every program, `[rounds, programs]`: A B C A B C, so that a drift of the clock meets all alike."""
     for _ in range(WARM_UP):
         for program in programs:
@@ -90,8 +90,8 @@ def stage_programs(model: ViT, variables: Mapping[str, Any], images: Array) -> d
     `plan` and no `apply`. What enters is captured in one pass over `images`, and starts on the device: the stages
     together are about the whole, without what the compiler wins across them.
     """
-    steps, reducer = model.steps(model.reads_prefix_alone), model.reducer
-    reducing = [step for step in steps if step.reduces]
+    steps, reducer = model.block_specs(model.reads_prefix_only), model.reducer
+    reducing = [step for step in steps if step.has_plan]
 
     def blocks(variables: Any) -> Any:
         return model.bind(variables).blocks
@@ -102,13 +102,13 @@ def stage_programs(model: ViT, variables: Mapping[str, Any], images: Array) -> d
         for block, step in zip(blocks(variables), steps, strict=True):
             found.entering.append(tokens)
             tokens, signals = block.attend(tokens, step, False)
-            if reducer and step.reduces:
+            if reducer and step.has_plan:
                 found.attended.append((tokens, signals))
                 before = tokens
-                tokens, plan = reducer.reduce(tokens, signals, tokens.origin.shape[1] - step.remove)
+                tokens, plan = reducer.reduce(tokens, signals, tokens.origin.shape[1] - step.num_removed)
                 found.plans.append((plan, before))
             found.reduced.append(tokens)
-            tokens = block.feed(tokens, False)
+            tokens = block.feed_forward(tokens, False)
         return replace(found, last=tokens)
 
     def attention(variables: Any, entering: list[Tokens]) -> list[Any]:
@@ -118,10 +118,10 @@ def stage_programs(model: ViT, variables: Mapping[str, Any], images: Array) -> d
     def plan(attended: list[tuple[Tokens, Signals]]) -> list[Plan]:
         assert reducer is not None
         every = zip(attended, reducing, strict=True)
-        return [reducer.plan(t, signals, t.origin.shape[1] - step.remove) for (t, signals), step in every]
+        return [reducer.plan(t, signals, t.origin.shape[1] - step.num_removed) for (t, signals), step in every]
 
     def mlp(variables: Any, reduced: list[Tokens]) -> list[Tokens]:
-        return [block.feed(tokens, False) for block, tokens in zip(blocks(variables), reduced, strict=True)]
+        return [block.feed_forward(tokens, False) for block, tokens in zip(blocks(variables), reduced, strict=True)]
 
     found = jax.jit(capture)(variables, images)
     stages: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {

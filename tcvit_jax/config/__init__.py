@@ -8,10 +8,29 @@ from tcvit_jax.config.checks import DENSE
 from tcvit_jax.config.configuration import Config
 from tcvit_jax.config.files import EVALUATION, REDUCTION, Scope, default, load, module, override, read
 from tcvit_jax.config.model import Model, Reduction
-from tcvit_jax.config.saved import canonical, restore
-from tcvit_jax.config.sections import Data, Distillation, Mesh, Mixing, Optimizer, Run, Warmdown
+from tcvit_jax.config.saved import canonicalize, restore
+from tcvit_jax.config.sections import Data, Distillation, Mesh, Mixing, Optimizer, ReductionWarmup, Run
 
 __all__ = [
-    "DENSE", "EVALUATION", "REDUCTION", "Config", "Data", "Distillation", "Mesh", "Mixing", "Model", "Optimizer",
-    "Reduction", "Run", "Scope", "Warmdown", "canonical", "default", "load", "module", "override", "read", "restore",
+    "DENSE",
+    "EVALUATION",
+    "REDUCTION",
+    "Config",
+    "Data",
+    "Distillation",
+    "Mesh",
+    "Mixing",
+    "Model",
+    "Optimizer",
+    "Reduction",
+    "ReductionWarmup",
+    "Run",
+    "Scope",
+    "canonicalize",
+    "default",
+    "load",
+    "module",
+    "override",
+    "read",
+    "restore",
 ]  # fmt: skip

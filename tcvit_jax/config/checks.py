@@ -25,7 +25,7 @@ _TEACHER = Condition("distill.teacher", lambda values: values["distill.teacher"]
 _DISTILLED = Condition("distill.weight > 0", lambda values: values["distill.weight"] > 0)
 _SOFT = Condition("distill.kind='soft'", lambda values: values["distill.kind"] == "soft")
 _WARMUP = Condition("optimizer.warmup_epochs > 0", lambda values: values["optimizer.warmup_epochs"] > 0)
-_WARMDOWN = Condition("warmdown.epochs > 0", lambda values: values["warmdown.epochs"] > 0)
+_REDUCTION_WARMUP = Condition("reduction_warmup.epochs > 0", lambda values: values["reduction_warmup.epochs"] > 0)
 _MIXED = Condition(
     "mixing.mixup or mixing.cutmix", lambda values: values["mixing.mixup"] > 0 or values["mixing.cutmix"] > 0
 )
@@ -39,7 +39,7 @@ _LABELED = Condition(
 
 # What every key needs to have an effect, but for `model.*`: `create_model` refuses what an architecture does not have.
 # A new key is added here too: a test compares this table with the sections.
-NEEDS: Mapping[str, tuple[Condition, ...]] = {
+REQUIREMENTS: Mapping[str, tuple[Condition, ...]] = {
     **dict.fromkeys(("workdir", "seed", "batch_size", "eval_batch_size", "epochs", "accumulate"), ()),
     **dict.fromkeys(("log_every", "eval_every", "checkpoint_every"), ()),
     "weights": (),
@@ -47,10 +47,10 @@ NEEDS: Mapping[str, tuple[Condition, ...]] = {
     "reducer.name": (_REMOVAL,),
     "schedule": (_REDUCER, Condition("gmacs=0", lambda values: values["gmacs"] == 0)),
     "gmacs": (_REDUCER,),
-    "shape": (Condition("gmacs > 0", lambda values: values["gmacs"] > 0),),
-    "warmdown.epochs": (_REDUCER, _REMOVAL),
-    "warmdown.start_epoch": (_WARMDOWN,),
-    "warmdown.stages": (_WARMDOWN,),
+    "schedule_family": (Condition("gmacs > 0", lambda values: values["gmacs"] > 0),),
+    "reduction_warmup.epochs": (_REDUCER, _REMOVAL),
+    "reduction_warmup.start_epoch": (_REDUCTION_WARMUP,),
+    "reduction_warmup.stages": (_REDUCTION_WARMUP,),
     **dict.fromkeys(("data.name", "data.train_split", "data.eval_split", "data.workers"), ()),
     "data.dir": (Condition("another data.name than 'digits'", lambda values: values["data.name"] != "digits"),),
     "data.augmentation": (),
@@ -91,11 +91,11 @@ def unread(values: Values, defaults: Values, reducer: Reducer | None) -> Iterato
         defaults: of every key but the reducer's fields; a key is set where its value is another one.
         reducer: the method, whose own fields may need each other.
     """
-    for key, needs in NEEDS.items():
-        unmet = [need.words for need in needs if not need.holds(values)]
+    for key, needs in REQUIREMENTS.items():
+        unmet = [need.text for need in needs if not need.holds(values)]
         if unmet and values[key] != defaults[key]:
             yield key, unmet[0]
-    for name, words in reducer.idle_fields().items() if reducer else ():
+    for name, words in reducer.set_inactive_fields().items() if reducer else ():
         yield f"reducer.{name}", words
 
 

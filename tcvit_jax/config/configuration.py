@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self, cast
 
@@ -12,8 +12,8 @@ from tcvit_jax import reducers
 from tcvit_jax.config import checks
 from tcvit_jax.config.fields import Section
 from tcvit_jax.config.model import REDUCER_PREFIX, Model, Reduction
-from tcvit_jax.config.sections import Data, Distillation, Mesh, Mixing, Optimizer, Run, Warmdown
-from tcvit_jax.errors import unknown
+from tcvit_jax.config.sections import Data, Distillation, Mesh, Mixing, Optimizer, ReductionWarmup, Run
+from tcvit_jax.errors import InputError, renamed, unknown
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Config:
 
     model: Model = field(default_factory=Model)
     reduction: Reduction = field(default_factory=Reduction)
-    warmdown: Warmdown = field(default_factory=Warmdown)
+    reduction_warmup: ReductionWarmup = field(default_factory=ReductionWarmup)
     data: Data = field(default_factory=Data)
     mixing: Mixing = field(default_factory=Mixing)
     distill: Distillation = field(default_factory=Distillation)
@@ -35,7 +35,7 @@ class Config:
     run: Run = field(default_factory=Run)
 
     # What may change when a run continues: where it is kept, and its machines. Rounding apart, training is the same.
-    OF_MACHINES: ClassVar[tuple[str, ...]] = (
+    RESUMABLE_KEYS: ClassVar[tuple[str, ...]] = (
         "workdir", "mesh.data", "mesh.model", "data.dir", "data.workers", "accumulate", "eval_batch_size",
         "checkpoint_every",
     )  # fmt: skip
@@ -70,13 +70,13 @@ class Config:
         """Make a configuration from values by key; see `from_mapping`."""
         parts: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
         for key, value in values.items():
-            section = "reduction" if key.startswith(REDUCER_PREFIX) else HOMES.get(key)
+            section = "reduction" if key.startswith(REDUCER_PREFIX) else SECTION_OF_KEY.get(key)
             if section is None:
-                raise unknown("config key", key, HOMES)
+                raise _unknown_key(key, SECTION_OF_KEY)
             parts[section][key] = value
         return cls(
             Model.from_values(parts["model"]), Reduction.from_values(parts["reduction"]),
-            Warmdown.from_values(parts["warmdown"]), Data.from_values(parts["data"]),
+            ReductionWarmup.from_values(parts["reduction_warmup"]), Data.from_values(parts["data"]),
             Mixing.from_values(parts["mixing"]), Distillation.from_values(parts["distill"]),
             Optimizer.from_values(parts["optimizer"]), Mesh.from_values(parts["mesh"]), Run.from_values(parts["run"]),
         )  # fmt: skip
@@ -90,16 +90,16 @@ class Config:
         Raises:
             InputError: as `from_mapping`.
         """
-        return type(self).from_values(changed(self.values(), changes))
+        return type(self).from_values(apply_changes(self.values(), changes))
 
 
-def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def apply_changes(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of all keys with changes, as `Config.updated` makes them, unchecked but for unknown keys."""
     values = dict(values)
     for key, value in changes.items():
-        known = HOMES.keys() | values.keys()
+        known = SECTION_OF_KEY.keys() | values.keys()
         if key not in known:
-            raise unknown("config key", key, known)
+            raise _unknown_key(key, known)
         values = {each: kept for each, kept in values.items() if not replaces(key, value, each)}
         values |= _with_default_fields(value) if key == "reducer.name" else {key: value}
     return values
@@ -108,9 +108,18 @@ def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 def replaces(key: str, value: Any, other: str) -> bool:
     """Return whether setting `key` to `value` sets the key `other` back to its default."""
     if key == "reducer.name":
-        is_of_schedule = other in ("schedule", "gmacs", "shape") or other.startswith("warmdown.")
+        is_of_schedule = other in ("schedule", "gmacs", "schedule_family") or other.startswith("reduction_warmup.")
         return other.startswith(REDUCER_PREFIX) or (value == "none" and is_of_schedule)
-    return (key == "schedule" and other in ("gmacs", "shape")) or (key == "gmacs" and value and other == "schedule")
+    return (key == "schedule" and other in ("gmacs", "schedule_family")) or (
+        key == "gmacs" and value and other == "schedule"
+    )
+
+
+def _unknown_key(key: str, options: Iterable[str]) -> InputError:
+    """Return the error for a key that does not exist; a renamed one is named by its new name."""
+    section, dot, name = key.partition(".")
+    new = RENAMED_KEYS.get(key) or (RENAMED_KEYS[section] + dot + name if section in RENAMED_KEYS else None)
+    return unknown("config key", key, options) if new is None else renamed("config key", key, new)
 
 
 def _with_default_fields(name: str) -> dict[str, Any]:
@@ -128,12 +137,18 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     return cast("Any", traverse_util).unflatten_dict(dict(values), sep=".")
 
 
+# Keys and sections of earlier versions, by their new names.
+RENAMED_KEYS: Mapping[str, str] = {
+    "shape": "schedule_family",
+    "warmdown": "reduction_warmup",
+    "reducer.renormalise": "reducer.renormalize",
+}
 SECTIONS: Mapping[str, type[Section]] = {
-    "model": Model, "reduction": Reduction, "warmdown": Warmdown, "data": Data, "mixing": Mixing,
+    "model": Model, "reduction": Reduction, "reduction_warmup": ReductionWarmup, "data": Data, "mixing": Mixing,
     "distill": Distillation, "optimizer": Optimizer, "mesh": Mesh, "run": Run,
 }  # fmt: skip
 # The section of every key, and the defaults.
-HOMES: Mapping[str, str] = {key: name for name, section in SECTIONS.items() for key in section().values()}
+SECTION_OF_KEY: Mapping[str, str] = {key: name for name, section in SECTIONS.items() for key in section().values()}
 DEFAULTS: Mapping[str, Any] = {key: value for section in SECTIONS.values() for key, value in section().values().items()}
 # A value of every key that is not None, but for the fields of reducers.
 EXAMPLES: Mapping[str, Any] = {key: value for section in SECTIONS.values() for key, value in section.examples().items()}

@@ -29,11 +29,11 @@ class Condition:
     """A condition, and its words for errors.
 
     Attributes:
-        words: such as `"> 0"`.
+        text: such as `"> 0"`.
         holds: the test, on a value or on the values of all keys.
     """
 
-    words: str
+    text: str
     holds: Callable[[Any], bool]
 
 
@@ -102,7 +102,7 @@ class Section:
         for name in names:
             value = getattr(self, name)
             if not condition.holds(value):
-                raise InputError(f"{self.key(name)}={value!r}: must be {condition.words}")
+                raise InputError(f"{self.key(name)}={value!r}: must be {condition.text}")
 
     def require_one_of(self, name: str, options: Sequence[str]) -> None:
         """Raise an `InputError` unless the field `name` is one of `options`."""

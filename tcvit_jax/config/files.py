@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from ml_collections import ConfigDict  # pyright: ignore[reportMissingTypeStubs]
 
-from tcvit_jax.config.configuration import DEFAULTS, EXAMPLES, HOMES, Config, changed, flat
+from tcvit_jax.config.configuration import DEFAULTS, EXAMPLES, SECTION_OF_KEY, Config, apply_changes, flat
 from tcvit_jax.config.model import REDUCER_PREFIX
 from tcvit_jax.errors import InputError, unknown
 
@@ -25,7 +25,7 @@ EVALUATION = (
     "data.name", "data.dir", "data.eval_split", "data.workers", "data.mean", "data.std", "data.crop_pct",
     "data.interpolation", "data.crop_mode", "eval_batch_size",
 )  # fmt: skip
-REDUCTION = (REDUCER_PREFIX, "schedule", "gmacs", "shape")
+REDUCTION = (REDUCER_PREFIX, "schedule", "gmacs", "schedule_family")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def load(
         is_default = first is None or recipe in (None, first.default)
         values["workdir"] = f"runs/{file.stem}" if is_default else f"runs/{file.stem}_{recipe}"
     # A file may be complete only with an override, so that both are checked together.
-    return Config.from_values(_overridden(changed({**DEFAULTS, **values}, changes), overrides, scope))
+    return Config.from_values(_overridden(apply_changes({**DEFAULTS, **values}, changes), overrides, scope))
 
 
 def override(config: Config, overrides: Sequence[str], scope: Scope | None = None) -> Config:
@@ -153,9 +153,9 @@ def _overridden(values: Mapping[str, Any], overrides: Sequence[str], scope: Scop
         key, value = argument.removeprefix("--config.").partition("=")[::2]
         if not argument.startswith("--config.") or "=" not in argument:
             raise InputError(f"cannot use argument {argument!r}: overrides have the form --config.KEY=VALUE")
-        if scope is not None and (key in HOMES or key in values):
+        if scope is not None and (key in SECTION_OF_KEY or key in values):
             scope.check(key)
-        values = changed(values, {key: _parse(value, EXAMPLES.get(key, values.get(key)))})
+        values = apply_changes(values, {key: _parse(value, EXAMPLES.get(key, values.get(key)))})
     return dict(values)
 
 

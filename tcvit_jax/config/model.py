@@ -13,15 +13,15 @@ from tcvit_jax import reducers
 from tcvit_jax.config.fields import NOT_NEGATIVE, Section, fits, key, normalized, wrong_type
 from tcvit_jax.errors import unknown
 from tcvit_jax.models import LVViT, ViT
-from tcvit_jax.models.zoo import OVERRIDES
+from tcvit_jax.models.zoo import OVERRIDE_NAMES
 from tcvit_jax.reducers import Reducer
-from tcvit_jax.schedule import SHAPES
+from tcvit_jax.schedule import SCHEDULE_FAMILIES
 
 # What stands before the name and the fields of a reducer in their keys.
 REDUCER_PREFIX = "reducer."
 # A value of every override, for its type and for errors; two of them are None by default.
 _OVERRIDE_EXAMPLES: Mapping[str, Any] = {
-    **{each.name: each.default for kind in (LVViT, ViT) for each in fields(kind) if each.name in OVERRIDES},
+    **{each.name: each.default for kind in (LVViT, ViT) for each in fields(kind) if each.name in OVERRIDE_NAMES},
     "fc_norm": True,
     "init_values": 1e-5,
 }
@@ -53,8 +53,8 @@ class Model(Section):
         """Check the types of the overrides; which values fit each other is for `create_model` to say."""
         checked: dict[str, Any] = {}
         for name, value in self.overrides.items():
-            if name not in OVERRIDES:
-                raise unknown("config key", self.PREFIX + name, [self.PREFIX + known for known in OVERRIDES])
+            if name not in OVERRIDE_NAMES:
+                raise unknown("config key", self.PREFIX + name, [self.PREFIX + known for known in OVERRIDE_NAMES])
             example = _OVERRIDE_EXAMPLES[name]
             declared = _override_type(name)
             checked[name] = normalized(value, declared)
@@ -80,7 +80,7 @@ class Model(Section):
 
     def values(self) -> dict[str, Any]:
         """Return the value of every key; None for an override that is as the model's name says."""
-        overrides = {self.PREFIX + name: self.overrides.get(name) for name in OVERRIDES}
+        overrides = {self.PREFIX + name: self.overrides.get(name) for name in OVERRIDE_NAMES}
         return {"model.name": self.name, **overrides, "weights": self.weights, "new_head": self.new_head}
 
 
@@ -92,18 +92,18 @@ class Reduction(Section):
         reducer: the method, or None for the dense model; its keys are `reducer.name` and `reducer.FIELD`.
         schedule: patch tokens that leave every block, or one number for each block.
         gmacs: instead of a schedule, the budget in 1e9 multiply-adds; 0 is none.
-        shape: how a budget's schedule spreads removals: one of `schedule.SHAPES`, or `"method"`.
+        schedule_family: how a budget's schedule spreads removals: one of `schedule.SCHEDULE_FAMILIES`, or `"method"`.
     """
 
     reducer: Reducer | None = field(default=None, metadata={"example": reducers.REDUCERS["gtp"]()})
     schedule: int | tuple[int, ...] = key(0)
     gmacs: float = key(0.0)
-    shape: str = key("constant")
+    schedule_family: str = key("constant")
 
     def check(self) -> None:
         """Check ranges; whether a schedule fits a model is for `models.condense` to say."""
         self.require(NOT_NEGATIVE, "gmacs")
-        self.require_one_of("shape", (*SHAPES, "method"))
+        self.require_one_of("schedule_family", (*SCHEDULE_FAMILIES, "method"))
 
     @property
     def name(self) -> str:
@@ -119,12 +119,17 @@ class Reduction(Section):
     @classmethod
     def examples(cls) -> dict[str, Any]:
         """Return a value of every key that is not None, but for the fields of reducers."""
-        return {"reducer.name": "gtp", "schedule": cls.schedule, "gmacs": cls.gmacs, "shape": cls.shape}
+        return {
+            "reducer.name": "gtp",
+            "schedule": cls.schedule,
+            "gmacs": cls.gmacs,
+            "schedule_family": cls.schedule_family,
+        }
 
     def values(self) -> dict[str, Any]:
         """Return the value of every key, those of the reducer among them."""
         method = {REDUCER_PREFIX + name: value for name, value in reducers.to_config(self.reducer).items()}
-        return {**method, "schedule": self.schedule, "gmacs": self.gmacs, "shape": self.shape}
+        return {**method, "schedule": self.schedule, "gmacs": self.gmacs, "schedule_family": self.schedule_family}
 
 
 def reducer_from_values(values: Mapping[str, Any]) -> Reducer | None:

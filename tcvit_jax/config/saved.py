@@ -31,7 +31,7 @@ def restore(values: Mapping[str, Any], version: str | None = None) -> Config:
         raise InputError(f"the configuration was written by {writer}, and this one cannot use it: {error}") from error
 
 
-def canonical(values: Mapping[str, Any]) -> dict[str, Any]:
+def canonicalize(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a saved configuration as `restore(values).to_mapping()` has it, to compare it with another one."""
     return restore(values).to_mapping()
 

@@ -26,7 +26,7 @@ _PREPROCESSING = Preprocessing()
 
 
 @dataclass(frozen=True)
-class Warmdown(Section):
+class ReductionWarmup(Section):
     """From no reduction to all of it, over the first epochs of a run.
 
     Attributes:
@@ -35,7 +35,7 @@ class Warmdown(Section):
         stages: how many different schedules, each of which is compiled.
     """
 
-    PREFIX: ClassVar[str] = "warmdown."
+    PREFIX: ClassVar[str] = "reduction_warmup."
 
     start_epoch: float = key(0.0)
     epochs: float = key(0.0)

@@ -56,10 +56,10 @@ def run(flags: argparse.Namespace) -> None:
 
 
 def _sides(flag: str, text: str | None) -> tuple[int, int] | None:
-    from tcvit_jax.convert.files import parse_sides
+    from tcvit_jax.convert.files import parse_size
     from tcvit_jax.errors import InputError
 
-    found = None if text is None else parse_sides(text)
+    found = None if text is None else parse_size(text)
     if text is not None and found is None:
         raise InputError(f"--{flag} {text!r} should be like 24 or 24x16, height and width")
     return found

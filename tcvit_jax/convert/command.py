@@ -13,7 +13,7 @@ import numpy as np
 
 from tcvit_jax import checkpoint, models
 from tcvit_jax.convert import hub, parity
-from tcvit_jax.convert.files import Weights, write_safetensors
+from tcvit_jax.convert.files import WeightFile, write_safetensors
 from tcvit_jax.convert.mapping import Conversion, convert, to_torch
 from tcvit_jax.convert.sources import read_state_dict
 from tcvit_jax.errors import InputError, printable
@@ -101,14 +101,14 @@ def to_checkpoint(
     Raises:
         InputError: weights that do not fit, or whose logits are not timm's; nothing is written then.
     """
-    checkpoint.check_vacant(Path(out).absolute())
+    checkpoint.check_empty(Path(out).absolute())
     image = parity.photograph(photo) if photo is not None else None
     source = str(source)
     repo = hub.repository(source)
     if name is None:
         if repo is None:
             raise InputError(f"which model {source!r} is of has to be said: --model NAME, one of tc.list_models()")
-        name = zoo.of_repository(repo)
+        name = zoo.name_from_repository(repo)
     model = models.create_model(zoo.full_name(name), **(overrides or {}))
     weights = read_state_dict(source, entry)
     if not weights.path.is_file():
@@ -120,7 +120,7 @@ def to_checkpoint(
         model=model.variant,
         conversion=done,
         parameters=models.count_parameters(model),
-        expected=zoo.entry(name).parameters,
+        expected=zoo.get_entry(name).parameters,
         checksum="",
         parity=_parity(weights, entry, model, done, image) if compare else "not compared",
         out=str(out),
@@ -159,7 +159,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _parity(weights: Weights, entry: str | None, model: ViT, done: Conversion, photo: np.ndarray | None) -> str:
+def _parity(weights: WeightFile, entry: str | None, model: ViT, done: Conversion, photo: np.ndarray | None) -> str:
     """The comparison with timm in words; raises where the logits are not the same."""
     try:
         if done.replaced:

@@ -20,7 +20,7 @@ TORCH = (2, 10)
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".tar", ".bin")
 
 
-class Weights(Mapping[str, Any]):
+class WeightFile(Mapping[str, Any]):
     """The tensors of a file by name. A large file is read tensor by tensor, not at once.
 
     Attributes:
@@ -64,7 +64,7 @@ class Weights(Mapping[str, Any]):
         return len(self._names)
 
 
-def read_file(path: str | Path, entry: str | None = None) -> Weights:
+def read_file(path: str | Path, entry: str | None = None) -> WeightFile:
     """The tensors of a weight file. Nothing in it is ever executed.
 
     `.safetensors`; `.npz`, as the AugReg models were published; or a pickled `.pth`, `.pt`, `.tar`, `.bin` (which needs
@@ -105,7 +105,7 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, np.ndarray], metad
         save_file(dict(tensors), draft, metadata={"format": "pt", **metadata})
 
 
-def _read_safetensors(path: Path) -> Weights:
+def _read_safetensors(path: Path) -> WeightFile:
     from safetensors import safe_open
 
     try:
@@ -113,23 +113,23 @@ def _read_safetensors(path: Path) -> Weights:
         names, metadata = tuple(file.keys()), file.metadata() or {}
     except Exception as error:  # its own kind, or the system's
         raise InputError(f"cannot read {str(path)!r} as safetensors: {first_line(error)}") from error
-    grid = parse_sides(metadata.get("grid", ""))
+    grid = parse_size(metadata.get("grid", ""))
     if "grid" in metadata and grid is None:
         raise InputError(f"{str(path)!r} says grid={metadata['grid']!r}: it should be like 14x14")
-    return Weights(path, names, file.get_tensor, grid=grid)
+    return WeightFile(path, names, file.get_tensor, grid=grid)
 
 
-def _read_npz(path: Path) -> Weights:
+def _read_npz(path: Path) -> WeightFile:
     try:
         with zipfile.ZipFile(path):
             pass  # numpy would leave a file open that is no archive
         file = np.load(path, allow_pickle=False)
     except Exception as error:  # zipfile's, numpy's or the system's
         raise InputError(f"cannot read {str(path)!r} as .npz: {first_line(error)}") from error
-    return Weights(path, file.files, file.__getitem__)
+    return WeightFile(path, file.files, file.__getitem__)
 
 
-def _read_pickle(path: Path, entry: str | None) -> Weights:
+def _read_pickle(path: Path, entry: str | None) -> WeightFile:
     try:
         import torch
     except ImportError as error:
@@ -160,7 +160,7 @@ def _read_pickle(path: Path, entry: str | None) -> Weights:
     tensors = loaded[entry] if entry else loaded
     if not all(isinstance(name, str) for name in tensors):
         raise InputError(f"{str(path)!r} holds names that are not text")
-    return Weights(path, tuple(tensors), tensors.__getitem__, entry=entry)
+    return WeightFile(path, tuple(tensors), tensors.__getitem__, entry=entry)
 
 
 def _load_pickle(torch: Any, path: Path) -> Any:
@@ -179,7 +179,7 @@ def _load_pickle(torch: Any, path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
 
 
-def parse_sides(text: str) -> tuple[int, int] | None:
+def parse_size(text: str) -> tuple[int, int] | None:
     """`"14x16"` as height and width, `"14"` as both; None where the text is neither."""
     found = re.fullmatch(r"([0-9]{1,5})(?:x([0-9]{1,5}))?", text)
     return (int(found[1]), int(found[2] or found[1])) if found else None

@@ -28,7 +28,7 @@ class Format:
     aliases: tuple[tuple[str, str], ...] = ()
     resampling: tuple[str, bool] = ("cubic", True)
 
-    def canonical(self, names: Collection[str]) -> Iterator[tuple[str, str]]:
+    def canonical_names(self, names: Collection[str]) -> Iterator[tuple[str, str]]:
         """Yield every name that is not ignored as `(name in the parameter table, name in the file)`."""
         for name in names:
             known = name

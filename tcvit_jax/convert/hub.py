@@ -1,4 +1,4 @@
-"""Weights from the Hugging Face Hub, by timm's names."""
+"""WeightFile from the Hugging Face Hub, by timm's names."""
 
 from __future__ import annotations
 

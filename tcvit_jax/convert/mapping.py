@@ -94,7 +94,7 @@ def convert(
     """As `from_torch`, with an account of what was done."""
     grid = grid or getattr(tensors, "grid", None)
     table, file_format = model.PARAMETERS, format_of(tensors)
-    names, problems = of_names(file_format.canonical(tensors))
+    names, problems = of_names(file_format.canonical_names(tensors))
     classifiers = table.classifier_tensors(file_format.name)
     dropped = classifiers & set(names) if new_head else frozenset[str]()
     unread, variables, resampled, dtypes = set(names) - dropped, {}, [], {}
@@ -154,7 +154,7 @@ def _read(tensors: Mapping[str, Any], names: Mapping[str, str]) -> tuple[list[np
         value = tensors[name]
         try:
             sources.append(_to_numpy(value))
-        except Exception as error:  # sparse, quantised, of no storage: each has a kind of its own
+        except Exception as error:  # sparse, quantized, of no storage: each has a kind of its own
             problems.append((known, f"cannot be read: {first_line(error)}"))
     return sources, problems or of_values(list(names), sources)
 

@@ -14,7 +14,7 @@ from tcvit_jax.data import EvalTransform
 from tcvit_jax.errors import InputError, first_line
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing, full_name
-from tcvit_jax.ops.images import normalise
+from tcvit_jax.ops.images import normalize
 
 
 class CannotCompareError(Exception):
@@ -64,7 +64,7 @@ def largest_difference(
     theirs = _timm_logits(timm, file, model, photo)
     size, crop = model.img_size, preprocessing
     transform = EvalTransform(size, model.in_chans, crop.crop_pct, crop.interpolation, crop.crop_mode)
-    images = normalise(jnp.asarray(transform(photo))[None], crop.mean, crop.std)
+    images = normalize(jnp.asarray(transform(photo))[None], crop.mean, crop.std)
     plain = replace(model, reducer=None, removed=(), dtype="float32")
     with jax.default_matmul_precision("highest"):
         ours = np.asarray(jax.jit(plain.apply)(variables, images))

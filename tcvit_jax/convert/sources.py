@@ -1,4 +1,4 @@
-"""Weights from wherever they are: a file, the hub, or a checkpoint of ours."""
+"""WeightFile from wherever they are: a file, the hub, or a checkpoint of ours."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 
 from tcvit_jax import checkpoint
 from tcvit_jax.convert import hub
-from tcvit_jax.convert.files import Weights, read_file
+from tcvit_jax.convert.files import WeightFile, read_file
 from tcvit_jax.convert.mapping import to_torch
 
 
-def read_state_dict(source: str | Path, entry: str | None = None) -> Weights:
+def read_state_dict(source: str | Path, entry: str | None = None) -> WeightFile:
     """Named tensors of a file, a repository of the hub, or a checkpoint directory. Nothing in them is ever executed.
 
     Args:
@@ -30,6 +30,6 @@ def read_state_dict(source: str | Path, entry: str | None = None) -> Weights:
     if Path(source).is_dir():
         model, variables, _ = checkpoint.load(source, entry)
         tensors = to_torch(variables, model)
-        return Weights(Path(source), tuple(tensors), tensors.__getitem__, grid=model.grid)
+        return WeightFile(Path(source), tuple(tensors), tensors.__getitem__, grid=model.grid)
     repo = hub.repository(str(source))
     return read_file(hub.download(repo) if repo else source, entry)

@@ -1,6 +1,6 @@
 """The data room: from files to batches of uint8 images, in NumPy and Pillow.
 
-A *source* gives labelled images by index, a *transform* brings one image to the network's size, augmented where it is
+A *source* gives labeled images by index, a *transform* brings one image to the network's size, augmented where it is
 for training, and the *pipeline* makes batches of them:
 
     source = open_source("digits", "train")
@@ -14,8 +14,8 @@ from tcvit_jax.data.label_maps import LabelMaps
 from tcvit_jax.data.operations import Operation
 from tcvit_jax.data.pipeline import Batch, eval_batches, train_batches
 from tcvit_jax.data.randaugment import RandAugment
-from tcvit_jax.data.rows import TokenLabelling
-from tcvit_jax.data.sources import Example, Picture, Source, open_source
+from tcvit_jax.data.rows import TokenLabeling
+from tcvit_jax.data.sources import Example, ImageLike, Source, open_source
 from tcvit_jax.data.transforms import Augmentation, EvalTransform, TrainTransform
 
 __all__ = [
@@ -23,12 +23,12 @@ __all__ = [
     "Batch",
     "EvalTransform",
     "Example",
+    "ImageLike",
     "LabelMaps",
     "Operation",
-    "Picture",
     "RandAugment",
     "Source",
-    "TokenLabelling",
+    "TokenLabeling",
     "TrainTransform",
     "eval_batches",
     "open_source",

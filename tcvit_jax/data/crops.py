@@ -26,7 +26,7 @@ def random_box(
 
 
 def _largest_box(image: tuple[int, int], ratio: tuple[float, float]) -> Box:
-    """The largest centred box of an allowed shape, for images so long that hardly any crop fits."""
+    """The largest centerd box of an allowed shape, for images so long that hardly any crop fits."""
     height, width = image
     shape = min(max(width / height, ratio[0]), ratio[1])
     columns = min(width, max(1, round(height * shape)))
@@ -47,13 +47,13 @@ def covering(image: tuple[int, int], goal: tuple[int, int]) -> tuple[int, int]:
     return round(height / shrink), round(width / shrink)
 
 
-def centre_crop(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Crops the centre of [h, w, c], or pads with zeros on all sides where the array is smaller."""
-    top, left = (_centre_offset(array.shape[axis], size[axis]) for axis in (0, 1))
+def center_crop(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Crops the center of [h, w, c], or pads with zeros on all sides where the array is smaller."""
+    top, left = (_center_offset(array.shape[axis], size[axis]) for axis in (0, 1))
     return _window(array, top, left, size)
 
 
-def _centre_offset(length: int, wanted: int) -> int:
+def _center_offset(length: int, wanted: int) -> int:
     # torchvision's roundings: half to even for a crop, and the odd padded pixel goes to the end.
     return round((length - wanted) / 2) if length >= wanted else -((wanted - length) // 2)
 

@@ -153,8 +153,8 @@ def crop_label_map(
 def roi_align_weights(first: float, last: float, cells: int, bins: int) -> np.ndarray:
     """RoIAlign along one axis: how much each cell counts in each bin, float32 [bins, cells].
 
-    The mean of evenly spaced samples of the linear interpolation between cell centres, which lie at 0..cells-1; a bin
-    has as many samples as it covers cells, rounded up. Beyond the outermost centres the value is constant for one cell,
+    The mean of evenly spaced samples of the linear interpolation between cell centers, which lie at 0..cells-1; a bin
+    has as many samples as it covers cells, rounded up. Beyond the outermost centers the value is constant for one cell,
     then 0. It is `torchvision.ops.roi_align` with `aligned=False` and `sampling_ratio=-1`: a shorter interval is made
     one cell long.
 
@@ -181,7 +181,7 @@ def roi_align_weights(first: float, last: float, cells: int, bins: int) -> np.nd
 
 
 def _edges(first: int, last: int, pixels: int, cells: int) -> tuple[float, float]:
-    """An interval of pixels in cells, whose centres are whole numbers."""
+    """An interval of pixels in cells, whose centers are whole numbers."""
     return first / pixels * cells - 0.5, last / pixels * cells - 0.5
 
 

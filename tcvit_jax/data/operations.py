@@ -1,4 +1,4 @@
-"""The operations of RandAugment and of colour jitter, on Pillow images.
+"""The operations of RandAugment and of color jitter, on Pillow images.
 
 Names are timm's, without the endings that tell its variants apart; so are the arguments, so that a drawn operation can
 be compared with timm's pixel for pixel.
@@ -11,7 +11,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from tcvit_jax.errors import unknown
 
-RESAMPLINGS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+RESAMPLING_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _SOLARIZE_ADD_BELOW = 128
 
 
@@ -40,8 +40,8 @@ class Operation:
         """Checks the names now, since a worker process would report them late."""
         if self.name not in NAMES:
             raise unknown("image operation", self.name, NAMES)
-        if self.resampling not in RESAMPLINGS:
-            raise unknown("interpolation", self.resampling, RESAMPLINGS)
+        if self.resampling not in RESAMPLING_FILTERS:
+            raise unknown("interpolation", self.resampling, RESAMPLING_FILTERS)
 
 
 def apply(image: Image.Image, operations: Iterable[Operation], fill: tuple[int, ...]) -> Image.Image:
@@ -50,15 +50,15 @@ def apply(image: Image.Image, operations: Iterable[Operation], fill: tuple[int, 
     Args:
         image: of mode `"RGB"` or `"L"`.
         operations: what to do.
-        fill: the colour, one level per channel, of pixels that come from outside of the image.
+        fill: the color, one level per channel, of pixels that come from outside of the image.
     """
     for operation in operations:
         image = _apply(image, operation, fill)
     return image
 
 
-def fill_colour(mean: tuple[float, ...], channels: int) -> tuple[int, ...]:
-    """The levels of a mean colour of 1 or 3 numbers in 0..1: timm's rounding, and ITU-R 601 from colour to grey."""
+def fill_color(mean: tuple[float, ...], channels: int) -> tuple[int, ...]:
+    """The levels of a mean color of 1 or 3 numbers in 0..1: timm's rounding, and ITU-R 601 from color to gray."""
     levels = tuple(min(255, round(255 * value)) for value in mean)
     if len(levels) == channels:
         return levels
@@ -71,7 +71,7 @@ def _apply(image: Image.Image, operation: Operation, fill: tuple[int, ...]) -> I
     name, argument = operation.name, operation.argument
     if name in _BY_LEVEL:
         return _BY_LEVEL[name](image, argument)
-    resampling = RESAMPLINGS[operation.resampling]
+    resampling = RESAMPLING_FILTERS[operation.resampling]
     if name == "Rotate":
         return image.rotate(argument, resampling, fillcolor=fill)
     matrix = _BY_MATRIX[name](argument, image.width, image.height)

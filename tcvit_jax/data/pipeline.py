@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from tcvit_jax.data.rows import Augment, TokenLabelling, reader
-from tcvit_jax.data.sources.base import Picture, Source
+from tcvit_jax.data.rows import Augment, TokenLabeling, reader
+from tcvit_jax.data.sources.base import ImageLike, Source
 from tcvit_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
@@ -44,7 +44,7 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     repeats: int = 1,
-    labelling: TokenLabelling | None = None,
+    labeling: TokenLabeling | None = None,
     workers: int = 0,
     threads: int = DEFAULT_THREADS,
 ) -> Iterator[Batch]:
@@ -57,19 +57,19 @@ def train_batches(
 
     With `repeats` above 1 (repeated augmentation, Hoffer et al., https://arxiv.org/abs/1901.09335) every image fills
     that many rows, each with an augmentation of its own. Steps show as many rows as ever, and so fewer images. Copies
-    of an image share a batch, a `repeats`-th of it apart and so never in neighbouring rows; if the batch ends between
+    of an image share a batch, a `repeats`-th of it apart and so never in neighboring rows; if the batch ends between
     them, the next one has the rest.
 
     Args:
         source: the examples.
-        transform: maps an image, a `Picture`, and a generator to uint8 [H, W, C]. Picklable if `workers`.
+        transform: maps an image, a `ImageLike`, and a generator to uint8 [H, W, C]. Picklable if `workers`.
         batch_size: rows of the global batch; each process gets `batch_size // process_count` of them.
         seed: of the shuffling and of the augmentation, 0 to 2**32 - 1.
         start_step: the step whose batch comes first.
         process_index: which process this is.
         process_count: how many processes share the global batch.
         repeats: how many rows each image of the shuffled order fills.
-        labelling: label maps, for an image folder and a `TrainTransform` of mode `"crop"`.
+        labeling: label maps, for an image folder and a `TrainTransform` of mode `"crop"`.
         workers: worker processes; 0 uses threads of this process alone.
         threads: threads per process, each of which makes whole batches; 0 makes them when they are asked for.
 
@@ -78,7 +78,7 @@ def train_batches(
 
     Raises:
         InputError: a number is out of range, the source is empty, the batch is too small for its `repeats`, or
-            `labelling` does not go with the source or the transform.
+            `labeling` does not go with the source or the transform.
     """
     _check_batching(source, batch_size, process_index, process_count, workers, threads)
     _require("start_step", start_step, 0)
@@ -86,7 +86,7 @@ def train_batches(
         raise InputError(f"seed {seed} must be in 0..{_MAX_SEED}")
     _require("repeats", repeats, 1)
     _check_repeats(repeats, batch_size, process_count)
-    row = reader(source, transform, labelling)
+    row = reader(source, transform, labeling)
     import grain
 
     indices = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
@@ -101,7 +101,7 @@ def train_batches(
 
 def eval_batches(
     source: Source,
-    transform: Callable[[Picture], np.ndarray],
+    transform: Callable[[ImageLike], np.ndarray],
     *,
     batch_size: int,
     process_index: int = 0,
@@ -116,7 +116,7 @@ def eval_batches(
 
     Args:
         source: the examples.
-        transform: maps an image, a `Picture`, to uint8 [H, W, C]. Picklable if `workers`.
+        transform: maps an image, a `ImageLike`, to uint8 [H, W, C]. Picklable if `workers`.
         batch_size: rows of the global batch; each process gets `batch_size // process_count` of them.
         process_index: which process this is.
         process_count: how many processes share the global batch.
@@ -169,7 +169,7 @@ class _EvalPart:
     """Picklable: one process's part of the evaluation batch of a step."""
 
     source: Source
-    transform: Callable[[Picture], np.ndarray]
+    transform: Callable[[ImageLike], np.ndarray]
     shape: tuple[int, ...]
     batch_size: int
     process_index: int
@@ -244,20 +244,20 @@ def _check_batching(
 
 
 def _check_repeats(repeats: int, batch_size: int, process_count: int) -> None:
-    """Raises an `InputError` if the batch is so small that copies of an image would be neighbours."""
+    """Raises an `InputError` if the batch is so small that copies of an image would be neighbors."""
     if not _copies_meet(repeats, batch_size):
         return
     larger = batch_size + process_count
     while _copies_meet(repeats, larger):
         larger += process_count
     raise InputError(
-        f"batch_size {batch_size} is too small for repeats {repeats}, copies of an image would be neighbours: "
+        f"batch_size {batch_size} is too small for repeats {repeats}, copies of an image would be neighbors: "
         f"the next that is not is {larger}"
     )
 
 
 def _copies_meet(repeats: int, batch_size: int) -> bool:
-    """Whether any batch has two copies of an image in neighbouring rows."""
+    """Whether any batch has two copies of an image in neighboring rows."""
     if repeats == 1 or batch_size >= 3 * repeats:
         return False
     # Batches differ by how many copies of their first image the batch before has had: all there can be.

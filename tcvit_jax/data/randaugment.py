@@ -1,4 +1,4 @@
-"""Which operations an image undergoes: RandAugment and colour jitter, as timm draws them.
+"""Which operations an image undergoes: RandAugment and color jitter, as timm draws them.
 
 Drawing and applying are apart: `draw` decides, `tcvit_jax.data.operations.apply` does.
 
@@ -14,10 +14,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from tcvit_jax.data.operations import RESAMPLINGS, Operation
+from tcvit_jax.data.operations import RESAMPLING_FILTERS, Operation
 from tcvit_jax.errors import InputError, unknown
 
-INTERPOLATIONS = (*RESAMPLINGS, "random")
+INTERPOLATIONS = (*RESAMPLING_FILTERS, "random")
 EXAMPLE = "rand-m9-mstd0.5-inc1"
 _FULL_MAGNITUDE = 10.0
 # From this deviation on timm draws magnitudes evenly instead of from a normal distribution.

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from tcvit_jax.data.label_maps import LabelMaps, crop_label_map
-from tcvit_jax.data.sources.base import Example, NamedSource, Picture, Source, size_of
+from tcvit_jax.data.sources.base import Example, ImageLike, NamedSource, Source, size_of
 from tcvit_jax.data.transforms import TrainTransform
 from tcvit_jax.errors import InputError
 
 Row = dict[str, np.ndarray]
-Augment = Callable[[Picture, np.random.Generator], np.ndarray]
+Augment = Callable[[ImageLike, np.random.Generator], np.ndarray]
 
 
 @dataclass(frozen=True)
-class TokenLabelling:
+class TokenLabeling:
     """Label maps for a network with a grid of patches.
 
     The part of a map that belongs to a row is that of the row's crop, flipped with it. Operations of RandAugment that
@@ -52,12 +52,12 @@ class PlainRow:
 
 
 @dataclass(frozen=True)
-class LabelledRow:
+class LabeledRow:
     """Picklable: a `PlainRow`, from the same numbers, and the labels of its crop's patches."""
 
     source: NamedSource
     transform: TrainTransform
-    labelling: TokenLabelling
+    labeling: TokenLabeling
 
     def __call__(self, index: int, rng: np.random.Generator) -> Row:
         """A `PlainRow`'s, and as `map_scores`, `map_classes`, ... what `TokenLabels` lists."""
@@ -65,18 +65,18 @@ class LabelledRow:
         image, name = example["image"], self.source.name(index)
         size = size_of(image)
         drawn = self.transform.draw(size, rng)
-        labels = crop_label_map(self.labelling.maps[name], drawn.box, size, self.labelling.grid, drawn.flip)
+        labels = crop_label_map(self.labeling.maps[name], drawn.box, size, self.labeling.grid, drawn.flip)
         row = _row(self.transform.apply(image, drawn), example, index)
         return row | {f"map_{key}": np.asarray(values) for key, values in labels.items()}
 
 
-def reader(source: Source, transform: Augment, labelling: TokenLabelling | None) -> PlainRow | LabelledRow:
+def reader(source: Source, transform: Augment, labeling: TokenLabeling | None) -> PlainRow | LabeledRow:
     """What reads a row.
 
     Raises:
         InputError: there are label maps, and images without names, or a transform without crops that maps can follow.
     """
-    if labelling is None:
+    if labeling is None:
         return PlainRow(source, transform)
     if not isinstance(source, NamedSource):
         raise InputError(
@@ -90,7 +90,7 @@ def reader(source: Source, transform: Augment, labelling: TokenLabelling | None)
         raise InputError(
             f"label maps follow the crops of augmentation mode 'crop', and not {transform.mode!r}: use 'crop'"
         )
-    return LabelledRow(source, transform, labelling)
+    return LabeledRow(source, transform, labeling)
 
 
 def _row(image: np.ndarray, example: Example, index: int) -> Row:

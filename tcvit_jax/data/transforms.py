@@ -11,21 +11,21 @@ import numpy as np
 from PIL import Image
 
 from tcvit_jax.data import operations, randaugment
-from tcvit_jax.data.crops import Box, centre_crop, covering, random_box
+from tcvit_jax.data.crops import Box, center_crop, covering, random_box
 from tcvit_jax.data.operations import Operation
 from tcvit_jax.data.randaugment import ColorJitter, RandAugment
-from tcvit_jax.data.sources.base import Picture, size_of
+from tcvit_jax.data.sources.base import ImageLike, size_of
 from tcvit_jax.errors import InputError, unknown
 
 CROP_MODES = ("center", "squash")
-INTERPOLATIONS = operations.RESAMPLINGS
+INTERPOLATIONS = operations.RESAMPLING_FILTERS
 AUGMENTATION_MODES = ("crop", "shift")
 _PILLOW_MODES = {1: "L", 3: "RGB"}
 
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """timm's evaluation: resize to `size / crop_pct`, keeping the aspect ratio, then crop the centre.
+    """timm's evaluation: resize to `size / crop_pct`, keeping the aspect ratio, then crop the center.
 
     For a square `size` the shorter side becomes `floor(size / crop_pct)`; for any other the image is resized
     to just cover `floor(height / crop_pct), floor(width / crop_pct)`. Mode `"squash"` resizes to exactly that, whatever
@@ -33,7 +33,7 @@ class EvalTransform:
 
     Attributes:
         size: (height, width) of the result.
-        channels: 3, or 1 for ITU-R 601 grey.
+        channels: 3, or 1 for ITU-R 601 gray.
         crop_pct: the share of the resized image that the crop keeps, per side; above 1 pads with zeros.
         interpolation: `"bicubic"` or `"bilinear"`.
         crop_mode: `"center"` or `"squash"`.
@@ -56,7 +56,7 @@ class EvalTransform:
         if self.crop_mode not in CROP_MODES:
             raise unknown("crop_mode", self.crop_mode, CROP_MODES)
 
-    def __call__(self, image: Picture) -> np.ndarray:
+    def __call__(self, image: ImageLike) -> np.ndarray:
         """Transforms an image of any size to uint8 [height, width, channels]."""
         # Converted before anything else, as in timm.
         pillow = _in_channels(_to_pillow(image), self.channels)
@@ -66,7 +66,7 @@ class EvalTransform:
         if self.crop_mode == "center":
             scaled = covering(size_of(pillow), scaled)
         resized = _resize(pillow, scaled, INTERPOLATIONS[self.interpolation])
-        return centre_crop(_to_array(resized), self.size)
+        return center_crop(_to_array(resized), self.size)
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,11 @@ class TrainTransform:
 
     Mode `"crop"` is the random resized crop of ImageNet training, then a horizontal flip. Mode `"shift"`
     resizes the whole image to `size` and moves it by whole pixels, the gap filled with zeros; it never flips,
-    because it is for digits and the like. In both, RandAugment or colour jitter comes last.
+    because it is for digits and the like. In both, RandAugment or color jitter comes last.
 
     Attributes:
         size: (height, width) of the result.
-        channels: 3, or 1 for ITU-R 601 grey.
+        channels: 3, or 1 for ITU-R 601 gray.
         interpolation: `"bicubic"`, `"bilinear"`, or `"random"`, which draws one of the two, again for each
             operation of RandAugment.
         mode: `"crop"` or `"shift"`.
@@ -108,8 +108,8 @@ class TrainTransform:
         ratio: the least and the greatest width / height of a crop.
         auto_augment: timm's name of a RandAugment, such as `"rand-m9-mstd0.5-inc1"`; empty for none.
         color_jitter: the strength of torchvision's ColorJitter for brightness, contrast and saturation; 0 for none.
-        mean: the colour, one number or three in 0..1, with which RandAugment fills what it moves in; the mean that
-            images are normalised with.
+        mean: the color, one number or three in 0..1, with which RandAugment fills what it moves in; the mean that
+            images are normalized with.
 
     Raises:
         InputError: a value out of range, or both `auto_augment` and `color_jitter`, at construction.
@@ -148,9 +148,9 @@ class TrainTransform:
                 "leaves the first out where the second is given: set color_jitter to 0, or auto_augment to ''"
             )
         # Their own checks; made here, worker processes receive them as well.
-        _ = self._colours, self._fill
+        _ = self._colors, self._fill
 
-    def __call__(self, image: Picture, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: ImageLike, rng: np.random.Generator) -> np.ndarray:
         """Transforms an image of any size to uint8 [height, width, channels]."""
         return self.apply(image, self.draw(size_of(image), rng))
 
@@ -167,9 +167,9 @@ class TrainTransform:
             resampling = randaugment.draw_resampling(self.interpolation, rng)
             down, right = rng.integers(-self.shift, self.shift + 1, size=2).tolist()
             shift = down, right
-        return Augmentation(box, flip, shift, resampling, self._colours.draw(rng))
+        return Augmentation(box, flip, shift, resampling, self._colors.draw(rng))
 
-    def apply(self, image: Picture, augmentation: Augmentation) -> np.ndarray:
+    def apply(self, image: ImageLike, augmentation: Augmentation) -> np.ndarray:
         """Does to an image what was drawn for it: uint8 [height, width, channels]."""
         pillow = _in_channels(_part(image, augmentation.box), self.channels)
         pillow = _resize(pillow, self.size, INTERPOLATIONS[augmentation.resampling])
@@ -182,32 +182,32 @@ class TrainTransform:
         return _to_array(operations.apply(pillow, augmentation.operations, self._fill))
 
     @cached_property
-    def _colours(self) -> RandAugment | ColorJitter:
+    def _colors(self) -> RandAugment | ColorJitter:
         if self.auto_augment:
             return RandAugment.parse(self.auto_augment, self.interpolation)
         return ColorJitter(self.color_jitter)
 
     @cached_property
     def _fill(self) -> tuple[int, ...]:
-        return operations.fill_colour(self.mean, self.channels)
+        return operations.fill_color(self.mean, self.channels)
 
 
 def _check_output(size: tuple[int, int], channels: int, interpolation: str, options: tuple[str, ...]) -> None:
     if len(size) != 2 or min(size) < 1:
         raise InputError(f"image size {size} must be (height, width), both 1 or more")
     if channels not in _PILLOW_MODES:
-        raise InputError(f"channels {channels} must be 3 (colour) or 1 (grey)")
+        raise InputError(f"channels {channels} must be 3 (color) or 1 (gray)")
     if interpolation not in options:
         raise unknown("interpolation", interpolation, options)
 
 
-def _to_pillow(image: Picture) -> Image.Image:
+def _to_pillow(image: ImageLike) -> Image.Image:
     if isinstance(image, Image.Image):
         return image
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
-def _part(image: Picture, box: Box) -> Image.Image:
+def _part(image: ImageLike, box: Box) -> Image.Image:
     """The part of an image in a box."""
     if isinstance(image, Image.Image):
         return image.crop(box)

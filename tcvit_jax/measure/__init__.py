@@ -2,6 +2,6 @@
 
 from tcvit_jax.measure.diagnosis import Diagnosis, Reduction, diagnose, reductions
 from tcvit_jax.measure.macs import Ledger, describe, ledger
-from tcvit_jax.measure.oracle import Oracle, bound
+from tcvit_jax.measure.oracle import Oracle, oracle
 
-__all__ = ["Diagnosis", "Ledger", "Oracle", "Reduction", "bound", "describe", "diagnose", "ledger", "reductions"]
+__all__ = ["Diagnosis", "Ledger", "Oracle", "Reduction", "describe", "diagnose", "ledger", "oracle", "reductions"]

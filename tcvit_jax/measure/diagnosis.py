@@ -13,7 +13,7 @@ from jax import Array
 from tcvit_jax.errors import InputError
 from tcvit_jax.models import ViT
 from tcvit_jax.ops.attention import Signals
-from tcvit_jax.ops.ranking import standing
+from tcvit_jax.ops.ranking import midranks
 from tcvit_jax.reducers import TCViT
 from tcvit_jax.tokens import Plan, Tokens
 
@@ -76,7 +76,7 @@ def reductions(model: ViT, variables: Mapping[str, Any], images: Array | np.ndar
     Args:
         model: with a reducer and a schedule that removes some tokens.
         variables: its parameters.
-        images: `[B, H, W, C]` float, normalised.
+        images: `[B, H, W, C]` float, normalized.
 
     Raises:
         InputError: the model removes nothing.
@@ -117,8 +117,8 @@ def _diagnosis(reduction: Reduction, reducer: Any) -> BlockDiagnosis:
         first = reducer.connectivity(reduction.tokens, reduction.signals, order=1)
         order = rank_correlation(first, connected)
         if reducer.balance < 1:
-            dominant = reducer.dominant(reduction.tokens, reduction.signals)
-            dominance = rank_correlation(connected, dominant)
+            dominance_score = reducer.dominance_score(reduction.tokens, reduction.signals)
+            dominance = rank_correlation(connected, dominance_score)
     removed = reduction.plan.removed.shape[1]
     return BlockDiagnosis(reduction.block, removed, destinations, largest, lost, dominance, order)
 
@@ -136,7 +136,7 @@ def count_destinations(target: np.ndarray) -> tuple[float, float, float]:
 def rank_correlation(a: Array, b: Array) -> float:
     """Spearman's rho of `a` and `b [B, N]`, the mean over rows; ties share a rank, a constant row counts as 0."""
     total = 0.0
-    for x, y in zip(np.asarray(standing(a)), np.asarray(standing(b)), strict=True):
+    for x, y in zip(np.asarray(midranks(a)), np.asarray(midranks(b)), strict=True):
         if np.ptp(x) > 0 and np.ptp(y) > 0:
             total += float(np.corrcoef(x, y)[0, 1])
     return total / len(a)

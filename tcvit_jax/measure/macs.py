@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from tcvit_jax.models import ViT
 from tcvit_jax.models.cost import BlockCost, Cost
-from tcvit_jax.reducers.base import Work
+from tcvit_jax.reducers.base import ReducerMacs
 
 # In the order of computation; the four of the reducer lie between projection and MLP.
 STAGES = ("embedding", "qkv", "attention", "projection", "signals", "score", "match", "fuse", "mlp", "head")
@@ -57,9 +57,9 @@ class Ledger:
         return self.cost.total
 
     @property
-    def computed(self) -> int:
+    def computed_macs(self) -> int:
         """What the program computes of them."""
-        return self.cost.computed
+        return self.cost.computed_macs
 
     @property
     def gmacs(self) -> float:
@@ -72,7 +72,7 @@ class Ledger:
         return self.dense.total / 1e9
 
     @property
-    def saved(self) -> float:
+    def savings(self) -> float:
         """The share of the dense model's multiply-adds that is gone, between 0 and 1."""
         return 1 - self.cost.total / self.dense.total
 
@@ -102,7 +102,7 @@ class Ledger:
         """Two lines: the tokens' way through the blocks, and the totals."""
         return (
             f"tokens  {' -> '.join(map(str, self.tokens))}\n"
-            f"GMACs   {self.gmacs:.4g}, dense {self.gmacs_dense:.4g} ({self.saved:.1%} saved)"
+            f"GMACs   {self.gmacs:.4g}, dense {self.gmacs_dense:.4g} ({self.savings:.1%} saved)"
         )
 
     def __str__(self) -> str:
@@ -113,24 +113,29 @@ class Ledger:
         rows += [_row(line.name, line.tokens, [line.stages.get(stage) for stage in shown], line) for line in self.lines]
         total = Line("total", None, self.stages, self.dense.total)
         rows.append(_row("total", None, [self.stages[stage] for stage in shown], total))
-        if self.cost.unread:
+        if self.cost.skipped:
             # Patch tokens of the last block: exact, since nobody reads them, and left out of no paper's figure.
             for name, macs, dense in (
-                ("not read", -self.cost.unread, -self.dense.unread),
-                ("computed", self.cost.computed, self.dense.computed),
+                ("not read", -self.cost.skipped, -self.dense.skipped),
+                ("computed", self.cost.computed_macs, self.dense.computed_macs),
             ):
                 rows.append(_row(name, None, [None] * len(shown), Line(name, None, {"all": macs}, dense)))
         return "\n".join([self.name, *rows, self.summary()])
 
 
-def _of_work(work: Work) -> Stages:
-    stages = {"signals": work.signals, "score": work.score, "match": work.match, "fuse": work.fuse}
+def _of_work(reducer_macs: ReducerMacs) -> Stages:
+    stages = {
+        "signals": reducer_macs.signals,
+        "score": reducer_macs.score,
+        "match": reducer_macs.match,
+        "fuse": reducer_macs.fuse,
+    }
     return {stage: macs for stage, macs in stages.items() if macs}
 
 
 def _of_block(block: BlockCost) -> Stages:
     own = {"qkv": block.qkv, "attention": block.attention, "projection": block.projection, "mlp": block.mlp}
-    return own | _of_work(block.work)
+    return own | _of_work(block.reducer_macs)
 
 
 def _row(name: str, tokens: tuple[int, int] | None, stages: list[int | None], line: Line) -> str:

@@ -51,7 +51,7 @@ class Oracle(Reducer):
         return cut, plan
 
 
-def bound(model: ViT) -> ViT:
+def oracle(model: ViT) -> ViT:
     """`model` with the oracle in place of its reducer: as many tokens in every block."""
     after = model.cost().tokens
     return condense(model, Oracle(), [before - left for before, left in itertools.pairwise(after)])

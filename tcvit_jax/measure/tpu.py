@@ -100,7 +100,7 @@ def pod(topology: str, data: int = 0, model: int = 1) -> Mesh:
     return make_mesh(data, model, devices)
 
 
-def compiled(name: str, model: ViT, mesh: Mesh, batch_per_chip: int) -> Program:
+def compile_forward(name: str, model: ViT, mesh: Mesh, batch_per_chip: int) -> Program:
     """What the forward pass of `model` costs on each device of a mesh of one axis."""
     import jax
     import numpy as np
@@ -108,13 +108,13 @@ def compiled(name: str, model: ViT, mesh: Mesh, batch_per_chip: int) -> Program:
     from tcvit_jax import sharding
     from tcvit_jax.models import variable_shapes
 
-    whole, cut = sharding.replicated(mesh), sharding.split(mesh)
+    whole, cut = sharding.replicated(mesh), sharding.batch_sharding(mesh)
     images = jax.ShapeDtypeStruct((batch_per_chip * mesh.size, *model.img_size, model.in_chans), np.float32)
     forward = jax.jit(model.apply, in_shardings=(whole, cut), out_shardings=cut)
-    return priced(name, forward.lower(variable_shapes(model), images))
+    return analyze(name, forward.lower(variable_shapes(model), images))
 
 
-def priced(name: str, lowered: Lowered) -> Program:
+def analyze(name: str, lowered: Lowered) -> Program:
     """What a program costs on each device of the mesh that it was lowered for; it is compiled here.
 
     Raises:
@@ -140,7 +140,7 @@ def priced(name: str, lowered: Lowered) -> Program:
     )
 
 
-def models_of(
+def build_models(
     name: str, reducers: Sequence[str], schedule: int | Sequence[int], dtype: str, depth: int | None = None
 ) -> dict[str, ViT]:
     """The dense model, the slice and one model for each reducer, all of one schedule.
@@ -149,13 +149,13 @@ def models_of(
         InputError: a name that is none, or a schedule that does not fit.
     """
     from tcvit_jax import models
-    from tcvit_jax.measure.oracle import bound
+    from tcvit_jax.measure.oracle import oracle
     from tcvit_jax.reducers import from_config
 
     overrides: dict[str, Any] = {"dtype": dtype} if depth is None else {"dtype": dtype, "depth": depth}
     dense = models.create_model(name, **overrides)
     condensed = {key: models.condense(dense, from_config({"name": key}), schedule) for key in reducers}
-    return {"dense": dense, "slice": bound(next(iter(condensed.values()))), **condensed}
+    return {"dense": dense, "slice": oracle(next(iter(condensed.values()))), **condensed}
 
 
 def table(programs: Sequence[Program]) -> str:
@@ -198,11 +198,13 @@ def run(flags: argparse.Namespace) -> None:
     if flags.batch_per_chip < 1:
         raise InputError(f"--batch-per-chip {flags.batch_per_chip} is no batch: use 128")
     # What the command was asked is checked before the compiler is looked for.
-    candidates = models_of(flags.model, flags.reducer.split(","), _schedule(flags.schedule), flags.dtype, flags.depth)
+    candidates = build_models(
+        flags.model, flags.reducer.split(","), _schedule(flags.schedule), flags.dtype, flags.depth
+    )
     mesh, programs = pod(flags.topology), []
     for name, model in candidates.items():
         print(f"compiling {name} ...", file=sys.stderr, flush=True)
-        programs.append(compiled(name, model, mesh, flags.batch_per_chip))
+        programs.append(compile_forward(name, model, mesh, flags.batch_per_chip))
     print(table(programs))
     if flags.json:
         _write(flags, programs)

@@ -5,7 +5,7 @@ attention at the length that enters a block and MLP at the length that leaves it
 free. Reducers report their own products, which the papers leave out; here they are counted, on lines of their own.
 
 What nobody reads is not computed: the patch tokens of the last block, where the head reads prefix tokens alone. Papers
-count it all the same, and so does `Cost.total`; `Cost.unread` is what the program leaves out.
+count it all the same, and so does `Cost.total`; `Cost.skipped` is what the program leaves out.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tcvit_jax.reducers.base import Reducer, Work
-from tcvit_jax.reducers.parts import Site
+from tcvit_jax.reducers.base import Reducer, ReducerMacs
+from tcvit_jax.reducers.parts import BlockContext
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class BlockCost:
         attention: scores, and their product with the values.
         projection: of the attended values.
         mlp: its two layers, for the tokens that are left.
-        work: of the reducer.
+        reducer_macs: of the reducer.
     """
 
     tokens_in: int
@@ -47,12 +47,12 @@ class BlockCost:
     attention: int
     projection: int
     mlp: int
-    work: Work
+    reducer_macs: ReducerMacs
 
     @property
     def reducer(self) -> int:
         """What the method costs here."""
-        return self.work.total
+        return self.reducer_macs.total
 
     @property
     def total(self) -> int:
@@ -62,13 +62,13 @@ class BlockCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """MACs of one image, part by part; `unread` of them, in the last block, are not computed."""
+    """MACs of one image, part by part; `skipped` of them, in the last block, are not computed."""
 
     embed: int
-    prepare: Work
+    prepare: ReducerMacs
     blocks: tuple[BlockCost, ...]
     head: int
-    unread: int
+    skipped: int
 
     @property
     def reducer(self) -> int:
@@ -81,9 +81,9 @@ class Cost:
         return self.embed + self.prepare.total + sum(block.total for block in self.blocks) + self.head
 
     @property
-    def computed(self) -> int:
+    def computed_macs(self) -> int:
         """What the program computes for logits: everything but what nobody reads."""
-        return self.total - self.unread
+        return self.total - self.skipped
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -91,7 +91,9 @@ class Cost:
         return (self.blocks[0].tokens_in, *(block.tokens_out for block in self.blocks))
 
 
-def blocks_cost(shape: Shape, removed: Sequence[int], reducer: Reducer | None) -> tuple[Work, tuple[BlockCost, ...]]:
+def blocks_cost(
+    shape: Shape, removed: Sequence[int], reducer: Reducer | None
+) -> tuple[ReducerMacs, tuple[BlockCost, ...]]:
     """Return the MACs of one image when `removed[l]` patch tokens leave block `l`: of the preparation, and per block.
 
     `reducer` is None where nothing is removed.
@@ -99,16 +101,16 @@ def blocks_cost(shape: Shape, removed: Sequence[int], reducer: Reducer | None) -
     blocks: list[BlockCost] = []
     patches = shape.patches
     for index, count in enumerate(removed):
-        leaving = patches - count + (reducer.extra if reducer and count else 0)
-        site = Site(patches, patches - count, shape.prefix, shape.heads, shape.width, index, len(removed))
-        work = reducer.work(site) if reducer and count else Work()
-        blocks.append(_block(shape, patches, leaving, work))
+        leaving = patches - count + (reducer.extra_tokens if reducer and count else 0)
+        context = BlockContext(patches, patches - count, shape.prefix, shape.heads, shape.width, index, len(removed))
+        reducer_macs = reducer.macs(context) if reducer and count else ReducerMacs()
+        blocks.append(_block(shape, patches, leaving, reducer_macs))
         patches = leaving
-    prepare = reducer.preparation(shape.patches, shape.width) if reducer else Work()
+    prepare = reducer.prepare_macs(shape.patches, shape.width) if reducer else ReducerMacs()
     return prepare, tuple(blocks)
 
 
-def unread(shape: Shape, removed: Sequence[int], reducer: Reducer | None) -> int:
+def skipped_macs(shape: Shape, removed: Sequence[int], reducer: Reducer | None) -> int:
     """Return the MACs that are not computed where only prefix tokens are read after the last block.
 
     The last block's queries, attention, projection and MLP of its patch tokens, and its plan; the preparation too where
@@ -124,7 +126,7 @@ def unread(shape: Shape, removed: Sequence[int], reducer: Reducer | None) -> int
     return scores + row + projection + mlp + last.reducer + (0 if any(removed[:-1]) else prepare.total)
 
 
-def _block(shape: Shape, entering: int, leaving: int, work: Work) -> BlockCost:
+def _block(shape: Shape, entering: int, leaving: int, reducer_macs: ReducerMacs) -> BlockCost:
     width, tokens = shape.width, entering + shape.prefix
     return BlockCost(
         tokens_in=entering,
@@ -133,5 +135,5 @@ def _block(shape: Shape, entering: int, leaving: int, work: Work) -> BlockCost:
         attention=2 * tokens**2 * width,
         projection=tokens * width**2,
         mlp=2 * (leaving + shape.prefix) * width * shape.mlp_hidden,
-        work=work,
+        reducer_macs=reducer_macs,
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from tcvit_jax import reducers
 from tcvit_jax import schedule as schedules
-from tcvit_jax.errors import InputError, unknown, whole
+from tcvit_jax.errors import InputError, as_integer, requires, unknown
 from tcvit_jax.models import zoo
 from tcvit_jax.models.vit import ViT
 from tcvit_jax.reducers.base import Reducer
@@ -30,7 +30,7 @@ def create_model(
         name: one of `list_models()`, with or without a tag.
         reducer: the method, e.g. `GTP()`; `None` gives the plain model, whatever the schedule.
         schedule: patch tokens that leave each block: an int, a sequence, or an object of `schedule`.
-        **overrides: any of `zoo.overrides`, timm's names; `img_size` is an int or a `(height, width)` pair.
+        **overrides: any of `zoo.override_names`, timm's names; `img_size` is an int or a `(height, width)` pair.
 
     Returns:
         A Flax linen module. It holds no parameters: `model.init(key, images)` makes them, `convert` loads them.
@@ -38,12 +38,12 @@ def create_model(
     Raises:
         InputError: an unknown name, sizes that do not fit each other, a schedule that does not fit the model.
     """
-    entry = zoo.entry(name)
-    sizes, known = dict(entry.sizes), zoo.overrides(entry.architecture)
+    entry = zoo.get_entry(name)
+    sizes, known = dict(entry.overrides), zoo.override_names(entry.architecture)
     for key, value in overrides.items():
         if key not in known:
             raise unknown(f"override of {name!r}:", key, known)
-        sizes[key] = whole(key, value) if type(getattr(entry.architecture, key)) is int else value
+        sizes[key] = as_integer(key, value) if type(getattr(entry.architecture, key)) is int else value
     sizes["img_size"] = _sides(sizes.get("img_size", ViT.img_size))
     model = entry.architecture(variant=name, **sizes)
     model.check()
@@ -62,16 +62,16 @@ def condense(model: ViT, reducer: Reducer | None = None, schedule: int | Sequenc
     if not isinstance(reducer, Reducer):  # pyright: ignore[reportUnnecessaryIsInstance]  (users pass names, too)
         raise InputError(f"reducer={reducer!r} is not a reducer: use tc.GTP(), for example")
     if reducer.needs_class_token and not model.class_token:
-        raise InputError(f"class_token=False, and {reducer.needs_class_token}")
+        raise requires(f"reducer={reducer!r}", "class_token=True", reducer.CLASS_TOKEN_ADVICE)
     model = replace(model, reducer=reducer)
     patches = model.grid[0] * model.grid[1]
     stack = schedules.Stack(
         patches,
         model.depth,
         cost=lambda counts: model.cost(counts).total,
-        extra=reducer.extra,
-        most=lambda left: reducer.most(left, model.prefix),
-        shape=reducer.SHAPE,
+        extra_tokens=reducer.extra_tokens,
+        max_removable=lambda left: reducer.max_removable(left, model.prefix),
+        family=reducer.DEFAULT_SCHEDULE,
     )
     removed = schedules.resolve(schedule, stack)
     reducer.check(patches, removed)
@@ -85,7 +85,7 @@ def _sides(size: Any) -> tuple[int, int]:
         sides = tuple(cast("Sequence[Any]", size))
     if len(sides) != 2:
         raise InputError(f"img_size={size!r} should be one number, or height and width")
-    return whole("img_size", sides[0]), whole("img_size", sides[1])
+    return as_integer("img_size", sides[0]), as_integer("img_size", sides[1])
 
 
 @cache
@@ -116,7 +116,7 @@ def count_parameters(model: ViT) -> int:
 
 def to_config(model: ViT) -> dict[str, Any]:
     """Everything that rebuilds `model`, as plain values for JSON; `from_config` is the inverse."""
-    config: dict[str, Any] = {key: getattr(model, key) for key in zoo.overrides(type(model))}
+    config: dict[str, Any] = {key: getattr(model, key) for key in zoo.override_names(type(model))}
     return {
         "name": model.variant,
         "overrides": {

@@ -127,13 +127,13 @@ class PatchEmbedding(nn.Module):
         images: Float[Array, "B height width C"],
         train: bool,
         rows: Rows | None = None,
-        mixed: Bool[Array, " N0"] | None = None,
+        mix_mask: Bool[Array, " N0"] | None = None,
     ) -> Float[Array, "B T D"]:
         """Embed images; see `Embedding`."""
         x = self.patch_embed(images.astype(self.dtype), train)
         x = x.reshape(x.shape[0], -1, self.embed_dim)
-        if mixed is not None:
-            x = jnp.where(mixed[:, None], swap_pairs(x), x)
+        if mix_mask is not None:
+            x = jnp.where(mix_mask[:, None], swap_pairs(x), x)
         prefix = [jnp.broadcast_to(p, (x.shape[0], *p.shape[1:])).astype(x.dtype) for p in self.prefix_tokens]
         pos_embed = self.pos_embed.astype(x.dtype)
         if self.no_embed_class:

@@ -35,12 +35,12 @@ class PooledHead(nn.Module):
     dtype: str
 
     @property
-    def reads_prefix_alone(self) -> bool:
+    def reads_prefix_only(self) -> bool:
         """Whether it reads no patch token."""
         return self.global_pool == "token"
 
     @property
-    def labels_patches(self) -> bool:
+    def has_patch_logits(self) -> bool:
         """Whether it has logits for every patch token."""
         return False
 
@@ -95,7 +95,7 @@ class PooledHead(nn.Module):
 
     def _mean(self, x: Float[Array, "B N D"], size: Float[Array, "B N"]) -> Float[Array, "B D"]:
         """Return the mean of patch tokens, each weighted by its size if the reducer's sizes are weights."""
-        if self.active_reducer is None or not self.active_reducer.weighs:
+        if self.active_reducer is None or not self.active_reducer.uses_size_weights:
             return x.mean(1)
         share = size / size.sum(-1, keepdims=True)
         return jnp.einsum("bn,bnd->bd", share, x.astype(jnp.float32), precision="highest").astype(x.dtype)

@@ -93,17 +93,17 @@ class Qkv(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], read: int | None
+        self, x: Float[Array, "B T D"], num_queries: int | None
     ) -> tuple[Float[Array, "B H Q d"], Float[Array, "B H T d"], Float[Array, "B H T d"]]:
-        """From `x [B, T, D]` to `q [B, H, read, d]` of the first `read` tokens (None: all), and `k, v [B, H, T, d]`."""
+        """From `x [B, T, D]` to `q [B, H, num_queries, d]` of the first `num_queries` tokens (None: all), and `k, v [B, H, T, d]`."""
         width = x.shape[-1]
         kernel = self.param("kernel", kernel_init, (width, 3 * width)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (3 * width,)) if self.use_bias else jnp.zeros(3 * width)
         bias, x = bias.astype(self.dtype), x.astype(self.dtype)
-        if read is None:
+        if num_queries is None:
             q, k, v = self._project(x, kernel, bias)
         else:
-            (q,) = self._project(x[:, :read], kernel[:, :width], bias[:width])
+            (q,) = self._project(x[:, :num_queries], kernel[:, :width], bias[:width])
             k, v = self._project(x, kernel[:, width:], bias[width:])
         return q, k, v
 
@@ -133,26 +133,26 @@ class Attention(nn.Module):
         key_bias: Float[Array, "B T"] | None,
         signals: tuple[str, ...],
         class_tokens: int,
-        keep: float,
-        read: int | None,
-        masked: bool,
+        keep_fraction: float,
+        num_queries: int | None,
+        has_mask: bool,
         train: bool,
         rows: Rows | None = None,
     ) -> tuple[Float[Array, "B Q D"], Signals]:
         """From `x [B, T, D]` and `key_bias [B, T]` to the attended `[B, T, D]` and its signals.
 
-        `class_tokens`, `keep` and `masked` are those of `ops.attention.attention`; with `read`, only the first `read`
+        `class_tokens`, `keep_fraction` and `has_mask` are those of `ops.attention.attention`; with `num_queries`, only the first `num_queries`
         tokens are returned, and what only the others need is not computed. `rows` are those of the global batch.
         """
         batch, _, width = x.shape
         # Sparsification compares the rows of all queries.
-        queries = None if signals or keep < 1 else read
+        queries = None if signals or keep_fraction < 1 else num_queries
         q, k, v = Qkv(self.num_heads, self.qkv_bias, self.dtype, name="qkv")(x, queries)
         if self.qk_norm:
             q = layer_norm(self.norm_eps, "q_norm", self.dtype)(q)
             k = layer_norm(self.norm_eps, "k_norm", self.dtype)(k)
         values, found = attention(
-            q, k, v, key_bias=key_bias, signals=signals, class_tokens=class_tokens, keep=keep, read=read, masked=masked
+            q, k, v, key_bias=key_bias, signals=signals, class_tokens=class_tokens, keep_fraction=keep_fraction, num_queries=num_queries, has_mask=has_mask
         )  # fmt: skip
         values = jnp.transpose(values, (0, 2, 1, 3)).reshape(batch, -1, width)
         out = dense(width, "proj", self.dtype)(values)
@@ -162,7 +162,7 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     """Two linear layers around an activation."""
 
-    hidden: int
+    hidden_features: int
     act_layer: str
     drop_rate: float
     dtype: str
@@ -171,7 +171,7 @@ class Mlp(nn.Module):
     def __call__(self, x: Float[Array, "B T D"], train: bool, rows: Rows | None = None) -> Float[Array, "B T D"]:
         """`[B, T, D]` to `[B, T, D]`."""
         width = x.shape[-1]
-        x = ACTIVATIONS[self.act_layer](dense(self.hidden, "fc1", self.dtype)(x))
+        x = ACTIVATIONS[self.act_layer](dense(self.hidden_features, "fc1", self.dtype)(x))
         x = Dropout(self.drop_rate)(x, train, rows)
         x = dense(width, "fc2", self.dtype)(x)
         return Dropout(self.drop_rate)(x, train, rows)

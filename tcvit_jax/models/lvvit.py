@@ -99,12 +99,12 @@ class TokenLabelHead(nn.Module):
     dtype: str
 
     @property
-    def reads_prefix_alone(self) -> bool:
+    def reads_prefix_only(self) -> bool:
         """Whether it reads no patch token: with classes it reads all of them."""
         return self.num_classes == 0
 
     @property
-    def labels_patches(self) -> bool:
+    def has_patch_logits(self) -> bool:
         """Whether it has logits for every patch token."""
         return self.num_classes > 0
 
@@ -137,7 +137,7 @@ class TokenLabelHead(nn.Module):
             return HeadOutputs(pooled, pooled, pooled)
         of_class, of_patches = self.head(x[:, 0]), self.aux_head(x[:, self.prefix :])
         best = of_patches
-        if self.active_reducer is not None and self.active_reducer.masks:
+        if self.active_reducer is not None and self.active_reducer.has_padding:
             best = jnp.where(tokens.size[..., None] > 0, of_patches, -jnp.inf)
         logits = (of_class + 0.5 * best.max(1)).astype(jnp.float32)
         of_class = of_class.astype(jnp.float32)
@@ -152,9 +152,9 @@ class LVViT(ViT):
     norm_eps: float = 1e-5
     stem_channels: int = 64
 
-    EMBEDDING: ClassVar[type[Embedding]] = ConvEmbedding
-    HEAD: ClassVar[type[Head]] = TokenLabelHead
-    FIXED: ClassVar[dict[str, Any]] = {
+    EMBEDDING_CLASS: ClassVar[type[Embedding]] = ConvEmbedding
+    HEAD_CLASS: ClassVar[type[Head]] = TokenLabelHead
+    FIXED_FIELDS: ClassVar[dict[str, Any]] = {
         "class_token": True, "distilled": False, "global_pool": "token", "fc_norm": None, "pre_norm": False,
     }  # fmt: skip
     PARAMETERS: ClassVar[tables.ParameterTable] = tables.LVVIT

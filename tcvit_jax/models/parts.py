@@ -48,7 +48,7 @@ class Embedding(Protocol):
         images: Float[Array, "B height width C"],
         train: bool,
         rows: Rows | None = None,
-        mixed: Bool[Array, " N0"] | None = None,
+        mix_mask: Bool[Array, " N0"] | None = None,
     ) -> Float[Array, "B T D"]:
         """Embed images.
 
@@ -56,7 +56,7 @@ class Embedding(Protocol):
             images: `[B, H, W, C]` float.
             train: whether dropout is on.
             rows: of the global batch; None where the batch is all of it.
-            mixed: `[N0]` bool, the patches to take from a row's partner (MixToken; Jiang et al., 2021).
+            mix_mask: `[N0]` bool, the patches to take from a row's partner (MixToken; Jiang et al., 2021).
 
         Returns:
             `[B, T, D]`, prefix tokens first, in the compute dtype.
@@ -86,12 +86,12 @@ class Head(Protocol):
     """From the tokens after the last block to logits: the last norm, and the classifiers."""
 
     @property
-    def reads_prefix_alone(self) -> bool:
+    def reads_prefix_only(self) -> bool:
         """Whether it reads no patch token, so that the last block need not compute them."""
         ...
 
     @property
-    def labels_patches(self) -> bool:
+    def has_patch_logits(self) -> bool:
         """Whether it has logits for every patch token."""
         ...
 

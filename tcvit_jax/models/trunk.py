@@ -25,24 +25,24 @@ class BlockSpec:
     """What one block does, all static.
 
     Attributes:
-        remove: how many patch tokens leave between attention and MLP; 0 asks for no signal and no plan.
-        weighted: whether any token may stand for several, so that keys are biased by `log(size)`.
-        masked: whether any token may only fill the width, so that nobody attends to it.
+        num_removed: how many patch tokens leave between attention and MLP; 0 asks for no signal and no plan.
+        uses_size_bias: whether any token may stand for several, so that keys are biased by `log(size)`.
+        has_padding: whether any token may only fill the width, so that nobody attends to it.
         keep: the part of the attention map's entries to keep.
-        read: how many of the first tokens anybody reads after this block; None for all. The others are neither
+        num_queries: how many of the first tokens anybody reads after this block; None for all. The others are neither
             computed nor returned.
     """
 
-    remove: int = 0
-    weighted: bool = False
-    masked: bool = False
-    keep: float = 1.0
-    read: int | None = None
+    num_removed: int = 0
+    uses_size_bias: bool = False
+    has_padding: bool = False
+    attention_keep: float = 1.0
+    num_queries: int | None = None
 
     @property
-    def reduces(self) -> bool:
+    def has_plan(self) -> bool:
         """Whether there is a plan: not where nobody reads what it would leave."""
-        return self.remove > 0 and self.read is None
+        return self.num_removed > 0 and self.num_queries is None
 
 
 class Block(nn.Module):
@@ -76,37 +76,49 @@ class Block(nn.Module):
     def __call__(self, tokens: Tokens, spec: BlockSpec, train: bool, rows: Rows | None = None) -> Tokens:
         """One block; `rows` of the global batch, None for all of it."""
         tokens, signals = self.attend(tokens, spec, train, rows)
-        if self.reducer and spec.reduces:
+        if self.reducer and spec.has_plan:
             before = tokens
-            tokens, plan = self.reducer.reduce(before, signals, before.origin.shape[1] - spec.remove)
+            tokens, plan = self.reducer.reduce(before, signals, before.origin.shape[1] - spec.num_removed)
             # For who asks with `mutable=["intermediates"]` (`measure.diagnosis`); nothing otherwise.
             self.sow("intermediates", "reduction", (before, signals, plan))
-        return self.feed(tokens, train, rows)
+        return self.feed_forward(tokens, train, rows)
 
     def attend(self, tokens: Tokens, spec: BlockSpec, train: bool, rows: Rows | None = None) -> tuple[Tokens, Signals]:
         """The attention branch, and the signals that the reducer reads of it."""
-        signals = self.reducer.signals if self.reducer and spec.reduces else ()
-        key_bias = size_bias(tokens, spec.weighted, spec.masked) if spec.weighted or spec.masked else None
+        signals = self.reducer.signals if self.reducer and spec.has_plan else ()
+        key_bias = (
+            size_bias(tokens, spec.uses_size_bias, spec.has_padding)
+            if spec.uses_size_bias or spec.has_padding
+            else None
+        )
         y, found = self.attn(
-            self.norm1(tokens.x), key_bias, signals, tokens.class_tokens, spec.keep, spec.read, spec.masked, train, rows
+            self.norm1(tokens.x),
+            key_bias,
+            signals,
+            tokens.class_tokens,
+            spec.attention_keep,
+            spec.num_queries,
+            spec.has_padding,
+            train,
+            rows,
         )
         y = self.ls1(y) if self.init_values else y
-        return tokens.with_x(tokens.x[:, : spec.read] + self.drop_path1(y, train, rows) / self.skip_lam), found
+        return tokens.with_x(tokens.x[:, : spec.num_queries] + self.drop_path1(y, train, rows) / self.skip_lam), found
 
-    def feed(self, tokens: Tokens, train: bool, rows: Rows | None = None) -> Tokens:
+    def feed_forward(self, tokens: Tokens, train: bool, rows: Rows | None = None) -> Tokens:
         """The MLP branch; the block ends here."""
         y = self.mlp(self.norm2(tokens.x), train, rows)
         y = self.ls2(y) if self.init_values else y
         return replace(tokens, x=tokens.x + self.drop_path2(y, train, rows) / self.skip_lam, block=tokens.block + 1)
 
 
-def size_bias(tokens: Tokens, weighted: bool, masked: bool) -> Float[Array, "B T"]:
+def size_bias(tokens: Tokens, uses_size_bias: bool, has_padding: bool) -> Float[Array, "B T"]:
     """What is added to every score of a key, `[B, T]`: `log(size)` where sizes count, -inf where it only fills.
 
     A prefix token stands for itself alone.
     """
-    bias = jnp.log(jnp.where(tokens.size > 0, tokens.size, 1)) if weighted else jnp.zeros_like(tokens.size)
-    if masked:
+    bias = jnp.log(jnp.where(tokens.size > 0, tokens.size, 1)) if uses_size_bias else jnp.zeros_like(tokens.size)
+    if has_padding:
         bias = jnp.where(tokens.size > 0, bias, -jnp.inf)
     return jnp.pad(bias, ((0, 0), (tokens.prefix, 0)))
 
@@ -178,8 +190,8 @@ class Trunk(nn.Module):
             for index in range(self.depth)
         ]
 
-    def specs(self, prefix_alone: bool) -> tuple[BlockSpec, ...]:
-        """Return what every block does; with `prefix_alone` the last one computes prefix tokens and nothing else."""
+    def block_specs(self, prefix_only: bool) -> tuple[BlockSpec, ...]:
+        """Return what every block does; with `prefix_only` the last one computes prefix tokens and nothing else."""
         reducer = self.active_reducer
         removed = self.removed or (0,) * self.depth
         specs: list[BlockSpec] = []
@@ -189,10 +201,10 @@ class Trunk(nn.Module):
             specs.append(
                 BlockSpec(
                     remove,
-                    weighted=after is not None and after.proportional_attention,
-                    masked=after is not None and after.masks,
-                    keep=1.0 if reducer is None else reducer.attention_keep,
-                    read=self.prefix if prefix_alone and index == self.depth - 1 else None,
+                    uses_size_bias=after is not None and after.proportional_attention,
+                    has_padding=after is not None and after.has_padding,
+                    attention_keep=1.0 if reducer is None else reducer.attention_keep,
+                    num_queries=self.prefix if prefix_only and index == self.depth - 1 else None,
                 )
             )
         return tuple(specs)
@@ -205,7 +217,13 @@ class Trunk(nn.Module):
         return tokens.with_state(self.active_reducer.prepare(tokens, self.grid))
 
     def __call__(
-        self, tokens: Tokens, train: bool, rows: Rows | None = None, *, prefix_alone: bool = False, blend: bool = False
+        self,
+        tokens: Tokens,
+        train: bool,
+        rows: Rows | None = None,
+        *,
+        prefix_only: bool = False,
+        restore_weights: bool = False,
     ) -> tuple[Tokens, Trace]:
         """Run all blocks.
 
@@ -213,17 +231,17 @@ class Trunk(nn.Module):
             tokens: of `start`.
             train: whether dropout and drop-path are on.
             rows: of the global batch; None where the batch is all of it.
-            prefix_alone: nobody reads the patch tokens after the last block, which then computes neither them nor a
+            prefix_only: nobody reads the patch tokens after the last block, which then computes neither them nor a
                 plan.
-            blend: carry what restores shared tokens.
+            restore_weights: carry what restores shared tokens.
 
         Returns:
             The tokens after the last block, and the trace of all of them.
         """
-        if self.active_reducer is not None and self.active_reducer.shares and blend:
-            tokens = tokens.with_blend()
+        if self.active_reducer is not None and self.active_reducer.is_soft and restore_weights:
+            tokens = tokens.with_restore_weights()
         history = Trace()
-        for block, spec in zip(self.blocks, self.specs(prefix_alone), strict=True):
+        for block, spec in zip(self.blocks, self.block_specs(prefix_only), strict=True):
             tokens = block(tokens, spec, train, rows)
             history = history.record(tokens)
         return tokens, history

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 
 from tcvit_jax.errors import InputError, unknown
 from tcvit_jax.models import tables
-from tcvit_jax.models.cost import Cost, blocks_cost, unread
+from tcvit_jax.models.cost import Cost, blocks_cost, skipped_macs
 from tcvit_jax.models.embedding import PatchEmbedding
 from tcvit_jax.models.heads import PooledHead
 from tcvit_jax.models.parts import Embedding, Head, HeadOutputs
@@ -27,7 +27,7 @@ from tcvit_jax.tokens import Tokens, Trace
 _Part = TypeVar("_Part")
 
 
-class Parts(NamedTuple):
+class ModelParts(NamedTuple):
     """The three parts of a model, unbound: they answer questions, and hold no parameters."""
 
     embedding: Embedding
@@ -38,7 +38,7 @@ class Parts(NamedTuple):
 class ViT(nn.Module):
     """A Vision Transformer; make one with `create_model`, which knows the names and checks the values.
 
-    An architecture derived from this one chooses its own `EMBEDDING` or `HEAD`, and adds the fields that they read.
+    An architecture derived from this one chooses its own `EMBEDDING_CLASS` or `HEAD_CLASS`, and adds the fields that they read.
 
     Attributes carry timm's names; without classes (`num_classes=0`) the pooled features `[B, D]` stand for the logits.
     `removed` is the resolved schedule: patch tokens that leave each block. `dtype` is that of the computation;
@@ -77,17 +77,17 @@ class ViT(nn.Module):
     dtype: str = "float32"
 
     # The classes of the exchangeable parts.
-    EMBEDDING: ClassVar[type[Embedding]] = PatchEmbedding
-    HEAD: ClassVar[type[Head]] = PooledHead
+    EMBEDDING_CLASS: ClassVar[type[Embedding]] = PatchEmbedding
+    HEAD_CLASS: ClassVar[type[Head]] = PooledHead
     # Values that an architecture derived from this one leaves no choice in.
-    FIXED: ClassVar[dict[str, Any]] = {}
+    FIXED_FIELDS: ClassVar[dict[str, Any]] = {}
     # A row for every parameter: its role, weight decay, layer, mesh axis and tensors in files.
     PARAMETERS: ClassVar[tables.ParameterTable] = tables.VIT
 
     @property
-    def parts(self) -> Parts:
+    def parts(self) -> ModelParts:
         """The three parts, unbound."""
-        return Parts(self._part(self.EMBEDDING), self._part(Trunk), self._part(self.HEAD))
+        return ModelParts(self._part(self.EMBEDDING_CLASS), self._part(Trunk), self._part(self.HEAD_CLASS))
 
     def _part(self, kind: type[_Part]) -> _Part:
         """Return an unbound part, whose fields are the attributes of this model by the same names."""
@@ -98,17 +98,17 @@ class ViT(nn.Module):
     @property
     def grid(self) -> tuple[int, int]:
         """Patches in height and width."""
-        return self._part(self.EMBEDDING).grid
+        return self._part(self.EMBEDDING_CLASS).grid
 
     @property
     def prefix(self) -> int:
         """Protected tokens in front of the patches."""
-        return self._part(self.EMBEDDING).prefix
+        return self._part(self.EMBEDDING_CLASS).prefix
 
     @property
     def class_tokens(self) -> int:
         """The first of them, which stand for the image: class and distillation token."""
-        return self._part(self.EMBEDDING).class_tokens
+        return self._part(self.EMBEDDING_CLASS).class_tokens
 
     @property
     def active_reducer(self) -> Reducer | None:
@@ -116,14 +116,14 @@ class ViT(nn.Module):
         return self.reducer if any(self.removed) else None
 
     @property
-    def reads_prefix_alone(self) -> bool:
+    def reads_prefix_only(self) -> bool:
         """Whether the head reads nothing of the patch tokens, so that the last block need not compute them."""
-        return self._part(self.HEAD).reads_prefix_alone
+        return self._part(self.HEAD_CLASS).reads_prefix_only
 
     @property
-    def labels_patches(self) -> bool:
+    def has_patch_logits(self) -> bool:
         """Whether it has a head on every patch token."""
-        return self._part(self.HEAD).labels_patches
+        return self._part(self.HEAD_CLASS).has_patch_logits
 
     def cost(self, removed: tuple[int, ...] | None = None) -> Cost:
         """Multiply-adds of one image, for this schedule or another one; zeros give the dense model's."""
@@ -136,18 +136,18 @@ class ViT(nn.Module):
             prepare=prepare,
             blocks=blocks,
             head=head.macs(blocks[-1].tokens_out),
-            unread=unread(trunk.shape, removed, reducer) if head.reads_prefix_alone else 0,
+            skipped=skipped_macs(trunk.shape, removed, reducer) if head.reads_prefix_only else 0,
         )
 
     def check(self) -> None:
         """Raise what a layer would otherwise trip over, an `InputError` in the words of the attribute that is wrong."""
-        for key, value in self.FIXED.items():
+        for key, value in self.FIXED_FIELDS.items():
             if getattr(self, key) != value:
                 raise InputError(f"{key}={getattr(self, key)!r} is not for {self.variant}: it has {key}={value!r}")
         # Sizes of the embedding come first: the other parts derive theirs from it.
-        self._part(self.EMBEDDING).check()
+        self._part(self.EMBEDDING_CLASS).check()
         self._part(Trunk).check()
-        self._part(self.HEAD).check()
+        self._part(self.HEAD_CLASS).check()
         if self.dtype not in ("float32", "bfloat16"):
             raise unknown("dtype", self.dtype, ("float32", "bfloat16"))
 
@@ -158,9 +158,9 @@ class ViT(nn.Module):
         for part in parts:
             nn.share_scope(self, part)
 
-    def steps(self, prefix_alone: bool) -> tuple[BlockSpec, ...]:
-        """Return what every block does; with `prefix_alone` the last one computes prefix tokens and nothing else."""
-        return self._part(Trunk).specs(prefix_alone)
+    def block_specs(self, prefix_only: bool) -> tuple[BlockSpec, ...]:
+        """Return what every block does; with `prefix_only` the last one computes prefix tokens and nothing else."""
+        return self._part(Trunk).block_specs(prefix_only)
 
     @property
     def blocks(self) -> Sequence[Block]:
@@ -172,7 +172,7 @@ class ViT(nn.Module):
         images: Float[Array | np.ndarray, "*shape"],
         train: bool = False,
         rows: Rows | None = None,
-        mixed: Bool[Array, " N0"] | None = None,
+        mix_mask: Bool[Array, " N0"] | None = None,
     ) -> Tokens:
         """Return the embedded tokens of images, with what the reducer prepares once; arguments as for `outputs`."""
         expected = (*self.img_size, self.in_chans)
@@ -180,7 +180,7 @@ class ViT(nn.Module):
             raise InputError(
                 f"images have shape {tuple(images.shape)}: {self.variant} takes [B, {', '.join(map(str, expected))}]"
             )
-        return self.trunk.start(self.embedding(jnp.asarray(images), train, rows, mixed))
+        return self.trunk.start(self.embedding(jnp.asarray(images), train, rows, mix_mask))
 
     def logits(self, tokens: Tokens, train: bool) -> Float[Array, "B classes"]:
         """From the tokens after the last block, or its prefix alone, to `[B, num_classes]`."""
@@ -193,7 +193,7 @@ class ViT(nn.Module):
         train: bool = False,
         rows: Rows | None = None,
         patches: bool = False,
-        mixed: Bool[Array, " N0"] | None = None,
+        mix_mask: Bool[Array, " N0"] | None = None,
     ) -> tuple[HeadOutputs, Tokens]:
         """Everything that a training loss reads.
 
@@ -203,16 +203,16 @@ class ViT(nn.Module):
             rows: as for logits.
             patches: whether anybody reads the tokens; where not, and where the head does not either, the last block
                 computes prefix tokens alone.
-            mixed: `[N0]` bool, the patches that come of a row's partner (0 and 1, 2 and 3) instead of the row itself:
+            mix_mask: `[N0]` bool, the patches that come of a row's partner (0 and 1, 2 and 3) instead of the row itself:
                 MixToken (Jiang et al., 2021). None for none.
 
         Returns:
             The outputs of the head, and the `Tokens` that it reads, after the last norm; with `patches` they carry what
             restores them.
         """
-        alone = self.classifiers.reads_prefix_alone and not patches
-        tokens = self.start(images, train, rows, mixed)
-        tokens, _ = self.trunk(tokens, train, rows, prefix_alone=alone, blend=patches)
+        alone = self.classifiers.reads_prefix_only and not patches
+        tokens = self.start(images, train, rows, mix_mask)
+        tokens, _ = self.trunk(tokens, train, rows, prefix_only=alone, restore_weights=patches)
         tokens = self.classifiers.normalize(tokens)
         return self.classifiers(tokens, train, rows), tokens
 
@@ -224,7 +224,7 @@ class ViT(nn.Module):
         trace: bool = False,
         rows: Rows | None = None,
     ) -> Float[Array, "B classes"] | tuple[Float[Array, "B classes"], Trace]:
-        """Logits of normalised images.
+        """Logits of normalized images.
 
         Where the head reads prefix tokens alone and no trace is asked for, the last block computes nothing else: its
         patch tokens would not change the logits. (With dropout, a trace changes which numbers are drawn there.)
@@ -241,8 +241,8 @@ class ViT(nn.Module):
         Raises:
             InputError: images of another shape than the model's.
         """
-        alone = self.classifiers.reads_prefix_alone and not trace
-        tokens, history = self.trunk(self.start(images, train, rows), train, rows, prefix_alone=alone)
+        alone = self.classifiers.reads_prefix_only and not trace
+        tokens, history = self.trunk(self.start(images, train, rows), train, rows, prefix_only=alone)
         logits = self.classifiers(self.classifiers.normalize(tokens), train, rows).logits
         return (logits, history) if trace else logits
 
@@ -271,10 +271,10 @@ class ViT(nn.Module):
         Raises:
             InputError: images of another shape than the model's.
         """
-        tokens, history = self.trunk(self.start(images, train, rows), train, rows, blend=restore)
+        tokens, history = self.trunk(self.start(images, train, rows), train, rows, restore_weights=restore)
         x = self.classifiers.normalize(tokens).x
         if restore:
-            x = plans.restore(x[:, self.prefix :], tokens.slots, tokens.blend)
+            x = plans.restore(x[:, self.prefix :], tokens.slots, tokens.restore_weights)
             x = x.reshape(x.shape[0], *self.grid, x.shape[-1])
         return (x, history) if trace else x
 

@@ -51,11 +51,11 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ZooEntry:
     """One model: parameters it has, arguments beside its architecture's defaults, the preprocessing of its weights."""
 
     parameters: int
-    sizes: Mapping[str, Any]
+    overrides: Mapping[str, Any]
     preprocessing: Preprocessing
     architecture: type[ViT] = ViT
 
@@ -87,110 +87,110 @@ HALF = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 OPENAI = Preprocessing((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 # fmt: off
-ZOO: dict[str, Entry] = {
+ZOO: dict[str, ZooEntry] = {
     # DeiT (Touvron et al., 2021).
-    "deit_tiny_patch16_224.fb_in1k": Entry(5_717_416, TINY, IMAGENET),
-    "deit_small_patch16_224.fb_in1k": Entry(22_050_664, SMALL, IMAGENET),
-    "deit_base_patch16_224.fb_in1k": Entry(86_567_656, BASE, IMAGENET),
-    "deit_base_patch16_384.fb_in1k": Entry(86_859_496, BASE | AT384, IMAGENET.crop(1.0)),
-    "deit_tiny_distilled_patch16_224.fb_in1k": Entry(5_910_800, TINY | DISTILLED, IMAGENET),
-    "deit_small_distilled_patch16_224.fb_in1k": Entry(22_436_432, SMALL | DISTILLED, IMAGENET),
-    "deit_base_distilled_patch16_224.fb_in1k": Entry(87_338_192, BASE | DISTILLED, IMAGENET),
-    "deit_base_distilled_patch16_384.fb_in1k": Entry(87_630_032, BASE | DISTILLED | AT384, IMAGENET.crop(1.0)),
+    "deit_tiny_patch16_224.fb_in1k": ZooEntry(5_717_416, TINY, IMAGENET),
+    "deit_small_patch16_224.fb_in1k": ZooEntry(22_050_664, SMALL, IMAGENET),
+    "deit_base_patch16_224.fb_in1k": ZooEntry(86_567_656, BASE, IMAGENET),
+    "deit_base_patch16_384.fb_in1k": ZooEntry(86_859_496, BASE | AT384, IMAGENET.crop(1.0)),
+    "deit_tiny_distilled_patch16_224.fb_in1k": ZooEntry(5_910_800, TINY | DISTILLED, IMAGENET),
+    "deit_small_distilled_patch16_224.fb_in1k": ZooEntry(22_436_432, SMALL | DISTILLED, IMAGENET),
+    "deit_base_distilled_patch16_224.fb_in1k": ZooEntry(87_338_192, BASE | DISTILLED, IMAGENET),
+    "deit_base_distilled_patch16_384.fb_in1k": ZooEntry(87_630_032, BASE | DISTILLED | AT384, IMAGENET.crop(1.0)),
     # DeiT-III (Touvron et al., 2022).
-    "deit3_small_patch16_224.fb_in1k": Entry(22_059_496, SMALL | DEIT3, IMAGENET),
-    "deit3_small_patch16_224.fb_in22k_ft_in1k": Entry(22_059_496, SMALL | DEIT3, IMAGENET.crop(1.0)),
-    "deit3_small_patch16_384.fb_in1k": Entry(22_205_416, SMALL | DEIT3 | AT384, IMAGENET.crop(1.0)),
-    "deit3_small_patch16_384.fb_in22k_ft_in1k": Entry(22_205_416, SMALL | DEIT3 | AT384, IMAGENET.crop(1.0)),
-    "deit3_medium_patch16_224.fb_in1k": Entry(38_849_512, MEDIUM | DEIT3, IMAGENET),
-    "deit3_medium_patch16_224.fb_in22k_ft_in1k": Entry(38_849_512, MEDIUM | DEIT3, IMAGENET.crop(1.0)),
-    "deit3_base_patch16_224.fb_in1k": Entry(86_585_320, BASE | DEIT3, IMAGENET),
-    "deit3_base_patch16_224.fb_in22k_ft_in1k": Entry(86_585_320, BASE | DEIT3, IMAGENET.crop(1.0)),
-    "deit3_base_patch16_384.fb_in1k": Entry(86_877_160, BASE | DEIT3 | AT384, IMAGENET.crop(1.0)),
-    "deit3_base_patch16_384.fb_in22k_ft_in1k": Entry(86_877_160, BASE | DEIT3 | AT384, IMAGENET.crop(1.0)),
-    "deit3_large_patch16_224.fb_in1k": Entry(304_374_760, LARGE | DEIT3, IMAGENET),
-    "deit3_large_patch16_224.fb_in22k_ft_in1k": Entry(304_374_760, LARGE | DEIT3, IMAGENET.crop(1.0)),
-    "deit3_large_patch16_384.fb_in1k": Entry(304_763_880, LARGE | DEIT3 | AT384, IMAGENET.crop(1.0)),
-    "deit3_large_patch16_384.fb_in22k_ft_in1k": Entry(304_763_880, LARGE | DEIT3 | AT384, IMAGENET.crop(1.0)),
+    "deit3_small_patch16_224.fb_in1k": ZooEntry(22_059_496, SMALL | DEIT3, IMAGENET),
+    "deit3_small_patch16_224.fb_in22k_ft_in1k": ZooEntry(22_059_496, SMALL | DEIT3, IMAGENET.crop(1.0)),
+    "deit3_small_patch16_384.fb_in1k": ZooEntry(22_205_416, SMALL | DEIT3 | AT384, IMAGENET.crop(1.0)),
+    "deit3_small_patch16_384.fb_in22k_ft_in1k": ZooEntry(22_205_416, SMALL | DEIT3 | AT384, IMAGENET.crop(1.0)),
+    "deit3_medium_patch16_224.fb_in1k": ZooEntry(38_849_512, MEDIUM | DEIT3, IMAGENET),
+    "deit3_medium_patch16_224.fb_in22k_ft_in1k": ZooEntry(38_849_512, MEDIUM | DEIT3, IMAGENET.crop(1.0)),
+    "deit3_base_patch16_224.fb_in1k": ZooEntry(86_585_320, BASE | DEIT3, IMAGENET),
+    "deit3_base_patch16_224.fb_in22k_ft_in1k": ZooEntry(86_585_320, BASE | DEIT3, IMAGENET.crop(1.0)),
+    "deit3_base_patch16_384.fb_in1k": ZooEntry(86_877_160, BASE | DEIT3 | AT384, IMAGENET.crop(1.0)),
+    "deit3_base_patch16_384.fb_in22k_ft_in1k": ZooEntry(86_877_160, BASE | DEIT3 | AT384, IMAGENET.crop(1.0)),
+    "deit3_large_patch16_224.fb_in1k": ZooEntry(304_374_760, LARGE | DEIT3, IMAGENET),
+    "deit3_large_patch16_224.fb_in22k_ft_in1k": ZooEntry(304_374_760, LARGE | DEIT3, IMAGENET.crop(1.0)),
+    "deit3_large_patch16_384.fb_in1k": ZooEntry(304_763_880, LARGE | DEIT3 | AT384, IMAGENET.crop(1.0)),
+    "deit3_large_patch16_384.fb_in22k_ft_in1k": ZooEntry(304_763_880, LARGE | DEIT3 | AT384, IMAGENET.crop(1.0)),
     # AugReg (Steiner et al., 2021).
-    "vit_tiny_patch16_224.augreg_in21k_ft_in1k": Entry(5_717_416, TINY, HALF),
-    "vit_tiny_patch16_224.augreg_in21k": Entry(9_740_115, TINY | IN21K, HALF),
-    "vit_tiny_patch16_384.augreg_in21k_ft_in1k": Entry(5_790_376, TINY | AT384, HALF.crop(1.0)),
-    "vit_small_patch16_224.augreg_in21k_ft_in1k": Entry(22_050_664, SMALL, HALF),
-    "vit_small_patch16_224.augreg_in1k": Entry(22_050_664, SMALL, HALF),
-    "vit_small_patch16_224.augreg_in21k": Entry(30_075_219, SMALL | IN21K, HALF),
-    "vit_small_patch16_384.augreg_in21k_ft_in1k": Entry(22_196_584, SMALL | AT384, HALF.crop(1.0)),
-    "vit_small_patch16_384.augreg_in1k": Entry(22_196_584, SMALL | AT384, HALF.crop(1.0)),
-    "vit_small_patch32_224.augreg_in21k_ft_in1k": Entry(22_878_952, SMALL | P32, HALF),
-    "vit_small_patch32_224.augreg_in21k": Entry(30_903_507, SMALL | P32 | IN21K, HALF),
-    "vit_small_patch32_384.augreg_in21k_ft_in1k": Entry(22_915_432, SMALL | P32 | AT384, HALF.crop(1.0)),
-    "vit_base_patch16_224.augreg2_in21k_ft_in1k": Entry(86_567_656, BASE, HALF),
-    "vit_base_patch16_224.augreg_in21k_ft_in1k": Entry(86_567_656, BASE, HALF),
-    "vit_base_patch16_224.augreg_in1k": Entry(86_567_656, BASE, HALF),
-    "vit_base_patch16_224.augreg_in21k": Entry(102_595_923, BASE | IN21K, HALF),
-    "vit_base_patch16_384.augreg_in21k_ft_in1k": Entry(86_859_496, BASE | AT384, HALF.crop(1.0)),
-    "vit_base_patch16_384.augreg_in1k": Entry(86_859_496, BASE | AT384, HALF.crop(1.0)),
-    "vit_base_patch32_224.augreg_in21k_ft_in1k": Entry(88_224_232, BASE | P32, HALF),
-    "vit_base_patch32_224.augreg_in1k": Entry(88_224_232, BASE | P32, HALF),
-    "vit_base_patch32_224.augreg_in21k": Entry(104_252_499, BASE | P32 | IN21K, HALF),
-    "vit_base_patch32_384.augreg_in21k_ft_in1k": Entry(88_297_192, BASE | P32 | AT384, HALF.crop(1.0)),
-    "vit_base_patch32_384.augreg_in1k": Entry(88_297_192, BASE | P32 | AT384, HALF.crop(1.0)),
-    "vit_base_patch8_224.augreg2_in21k_ft_in1k": Entry(86_576_872, BASE | P8, HALF),
-    "vit_base_patch8_224.augreg_in21k_ft_in1k": Entry(86_576_872, BASE | P8, HALF),
-    "vit_base_patch8_224.augreg_in21k": Entry(102_605_139, BASE | P8 | IN21K, HALF),
-    "vit_large_patch16_224.augreg_in21k_ft_in1k": Entry(304_326_632, LARGE, HALF),
-    "vit_large_patch16_224.augreg_in21k": Entry(325_690_707, LARGE | IN21K, HALF),
-    "vit_large_patch16_384.augreg_in21k_ft_in1k": Entry(304_715_752, LARGE | AT384, HALF.crop(1.0)),
+    "vit_tiny_patch16_224.augreg_in21k_ft_in1k": ZooEntry(5_717_416, TINY, HALF),
+    "vit_tiny_patch16_224.augreg_in21k": ZooEntry(9_740_115, TINY | IN21K, HALF),
+    "vit_tiny_patch16_384.augreg_in21k_ft_in1k": ZooEntry(5_790_376, TINY | AT384, HALF.crop(1.0)),
+    "vit_small_patch16_224.augreg_in21k_ft_in1k": ZooEntry(22_050_664, SMALL, HALF),
+    "vit_small_patch16_224.augreg_in1k": ZooEntry(22_050_664, SMALL, HALF),
+    "vit_small_patch16_224.augreg_in21k": ZooEntry(30_075_219, SMALL | IN21K, HALF),
+    "vit_small_patch16_384.augreg_in21k_ft_in1k": ZooEntry(22_196_584, SMALL | AT384, HALF.crop(1.0)),
+    "vit_small_patch16_384.augreg_in1k": ZooEntry(22_196_584, SMALL | AT384, HALF.crop(1.0)),
+    "vit_small_patch32_224.augreg_in21k_ft_in1k": ZooEntry(22_878_952, SMALL | P32, HALF),
+    "vit_small_patch32_224.augreg_in21k": ZooEntry(30_903_507, SMALL | P32 | IN21K, HALF),
+    "vit_small_patch32_384.augreg_in21k_ft_in1k": ZooEntry(22_915_432, SMALL | P32 | AT384, HALF.crop(1.0)),
+    "vit_base_patch16_224.augreg2_in21k_ft_in1k": ZooEntry(86_567_656, BASE, HALF),
+    "vit_base_patch16_224.augreg_in21k_ft_in1k": ZooEntry(86_567_656, BASE, HALF),
+    "vit_base_patch16_224.augreg_in1k": ZooEntry(86_567_656, BASE, HALF),
+    "vit_base_patch16_224.augreg_in21k": ZooEntry(102_595_923, BASE | IN21K, HALF),
+    "vit_base_patch16_384.augreg_in21k_ft_in1k": ZooEntry(86_859_496, BASE | AT384, HALF.crop(1.0)),
+    "vit_base_patch16_384.augreg_in1k": ZooEntry(86_859_496, BASE | AT384, HALF.crop(1.0)),
+    "vit_base_patch32_224.augreg_in21k_ft_in1k": ZooEntry(88_224_232, BASE | P32, HALF),
+    "vit_base_patch32_224.augreg_in1k": ZooEntry(88_224_232, BASE | P32, HALF),
+    "vit_base_patch32_224.augreg_in21k": ZooEntry(104_252_499, BASE | P32 | IN21K, HALF),
+    "vit_base_patch32_384.augreg_in21k_ft_in1k": ZooEntry(88_297_192, BASE | P32 | AT384, HALF.crop(1.0)),
+    "vit_base_patch32_384.augreg_in1k": ZooEntry(88_297_192, BASE | P32 | AT384, HALF.crop(1.0)),
+    "vit_base_patch8_224.augreg2_in21k_ft_in1k": ZooEntry(86_576_872, BASE | P8, HALF),
+    "vit_base_patch8_224.augreg_in21k_ft_in1k": ZooEntry(86_576_872, BASE | P8, HALF),
+    "vit_base_patch8_224.augreg_in21k": ZooEntry(102_605_139, BASE | P8 | IN21K, HALF),
+    "vit_large_patch16_224.augreg_in21k_ft_in1k": ZooEntry(304_326_632, LARGE, HALF),
+    "vit_large_patch16_224.augreg_in21k": ZooEntry(325_690_707, LARGE | IN21K, HALF),
+    "vit_large_patch16_384.augreg_in21k_ft_in1k": ZooEntry(304_715_752, LARGE | AT384, HALF.crop(1.0)),
     # Global average pooling, no class token (timm).
-    "vit_medium_patch16_gap_256.sw_in12k_ft_in1k": Entry(38_861_288, MEDIUM | GAP | {"img_size": 256}, HALF.crop(0.95)),
-    "vit_medium_patch16_gap_384.sw_in12k_ft_in1k": Entry(39_025_128, MEDIUM | GAP | AT384, HALF.squash(0.95)),
+    "vit_medium_patch16_gap_256.sw_in12k_ft_in1k": ZooEntry(38_861_288, MEDIUM | GAP | {"img_size": 256}, HALF.crop(0.95)),
+    "vit_medium_patch16_gap_384.sw_in12k_ft_in1k": ZooEntry(39_025_128, MEDIUM | GAP | AT384, HALF.squash(0.95)),
     # EVA, fine-tuned (Fang et al., 2022).
-    "eva_large_patch14_196.in22k_ft_in22k_in1k": Entry(304_142_312, LARGE | EVA | AT196, OPENAI.crop(1.0)),
-    "eva_large_patch14_196.in22k_ft_in1k": Entry(304_142_312, LARGE | EVA | AT196, OPENAI.crop(1.0)),
-    "eva_large_patch14_336.in22k_ft_in22k_in1k": Entry(304_531_432, LARGE | EVA | AT336, OPENAI.squash(1.0)),
-    "eva_large_patch14_336.in22k_ft_in1k": Entry(304_531_432, LARGE | EVA | AT336, OPENAI.squash(1.0)),
+    "eva_large_patch14_196.in22k_ft_in22k_in1k": ZooEntry(304_142_312, LARGE | EVA | AT196, OPENAI.crop(1.0)),
+    "eva_large_patch14_196.in22k_ft_in1k": ZooEntry(304_142_312, LARGE | EVA | AT196, OPENAI.crop(1.0)),
+    "eva_large_patch14_336.in22k_ft_in22k_in1k": ZooEntry(304_531_432, LARGE | EVA | AT336, OPENAI.squash(1.0)),
+    "eva_large_patch14_336.in22k_ft_in1k": ZooEntry(304_531_432, LARGE | EVA | AT336, OPENAI.squash(1.0)),
     # CLIP (Radford et al., 2021; LAION).
-    "vit_base_patch16_clip_224.laion2b_ft_in12k_in1k": Entry(86_568_424, BASE | CLIP, OPENAI.crop(0.95)),
-    "vit_base_patch16_clip_224.laion2b_ft_in1k": Entry(86_568_424, BASE | CLIP, OPENAI.crop(1.0)),
-    "vit_base_patch16_clip_224.openai_ft_in12k_in1k": Entry(86_568_424, BASE | CLIP, OPENAI.crop(0.95)),
-    "vit_base_patch16_clip_224.openai_ft_in1k": Entry(86_568_424, BASE | CLIP, OPENAI),
-    "vit_base_patch16_clip_224.laion2b": Entry(86_193_152, BASE | CLIP | CLIP_512, OPENAI.crop(1.0)),
-    "vit_base_patch16_clip_384.laion2b_ft_in12k_in1k": Entry(86_860_264, BASE | CLIP | AT384, OPENAI.squash(1.0)),
-    "vit_base_patch16_clip_384.laion2b_ft_in1k": Entry(86_860_264, BASE | CLIP | AT384, OPENAI.squash(1.0)),
-    "vit_base_patch16_clip_384.openai_ft_in12k_in1k": Entry(86_860_264, BASE | CLIP | AT384, OPENAI.squash(0.95)),
-    "vit_base_patch16_clip_384.openai_ft_in1k": Entry(86_860_264, BASE | CLIP | AT384, OPENAI.squash(1.0)),
-    "vit_base_patch16_clip_quickgelu_224.metaclip_2pt5b": Entry(86_193_152, BASE | CLIP | QUICK, OPENAI.crop(1.0)),
-    "vit_base_patch16_clip_quickgelu_224.metaclip_400m": Entry(86_193_152, BASE | CLIP | QUICK, OPENAI.crop(1.0)),
-    "vit_base_patch16_clip_quickgelu_224.openai": Entry(86_193_152, BASE | CLIP | QUICK, OPENAI),
+    "vit_base_patch16_clip_224.laion2b_ft_in12k_in1k": ZooEntry(86_568_424, BASE | CLIP, OPENAI.crop(0.95)),
+    "vit_base_patch16_clip_224.laion2b_ft_in1k": ZooEntry(86_568_424, BASE | CLIP, OPENAI.crop(1.0)),
+    "vit_base_patch16_clip_224.openai_ft_in12k_in1k": ZooEntry(86_568_424, BASE | CLIP, OPENAI.crop(0.95)),
+    "vit_base_patch16_clip_224.openai_ft_in1k": ZooEntry(86_568_424, BASE | CLIP, OPENAI),
+    "vit_base_patch16_clip_224.laion2b": ZooEntry(86_193_152, BASE | CLIP | CLIP_512, OPENAI.crop(1.0)),
+    "vit_base_patch16_clip_384.laion2b_ft_in12k_in1k": ZooEntry(86_860_264, BASE | CLIP | AT384, OPENAI.squash(1.0)),
+    "vit_base_patch16_clip_384.laion2b_ft_in1k": ZooEntry(86_860_264, BASE | CLIP | AT384, OPENAI.squash(1.0)),
+    "vit_base_patch16_clip_384.openai_ft_in12k_in1k": ZooEntry(86_860_264, BASE | CLIP | AT384, OPENAI.squash(0.95)),
+    "vit_base_patch16_clip_384.openai_ft_in1k": ZooEntry(86_860_264, BASE | CLIP | AT384, OPENAI.squash(1.0)),
+    "vit_base_patch16_clip_quickgelu_224.metaclip_2pt5b": ZooEntry(86_193_152, BASE | CLIP | QUICK, OPENAI.crop(1.0)),
+    "vit_base_patch16_clip_quickgelu_224.metaclip_400m": ZooEntry(86_193_152, BASE | CLIP | QUICK, OPENAI.crop(1.0)),
+    "vit_base_patch16_clip_quickgelu_224.openai": ZooEntry(86_193_152, BASE | CLIP | QUICK, OPENAI),
     # DINO (Caron et al., 2021), MAE (He et al., 2021): features alone.
-    "vit_small_patch16_224.dino": Entry(21_665_664, SMALL | FEATURES, IMAGENET),
-    "vit_small_patch8_224.dino": Entry(21_670_272, SMALL | P8 | FEATURES, IMAGENET),
-    "vit_base_patch16_224.dino": Entry(85_798_656, BASE | FEATURES, IMAGENET),
-    "vit_base_patch16_224.mae": Entry(85_798_656, BASE | FEATURES, IMAGENET),
-    "vit_base_patch8_224.dino": Entry(85_807_872, BASE | P8 | FEATURES, IMAGENET),
-    "vit_large_patch16_224.mae": Entry(303_301_632, LARGE | FEATURES, IMAGENET),
+    "vit_small_patch16_224.dino": ZooEntry(21_665_664, SMALL | FEATURES, IMAGENET),
+    "vit_small_patch8_224.dino": ZooEntry(21_670_272, SMALL | P8 | FEATURES, IMAGENET),
+    "vit_base_patch16_224.dino": ZooEntry(85_798_656, BASE | FEATURES, IMAGENET),
+    "vit_base_patch16_224.mae": ZooEntry(85_798_656, BASE | FEATURES, IMAGENET),
+    "vit_base_patch8_224.dino": ZooEntry(85_807_872, BASE | P8 | FEATURES, IMAGENET),
+    "vit_large_patch16_224.mae": ZooEntry(303_301_632, LARGE | FEATURES, IMAGENET),
     # DINOv2 (Oquab et al., 2023), with registers (Darcet et al., 2023).
-    "vit_small_patch14_dinov2.lvd142m": Entry(22_056_192, SMALL | DINOV2, IMAGENET.crop(1.0)),
-    "vit_small_patch14_reg4_dinov2.lvd142m": Entry(22_057_344, SMALL | DINOV2 | REG4, IMAGENET.crop(1.0)),
-    "vit_base_patch14_dinov2.lvd142m": Entry(86_579_712, BASE | DINOV2, IMAGENET.crop(1.0)),
-    "vit_base_patch14_reg4_dinov2.lvd142m": Entry(86_582_016, BASE | DINOV2 | REG4, IMAGENET.crop(1.0)),
+    "vit_small_patch14_dinov2.lvd142m": ZooEntry(22_056_192, SMALL | DINOV2, IMAGENET.crop(1.0)),
+    "vit_small_patch14_reg4_dinov2.lvd142m": ZooEntry(22_057_344, SMALL | DINOV2 | REG4, IMAGENET.crop(1.0)),
+    "vit_base_patch14_dinov2.lvd142m": ZooEntry(86_579_712, BASE | DINOV2, IMAGENET.crop(1.0)),
+    "vit_base_patch14_reg4_dinov2.lvd142m": ZooEntry(86_582_016, BASE | DINOV2 | REG4, IMAGENET.crop(1.0)),
     # LV-ViT (Jiang et al., 2021), weights of the authors' repository TokenLabeling.
-    "lvvit_t.tlt_in1k": Entry(8_534_720, {"embed_dim": 240, "depth": 12, "num_heads": 4}, IMAGENET, LVViT),
-    "lvvit_s.tlt_in1k": Entry(26_151_824, SMALL | {"depth": 16, "skip_lam": 2.0}, IMAGENET, LVViT),
-    "lvvit_m.tlt_in1k": Entry(55_830_544, MEDIUM | {"depth": 20, "skip_lam": 2.0}, IMAGENET.crop(1.0), LVViT),
-    "lvvit_l.tlt_in1k": Entry(150_473_552, BASE | LVVIT_L, IMAGENET.crop(1.0), LVViT),
+    "lvvit_t.tlt_in1k": ZooEntry(8_534_720, {"embed_dim": 240, "depth": 12, "num_heads": 4}, IMAGENET, LVViT),
+    "lvvit_s.tlt_in1k": ZooEntry(26_151_824, SMALL | {"depth": 16, "skip_lam": 2.0}, IMAGENET, LVViT),
+    "lvvit_m.tlt_in1k": ZooEntry(55_830_544, MEDIUM | {"depth": 20, "skip_lam": 2.0}, IMAGENET.crop(1.0), LVViT),
+    "lvvit_l.tlt_in1k": ZooEntry(150_473_552, BASE | LVVIT_L, IMAGENET.crop(1.0), LVViT),
 }
 # fmt: on
 
 
-def overrides(architecture: type[ViT]) -> tuple[str, ...]:
+def override_names(architecture: type[ViT]) -> tuple[str, ...]:
     """What `create_model` takes as overrides for models of an architecture."""
     internal = {"variant", "reducer", "removed", "parent", "name"}
     return tuple(field.name for field in fields(architecture) if field.name not in internal)
 
 
 # Of any architecture.
-OVERRIDES = tuple(dict.fromkeys(key for kind in (ViT, LVViT) for key in overrides(kind)))
+OVERRIDE_NAMES = tuple(dict.fromkeys(key for kind in (ViT, LVViT) for key in override_names(kind)))
 
 
 def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
@@ -222,7 +222,7 @@ def repository(name: str) -> str:
     return "timm/" + full_name(name).replace("_quickgelu", "")
 
 
-def of_repository(repo: str) -> str:
+def name_from_repository(repo: str) -> str:
     """The model whose weights a repository of the hub holds.
 
     Raises:
@@ -231,14 +231,14 @@ def of_repository(repo: str) -> str:
     return next((name for name in ZOO if repository(name) == repo), None) or full_name(repo.removeprefix("timm/"))
 
 
-def entry(name: str) -> Entry:
+def get_entry(name: str) -> ZooEntry:
     """The line of a name, with or without its tag."""
     return ZOO[full_name(name)]
 
 
 def preprocessing(name: str) -> Preprocessing:
     """Mean, standard deviation, crop and interpolation that belong to a model's weights."""
-    return entry(name).preprocessing
+    return get_entry(name).preprocessing
 
 
 def _first_tags() -> dict[str, str]:

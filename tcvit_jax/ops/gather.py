@@ -47,7 +47,7 @@ def rows_by_product(x: Shaped[Array, "B N *rest"], index: Int[Array, "B K"]) -> 
         chosen = index[:, :, None] == jnp.arange(x.shape[1])
         return jnp.where(chosen, x[:, None, :], jnp.zeros((), x.dtype)).sum(-1, dtype=x.dtype)
     flat = x.reshape(*x.shape[:2], -1)
-    rows = product("bkn,bnd->bkd", chosen_rows(index, x.shape[1], flat.dtype), flat)
+    rows = product("bkn,bnd->bkd", one_hot_rows(index, x.shape[1], flat.dtype), flat)
     return rows.reshape(*index.shape, *x.shape[2:])
 
 
@@ -67,13 +67,15 @@ def block_by_product(
 ) -> Shaped[Array, "B I J"]:
     """`take_block` by two products, the one that leaves less first."""
     height, width = matrix.shape[1:]
-    of_rows, of_columns = (chosen_rows(index, size, matrix.dtype) for index, size in ((rows, height), (columns, width)))
+    of_rows, of_columns = (
+        one_hot_rows(index, size, matrix.dtype) for index, size in ((rows, height), (columns, width))
+    )
     if rows.shape[1] * width < height * columns.shape[1]:
         return product("bim,bjm->bij", product("bin,bnm->bim", of_rows, matrix), of_columns)
     return product("bin,bnj->bij", of_rows, product("bnm,bjm->bnj", matrix, of_columns))
 
 
-def chosen_rows(index: Int[Array, "B K"], size: int, dtype: Any) -> Shaped[Array, "B K {size}"]:
+def one_hot_rows(index: Int[Array, "B K"], size: int, dtype: Any) -> Shaped[Array, "B K {size}"]:
     """`[B, K, size]`: 1 where a column is the row's index, 0 elsewhere and where the index is none of them."""
     return (index[:, :, None] == jnp.arange(size)).astype(dtype)
 

@@ -1,6 +1,6 @@
-"""Graphs over the patch grid: spatial neighbours, semantic neighbours, and their union (GTP-ViT, section 3).
+"""Graphs over the patch grid: spatial neighbors, semantic neighbors, and their union (GTP-ViT, section 3).
 
-An adjacency is boolean `[.., N0, N0]`, row = receiver, without self loops. It is normalised by row degrees,
+An adjacency is boolean `[.., N0, N0]`, row = receiver, without self loops. It is normalized by row degrees,
 `A[i, j] / sqrt(deg_i * deg_j)`, by broadcasting and only for the entries that a plan reads.
 """
 
@@ -17,7 +17,7 @@ from tcvit_jax.ops.ranking import largest
 
 
 def spatial(grid: tuple[int, int]) -> Bool[np.ndarray, "N0 N0"]:
-    """`[N0, N0]` bool: the eight neighbours on a `(height, width)` grid in raster order."""
+    """`[N0, N0]` bool: the eight neighbors on a `(height, width)` grid in raster order."""
     row, column = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
     distance = np.maximum(abs(row[:, None] - row), abs(column[:, None] - column))
     return distance == 1
@@ -47,18 +47,18 @@ def check_neighbors(neighbors: int, tokens: int) -> None:
 
 
 def inverse_root_degree(adjacency: Bool[Array, "B N0 N0"]) -> Float32[Array, "B N0"]:
-    """`[B, N0]` float32: `deg ** -0.5` of each row, 1 for a token without neighbours (its entries are all 0)."""
+    """`[B, N0]` float32: `deg ** -0.5` of each row, 1 for a token without neighbors (its entries are all 0)."""
     degree = adjacency.sum(-1)
     return jax.lax.rsqrt(jnp.maximum(degree, 1).astype(jnp.float32))
 
 
-def normalised_block(
+def normalized_block(
     adjacency: Bool[Array, "B N0 N0"],
     root: Float32[Array, "B N0"],
     rows: Int[Array, "B K"],
     columns: Int[Array, "B R"],
 ) -> Float32[Array, "B K R"]:
-    """Entries `[B, K, R]` of the normalised adjacency at the given original patches, float32.
+    """Entries `[B, K, R]` of the normalized adjacency at the given original patches, float32.
 
     Sub-matrices of the first graph are all that later blocks need: degrees are not recomputed when tokens leave.
 

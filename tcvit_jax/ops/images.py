@@ -8,7 +8,7 @@ from jax import Array
 from jaxtyping import Float32, UInt8
 
 
-def normalise(
+def normalize(
     images: UInt8[Array, "B height width C"], mean: Sequence[float], std: Sequence[float]
 ) -> Float32[Array, "B height width C"]:
     """uint8 `[B, H, W, C]` to float32, `(image / 255 - mean) / std` per channel."""

@@ -47,7 +47,7 @@ def patch_keys(tokens: Tokens, signals: Signals) -> Float32[Array, "B N d"]:
     return jax.lax.stop_gradient(signals.keys[:, tokens.prefix :])
 
 
-def halves(position: Int[Array, "B N"], prefix: int) -> Bool[Array, "B N"]:
+def first_half(position: Int[Array, "B N"], prefix: int) -> Bool[Array, "B N"]:
     """Which patch tokens are in the first half of a bipartite matching, bool `[B, N]`.
 
     Tokens take turns by their position, prefix included, and the first one, a class token, begins.
@@ -56,15 +56,15 @@ def halves(position: Int[Array, "B N"], prefix: int) -> Bool[Array, "B N"]:
 
 
 def bipartite_score(
-    likeness: Float32[Array, "B N N"], first: Bool[Array, "B N"], second: Bool[Array, "B N"]
+    similarity: Float32[Array, "B N N"], first: Bool[Array, "B N"], second: Bool[Array, "B N"]
 ) -> Float32[Array, "B N"]:
-    """The score of bipartite soft matching `[B, N]`: minus the best likeness with a token of the second half.
+    """The score of bipartite soft matching `[B, N]`: minus the best similarity with a token of the second half.
 
     Tokens of the second half are infinitely good, and those of neither half better than any of the first.
 
     Args:
-        likeness: `[B, N, N]`, at most 1.
+        similarity: `[B, N, N]`, at most 1.
         first, second: bool `[B, N]`, disjoint.
     """
-    best = jnp.where(second[:, None, :], likeness, -jnp.inf).max(-1)
+    best = jnp.where(second[:, None, :], similarity, -jnp.inf).max(-1)
     return jnp.where(second, jnp.inf, jnp.where(first, -best, 2.0))

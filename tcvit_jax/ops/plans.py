@@ -9,22 +9,22 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Float32, Int32, Num, Shaped
 
-from tcvit_jax.ops.gather import chosen_rows, product, rows_by_index, take_rows
+from tcvit_jax.ops.gather import one_hot_rows, product, rows_by_index, take_rows
 from tcvit_jax.ops.platforms import by_platform
 from tcvit_jax.tokens import Plan, Tokens
 
 
-def dropping(kept: Int32[Array, "B K"], removed: Int32[Array, "B R"]) -> Plan:
+def drop(kept: Int32[Array, "B K"], removed: Int32[Array, "B R"]) -> Plan:
     """Pruning: kept tokens stay as they are, and removed ones leave nothing behind."""
     return Plan(kept, removed, weight=None, self_weight=None, share=None, target=jnp.full_like(removed, -1))
 
 
-def adding(kept: Int32[Array, "B K"], removed: Int32[Array, "B R"], weight: Float32[Array, "B K R"]) -> Plan:
+def add(kept: Int32[Array, "B K"], removed: Int32[Array, "B R"], weight: Float32[Array, "B K R"]) -> Plan:
     """Kept tokens stay as they are, and `weight [B, K, R]` of each removed one is added, features and size alike."""
     return Plan(kept, removed, weight, self_weight=None, share=weight, target=_strongest(weight))
 
 
-def averaging(
+def average(
     kept: Int32[Array, "B K"],
     removed: Int32[Array, "B R"],
     share: Float32[Array, "B K R"],
@@ -52,7 +52,7 @@ def averaging(
     return Plan(kept, removed, passed / whole[..., None], self_weight, share=share, target=_strongest(share))
 
 
-def pooling(kept: Int32[Array, "B K"], removed: Int32[Array, "B R"], weight: Float32[Array, "B R"]) -> Plan:
+def pool(kept: Int32[Array, "B K"], removed: Int32[Array, "B R"], weight: Float32[Array, "B R"]) -> Plan:
     """Kept tokens stay as they are, and the removed ones, `weight [B, R]` of each, become one more behind them.
 
     Its size is the sum of theirs, whatever the weights of the features.
@@ -63,24 +63,24 @@ def pooling(kept: Int32[Array, "B K"], removed: Int32[Array, "B R"], weight: Flo
     return Plan(kept, removed, jnp.pad(weight[:, None, :], rows), self_weight=None, share=share, target=target)
 
 
-def representing(kept: Int32[Array, "B K"], removed: Int32[Array, "B R"], share: Float32[Array, "B K R"]) -> Plan:
+def represent(kept: Int32[Array, "B K"], removed: Int32[Array, "B R"], share: Float32[Array, "B K R"]) -> Plan:
     """Kept tokens stay as they are, and stand for the removed ones from now on: sizes and patches alone pass on."""
     return Plan(kept, removed, weight=None, self_weight=None, share=share, target=_strongest(share))
 
 
-def masking(kept: Int32[Array, "B K"], removed: Int32[Array, "B R"], valid: Bool[Array, "B K"]) -> Plan:
+def mask(kept: Int32[Array, "B K"], removed: Int32[Array, "B R"], valid: Bool[Array, "B K"]) -> Plan:
     """Pruning, of the kept tokens too where `valid [B, K]` is false: these only fill the width."""
-    return replace(dropping(kept, removed), valid=valid)
+    return replace(drop(kept, removed), valid=valid)
 
 
-def scaled(plan: Plan, factor: Float32[Array, "B {plan.survivors}"]) -> Plan:
+def scale_features(plan: Plan, factor: Float32[Array, "B {plan.survivors}"]) -> Plan:
     """The same plan with every survivor's features times `factor [B, S]`."""
     weight = None if plan.weight is None else plan.weight * factor[..., None]
     own = factor[:, : plan.kept.shape[1]]
     return replace(plan, weight=weight, self_weight=own if plan.self_weight is None else plan.self_weight * own)
 
 
-def sized(plan: Plan, share: Float32[Array, "B {plan.survivors} R"]) -> Plan:
+def with_shares(plan: Plan, share: Float32[Array, "B {plan.survivors} R"]) -> Plan:
     """The same plan for features, with other parts `[B, S, R]` of the sizes."""
     return replace(plan, share=share)
 
@@ -99,28 +99,30 @@ def apply(plan: Plan, tokens: Tokens) -> Tokens:
     size = _behind(take_rows(tokens.size, plan.kept), plan.survivors) + _received(plan, tokens.size)
     return replace(
         tokens,
-        x=mixed(plan, tokens.x, tokens.prefix),
+        x=combine(plan, tokens.x, tokens.prefix),
         size=size if plan.valid is None else jnp.where(plan.valid, size, 0),
         origin=_behind(take_rows(tokens.origin, plan.kept), plan.survivors, fill=-1),
-        slots=follow_slots(plan, tokens.slots),
-        blend=None if tokens.blend is None else follow_blend(plan, tokens.blend),
+        slots=update_slots(plan, tokens.slots),
+        restore_weights=None
+        if tokens.restore_weights is None
+        else update_restore_weights(plan, tokens.restore_weights),
     )
 
 
 # One function of its own at each shape: what the two forms close over would be compiled anew at every call.
 @partial(jax.jit, static_argnames="prefix", inline=True)
-def mixed(plan: Plan, x: Float[Array, "B T D"], prefix: int = 0) -> Float[Array, "B {prefix+plan.survivors} D"]:
+def combine(plan: Plan, x: Float[Array, "B T D"], prefix: int = 0) -> Float[Array, "B {prefix+plan.survivors} D"]:
     """The features after a plan, `[B, P + S, D]` of `x [B, P + N, D]`: `self_weight * x[kept] + weight @ x[removed]`.
 
     Behind prefix tokens, which pass untouched; summed in float32, in the dtype of `x`.
     """
     return by_platform(
-        lambda plan, x: mixed_by_product(plan, x, prefix), lambda plan, x: mixed_by_index(plan, x, prefix), plan, x
+        lambda plan, x: combine_by_product(plan, x, prefix), lambda plan, x: combine_by_index(plan, x, prefix), plan, x
     )
 
 
-def mixed_by_index(plan: Plan, x: Float[Array, "B T D"], prefix: int) -> Float[Array, "B {prefix+plan.survivors} D"]:
-    """`mixed` by indexed rows and one thin product."""
+def combine_by_index(plan: Plan, x: Float[Array, "B T D"], prefix: int) -> Float[Array, "B {prefix+plan.survivors} D"]:
+    """`combine` by indexed rows and one thin product."""
     patches = x[:, prefix:]
     kept = rows_by_index(patches, plan.kept)
     if plan.self_weight is not None:
@@ -131,12 +133,14 @@ def mixed_by_index(plan: Plan, x: Float[Array, "B T D"], prefix: int) -> Float[A
     return jnp.concatenate([x[:, :prefix], kept.astype(x.dtype)], axis=1)
 
 
-def mixed_by_product(plan: Plan, x: Float[Array, "B T D"], prefix: int) -> Float[Array, "B {prefix+plan.survivors} D"]:
-    """`mixed` by a product that brings the rows in order, prefix, survivors and removed ones, and the thin one."""
+def combine_by_product(
+    plan: Plan, x: Float[Array, "B T D"], prefix: int
+) -> Float[Array, "B {prefix+plan.survivors} D"]:
+    """`combine` by a product that brings the rows in order, prefix, survivors and removed ones, and the thin one."""
     front = jnp.broadcast_to(jnp.arange(prefix, dtype=jnp.int32), (x.shape[0], prefix))
     kept = _behind(plan.kept + prefix, plan.survivors, fill=-1)
     order = [front, kept] if plan.weight is None else [front, kept, plan.removed + prefix]
-    chosen = chosen_rows(jnp.concatenate(order, axis=1), x.shape[1], x.dtype)
+    chosen = one_hot_rows(jnp.concatenate(order, axis=1), x.shape[1], x.dtype)
     rows = product("bst,btd->bsd", chosen, x)
     stay = prefix + plan.survivors
     kept = rows[:, :stay]
@@ -172,9 +176,8 @@ def _received(plan: Plan, size: Float32[Array, "B N"]) -> Float32[Array, "B {pla
     return jnp.einsum("bsr,br->bs", plan.share, take_rows(size, plan.removed), precision="highest")
 
 
-def follow_slots(plan: Plan, slots: Int32[Array, "B N0"]) -> Int32[Array, "B N0"]:
+def update_slots(plan: Plan, slots: Int32[Array, "B N0"]) -> Int32[Array, "B N0"]:
     """The row that holds each original patch after the plan, `[B, N0]`, from the row before it; -1 stays -1."""
-
     row = jnp.broadcast_to(jnp.arange(plan.kept.shape[1], dtype=jnp.int32), plan.kept.shape)
     row = row if plan.valid is None else jnp.where(plan.valid, row, -1)
 
@@ -193,12 +196,14 @@ def follow_slots(plan: Plan, slots: Int32[Array, "B N0"]) -> Int32[Array, "B N0"
     return jax.vmap(one)(plan.kept, row, plan.removed, plan.target, slots)
 
 
-def follow_blend(plan: Plan, blend: Float32[Array, "B N0 N"]) -> Float32[Array, "B N0 {plan.survivors}"]:
+def update_restore_weights(
+    plan: Plan, restore_weights: Float32[Array, "B N0 N"]
+) -> Float32[Array, "B N0 {plan.survivors}"]:
     """Of what parts of the survivors each original patch is restored, `[B, N0, S]`, from the parts `[B, N0, N]` before.
 
     A removed token is restored from the survivors in proportion to the shares that they got of it.
     """
-    columns = jnp.swapaxes(blend, 1, 2)
+    columns = jnp.swapaxes(restore_weights, 1, 2)
     kept = jnp.swapaxes(take_rows(columns, plan.kept), 1, 2)
     kept = jnp.pad(kept, ((0, 0), (0, 0), (0, plan.survivors - kept.shape[2])))
     if plan.share is None:
@@ -209,29 +214,31 @@ def follow_blend(plan: Plan, blend: Float32[Array, "B N0 N"]) -> Float32[Array, 
 
 
 def restore(
-    x: Num[Array, "B N *rest"], slots: Int32[Array, "B N0"], blend: Float32[Array, "B N0 N"] | None = None
+    x: Num[Array, "B N *rest"], slots: Int32[Array, "B N0"], restore_weights: Float32[Array, "B N0 N"] | None = None
 ) -> Num[Array, "B N0 *rest"]:
     """Condensed tokens back on the patch grid: every original patch gets the features of the token that holds it.
 
     Args:
         x: `[B, N, ...]` of the surviving patch tokens alone, without prefix: features, sizes, anything.
         slots: `[B, N0]`, as in `Trace.slots`: the row of `x` that holds each patch, or -1.
-        blend: `[B, N0, N]`, from `Tokens.blend`: parts of several rows instead of one slot.
+        restore_weights: `[B, N0, N]`, from `Tokens.restore_weights`: parts of several rows instead of one slot.
 
     Returns:
         `[B, N0, ...]` in raster order, in the dtype of `x`; zero where a patch was lost.
     """
-    if blend is not None:
-        return jnp.einsum("bns,bs...->bn...", blend, x.astype(jnp.float32), precision="highest").astype(x.dtype)
+    if restore_weights is not None:
+        return jnp.einsum("bns,bs...->bn...", restore_weights, x.astype(jnp.float32), precision="highest").astype(
+            x.dtype
+        )
     lost = (slots < 0).reshape(*slots.shape, *(1,) * (x.ndim - 2))
     return jnp.where(lost, 0, take_rows(x, jnp.maximum(slots, 0)))
 
 
-def gathered(
+def pool_patches(
     values: Float32[Array, "B N0 *rest"],
     slots: Int32[Array, "B N0"],
     survivors: int,
-    blend: Float32[Array, "B N0 {survivors}"] | None = None,
+    restore_weights: Float32[Array, "B N0 {survivors}"] | None = None,
 ) -> tuple[Float32[Array, "B {survivors} *rest"], Float32[Array, "B {survivors}"]]:
     """What belongs to the original patches, condensed as they were: the inverse of `restore`.
 
@@ -239,13 +246,13 @@ def gathered(
         values: `[B, N0, ...]` float32 of original patches, such as their labels.
         slots: `[B, N0]`, as for `restore`.
         survivors: `N`, how many tokens there are.
-        blend: `[B, N0, N]`, as for `restore`.
+        restore_weights: `[B, N0, N]`, as for `restore`.
 
     Returns:
         `[B, N, ...]`, each token's mean over the patches, or the parts of them, that it holds; 0 where it holds none.
         And `[B, N]`, how many these are.
     """
-    held = jax.nn.one_hot(slots, survivors, dtype=jnp.float32) if blend is None else blend
+    held = jax.nn.one_hot(slots, survivors, dtype=jnp.float32) if restore_weights is None else restore_weights
     count = held.sum(1)
     total = jnp.einsum("bns,bn...->bs...", held, values, precision="highest")
     count_of = count.reshape(*count.shape, *(1,) * (values.ndim - 2))

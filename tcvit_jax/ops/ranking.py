@@ -29,7 +29,7 @@ def split_by_score(
     return jnp.sort(order[:, :keep], axis=-1), jnp.sort(order[:, keep:], axis=-1)
 
 
-def places(score: Float[Array, "B N"]) -> Int32[Array, "B N"]:
+def ranks(score: Float[Array, "B N"]) -> Int32[Array, "B N"]:
     """The place of each entry of `score [B, N]` in its row, the highest first, from 0: int32; ties to the lower index.
 
     Counted, not sorted: there is no inverse permutation to scatter. So `score` should come straight out of a sum, a
@@ -46,7 +46,7 @@ def largest(x: Float[Array, "*shape"], count: int, axis: int = -1) -> Bool[Array
     """Which are the `count` largest entries of each row or column of `x`, bool; ties to the lower index.
 
     A few passes instead of a sort: eight of them take a thirtieth of its time on a CPU, and over columns a fiftieth,
-    since a pass over rows is not vectorised there, as `argmax` is not in either direction.
+    since a pass over rows is not vectorized there, as `argmax` is not in either direction.
 
     Args:
         x: `[..., N]` float; an entry of -inf is marked too, and not counted.
@@ -81,7 +81,7 @@ def smallest(x: Float32[Array, "*rows N"], rank: int) -> Float32[Array, "*rows"]
     return jax.lax.bitcast_convert_type(low, jnp.float32)
 
 
-def standing(score: Float[Array, "B N"]) -> Float32[Array, "B N"]:
+def midranks(score: Float[Array, "B N"]) -> Float32[Array, "B N"]:
     """How many of its row each entry of `score [B, N]` is above, equal ones counted half: exact in float32."""
     mine, others = score[:, :, None], score[:, None, :]
     return (others < mine).sum(-1) + 0.5 * ((others == mine).sum(-1) - 1)

@@ -37,7 +37,7 @@ def coefficients(walk: str, order: int, gamma: float = 0.5) -> list[float]:
     return WALKS[walk](order, gamma)
 
 
-def reached(
+def walk_mass(
     walk: Float32[Array, "B T T"], start: Float32[Array, "B T"], counts: Sequence[float]
 ) -> Float32[Array, "B T"]:
     """`start @ C`: how much of the mass that starts on each token ends on each, `[B, T]`.

@@ -93,7 +93,7 @@ def parse(text: str) -> tuple[Reducer, ...]:
         return tuple(kind() for kind in sorted(methods, key=lambda kind: not kind.IS_REFERENCE))
     reducers = [from_config(config) for config in configs(text)]
     for reducer in reducers:
-        for name, words in reducer.idle_fields().items() if reducer else ():
+        for name, words in reducer.set_inactive_fields().items() if reducer else ():
             raise InputError(f"reducers {text!r}: {name}={getattr(reducer, name)!r} has no effect: it requires {words}")
     if None in reducers:
         raise InputError(f"reducers {text!r} hold 'none', which reduces nothing: the dense model is compared anyhow")

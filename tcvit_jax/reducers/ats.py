@@ -1,7 +1,7 @@
 """ATS: adaptive token sampling (Fayyaz et al., ECCV 2022, arXiv 2111.15667).
 
 A patch token's significance is the class token's attention to it (summed over heads) times the length of its value,
-scaled to sum to one. Ascending, they make a cumulative distribution; `K` points `(2 i - 1) / (2 K)` each pick the token
+scale_features to sum to one. Ascending, they make a cumulative distribution; `K` points `(2 i - 1) / (2 K)` each pick the token
 whose value of it is nearest. Several points may pick the same one, so that the number of tokens differs from image to
 image; the others are dropped.
 
@@ -23,7 +23,7 @@ from tcvit_jax.ops import plans
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.gather import take_rows
 from tcvit_jax.reducers.base import Reducer
-from tcvit_jax.reducers.parts import Choice, Fusion, Parts, Score
+from tcvit_jax.reducers.parts import Fusion, FusionInputs, Parts, Score
 from tcvit_jax.tokens import Plan, Tokens
 
 
@@ -50,9 +50,9 @@ def sample(tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
     return (take_rows(order, picked)[:, :, None] == jnp.arange(share.shape[1])).any(1).astype(jnp.float32)
 
 
-def mask(choice: Choice) -> Plan:
+def mask(inputs: FusionInputs) -> Plan:
     """Drop what leaves, and mask of what stays all that has no score."""
-    return plans.masking(choice.kept, choice.removed, take_rows(choice.score, choice.kept) > 0)
+    return plans.mask(inputs.kept, inputs.removed, take_rows(inputs.score, inputs.kept) > 0)
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,13 +63,12 @@ class ATS(Reducer):
         proportional_attention, attention_keep: see `Reducer`; sizes stay 1, and 0 for a masked token.
     """
 
-    SHAPE: ClassVar[str] = "stages"
+    DEFAULT_SCHEDULE: ClassVar[str] = "stages"
 
     proportional_attention: bool = False
 
     @property
     def parts(self) -> Parts:
         """Sampled significance, and a mask."""
-        reads_class = "it reads class attention: use tc.GTP() or tc.ToMe()"
-        score = Score(sample, ("class_row", "value_norm"), reads_class=reads_class)
-        return Parts(score, None, Fusion(mask, "dropped", matches=False, masks=True))
+        score = Score(sample, ("class_row", "value_norm"), needs_class_token=True)
+        return Parts(score, None, Fusion(mask, "drop", needs_match=False, has_padding=True))

@@ -10,17 +10,17 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from tcvit_jax.errors import InputError, whole
+from tcvit_jax.errors import InputError, as_integer
 from tcvit_jax.ops import plans
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.gather import take_rows
 from tcvit_jax.ops.ranking import split_by_score
-from tcvit_jax.reducers.parts import Choice, Fate, Parts, Site
+from tcvit_jax.reducers.parts import BlockContext, FusionInputs, Parts, Removal
 from tcvit_jax.tokens import Plan, Tokens
 
 
 @dataclass(frozen=True)
-class Work:
+class ReducerMacs:
     """Multiply-adds of a method for one image in one block: from attention's signals to the tokens that are left."""
 
     signals: int = 0
@@ -52,14 +52,16 @@ class Reducer(ABC):
         proportional_attention: whether later blocks add `log(size)` of a token to every score of its key, so that a
             token which stands for several counts as several.
         attention_keep: the part of its entries that every attention map keeps, 1 for all
-            (`ops.attention.sparsified`).
+            (`ops.attention.sparsify`).
     """
 
     # How its paper spreads removals over the blocks: a shape of `schedule.budget`.
-    SHAPE: ClassVar[str] = "constant"
+    DEFAULT_SCHEDULE: ClassVar[str] = "constant"
     # Which values of which fields are worth trying, one field after the other, where a slice of the training data is
     # there to choose by.
-    TRIED: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    SEARCH_SPACE: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    # What to use on a model without a class token, where the reducer needs one.
+    CLASS_TOKEN_ADVICE: ClassVar[str] = "use tc.GTP() or tc.ToMe()"
     # Whether it is a method of its own, one of `all`; otherwise it combines parts of others.
     IS_METHOD: ClassVar[bool] = True
     # Whether it is the first of `all`, with which a benchmark compares the others.
@@ -109,52 +111,52 @@ class Reducer(ABC):
         return tuple(dict.fromkeys(read))
 
     @property
-    def fate(self) -> Fate:
+    def removal(self) -> Removal:
         """What becomes of a removed token (see `Fusion`)."""
-        return self.parts.fusion.fate
+        return self.parts.fusion.removal
 
     @property
-    def extra(self) -> int:
+    def extra_tokens(self) -> int:
         """How many tokens each plan adds, fused of removed ones alone."""
-        return self.parts.fusion.extra
+        return self.parts.fusion.extra_tokens
 
     @property
-    def shares(self) -> bool:
+    def is_soft(self) -> bool:
         """Whether it takes several tokens to restore a removed one; otherwise its slot says which."""
-        return self.parts.fusion.shares
+        return self.parts.fusion.is_soft
 
     @property
-    def masks(self) -> bool:
+    def has_padding(self) -> bool:
         """Whether tokens of size 0 fill a fixed width: nobody may read them."""
-        return self.parts.fusion.masks
+        return self.parts.fusion.has_padding
 
     @property
-    def weighs(self) -> bool:
+    def uses_size_weights(self) -> bool:
         """Whether a mean over patch tokens has to count each as often as the patches that it stands for."""
-        return self.masks or (self.fate == "merged" and self.proportional_attention)
+        return self.has_padding or (self.removal == "merge" and self.proportional_attention)
 
     @property
-    def needs_class_token(self) -> str:
-        """If the plan reads the class token's attention: which field does, and what to use without one; else empty."""
-        return self.parts.score.reads_class or self.parts.fusion.reads_class
+    def needs_class_token(self) -> bool:
+        """Whether the plan reads the attention of the class token."""
+        return self.parts.score.needs_class_token or self.parts.fusion.needs_class_token
 
-    def idle_fields(self) -> dict[str, str]:
-        """Return the `unread_fields` that are set, to another value than the default."""
+    def set_inactive_fields(self) -> dict[str, str]:
+        """Return the `inactive_fields` that are set, to another value than the default."""
         defaults = {each.name: each.default for each in fields(self)}
-        return {name: words for name, words in self.unread_fields().items() if getattr(self, name) != defaults[name]}
+        return {name: words for name, words in self.inactive_fields().items() if getattr(self, name) != defaults[name]}
 
-    def unread_fields(self) -> Mapping[str, str]:
+    def inactive_fields(self) -> Mapping[str, str]:
         """Return the fields that have no effect given the others, each with what it needs, such as `"fuse='soft'"`.
 
         No change of such a field changes any output.
         """
-        if self.fate == "dropped":
+        if self.removal == "drop":
             return {"proportional_attention": "a method that merges or propagates tokens: all sizes are 1"}
         return {}
 
-    def most(self, patches: int, prefix: int) -> int:
+    def max_removable(self, patches: int, prefix: int) -> int:
         """How many of so many patch tokens, behind so many protected ones, can leave in one block."""
-        return self.parts.score.most(patches, prefix)
+        return self.parts.score.max_removable(patches, prefix)
 
     def check(self, patches: int, removed: Sequence[int]) -> None:
         """Raise `InputError` for a value that fits no model of so many patches, of which so many leave each block."""
@@ -180,41 +182,41 @@ class Reducer(ABC):
         kept, removed = split_by_score(score, keep)
         match = None
         if parts.match:
-            match = parts.match.likeness(tokens.with_state(of_match), signals, kept, removed)
-            if parts.score.bipartite:
+            match = parts.match.similarity(tokens.with_state(of_match), signals, kept, removed)
+            if parts.score.is_bipartite:
                 match = jnp.where(jnp.isposinf(take_rows(score, kept))[:, None, :], match, -jnp.inf)
-        return parts.fusion.fuse(Choice(tokens.with_state(None), signals, score, kept, removed, match))
+        return parts.fusion.fuse(FusionInputs(tokens.with_state(None), signals, score, kept, removed, match))
 
     def reduce(self, tokens: Tokens, signals: Signals, keep: int) -> tuple[Tokens, Plan]:
         """The tokens that `plan` leaves, and the plan."""
         plan = self.plan(tokens, signals, keep)
         parts, (of_score, of_match) = self.parts, tokens.state
-        of_score = parts.score.follow(tokens.with_state(of_score), plan)
-        of_match = parts.match.follow(tokens.with_state(of_match), plan) if parts.match else None
+        of_score = parts.score.update_state(tokens.with_state(of_score), plan)
+        of_match = parts.match.update_state(tokens.with_state(of_match), plan) if parts.match else None
         return plans.apply(plan, tokens).with_state((of_score, of_match)), plan
 
-    def preparation(self, patches: int, width: int) -> Work:
+    def prepare_macs(self, patches: int, width: int) -> ReducerMacs:
         """Multiply-adds of `prepare` for one image of `patches` tokens."""
         parts = self.parts
-        return Work(
+        return ReducerMacs(
             score=parts.score.prepare_macs(patches, width),
             match=parts.match.prepare_macs(patches, width) if parts.match else 0,
         )
 
-    def work(self, site: Site) -> Work:
+    def macs(self, context: BlockContext) -> ReducerMacs:
         """Multiply-adds of the signals, of `plan` and of its application for one image in one block."""
         parts = self.parts
-        return Work(
+        return ReducerMacs(
             # Sums over the map of every head. The other statistics are read off, or take next to nothing: the class
             # row anew, on other platforms than a TPU, is a ten-thousandth of a block.
-            signals=site.heads * site.tokens**2 * len({"received", "map"} & set(self.signals)),
-            score=parts.score.macs(site),
-            match=parts.match.macs(site) if parts.match else 0,
-            fuse=parts.fusion.macs(site),
+            signals=context.heads * context.tokens**2 * len({"received", "map"} & set(self.signals)),
+            score=parts.score.macs(context),
+            match=parts.match.macs(context) if parts.match else 0,
+            fuse=parts.fusion.macs(context),
         )
 
 
-def either(field: str, *values: object) -> str:
+def requirement(field: str, *values: object) -> str:
     """Return what a field needs, as text: `"fuse='soft' or fuse='topm'"`."""
     return " or ".join(f"{field}={value!r}" for value in values)
 
@@ -241,7 +243,7 @@ def _check_kind(name: str, value: Any, default: Any, listed: bool) -> None:
     elif isinstance(default, str):
         fits, kind = isinstance(value, str), f"a name such as {default!r}"
     elif isinstance(default, int):
-        whole(name, value)
+        as_integer(name, value)
         return
     else:
         fits, kind = not isinstance(value, bool) and isinstance(value, numbers.Real), f"a number such as {default}"

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from tcvit_jax.errors import unknown
 from tcvit_jax.reducers.ats import ATS
-from tcvit_jax.reducers.base import Reducer, either
+from tcvit_jax.reducers.base import Reducer, requirement
 from tcvit_jax.reducers.dpcknn import DPCKNN
 from tcvit_jax.reducers.fusions import CLASS_TOKEN, DROP, HARD, MEAN_TOKEN, REPRESENT, SOFT, UNWEIGHTED, propagate
 from tcvit_jax.reducers.gtp import GTP
@@ -22,7 +22,7 @@ from tcvit_jax.reducers.mctf import MCTF
 from tcvit_jax.reducers.parts import Fusion, Match, Parts, Score
 from tcvit_jax.reducers.pitome import PiToMe
 from tcvit_jax.reducers.random import Random
-from tcvit_jax.reducers.scores import CLASS, RECEIVED
+from tcvit_jax.reducers.scores import ATTENTION_RECEIVED, CLASS_ATTENTION
 from tcvit_jax.reducers.tcvit import TCViT
 from tcvit_jax.reducers.tofu import MLERP
 from tcvit_jax.reducers.tome import BIPARTITE
@@ -39,8 +39,8 @@ def _match_of(method: GTP | TCViT) -> Match:
 SCORES: dict[str, Callable[[], Score]] = {
     "gtp": lambda: GTP().parts.score,
     "tcvit": lambda: TCViT().parts.score,
-    "cls": lambda: CLASS,
-    "received": lambda: RECEIVED,
+    "cls": lambda: CLASS_ATTENTION,
+    "received": lambda: ATTENTION_RECEIVED,
     "tome": lambda: BIPARTITE,
     "pitome": lambda: PiToMe().parts.score,
     "mctf": lambda: MCTF().parts.score,
@@ -90,6 +90,7 @@ class Cross(Reducer):
     """
 
     IS_METHOD: ClassVar[bool] = False
+    CLASS_TOKEN_ADVICE: ClassVar[str] = "set score='gtp' and fuse='hard', for example"
 
     score: str = "tcvit"
     match: str = "walk"
@@ -106,11 +107,11 @@ class Cross(Reducer):
     def parts(self) -> Parts:
         """By their names; no match where the fusion reads none."""
         fusion = FUSIONS[self.fuse]
-        return Parts(SCORES[self.score](), MATCHES[self.match]() if fusion.matches else None, fusion)
+        return Parts(SCORES[self.score](), MATCHES[self.match]() if fusion.needs_match else None, fusion)
 
-    def unread_fields(self) -> Mapping[str, str]:
+    def inactive_fields(self) -> Mapping[str, str]:
         """The match, where the fusion reads none."""
-        unread = dict(super().unread_fields())
-        if not FUSIONS[self.fuse].matches:
-            unread["match"] = either("fuse", *(name for name, fusion in FUSIONS.items() if fusion.matches))
+        unread = dict(super().inactive_fields())
+        if not FUSIONS[self.fuse].needs_match:
+            unread["match"] = requirement("fuse", *(name for name, fusion in FUSIONS.items() if fusion.needs_match))
         return unread

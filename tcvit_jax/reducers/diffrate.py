@@ -5,7 +5,7 @@ the most similar kept token, by the cosine of features: the plain mean of featur
 `s_m + sum_j s_j cos_j`. Later attention adds `log size`.
 
 Rates are given here, and not searched for: the schedule says how many tokens leave each block, `pruned` how many of
-them are pruned. The official code has no licence: nothing of it is used.
+them are pruned. The official code has no license: nothing of it is used.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from tcvit_jax.errors import InputError, whole
+from tcvit_jax.errors import InputError, as_integer
 from tcvit_jax.ops import plans
 from tcvit_jax.ops.gather import take_rows
-from tcvit_jax.ops.ranking import places
+from tcvit_jax.ops.ranking import ranks
 from tcvit_jax.reducers.base import Reducer
-from tcvit_jax.reducers.fusions import averaging, best_share, matched
+from tcvit_jax.reducers.fusions import average_macs, best_share, require_match
 from tcvit_jax.reducers.matches import FEATURES
-from tcvit_jax.reducers.parts import Choice, Fusion, Parts
-from tcvit_jax.reducers.scores import CLASS
+from tcvit_jax.reducers.parts import Fusion, FusionInputs, Parts
+from tcvit_jax.reducers.scores import CLASS_ATTENTION
 from tcvit_jax.tokens import Plan
 
 
@@ -39,7 +39,7 @@ class DiffRate(Reducer):
         proportional_attention, attention_keep: see `Reducer`.
     """
 
-    TRIED: ClassVar[Mapping[str, tuple[Any, ...]]] = {"pruned": (0.0, 0.25, 0.75)}
+    SEARCH_SPACE: ClassVar[Mapping[str, tuple[Any, ...]]] = {"pruned": (0.0, 0.25, 0.75)}
 
     pruned: float | tuple[int, ...] = 0.5
 
@@ -47,7 +47,7 @@ class DiffRate(Reducer):
         """Refuse shares that are none, and negative numbers."""
         super().__post_init__()
         if isinstance(self.pruned, Sequence):
-            counts = tuple(whole("pruned", count) for count in self.pruned)
+            counts = tuple(as_integer("pruned", count) for count in self.pruned)
             if any(count < 0 for count in counts):
                 raise InputError(f"pruned={counts} holds a negative number: use 0 or more")
             object.__setattr__(self, "pruned", counts)
@@ -72,19 +72,21 @@ class DiffRate(Reducer):
             if count:
                 self.count(block, count)
 
-    def fuse(self, choice: Choice) -> Plan:
+    def fuse(self, inputs: FusionInputs) -> Plan:
         """Shares of merged tokens by the mean, and by their cosine for sizes."""
-        removed = choice.removed.shape[1]
-        merged = removed - self.count(choice.tokens.block, removed)
+        removed = inputs.removed.shape[1]
+        merged = removed - self.count(inputs.tokens.block, removed)
         # The best of the removed ones merge.
-        merges = places(take_rows(choice.score, choice.removed)) < merged
-        match = matched(choice)
+        merges = ranks(take_rows(inputs.score, inputs.removed)) < merged
+        match = require_match(inputs)
         share = best_share(match) * merges[:, None, :]
         alike = jnp.maximum(match.max(-1), 0)[:, None, :]
-        weight = plans.averaging(choice.kept, choice.removed, share, jnp.ones_like(choice.tokens.size))
-        return plans.sized(weight, jax.lax.stop_gradient(share * alike))
+        weight = plans.average(inputs.kept, inputs.removed, share, jnp.ones_like(inputs.tokens.size))
+        return plans.with_shares(weight, jax.lax.stop_gradient(share * alike))
 
     @property
     def parts(self) -> Parts:
         """Class attention, features, prune and merge."""
-        return Parts(CLASS, FEATURES, Fusion(self.fuse, "propagated", macs=averaging, check=self._check_counts))
+        return Parts(
+            CLASS_ATTENTION, FEATURES, Fusion(self.fuse, "propagate", macs=average_macs, check=self._check_counts)
+        )

@@ -1,10 +1,10 @@
-"""DPC-KNN: density peaks by nearest neighbours (Du et al., 2016), as TCFormer condenses tokens with it (Zeng et al.,
+"""DPC-KNN: density peaks by nearest neighbors (Du et al., 2016), as TCFormer condenses tokens with it (Zeng et al.,
 CVPR 2022, arXiv 2204.08680; Haurum et al., 2023).
 
 With `D` the Euclidean distances of features over `sqrt(width)`, a token's density is
 `rho_i = exp(-mean of D_ij^2 over its k nearest, itself among them)`, its separation `delta_i` the distance to the
 nearest token of higher density, and the largest distance of all for the densest. Centres are the `K` highest
-`rho_i delta_i`; every other token joins the nearest centre, and a cluster becomes its plain mean.
+`rho_i delta_i`; every other token joins the nearest center, and a cluster becomes its plain mean.
 
 The noise that reference code adds to break ties is left out: ties go to the lower index.
 
@@ -42,8 +42,8 @@ class DPCKNN(Reducer):
         proportional_attention, attention_keep: see `Reducer`.
     """
 
-    SHAPE: ClassVar[str] = "stages"
-    TRIED: ClassVar[Mapping[str, tuple[Any, ...]]] = {"neighbors": (3, 10)}
+    DEFAULT_SCHEDULE: ClassVar[str] = "stages"
+    SEARCH_SPACE: ClassVar[Mapping[str, tuple[Any, ...]]] = {"neighbors": (3, 10)}
 
     proportional_attention: bool = False
     neighbors: int = 5
@@ -68,4 +68,4 @@ class DPCKNN(Reducer):
     @property
     def parts(self) -> Parts:
         """Density peaks, distances, the plain mean."""
-        return Parts(Score(self.rank, macs=lambda site: site.patches**2 * site.width), NEAREST, UNWEIGHTED)
+        return Parts(Score(self.rank, macs=lambda context: context.patches**2 * context.width), NEAREST, UNWEIGHTED)

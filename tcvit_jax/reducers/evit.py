@@ -1,4 +1,4 @@
-"""EViT: expediting ViTs via token reorganisation (Liang et al., ICLR 2022, arXiv 2202.07800).
+"""EViT: expediting ViTs via token reorganization (Liang et al., ICLR 2022, arXiv 2202.07800).
 
 With `a_j` the class token's attention to each patch token, the mean over heads, keep the highest `k = ceil(rate * n)`;
 the others become one more token, `x_f = sum_j a_j x_j`, not divided by the sum of their attention. From then on it is a
@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from tcvit_jax.reducers.base import Reducer
 from tcvit_jax.reducers.fusions import CLASS_TOKEN, DROP
 from tcvit_jax.reducers.parts import Parts
-from tcvit_jax.reducers.scores import CLASS
+from tcvit_jax.reducers.scores import CLASS_ATTENTION
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,8 +28,8 @@ class EViT(Reducer):
         proportional_attention, attention_keep: see `Reducer`.
     """
 
-    SHAPE: ClassVar[str] = "stages"
-    TRIED: ClassVar[Mapping[str, tuple[Any, ...]]] = {"fuse": (False,)}
+    DEFAULT_SCHEDULE: ClassVar[str] = "stages"
+    SEARCH_SPACE: ClassVar[Mapping[str, tuple[Any, ...]]] = {"fuse": (False,)}
 
     proportional_attention: bool = False
     fuse: bool = True
@@ -37,4 +37,4 @@ class EViT(Reducer):
     @property
     def parts(self) -> Parts:
         """Class attention; one token, or none."""
-        return Parts(CLASS, None, CLASS_TOKEN if self.fuse else DROP)
+        return Parts(CLASS_ATTENTION, None, CLASS_TOKEN if self.fuse else DROP)

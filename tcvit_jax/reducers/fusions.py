@@ -10,31 +10,31 @@ from jaxtyping import Float
 from tcvit_jax.ops import plans
 from tcvit_jax.ops.gather import take_rows
 from tcvit_jax.ops.ranking import largest
-from tcvit_jax.reducers.parts import Choice, Fusion, Site
+from tcvit_jax.reducers.parts import BlockContext, Fusion, FusionInputs
 from tcvit_jax.tokens import Plan
 
 
-def passing(site: Site) -> int:
+def size_macs(context: BlockContext) -> int:
     """Multiply-adds of sizes that pass from removed tokens to kept ones."""
-    return site.keep * site.removed
+    return context.keep * context.removed
 
 
-def adding(site: Site) -> int:
+def add_macs(context: BlockContext) -> int:
     """Those of features and sizes."""
-    return passing(site) * (site.width + 1)
+    return size_macs(context) * (context.width + 1)
 
 
-def averaging(site: Site) -> int:
+def average_macs(context: BlockContext) -> int:
     """Those, and a factor for every kept token."""
-    return adding(site) + site.keep * site.width
+    return add_macs(context) + context.keep * context.width
 
 
-def pooling(site: Site) -> int:
+def pool_macs(context: BlockContext) -> int:
     """Those of one more survivor; the product has a row for every one."""
-    return (site.keep + 1) * site.removed * (site.width + 1)
+    return (context.keep + 1) * context.removed * (context.width + 1)
 
 
-DROP = Fusion(lambda choice: plans.dropping(choice.kept, choice.removed), "dropped", matches=False)
+DROP = Fusion(lambda inputs: plans.drop(inputs.kept, inputs.removed), "drop", needs_match=False)
 
 
 def best_share(match: Float[Array, "B R K"]) -> Float[Array, "B K R"]:
@@ -62,72 +62,72 @@ def soft_share(match: Float[Array, "B R K"], temperature: float = 1.0, top: int 
     return jnp.swapaxes(powered / powered.sum(-1, keepdims=True), 1, 2)
 
 
-def matched(choice: Choice) -> Float[Array, "B R K"]:
+def require_match(inputs: FusionInputs) -> Float[Array, "B R K"]:
     """The match of a choice that has one."""
-    assert choice.match is not None
-    return choice.match
+    assert inputs.match is not None
+    return inputs.match
 
 
-def _hard(choice: Choice) -> Plan:
-    return plans.averaging(choice.kept, choice.removed, best_share(matched(choice)), choice.tokens.size)
+def _hard(inputs: FusionInputs) -> Plan:
+    return plans.average(inputs.kept, inputs.removed, best_share(require_match(inputs)), inputs.tokens.size)
 
 
-def _unweighted(choice: Choice) -> Plan:
-    share = best_share(matched(choice))
-    return plans.averaging(choice.kept, choice.removed, share, jnp.ones_like(choice.tokens.size))
+def _unweighted(inputs: FusionInputs) -> Plan:
+    share = best_share(require_match(inputs))
+    return plans.average(inputs.kept, inputs.removed, share, jnp.ones_like(inputs.tokens.size))
 
 
-def _soft(choice: Choice) -> Plan:
-    return plans.averaging(choice.kept, choice.removed, soft_share(matched(choice)), choice.tokens.size)
+def _soft(inputs: FusionInputs) -> Plan:
+    return plans.average(inputs.kept, inputs.removed, soft_share(require_match(inputs)), inputs.tokens.size)
 
 
-def _representing(choice: Choice) -> Plan:
-    return plans.representing(choice.kept, choice.removed, best_share(matched(choice)))
+def _representing(inputs: FusionInputs) -> Plan:
+    return plans.represent(inputs.kept, inputs.removed, best_share(require_match(inputs)))
 
 
 # Into the best match: by the mean weighted with sizes (ToMe, TC-ViT), by the plain mean (clusters), or not at all: the
 # kept token stands for the others (medoids). Or into all of them, in proportion to the match.
-HARD = Fusion(_hard, "merged", macs=averaging)
-UNWEIGHTED = Fusion(_unweighted, "merged", macs=averaging)
-REPRESENT = Fusion(_representing, "merged", macs=passing)
-SOFT = Fusion(_soft, "merged", shares=True, macs=averaging)
+HARD = Fusion(_hard, "merge", macs=average_macs)
+UNWEIGHTED = Fusion(_unweighted, "merge", macs=average_macs)
+REPRESENT = Fusion(_representing, "merge", macs=size_macs)
+SOFT = Fusion(_soft, "merge", is_soft=True, macs=average_macs)
 
 
-def pool(choice: Choice, weight: Float[Array, "B R"]) -> Plan:
+def pool(inputs: FusionInputs, weight: Float[Array, "B R"]) -> Plan:
     """The removed tokens, `weight [B, R]` of each, become one more behind the kept ones."""
-    return plans.pooling(choice.kept, choice.removed, weight)
+    return plans.pool(inputs.kept, inputs.removed, weight)
 
 
-def _mean_token(choice: Choice) -> Plan:
-    return pool(choice, jnp.full(choice.removed.shape, 1 / choice.removed.shape[1], jnp.float32))
+def _mean_token(inputs: FusionInputs) -> Plan:
+    return pool(inputs, jnp.full(inputs.removed.shape, 1 / inputs.removed.shape[1], jnp.float32))
 
 
-MEAN_TOKEN = Fusion(_mean_token, "propagated", matches=False, extra=1, macs=pooling)
+MEAN_TOKEN = Fusion(_mean_token, "propagate", needs_match=False, extra_tokens=1, macs=pool_macs)
 
 
-def _class_token(choice: Choice) -> Plan:
-    row = choice.signals.class_row
+def _class_token(inputs: FusionInputs) -> Plan:
+    row = inputs.signals.class_row
     assert row is not None
-    return pool(choice, take_rows(row.mean(1)[:, choice.tokens.prefix :], choice.removed))
+    return pool(inputs, take_rows(row.mean(1)[:, inputs.tokens.prefix :], inputs.removed))
 
 
 # EViT's: weighted by class attention as it is, which does not sum to one.
 CLASS_TOKEN = Fusion(
     _class_token,
-    "propagated",
-    matches=False,
-    extra=1,
+    "propagate",
+    needs_match=False,
+    extra_tokens=1,
     signals=("class_row",),
-    macs=pooling,
-    reads_class="fuse='class_token' reads class attention: use 'mean_token'",
+    macs=pool_macs,
+    needs_class_token=True,
 )
 
 
 def propagate(alpha: float) -> Fusion:
     """`alpha` times the match of each removed token is added to each kept one, features and size alike (GTP)."""
 
-    def add(choice: Choice) -> Plan:
-        positive = jnp.maximum(jnp.swapaxes(matched(choice), 1, 2), 0)
-        return plans.adding(choice.kept, choice.removed, alpha * positive)
+    def add(inputs: FusionInputs) -> Plan:
+        positive = jnp.maximum(jnp.swapaxes(require_match(inputs), 1, 2), 0)
+        return plans.add(inputs.kept, inputs.removed, alpha * positive)
 
-    return Fusion(add, "propagated", macs=adding)
+    return Fusion(add, "propagate", macs=add_macs)

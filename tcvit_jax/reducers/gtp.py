@@ -1,12 +1,12 @@
 """GTP-ViT: graph-based token propagation (Xu et al., WACV 2024, arXiv 2311.03035).
 
-Tokens are nodes of a graph that is built once, from the embedded patches: spatial neighbours on the grid, semantic
-neighbours by cosine, or both. With `A` its adjacency and `A^ = D^-1/2 A D^-1/2`, each block
+Tokens are nodes of a graph that is built once, from the embedded patches: spatial neighbors on the grid, semantic
+neighbors by cosine, or both. With `A` its adjacency and `A^ = D^-1/2 A D^-1/2`, each block
 
 1. scores every patch token by how hard it is to regenerate and how much it broadcasts, from the attention map `W`
    (rows are queries): `max_h W_ii * max_h sum_q W_qi`;
 2. keeps the highest; and
-3. propagates the others to their kept neighbours, `x_k + alpha * A^[k, p] x_p`, sizes alike.
+3. propagates the others to their kept neighbors, `x_k + alpha * A^[k, p] x_p`, sizes alike.
 
 Degrees are those of the first graph: later blocks read a sub-matrix of `A^`. The published code (Apache-2.0) is the
 reference of the tests; nothing of it is copied. Where it is at fault the tests say so, defect by defect.
@@ -29,9 +29,9 @@ from tcvit_jax.ops import graph as graphs
 from tcvit_jax.ops import matching
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.gather import take_rows
-from tcvit_jax.reducers.base import Reducer, either
+from tcvit_jax.reducers.base import Reducer, requirement
 from tcvit_jax.reducers.fusions import DROP, MEAN_TOKEN, propagate
-from tcvit_jax.reducers.parts import Match, Parts, Score, Site
+from tcvit_jax.reducers.parts import BlockContext, Match, Parts, Score
 from tcvit_jax.reducers.scores import random_order
 from tcvit_jax.tokens import Tokens
 
@@ -86,8 +86,8 @@ class GTP(Reducer):
         score: how tokens are ranked, a name out of `SCORE_NAMES`: class attention, attention received, attention to
             itself, the product or the sum of the last two, dissimilarity of attention rows, or a random order.
         graph: `"spatial"`, `"semantic"` or `"mixed"` (their union).
-        neighbors: semantic neighbours of each token.
-        alpha: how much of a removed token its neighbours receive.
+        neighbors: semantic neighbors of each token.
+        alpha: how much of a removed token its neighbors receive.
         propagation: `"graph"`; `"mean"`, one more token behind the kept ones, the plain mean of the removed ones,
             which is a patch token like others from then on; or `"none"`, pruning.
         proportional_attention, attention_keep: see `Reducer`. With a graph, a token's size grows by `alpha * A^` times
@@ -97,7 +97,8 @@ class GTP(Reducer):
     """
 
     IS_REFERENCE: ClassVar[bool] = True
-    TRIED: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+    CLASS_TOKEN_ADVICE: ClassVar[str] = "set score='mixed_max'"
+    SEARCH_SPACE: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "alpha": (0.05, 0.2, 0.4),
         "graph": ("spatial", "semantic"),
         "neighbors": (4,),
@@ -130,37 +131,36 @@ class GTP(Reducer):
     def parts(self) -> Parts:
         """The score by its name; edges of the graph, and none where nothing is propagated along them."""
         read = () if self.score == "random" else SCORES[self.score][0]
-        reads_class = f"score={self.score!r} reads class attention: use 'mixed_max'" if self.score[:3] == "cls" else ""
-        score = Score(self.rank, read, self._rank_macs, reads_class)
+        score = Score(self.rank, read, self._rank_macs, needs_class_token="class_row" in read)
         match = Match(
             edges,
             # The degrees' two factors per edge.
-            macs=lambda site: 2 * site.keep * site.removed,
+            macs=lambda context: 2 * context.keep * context.removed,
             check=self._check_neighbors,
-            prepare=self.graph_of,
+            prepare=self.build_graph,
             prepare_macs=lambda patches, width: 0 if self.graph == "spatial" else patches * patches * width,
         )
         if self.propagation == "graph":
             return Parts(score, match, propagate(self.alpha))
         return Parts(score, None, MEAN_TOKEN if self.propagation == "mean" else DROP)
 
-    def unread_fields(self) -> Mapping[str, str]:
+    def inactive_fields(self) -> Mapping[str, str]:
         """The graph's fields where nothing is propagated along it, and the seed of a score that is not random."""
-        unread = dict(super().unread_fields())
+        unread = dict(super().inactive_fields())
         if self.score != "random":
-            unread["seed"] = either("score", "random")
+            unread["seed"] = requirement("score", "random")
         if self.propagation != "graph":
-            unread |= dict.fromkeys(("alpha", "graph", "neighbors"), either("propagation", "graph"))
+            unread |= dict.fromkeys(("alpha", "graph", "neighbors"), requirement("propagation", "graph"))
         elif self.graph == "spatial":
-            unread["neighbors"] = either("graph", "semantic", "mixed")
+            unread["neighbors"] = requirement("graph", "semantic", "mixed")
         return unread
 
     def _check_neighbors(self, patches: int) -> None:
-        """A token has fewer semantic neighbours than there are others."""
+        """A token has fewer semantic neighbors than there are others."""
         if self.graph != "spatial":
             graphs.check_neighbors(self.neighbors, patches)
 
-    def graph_of(self, tokens: Tokens, grid: tuple[int, int]) -> Graph:
+    def build_graph(self, tokens: Tokens, grid: tuple[int, int]) -> Graph:
         """The graph over the embedded patches, position embedding included (section 3)."""
         batch, patches = tokens.origin.shape
         adjacency = jnp.zeros((batch, patches, patches), bool)
@@ -177,15 +177,15 @@ class GTP(Reducer):
         read, score = SCORES[self.score]
         return score([getattr(signals, name) for name in read], tokens.prefix)
 
-    def _rank_macs(self, site: Site) -> int:
+    def _rank_macs(self, context: BlockContext) -> int:
         """The cosine of attention rows."""
-        return site.patches * site.tokens if self.score.startswith("cosine") else 0
+        return context.patches * context.tokens if self.score.startswith("cosine") else 0
 
 
 def edges(
     tokens: Tokens, signals: Signals, kept: Int[Array, "B K"], removed: Int[Array, "B R"]
 ) -> Float[Array, "B R K"]:
-    """The normalised adjacency between removed and kept tokens, `[B, R, K]`."""
+    """The normalized adjacency between removed and kept tokens, `[B, R, K]`."""
     graph: Graph = tokens.state
     origin_kept, origin_removed = take_rows(tokens.origin, kept), take_rows(tokens.origin, removed)
-    return jnp.swapaxes(graphs.normalised_block(graph.adjacency, graph.root, origin_kept, origin_removed), 1, 2)
+    return jnp.swapaxes(graphs.normalized_block(graph.adjacency, graph.root, origin_kept, origin_removed), 1, 2)

@@ -55,7 +55,7 @@ class KMedoids(Reducer):
         proportional_attention, attention_keep: see `Reducer`.
     """
 
-    SHAPE: ClassVar[str] = "stages"
+    DEFAULT_SCHEDULE: ClassVar[str] = "stages"
 
     proportional_attention: bool = False
     iterations: int = 3
@@ -78,5 +78,5 @@ class KMedoids(Reducer):
     @property
     def parts(self) -> Parts:
         """Medoids, distances, nothing fused."""
-        score = Score(self.rank, ("received",), macs=lambda site: site.patches**2 * site.width)
+        score = Score(self.rank, ("received",), macs=lambda context: context.patches**2 * context.width)
         return Parts(score, NEAREST, REPRESENT)

@@ -36,7 +36,9 @@ def _nearness(
 
 
 # Of keys averaged over heads (ToMe), of features (TPS, DiffRate), and by Euclidean distance of features (clusters),
-# as 1 / (1 + d), so that it is a likeness.
-KEYS = Match(_cosine_of_keys, ("keys",), macs=lambda site: site.removed * site.keep * (site.width // site.heads))
-FEATURES = Match(_cosine_of_features, macs=lambda site: site.removed * site.keep * site.width)
-NEAREST = Match(_nearness, macs=lambda site: site.removed * site.keep * site.width)
+# as 1 / (1 + d), so that it is a similarity.
+KEYS = Match(
+    _cosine_of_keys, ("keys",), macs=lambda context: context.removed * context.keep * (context.width // context.heads)
+)
+FEATURES = Match(_cosine_of_features, macs=lambda context: context.removed * context.keep * context.width)
+NEAREST = Match(_nearness, macs=lambda context: context.removed * context.keep * context.width)

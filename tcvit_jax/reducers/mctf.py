@@ -1,9 +1,9 @@
 """MCTF: multi-criteria token fusion (Lee et al., CVPR 2024, arXiv 2403.10030).
 
 How well two tokens fuse is the product of three criteria,
-`((cos_ij + 1) / 2)^(1/ts) * (u_i u_j)^(1/ti) * (z_i z_j)^(1/tz)`: likeness of keys, unimportance `u` (the inverse of
+`((cos_ij + 1) / 2)^(1/ts) * (u_i u_j)^(1/ti) * (z_i z_j)^(1/tz)`: similarity of keys, unimportance `u` (the inverse of
 the attention received, over the largest one) and smallness `z` (the inverse of the size, over the largest one). Tokens
-take turns in two halves, as in ToMe. First the `r // 2` best pairs fuse from the first half into the second; then the
+take turns in two first_half, as in ToMe. First the `r // 2` best pairs fuse from the first half into the second; then the
 rest of the `r` from the second half into what is left of the first, and take what they have received along. A fused
 token is the mean, weighted by attention received times size.
 
@@ -25,17 +25,17 @@ from jaxtyping import Bool, Float, Int
 from tcvit_jax.errors import InputError
 from tcvit_jax.ops import matching, plans
 from tcvit_jax.ops.attention import Signals
-from tcvit_jax.ops.gather import chosen_rows, take_rows
+from tcvit_jax.ops.gather import one_hot_rows, take_rows
 from tcvit_jax.ops.ranking import split_by_score
 from tcvit_jax.reducers.base import Reducer
-from tcvit_jax.reducers.fusions import averaging
-from tcvit_jax.reducers.parts import Choice, Fusion, Parts, Score
+from tcvit_jax.reducers.fusions import average_macs
+from tcvit_jax.reducers.parts import Fusion, FusionInputs, Parts, Score
 from tcvit_jax.reducers.scores import received
-from tcvit_jax.reducers.tome import follow_positions, start_positions
+from tcvit_jax.reducers.tome import start_positions, update_positions
 from tcvit_jax.tokens import Plan, Tokens
 
 
-def most_both_ways(patches: int, prefix: int) -> int:
+def max_removable_both_ways(patches: int, prefix: int) -> int:
     """One token of the first half has to be left for those of the second."""
     return max(0, 2 * (patches // 2) - 1)
 
@@ -57,20 +57,24 @@ def best_pairs(
     best = jnp.where(sources, open_to.max(-1), -jnp.inf)
     # Exactly `count`, whatever a compiler rounds: one more would leave and go nowhere.
     fuse, _ = split_by_score(best, count)
-    fuses = chosen_rows(fuse, best.shape[1], bool).any(1)
+    fuses = one_hot_rows(fuse, best.shape[1], bool).any(1)
     return fuses, open_to.argmax(-1).astype(jnp.int32)
 
 
 @dataclass(frozen=True, repr=False)
 class MCTF(Reducer):
-    """Bidirectional matching by likeness, attention received and size.
+    """Bidirectional matching by similarity, attention received and size.
 
     Attributes:
         similarity, importance, size: temperatures of the three criteria; the larger, the less one counts.
         proportional_attention, attention_keep: see `Reducer`.
     """
 
-    TRIED: ClassVar[Mapping[str, tuple[Any, ...]]] = {"similarity": (0.5, 2.0), "importance": (5.0,), "size": (10.0,)}
+    SEARCH_SPACE: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "similarity": (0.5, 2.0),
+        "importance": (5.0,),
+        "size": (10.0,),
+    }
 
     similarity: float = 1.0
     importance: float = 20.0
@@ -95,7 +99,7 @@ class MCTF(Reducer):
 
     def targets(self, tokens: Tokens, signals: Signals, remove: int) -> tuple[Bool[Array, "B N"], Int[Array, "B N"]]:
         """Which tokens leave, bool `[B, N]`, and into which one each of them goes in the end, `[B, N]`."""
-        fit, first = self.fit(tokens, signals), matching.halves(tokens.state, tokens.prefix)
+        fit, first = self.fit(tokens, signals), matching.first_half(tokens.state, tokens.prefix)
         there, into_second = best_pairs(fit, first, ~first, remove // 2)
         back, into_first = best_pairs(fit, ~first, first & ~there, remove - remove // 2)
         index = jnp.broadcast_to(jnp.arange(fit.shape[1], dtype=jnp.int32), back.shape)
@@ -107,12 +111,12 @@ class MCTF(Reducer):
         leaves, target = self.targets(tokens, signals, tokens.origin.shape[1] - keep)
         return jnp.where(leaves, -1.0 - target, 1.0)
 
-    def fuse(self, choice: Choice) -> Plan:
+    def fuse(self, inputs: FusionInputs) -> Plan:
         """The mean weighted by attention received and size."""
-        target = -1.0 - take_rows(choice.score, choice.removed)
-        share = (target[:, None, :] == choice.kept[:, :, None]).astype(jnp.float32)
-        mass = jax.lax.stop_gradient(received(choice.tokens, choice.signals)) * choice.tokens.size
-        return plans.averaging(choice.kept, choice.removed, share, mass)
+        target = -1.0 - take_rows(inputs.score, inputs.removed)
+        share = (target[:, None, :] == inputs.kept[:, :, None]).astype(jnp.float32)
+        mass = jax.lax.stop_gradient(received(inputs.tokens, inputs.signals)) * inputs.tokens.size
+        return plans.average(inputs.kept, inputs.removed, share, mass)
 
     @property
     def parts(self) -> Parts:
@@ -120,10 +124,10 @@ class MCTF(Reducer):
         score = Score(
             self.rank,
             ("keys", "received"),
-            macs=lambda site: site.patches**2 * (site.width // site.heads),
-            most=most_both_ways,
+            macs=lambda context: context.patches**2 * (context.width // context.heads),
+            max_removable=max_removable_both_ways,
             prepare=start_positions,
-            follow=follow_positions,
+            update_state=update_positions,
         )
-        fusion = Fusion(self.fuse, "merged", matches=False, signals=("received",), macs=averaging)
+        fusion = Fusion(self.fuse, "merge", needs_match=False, signals=("received",), macs=average_macs)
         return Parts(score, None, fusion)

@@ -17,11 +17,11 @@ from jaxtyping import Float, Int
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.tokens import Plan, Tokens
 
-Fate: TypeAlias = Literal["dropped", "propagated", "merged"]
+Removal: TypeAlias = Literal["drop", "propagate", "merge"]
 
 
 @dataclass(frozen=True)
-class Site:
+class BlockContext:
     """Where a plan is made, for counting its multiply-adds: all static.
 
     Attributes:
@@ -51,7 +51,7 @@ class Site:
         return self.patches - self.keep
 
 
-def _none(site: Site) -> int:
+def _none(context: BlockContext) -> int:
     return 0
 
 
@@ -88,23 +88,23 @@ class Score:
             ones the lower index.
         signals: which statistics of attention it reads, names out of `ops.attention.SIGNALS`.
         macs: its multiply-adds for one image in one block.
-        reads_class: which field makes it read class attention, and what to use without; empty if nothing does.
-        bipartite: tokens of score infinity stay whatever happens, and they alone receive removed ones.
-        most: how many of so many patches, behind so many prefix tokens, it can remove at once.
+        needs_class_token: whether it reads the attention of the class token.
+        is_bipartite: tokens of score infinity stay whatever happens, and they alone receive removed ones.
+        max_removable: how many of so many patches, behind so many prefix tokens, it can remove at once.
         prepare: its state, computed once per image from the embedded tokens and their `(height, width)` grid. `rank`
             finds it in `tokens.state`.
-        follow: its state after a plan, from the tokens before.
+        update_state: its state after a plan, from the tokens before.
         prepare_macs: of `prepare`, from patches and width.
     """
 
     rank: Callable[[Tokens, Signals, int], Float[Array, "B N"]]
     signals: tuple[str, ...] = ()
-    macs: Callable[[Site], int] = _none
-    reads_class: str = ""
-    bipartite: bool = False
-    most: Callable[[int, int], int] = _all_but_one
+    macs: Callable[[BlockContext], int] = _none
+    needs_class_token: bool = False
+    is_bipartite: bool = False
+    max_removable: Callable[[int, int], int] = _all_but_one
     prepare: Callable[[Tokens, tuple[int, int]], Any] = _no_state
-    follow: Callable[[Tokens, Plan], Any] = _same_state
+    update_state: Callable[[Tokens, Plan], Any] = _same_state
     prepare_macs: Callable[[int, int], int] = _no_macs
 
 
@@ -113,22 +113,22 @@ class Match:
     """How alike removed and kept tokens are.
 
     Attributes:
-        likeness: from tokens, signals, `kept [B, K]` and `removed [B, R]` to `[B, R, K]` float32, higher for more.
+        similarity: from tokens, signals, `kept [B, K]` and `removed [B, R]` to `[B, R, K]` float32, higher for more.
         check: raises `InputError` for a model of so many patches.
         signals, macs, prepare, follow, prepare_macs: as of a score.
     """
 
-    likeness: Callable[[Tokens, Signals, Int[Array, "B K"], Int[Array, "B R"]], Float[Array, "B R K"]]
+    similarity: Callable[[Tokens, Signals, Int[Array, "B K"], Int[Array, "B R"]], Float[Array, "B R K"]]
     signals: tuple[str, ...] = ()
-    macs: Callable[[Site], int] = _none
+    macs: Callable[[BlockContext], int] = _none
     check: Callable[[int], None] = _any_model
     prepare: Callable[[Tokens, tuple[int, int]], Any] = _no_state
-    follow: Callable[[Tokens, Plan], Any] = _same_state
+    update_state: Callable[[Tokens, Plan], Any] = _same_state
     prepare_macs: Callable[[int, int], int] = _no_macs
 
 
 @dataclass(frozen=True)
-class Choice:
+class FusionInputs:
     """What a fusion plans from.
 
     Attributes:
@@ -152,29 +152,29 @@ class Fusion:
     """What becomes of removed tokens.
 
     Attributes:
-        fuse: from a `Choice` to a plan.
-        fate: `"dropped"`: they leave nothing behind. `"propagated"`: parts of them are added to others, more or less
-            than the whole. `"merged"`: all of their size passes on, to tokens that become a mean of what they stand
+        fuse: from a `FusionInputs` to a plan.
+        removal: `"drop"`: they leave nothing behind. `"propagate"`: parts of them are added to others, more or less
+            than the whole. `"merge"`: all of their size passes on, to tokens that become a mean of what they stand
             for.
-        matches: whether it reads the match.
-        extra: how many tokens it adds, fused of removed ones alone.
-        shares: whether it splits the whole of a removed token among several, so that it takes them all to restore it.
-        masks: whether some of the kept tokens only fill the fixed width (see `Plan.valid`).
+        needs_match: whether it reads the match.
+        extra_tokens: how many tokens it adds, fused of removed ones alone.
+        is_soft: whether it splits the whole of a removed token among several, so that it takes them all to restore it.
+        has_padding: whether some of the kept tokens only fill the fixed width (see `Plan.valid`).
         signals: as of a score.
         macs: its multiply-adds, with those of `ops.plans.apply`, for one image in one block.
-        reads_class: as of a score.
+        needs_class_token: as of a score.
         check: raises `InputError` for a model from whose blocks so many tokens leave.
     """
 
-    fuse: Callable[[Choice], Plan]
-    fate: Fate
-    matches: bool = True
-    extra: int = 0
-    shares: bool = False
-    masks: bool = False
+    fuse: Callable[[FusionInputs], Plan]
+    removal: Removal
+    needs_match: bool = True
+    extra_tokens: int = 0
+    is_soft: bool = False
+    has_padding: bool = False
     signals: tuple[str, ...] = ()
-    macs: Callable[[Site], int] = _none
-    reads_class: str = ""
+    macs: Callable[[BlockContext], int] = _none
+    needs_class_token: bool = False
     check: Callable[[Sequence[int]], None] = _any_schedule
 
 

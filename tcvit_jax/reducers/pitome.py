@@ -4,12 +4,12 @@ With `S` the cosines of keys (averaged over heads) of the patch tokens, a token'
 look-alikes: `E_i = mean_j ELU(S_ij - m)`, with a margin `m = 0.75 (1 - block / depth)`. Tokens are ordered by energy,
 the highest first.
 
-- First half of the blocks: by turns in that order tokens form two halves; the `r` of the first half that are most
+- First half of the blocks: by turns in that order tokens form two first_half; the `r` of the first half that are most
   similar to one of the second merge into it.
 - Second half: the `2 r` of the highest energy take turns; all of the first kind merge into the most similar one of the
   second. All others are protected.
 
-Means are weighted with sizes. The official code is under a non-commercial licence: nothing of it is used.
+Means are weighted with sizes. The official code is under a non-commercial license: nothing of it is used.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from jaxtyping import Float
 from tcvit_jax.errors import InputError
 from tcvit_jax.ops import matching
 from tcvit_jax.ops.attention import Signals
-from tcvit_jax.ops.ranking import places
+from tcvit_jax.ops.ranking import ranks
 from tcvit_jax.reducers.base import Reducer
 from tcvit_jax.reducers.fusions import HARD
 from tcvit_jax.reducers.matches import KEYS
 from tcvit_jax.reducers.parts import Parts, Score
-from tcvit_jax.reducers.tome import half_of_them
+from tcvit_jax.reducers.tome import max_removable_half
 from tcvit_jax.tokens import Tokens
 
 
@@ -45,8 +45,8 @@ class PiToMe(Reducer):
         proportional_attention, attention_keep: see `Reducer`.
     """
 
-    SHAPE: ClassVar[str] = "keep_rate"
-    TRIED: ClassVar[Mapping[str, tuple[Any, ...]]] = {"margin": (0.5, 0.9)}
+    DEFAULT_SCHEDULE: ClassVar[str] = "keep_rate"
+    SEARCH_SPACE: ClassVar[Mapping[str, tuple[Any, ...]]] = {"margin": (0.5, 0.9)}
 
     margin: float = 0.75
     alpha: float = 1.0
@@ -59,21 +59,21 @@ class PiToMe(Reducer):
         if not 0 < self.alpha < math.inf:
             raise InputError(f"alpha={self.alpha} is not positive: use 1.0")
 
-    def energy(self, likeness: Float[Array, "B N N"], block: int, depth: int) -> Float[Array, "B N"]:
+    def energy(self, similarity: Float[Array, "B N N"], block: int, depth: int) -> Float[Array, "B N"]:
         """`[B, N]` from the cosines `[B, N, N]`."""
         margin = self.margin * (1 - block / depth)
-        return jax.nn.elu(likeness - margin, self.alpha).mean(-1)
+        return jax.nn.elu(similarity - margin, self.alpha).mean(-1)
 
     def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
-        """Minus the best likeness of those that may merge; see `ops.matching.bipartite_score`."""
+        """Minus the best similarity of those that may merge; see `ops.matching.bipartite_score`."""
         keys = matching.patch_keys(tokens, signals)
-        likeness = matching.cosine(keys, keys)
-        place = places(self.energy(likeness, tokens.block, tokens.depth))
+        similarity = matching.cosine(keys, keys)
+        place = ranks(self.energy(similarity, tokens.block, tokens.depth))
         mergeable = place.shape[1]
         if tokens.block >= tokens.depth / 2:
             mergeable = 2 * (mergeable - keep)
         first, second = place % 2 == 0, place % 2 == 1
-        return matching.bipartite_score(likeness, first & (place < mergeable), second & (place < mergeable))
+        return matching.bipartite_score(similarity, first & (place < mergeable), second & (place < mergeable))
 
     @property
     def parts(self) -> Parts:
@@ -81,8 +81,8 @@ class PiToMe(Reducer):
         score = Score(
             self.rank,
             ("keys",),
-            macs=lambda site: site.patches**2 * (site.width // site.heads),
-            bipartite=True,
-            most=half_of_them,
+            macs=lambda context: context.patches**2 * (context.width // context.heads),
+            is_bipartite=True,
+            max_removable=max_removable_half,
         )
         return Parts(score, KEYS, HARD)

@@ -31,5 +31,5 @@ def random_order(tokens: Tokens, seed: int) -> Float[Array, "B N"]:
     return jnp.broadcast_to(jax.random.normal(key, (patches,)), (batch, patches))
 
 
-CLASS = Score(class_attention, ("class_row",), reads_class="it reads class attention: use tc.GTP() or tc.ToMe()")
-RECEIVED = Score(received, ("received",))
+CLASS_ATTENTION = Score(class_attention, ("class_row",), needs_class_token=True)
+ATTENTION_RECEIVED = Score(received, ("received",))

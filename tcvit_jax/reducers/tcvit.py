@@ -4,7 +4,7 @@ The attention map averaged over heads, `W` (rows are queries), is a walk over th
 connectivity of order K. Each block, with `s` the sizes and prefix tokens apart,
 
 1. scores every patch token by how much the other patches reach it, `c_i = sum_j C_K[j, i]`, and by its dominance,
-   the attention of the class token `d_i = W[cls, i]`; both scaled to sum to one, `balance * c + (1 - balance) * d`;
+   the attention of the class token `d_i = W[cls, i]`; both scale_features to sum to one, `balance * c + (1 - balance) * d`;
 2. keeps the highest; and
 3. fuses each removed token q into the kept token it reaches most, `argmax_p C_K[q, p]`, by their mean weighted by
    size, `y_p = (s_p x_p + sum_q s_q x_q) / (s_p + sum_q s_q)`.
@@ -25,14 +25,14 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from tcvit_jax.errors import InputError, unknown, whole
+from tcvit_jax.errors import InputError, as_integer, unknown
 from tcvit_jax.ops import plans, walks
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.gather import take_block, take_rows
-from tcvit_jax.ops.ranking import standing
-from tcvit_jax.reducers.base import Reducer, either
-from tcvit_jax.reducers.fusions import DROP, averaging, best_share, matched, pool, pooling, soft_share
-from tcvit_jax.reducers.parts import Choice, Fusion, Match, Parts, Score, Site
+from tcvit_jax.ops.ranking import midranks
+from tcvit_jax.reducers.base import Reducer, requirement
+from tcvit_jax.reducers.fusions import DROP, average_macs, best_share, pool, pool_macs, require_match, soft_share
+from tcvit_jax.reducers.parts import BlockContext, Fusion, FusionInputs, Match, Parts, Score
 from tcvit_jax.tokens import Plan, Tokens
 
 
@@ -47,11 +47,11 @@ SCORE_NORMS: dict[str, Callable[[Float[Array, "B N"]], Float[Array, "B N"]]] = {
     "none": lambda x: x,
     "minmax": lambda x: _ratio(x - x.min(-1, keepdims=True), x.max(-1, keepdims=True) - x.min(-1, keepdims=True)),
     "zscore": lambda x: _ratio(x - x.mean(-1, keepdims=True), x.std(-1, keepdims=True)),
-    "rank": standing,
+    "rank": midranks,
 }
 # The fusions that read the match.
 _MATCHING = ("hard", "soft", "topm")
-CHOICES = {
+OPTIONS = {
     "walk": tuple(walks.WALKS),
     "fuse": (*_MATCHING, "drop", "single"),
     "match_norm": ("none", "lift", "softmax"),
@@ -88,11 +88,11 @@ class TCViT(Reducer):
         dominance: `"cls"`, the class token's attention (with a distillation token, the mean of both);
             `"cls_values"`, that times the length of the value (as ATS); `"cls_walk"`, the class token's row of `C_K`;
             `"gap"`, the mean attention of all patches, which needs no class token.
-        heads: how the map of all heads becomes `W`: their `"mean"`, or their `"max"` scaled to sum to one by rows.
-            Dominance by class attention is the same mean or maximum of the class row of each head, not scaled.
+        heads: how the map of all heads becomes `W`: their `"mean"`, or their `"max"` scale_features to sum to one by rows.
+            Dominance by class attention is the same mean or maximum of the class row of each head, not scale_features.
         graph: walks over all tokens (`"full"`) or over patch tokens alone (`"patch"`).
         self_loops: whether a walk may stay where it is by a token's attention to itself.
-        renormalise: whether rows that lost entries to `graph` or `self_loops` are scaled to sum to one again.
+        renormalize: whether rows that lost entries to `graph` or `self_loops` are scale_features to sum to one again.
         columns: whose walks count for connectivity: those that start on a `"patch"`, or `"all"`.
         direction: of the match: from the removed token `"to_kept"`, `"from_kept"` ones to it, or `"both"` (their mean).
         fuse_weight: what tokens weigh in a fused mean: their `"size"`; nothing but their share (`"mean"`); their
@@ -102,7 +102,8 @@ class TCViT(Reducer):
         proportional_attention, attention_keep: see `Reducer`.
     """
 
-    TRIED: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+    CLASS_TOKEN_ADVICE: ClassVar[str] = "set balance=1.0 or dominance='gap'"
+    SEARCH_SPACE: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "order": (1, 3, 4),
         "balance": (0.0, 0.25, 0.75),
         "match_order": (1,),
@@ -122,7 +123,7 @@ class TCViT(Reducer):
     heads: str = "mean"
     graph: str = "full"
     self_loops: bool = True
-    renormalise: bool = False
+    renormalize: bool = False
     columns: str = "patch"
     direction: str = "to_kept"
     fuse_weight: str = "size"
@@ -131,12 +132,12 @@ class TCViT(Reducer):
     def __post_init__(self) -> None:
         """Refuse names nobody knows, walks without a step and weights that are none."""
         super().__post_init__()
-        for name, options in CHOICES.items():
+        for name, options in OPTIONS.items():
             if getattr(self, name) not in options:
                 raise unknown(name, getattr(self, name), options)
         for name in ("order", "match_order"):
             value = getattr(self, name)
-            if value is not None and whole(name, value) < 1:
+            if value is not None and as_integer(name, value) < 1:
                 raise InputError(f"{name}={value} is no walk: the shortest has 1 step")
         if not 0 <= self.balance <= 1:
             raise InputError(f"balance={self.balance} is not between 0 (dominance alone) and 1 (connectivity alone)")
@@ -156,24 +157,24 @@ class TCViT(Reducer):
     @property
     def parts(self) -> Parts:
         """Representative score, connectivity, and the fusion by its name."""
-        reads_class = ""
-        if self.balance < 1 and self.dominance != "gap":
-            reads_class = f"balance={self.balance} reads class attention: use balance=1.0 or dominance='gap'"
-        score = Score(self.rank, self._score_signals, self._score_macs, reads_class)
+        needs_class_token = self.balance < 1 and self.dominance != "gap"
+        score = Score(self.rank, self._score_signals, self._score_macs, needs_class_token)
         if self.fuse not in _MATCHING:
-            single = Fusion(self._pool, "propagated", matches=False, extra=1, macs=self._pool_macs)
+            single = Fusion(self._pool, "propagate", needs_match=False, extra_tokens=1, macs=self._pool_macs)
             return Parts(score, None, DROP if self.fuse == "drop" else single)
-        match = Match(self.likeness, (self._map,), self._match_macs)
-        return Parts(score, match, Fusion(self._fuse, "merged", shares=self.fuse in ("soft", "topm"), macs=averaging))
+        match = Match(self.similarity, (self._map,), self._match_macs)
+        return Parts(
+            score, match, Fusion(self._fuse, "merge", is_soft=self.fuse in ("soft", "topm"), macs=average_macs)
+        )
 
-    def unread_fields(self) -> Mapping[str, str]:
+    def inactive_fields(self) -> Mapping[str, str]:
         """Fields of parts that are weighed with 0, of other fusions and of other walks."""
         matches = self.fuse in _MATCHING
         walks_in_dominance = self.balance < 1 and self.dominance == "cls_walk"
         walks_at_all = self.balance > 0 or walks_in_dominance or matches
         takes_chain = walks_at_all or (self.balance < 1 and self.dominance == "gap")
         weighs_by_attention = self.fuse_weight in ("score", "connectivity") or self.fuse != "hard"
-        matching = either("fuse", *_MATCHING)
+        matching = requirement("fuse", *_MATCHING)
         walking = f"balance > 0 or dominance='cls_walk' or {matching}"
         needs = {
             "order": (
@@ -182,33 +183,33 @@ class TCViT(Reducer):
             ),
             "match_order": (matches, matching),
             "walk": (walks_at_all, walking),
-            "gamma": (walks_at_all and self.walk == "katz", either("walk", "katz") if walks_at_all else walking),
-            "temperature": (self.fuse in ("soft", "topm"), either("fuse", "soft", "topm")),
+            "gamma": (walks_at_all and self.walk == "katz", requirement("walk", "katz") if walks_at_all else walking),
+            "temperature": (self.fuse in ("soft", "topm"), requirement("fuse", "soft", "topm")),
             "match_norm": (matches, matching),
-            "top_m": (self.fuse == "topm", either("fuse", "topm")),
+            "top_m": (self.fuse == "topm", requirement("fuse", "topm")),
             "dominance": (self.balance < 1, "balance < 1"),
             "graph": (takes_chain, f"{walking} or dominance='gap'"),
             "self_loops": (takes_chain, f"{walking} or dominance='gap'"),
-            # Rows are scaled to sum to one after a maximum over heads in any case.
-            "renormalise": (
+            # Rows are scale_features to sum to one after a maximum over heads in any case.
+            "renormalize": (
                 takes_chain and self.heads == "mean" and self._loses_entries,
-                f"{either('heads', 'mean')}, and {either('graph', 'patch')} or {either('self_loops', False)}"
+                f"{requirement('heads', 'mean')}, and {requirement('graph', 'patch')} or {requirement('self_loops', False)}"
                 if takes_chain
                 else f"{walking} or dominance='gap'",
             ),
             # Walks over patch tokens alone start on no other.
             "columns": (
                 self.balance > 0 and self.graph == "full",
-                either("graph", "full") if self.balance > 0 else "balance > 0",
+                requirement("graph", "full") if self.balance > 0 else "balance > 0",
             ),
             "direction": (matches, matching),
             "fuse_weight": (matches, matching),
             "grad_through_soft": (
                 self.fuse != "drop" and weighs_by_attention,
-                f"{either('fuse', 'soft', 'topm', 'single')} or {either('fuse_weight', 'score', 'connectivity')}",
+                f"{requirement('fuse', 'soft', 'topm', 'single')} or {requirement('fuse_weight', 'score', 'connectivity')}",
             ),
         }
-        return {**super().unread_fields(), **{name: need for name, (is_read, need) in needs.items() if not is_read}}
+        return {**super().inactive_fields(), **{name: need for name, (is_read, need) in needs.items() if not is_read}}
 
     @property
     def _map(self) -> str:
@@ -231,8 +232,8 @@ class TCViT(Reducer):
             read.append("class_row")
         return tuple(read)
 
-    def chain(self, tokens: Tokens, signals: Signals) -> Float[Array, "B T T"]:
-        """`W [B, T, T]`, by `heads`, `graph`, `self_loops` and `renormalise`."""
+    def transition_matrix(self, tokens: Tokens, signals: Signals) -> Float[Array, "B T T"]:
+        """`W [B, T, T]`, by `heads`, `graph`, `self_loops` and `renormalize`."""
         walk = signals.map if self.heads == "mean" else signals.map_max
         assert walk is not None
         row = jnp.arange(walk.shape[-1])
@@ -240,33 +241,38 @@ class TCViT(Reducer):
             walk = jnp.where((row >= tokens.prefix)[:, None] & (row >= tokens.prefix), walk, 0)
         if not self.self_loops:
             walk = jnp.where(row[:, None] == row, 0, walk)
-        scale = self.heads == "max" or (self.renormalise and self._loses_entries)
+        scale = self.heads == "max" or (self.renormalize and self._loses_entries)
         return _ratio(walk, walk.sum(-1, keepdims=True)) if scale else walk
 
     def connectivity(self, tokens: Tokens, signals: Signals, order: int | None = None) -> Float[Array, "B N"]:
         """How much the others reach each patch token, `[B, N]`, by walks of `order` (None for the reducer's own)."""
-        return self._reached(tokens, self.chain(tokens, signals), self._steps(order or self.order), self.columns)
+        return self._reached(
+            tokens, self.transition_matrix(tokens, signals), self._steps(order or self.order), self.columns
+        )
 
     def _reached(
         self, tokens: Tokens, walk: Float[Array, "B T T"], steps: list[float], columns: str
     ) -> Float[Array, "B N"]:
         first = tokens.prefix if columns == "patch" else 0
         start = jnp.broadcast_to(jnp.arange(walk.shape[-1]) >= first, walk.shape[:2]).astype(walk.dtype)
-        return walks.reached(walk, start, steps)[:, tokens.prefix :]
+        return walks.walk_mass(walk, start, steps)[:, tokens.prefix :]
 
     def _steps(self, order: int) -> list[float]:
         return walks.coefficients(self.walk, order, self.gamma)
 
-    def dominant(self, tokens: Tokens, signals: Signals) -> Float[Array, "B N"]:
+    def dominance_score(self, tokens: Tokens, signals: Signals) -> Float[Array, "B N"]:
         """How much the image as a whole attends to each patch token, `[B, N]`, by `dominance`."""
         prefix = tokens.prefix
         if self.dominance == "gap":
             # One step as it is, whatever the kind of walk.
-            return self._reached(tokens, self.chain(tokens, signals), [0.0, 1.0], "patch") / tokens.origin.shape[1]
+            return (
+                self._reached(tokens, self.transition_matrix(tokens, signals), [0.0, 1.0], "patch")
+                / tokens.origin.shape[1]
+            )
         if self.dominance == "cls_walk":
-            walk, count = self.chain(tokens, signals), tokens.class_tokens
+            walk, count = self.transition_matrix(tokens, signals), tokens.class_tokens
             start = jnp.broadcast_to(jnp.arange(walk.shape[-1]) < count, walk.shape[:2]) / count
-            return walks.reached(walk, start, self._steps(self.order))[:, prefix:]
+            return walks.walk_mass(walk, start, self._steps(self.order))[:, prefix:]
         if "class_row" not in self._score_signals:
             # The mean over heads is in the map already.
             assert signals.map is not None
@@ -285,18 +291,18 @@ class TCViT(Reducer):
         if self.balance > 0:
             parts.append(self.balance * norm(self.connectivity(tokens, signals)))
         if self.balance < 1:
-            parts.append((1 - self.balance) * norm(self.dominant(tokens, signals)))
+            parts.append((1 - self.balance) * norm(self.dominance_score(tokens, signals)))
         return sum(parts[1:], start=parts[0])
 
     def _constant(self, signals: Signals) -> Signals:
         """Signals as the gradient sees them."""
         return signals if self.grad_through_soft else jax.lax.stop_gradient(signals)
 
-    def likeness(
+    def similarity(
         self, tokens: Tokens, signals: Signals, kept: Int[Array, "B K"], removed: Int[Array, "B R"]
     ) -> Float[Array, "B R K"]:
         """How well each removed token matches each kept one, `[B, R, K]`, by walks of `match_order`."""
-        walk, order = self.chain(tokens, self._constant(signals)), self.match_order or self.order
+        walk, order = self.transition_matrix(tokens, self._constant(signals)), self.match_order or self.order
         back = jnp.swapaxes(walk, 1, 2)
         ways = {"to_kept": [walk], "from_kept": [back], "both": [walk, back]}[self.direction]
         found = [self._walked(way, kept + tokens.prefix, removed + tokens.prefix, order) for way in ways]
@@ -314,43 +320,43 @@ class TCViT(Reducer):
         every = jnp.broadcast_to(jnp.arange(removed.shape[1]), removed.shape)
         return take_block(rows, every, kept)
 
-    def _fuse(self, choice: Choice) -> Plan:
+    def _fuse(self, inputs: FusionInputs) -> Plan:
         """Each removed token into the kept ones it is most connected to."""
-        match, size = matched(choice), choice.tokens.size
+        match, size = require_match(inputs), inputs.tokens.size
         if self.fuse == "hard":
             share = best_share(match)
         else:
             share = soft_share(match, self.temperature, self.top_m if self.fuse == "topm" else None)
-        mass = {"mean": jnp.ones_like(size), "score": choice.score}.get(self.fuse_weight, size)
+        mass = {"mean": jnp.ones_like(size), "score": inputs.score}.get(self.fuse_weight, size)
         discount = jnp.swapaxes(match, 1, 2) if self.fuse_weight == "connectivity" else None
-        return plans.averaging(choice.kept, choice.removed, share, mass, discount=discount)
+        return plans.average(inputs.kept, inputs.removed, share, mass, discount=discount)
 
-    def _pool(self, choice: Choice) -> Plan:
+    def _pool(self, inputs: FusionInputs) -> Plan:
         """One token of all removed ones, weighted by dominance, or by the mean connectivity."""
-        tokens, signals = choice.tokens, self._constant(choice.signals)
+        tokens, signals = inputs.tokens, self._constant(inputs.signals)
         if self.balance < 1:
-            weight = self.dominant(tokens, signals)
+            weight = self.dominance_score(tokens, signals)
         else:
             weight = self.connectivity(tokens, signals) / tokens.origin.shape[1]
-        return pool(choice, take_rows(weight, choice.removed))
+        return pool(inputs, take_rows(weight, inputs.removed))
 
-    def _score_macs(self, site: Site) -> int:
+    def _score_macs(self, context: BlockContext) -> int:
         """K vector products with the map."""
         steps = self.order if self.balance > 0 else 0
-        return (steps + (self._dominance_steps if self.balance < 1 else 0)) * site.tokens**2
+        return (steps + (self._dominance_steps if self.balance < 1 else 0)) * context.tokens**2
 
     @property
     def _dominance_steps(self) -> int:
         """Vector products with the map."""
         return {"gap": 1, "cls_walk": self.order}.get(self.dominance, 0)
 
-    def _pool_macs(self, site: Site) -> int:
+    def _pool_macs(self, context: BlockContext) -> int:
         """The product, and its weights anew: a compiler finds them to be those of the score."""
         steps = self._dominance_steps if self.balance < 1 else self.order
-        return pooling(site) + steps * site.tokens**2
+        return pool_macs(context) + steps * context.tokens**2
 
-    def _match_macs(self, site: Site) -> int:
+    def _match_macs(self, context: BlockContext) -> int:
         """K - 1 thin products, and the mass that reaches every token where the match is relative to it."""
         order = self.match_order or self.order
-        steps = (order - 1) * site.removed * (2 if self.direction == "both" else 1)
-        return (steps + (order if self.match_norm == "lift" else 0)) * site.tokens**2
+        steps = (order - 1) * context.removed * (2 if self.direction == "both" else 1)
+        return (steps + (order if self.match_norm == "lift" else 0)) * context.tokens**2

@@ -22,9 +22,9 @@ from tcvit_jax.errors import InputError
 from tcvit_jax.ops import plans
 from tcvit_jax.ops.gather import take_rows
 from tcvit_jax.reducers.base import Reducer
-from tcvit_jax.reducers.fusions import averaging, best_share, matched, passing
+from tcvit_jax.reducers.fusions import average_macs, best_share, require_match, size_macs
 from tcvit_jax.reducers.matches import KEYS
-from tcvit_jax.reducers.parts import Choice, Fusion, Parts, Site
+from tcvit_jax.reducers.parts import BlockContext, Fusion, FusionInputs, Parts
 from tcvit_jax.reducers.tome import BIPARTITE
 from tcvit_jax.tokens import Plan
 
@@ -34,28 +34,28 @@ def _length(x: Float[Array, "B N D"]) -> Float[Array, "B N"]:
     return cast(Array, jnp.linalg.norm(x, axis=-1))
 
 
-def longest_mean(choice: Choice) -> Plan:
+def longest_mean(inputs: FusionInputs) -> Plan:
     """Fuse each removed token into its best match: the mean weighted by size, made as long as the longest of them."""
-    tokens, share = choice.tokens, best_share(matched(choice))
-    mean = plans.averaging(choice.kept, choice.removed, share, tokens.size)
+    tokens, share = inputs.tokens, best_share(require_match(inputs))
+    mean = plans.average(inputs.kept, inputs.removed, share, tokens.size)
     x = jax.lax.stop_gradient(tokens.patches).astype(jnp.float32)
     length = _length(x)
-    merged = cast(Array, plans.mixed(mean, x))
+    merged = cast(Array, plans.combine(mean, x))
     longest = jnp.maximum(
-        take_rows(length, choice.kept), jnp.max(share * take_rows(length, choice.removed)[:, None, :], -1)
+        take_rows(length, inputs.kept), jnp.max(share * take_rows(length, inputs.removed)[:, None, :], -1)
     )
     short = _length(merged)
     # Alone it stays as it is, to the bit.
     stretch = jnp.where((share.sum(-1) > 0) & (short > 0), longest / jnp.where(short > 0, short, 1), 1)
-    return plans.scaled(mean, stretch)
+    return plans.scale_features(mean, stretch)
 
 
-def stretching(site: Site) -> int:
+def mlerp_macs(context: BlockContext) -> int:
     """Multiply-adds of `longest_mean`: the mean is computed twice, once for its length."""
-    return 2 * averaging(site) - passing(site)
+    return 2 * average_macs(context) - size_macs(context)
 
 
-MLERP = Fusion(longest_mean, "merged", macs=stretching)
+MLERP = Fusion(longest_mean, "merge", macs=mlerp_macs)
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,7 +67,7 @@ class ToFu(Reducer):
         proportional_attention, attention_keep: see `Reducer`.
     """
 
-    TRIED: ClassVar[Mapping[str, tuple[Any, ...]]] = {"prune_until": (0.0, 0.25, 0.75)}
+    SEARCH_SPACE: ClassVar[Mapping[str, tuple[Any, ...]]] = {"prune_until": (0.0, 0.25, 0.75)}
 
     prune_until: float = 0.5
 
@@ -77,16 +77,16 @@ class ToFu(Reducer):
         if not 0 <= self.prune_until <= 1:
             raise InputError(f"prune_until={self.prune_until} is not between 0 (merge in all blocks) and 1 (in none)")
 
-    def fuse(self, choice: Choice) -> Plan:
+    def fuse(self, inputs: FusionInputs) -> Plan:
         """By the block."""
-        if choice.tokens.block < self.prune_until * choice.tokens.depth:
-            return plans.representing(choice.kept, choice.removed, best_share(matched(choice)))
-        return longest_mean(choice)
+        if inputs.tokens.block < self.prune_until * inputs.tokens.depth:
+            return plans.represent(inputs.kept, inputs.removed, best_share(require_match(inputs)))
+        return longest_mean(inputs)
 
-    def _macs(self, site: Site) -> int:
-        return passing(site) if site.block < self.prune_until * site.depth else stretching(site)
+    def _macs(self, context: BlockContext) -> int:
+        return size_macs(context) if context.block < self.prune_until * context.depth else mlerp_macs(context)
 
     @property
     def parts(self) -> Parts:
         """Halves, keys, and the two fusions."""
-        return Parts(BIPARTITE, KEYS, Fusion(self.fuse, "merged", macs=self._macs))
+        return Parts(BIPARTITE, KEYS, Fusion(self.fuse, "merge", macs=self._macs))

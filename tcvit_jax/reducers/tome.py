@@ -1,6 +1,6 @@
 """ToMe: token merging by bipartite soft matching (Bolya et al., ICLR 2023, arXiv 2210.09461).
 
-Tokens take turns in two halves, the class token in the first. With `m_j` the keys averaged over heads, each patch token
+Tokens take turns in two first_half, the class token in the first. With `m_j` the keys averaged over heads, each patch token
 `i` of the first half finds its most similar one of the second, `argmax_j cos(m_i, m_j)`; the `r` pairs of the highest
 cosine merge, by the mean weighted with sizes, and later attention adds `log size` to the scores of a key. What is left
 of the first half stands before the second in the next block's turns.
@@ -31,23 +31,23 @@ def start_positions(tokens: Tokens, grid: tuple[int, int]) -> Int[Array, "B N"]:
     return tokens.origin
 
 
-def follow_positions(tokens: Tokens, plan: Plan) -> Int[Array, "B S"]:
+def update_positions(tokens: Tokens, plan: Plan) -> Int[Array, "B S"]:
     """The order after a plan, `[B, S]`: the first half's survivors, then the second half, then fused tokens."""
     position = tokens.state
-    behind = jnp.where(matching.halves(position, tokens.prefix), position, position + position.shape[1])
+    behind = jnp.where(matching.first_half(position, tokens.prefix), position, position + position.shape[1])
     key = take_rows(behind, plan.kept)
     place = (key[:, None, :] < key[:, :, None]).sum(-1, dtype=jnp.int32)
     fused = jnp.arange(plan.kept.shape[1], plan.survivors, dtype=jnp.int32)
     return jnp.concatenate([place, jnp.broadcast_to(fused, (len(place), fused.size))], axis=1)
 
 
-def half_of_them(patches: int, prefix: int) -> int:
+def max_removable_half(patches: int, prefix: int) -> int:
     """At most one half merges into the other."""
     return patches // 2
 
 
 def _rank(tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
-    first = matching.halves(tokens.state, tokens.prefix)
+    first = matching.first_half(tokens.state, tokens.prefix)
     keys = matching.patch_keys(tokens, signals)
     return matching.bipartite_score(matching.cosine(keys, keys), first, ~first)
 
@@ -55,11 +55,11 @@ def _rank(tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
 BIPARTITE = Score(
     _rank,
     ("keys",),
-    macs=lambda site: site.patches**2 * (site.width // site.heads),
-    bipartite=True,
-    most=half_of_them,
+    macs=lambda context: context.patches**2 * (context.width // context.heads),
+    is_bipartite=True,
+    max_removable=max_removable_half,
     prepare=start_positions,
-    follow=follow_positions,
+    update_state=update_positions,
 )
 
 

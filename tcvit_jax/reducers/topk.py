@@ -13,7 +13,7 @@ from typing import ClassVar
 from tcvit_jax.reducers.base import Reducer
 from tcvit_jax.reducers.fusions import DROP
 from tcvit_jax.reducers.parts import Parts
-from tcvit_jax.reducers.scores import CLASS
+from tcvit_jax.reducers.scores import CLASS_ATTENTION
 
 
 @dataclass(frozen=True, repr=False)
@@ -24,11 +24,11 @@ class TopK(Reducer):
         proportional_attention, attention_keep: see `Reducer`; sizes stay 1.
     """
 
-    SHAPE: ClassVar[str] = "stages"
+    DEFAULT_SCHEDULE: ClassVar[str] = "stages"
 
     proportional_attention: bool = False
 
     @property
     def parts(self) -> Parts:
         """Class attention, and nothing else."""
-        return Parts(CLASS, None, DROP)
+        return Parts(CLASS_ATTENTION, None, DROP)

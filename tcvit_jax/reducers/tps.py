@@ -16,24 +16,24 @@ import jax.numpy as jnp
 
 from tcvit_jax.ops import plans
 from tcvit_jax.reducers.base import Reducer
-from tcvit_jax.reducers.fusions import averaging, best_share, matched
+from tcvit_jax.reducers.fusions import average_macs, best_share, require_match
 from tcvit_jax.reducers.matches import FEATURES
-from tcvit_jax.reducers.parts import Choice, Fusion, Parts
-from tcvit_jax.reducers.scores import CLASS
+from tcvit_jax.reducers.parts import Fusion, FusionInputs, Parts
+from tcvit_jax.reducers.scores import CLASS_ATTENTION
 from tcvit_jax.tokens import Plan
 
 
-def squeeze(choice: Choice) -> Plan:
+def squeeze(inputs: FusionInputs) -> Plan:
     """Into the best match, with weight `e^(match - 1)` beside the host's 1."""
-    match = matched(choice)
+    match = require_match(inputs)
     # Only the best one counts, and the mask of a bipartite score would be -inf times 0.
     weight = jnp.exp(match.max(-1) - 1)[:, None, :]
-    return plans.averaging(
-        choice.kept, choice.removed, best_share(match), jnp.ones_like(choice.tokens.size), discount=weight
+    return plans.average(
+        inputs.kept, inputs.removed, best_share(match), jnp.ones_like(inputs.tokens.size), discount=weight
     )
 
 
-SQUEEZE = Fusion(squeeze, "merged", macs=averaging)
+SQUEEZE = Fusion(squeeze, "merge", macs=average_macs)
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,11 +44,11 @@ class TPS(Reducer):
         proportional_attention, attention_keep: see `Reducer`.
     """
 
-    SHAPE: ClassVar[str] = "stages"
+    DEFAULT_SCHEDULE: ClassVar[str] = "stages"
 
     proportional_attention: bool = False
 
     @property
     def parts(self) -> Parts:
         """Class attention, features, a softmax of cosines."""
-        return Parts(CLASS, FEATURES, SQUEEZE)
+        return Parts(CLASS_ATTENTION, FEATURES, SQUEEZE)

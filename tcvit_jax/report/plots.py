@@ -74,7 +74,7 @@ def draw_tradeoff(
     axes.set(title=title, xlabel=label, ylabel="top-1, %")
     styles = ("-", "--", ":")
     for index, (name, points) in enumerate(lines.items()):
-        # Ten colours come back: lines differ then.
+        # Ten colors come back: lines differ then.
         axes.plot(*zip(*sorted(points), strict=True), marker=".", label=name, linestyle=styles[index // 10 % 3])
     axes.plot(*dense, marker="*", markersize=12, color="black", linestyle="none", label="dense")
     axes.grid(alpha=0.3)

@@ -13,7 +13,7 @@ class Reporter:
 
     def __init__(self, total_steps: int, start_step: int = 0, show: bool = True) -> None:
         """A run of `total_steps`, of which `start_step` are done."""
-        # highlight=False: rich would colour digits inside file names and messages.
+        # highlight=False: rich would color digits inside file names and messages.
         self._console = Console(highlight=False, quiet=not show, soft_wrap=True)
         self._bar = Progress(
             TextColumn("[bold]train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),

@@ -68,7 +68,7 @@ class RunDirectory:
         """Append a line to the log."""
         if not self._writes:
             return
-        with atomic.writable(self.metrics), self.metrics.open("a") as file:
+        with atomic.write_errors(self.metrics), self.metrics.open("a") as file:
             file.write(json.dumps({"step": step, **_finite(values)}) + "\n")
 
     def history(self) -> list[dict[str, Any]]:
@@ -92,7 +92,7 @@ class RunDirectory:
             lines.append(line)
         return lines
 
-    def forget_after(self, step: int, evaluation: bool = False) -> None:
+    def truncate_after(self, step: int, evaluation: bool = False) -> None:
         """Drop what an interrupted run logged beyond its last checkpoint; those steps are taken again.
 
         With `evaluation`, what was logged of an evaluation of that checkpoint too, which is made again.

@@ -1,1 +1,1 @@
-"""Training: optimiser, state, the compiled step, checkpoints, and the loop that ties them together."""
+"""Training: optimizer, state, the compiled step, checkpoints, and the loop that ties them together."""

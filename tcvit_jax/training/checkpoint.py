@@ -1,4 +1,4 @@
-"""The checkpoints of a run: variables, their averages, the optimiser's state and `meta` as items of their own."""
+"""The checkpoints of a run: variables, their averages, the optimizer's state and `meta` as items of their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp  # pyright: ignore[reportMissingTypeStubs]
 from jax.sharding import Mesh
 
 from tcvit_jax import atomic, sharding
-from tcvit_jax.checkpoint import EMA, FOLDER, META, VARIABLES, readable
+from tcvit_jax.checkpoint import CHECKPOINTS_DIR, EMA, META, VARIABLES, read_errors
 from tcvit_jax.errors import InputError
 from tcvit_jax.training.step import TrainState
 
@@ -38,7 +38,7 @@ class Checkpoints:
         )
         # For good: its threads may still be at it when the run ends.
         logging.getLogger("absl").addFilter(_not_of_orbax)
-        self._root = (workdir / FOLDER).absolute()
+        self._root = (workdir / CHECKPOINTS_DIR).absolute()
         self._manager = ocp.CheckpointManager(self._root, options=options)
         self._begun: int | None = None
 
@@ -73,8 +73,8 @@ class Checkpoints:
             self._check_room(state)
             self._manager.save(
                 step,
-                # When to save is decided here. Orbax, asked, would look for a notice of preemption as well, and count
-                # the points at which the processes agree on one by steps, where `Notice` counts its own.
+                # When to save is decided here. Orbax, asked, would look for a watcher of preemption as well, and count
+                # the points at which the processes agree on one by steps, where `PreemptionWatcher` counts its own.
                 force=True,
                 args=ocp.args.Composite(
                     **{
@@ -124,7 +124,7 @@ class Checkpoints:
 
     def meta(self, step: int) -> dict[str, Any]:
         """What the checkpoint of a step says of itself."""
-        with readable(self._root / str(step)):
+        with read_errors(self._root / str(step)):
             return self._manager.restore(step, args=ocp.args.Composite(**{META: ocp.args.JsonRestore()}))[META]
 
     def restore(self, step: int, like: TrainState, mesh: Mesh, table: sharding.ParameterTable) -> TrainState:
@@ -135,7 +135,7 @@ class Checkpoints:
         Raises:
             InputError: the checkpoint is damaged, or of another model.
         """
-        wanted = sharding.as_placed(like, sharding.shardings(like, mesh, table))
+        wanted = sharding.as_sharded(like, sharding.shardings(like, mesh, table))
         args = ocp.args.Composite(
             **{
                 VARIABLES: ocp.args.StandardRestore(wanted.variables),
@@ -143,9 +143,9 @@ class Checkpoints:
                 _OPTIMISER: ocp.args.StandardRestore(wanted.opt_state),
             }
         )
-        with readable(self._root / str(step)):
+        with read_errors(self._root / str(step)):
             items = self._manager.restore(step, args=args)
-        count = sharding.place_whole(np.asarray(step, np.int32), mesh)
+        count = sharding.place_replicated(np.asarray(step, np.int32), mesh)
         return TrainState(count, items[VARIABLES], items[EMA], items[_OPTIMISER])
 
 

@@ -18,7 +18,7 @@ from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing
 from tcvit_jax.training import optimizer, recipe
 from tcvit_jax.training.objective import Objective
-from tcvit_jax.training.warmdown import Stage, stages
+from tcvit_jax.training.reduction_warmup import Stage, stages
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Job:
         rate: steps taken to learning rate.
         tx: the optimizer.
         variables: those that the run starts from; None draws them.
-        taught: the teacher's variables; empty without a teacher.
+        teacher_variables: the teacher's variables; empty without a teacher.
     """
 
     config: Config
@@ -50,7 +50,7 @@ class Job:
     rate: optax.Schedule
     tx: optax.GradientTransformation
     variables: dict[str, Any] | None
-    taught: dict[str, Any]
+    teacher_variables: dict[str, Any]
 
     @property
     def model(self) -> ViT:
@@ -91,7 +91,7 @@ def build(config: Config) -> Job:
     model, preprocessing = found.model, found.objective.preprocessing
     variables = assembly.load_weights(config.model, model) if config.model.weights else None
     # A teacher that is this model without reduction has the weights that the run starts from.
-    taught = (variables or {}) if found.teacher_variables is None else found.teacher_variables
+    teacher_variables = (variables or {}) if found.teacher_variables is None else found.teacher_variables
     sharding.check_divisible("eval_batch_size", run.eval_batch_size, mesh)
     train_data = assembly.build_train_data(config.data, run, model, preprocessing)
     # What only the pipeline refuses is raised now; nothing is read before the first batch is asked for.
@@ -106,6 +106,6 @@ def build(config: Config) -> Job:
     rate = optimizer.learning_rate(config.optimizer, total_steps, steps_per_epoch, run.batch_size)
     tx = optimizer.adamw(config.optimizer, rate, model.PARAMETERS, model.depth)
     return Job(
-        config, found.objective, stages(config.warmdown, model, total_steps, steps_per_epoch), describe(model),
-        train_data, eval_data, mesh, total_steps, rate, tx, variables, taught,
+        config, found.objective, stages(config.reduction_warmup, model, total_steps, steps_per_epoch), describe(model),
+        train_data, eval_data, mesh, total_steps, rate, tx, variables, teacher_variables,
     )  # fmt: skip

@@ -13,30 +13,30 @@ from jax import Array
 from jax.experimental import multihost_utils
 
 from tcvit_jax import models, reducers, sharding
-from tcvit_jax.config import Config, canonical
+from tcvit_jax.config import Config, canonicalize
 from tcvit_jax.errors import InputError
-from tcvit_jax.evaluation import Result, Stopped, evaluate, make_eval_step
+from tcvit_jax.evaluation import EvaluationResult, EvaluationStopped, evaluate, make_eval_step
 from tcvit_jax.report.plots import draw_curves
 from tcvit_jax.report.progress import Reporter
 from tcvit_jax.report.rundir import RunDirectory
 from tcvit_jax.training import runtime
 from tcvit_jax.training.checkpoint import Checkpoints
 from tcvit_jax.training.job import Job, build
-from tcvit_jax.training.preemption import Notice, Preempted
+from tcvit_jax.training.preemption import Preempted, PreemptionWatcher
+from tcvit_jax.training.reduction_warmup import Stage, stage_at
 from tcvit_jax.training.step import TrainState, TrainStep, make_init, make_train_step
-from tcvit_jax.training.stopwatch import Stopwatch
-from tcvit_jax.training.warmdown import Stage, at
+from tcvit_jax.training.step_timer import StepTimer
 
 # In a checkpoint's meta: its step is to be evaluated, and an interruption came first.
 _EVALUATE = "evaluate"
 
 
-def train(config: Config, keep_compiled: bool = False) -> dict[str, Any]:
+def train(config: Config, enable_compilation_cache: bool = False) -> dict[str, Any]:
     """Train as `config` says, in its `workdir`, from its last checkpoint if there is one.
 
     Args:
         config: from `config.load`, or made of sections.
-        keep_compiled: keep compiled programs in the run's directory, for its next start; from here on all those of this
+        enable_compilation_cache: keep compiled programs in the run's directory, for its next start; from here on all those of this
             process.
 
     Returns:
@@ -53,21 +53,21 @@ def train(config: Config, keep_compiled: bool = False) -> dict[str, Any]:
     if not config.run.workdir:
         raise InputError("workdir='': must name the directory of the run")
     lead = jax.process_index() == 0  # pyright: ignore[reportUnknownMemberType]
-    with Notice() as notice:
+    with PreemptionWatcher() as watcher:
         job = build(config)
         run = RunDirectory(
-            config.run.workdir, config.to_mapping(), write=lead, free=config.OF_MACHINES, normalize=canonical
+            config.run.workdir, config.to_mapping(), write=lead, free=config.RESUMABLE_KEYS, normalize=canonicalize
         )
-        if keep_compiled:
-            runtime.keep_compiled(run.path / ".jax_cache")
+        if enable_compilation_cache:
+            runtime.enable_compilation_cache(run.path / ".jax_cache")
         with Checkpoints(run.path) as checkpoints:
             state, start, meta = _first_state(job, checkpoints)
             owed = meta.get(_EVALUATE, False)
-            run.forget_after(start, evaluation=owed)
+            run.truncate_after(start, evaluation=owed)
             with Reporter(job.total_steps, start, show=lead) as reporter:
                 for line in _banner(job, start):
                     reporter.line(line)
-                loop = Loop(job, run, checkpoints, reporter, notice)
+                loop = Loop(job, run, checkpoints, reporter, watcher)
                 state, result = loop.advance(state, start, owed)
                 # A finished run that is started again takes no step, and keeps the speed it was trained with.
                 speed = (
@@ -114,39 +114,39 @@ def _banner(job: Job, start: int) -> Iterator[str]:
 
 
 class Loop:
-    """The steps of one run and what happens between them: logs, checkpoints, evaluations, and a notice to end."""
+    """The steps of one run and what happens between them: logs, checkpoints, evaluations, and a watcher to end."""
 
     def __init__(
-        self, job: Job, run: RunDirectory, checkpoints: Checkpoints, reporter: Reporter, notice: Notice
+        self, job: Job, run: RunDirectory, checkpoints: Checkpoints, reporter: Reporter, watcher: PreemptionWatcher
     ) -> None:
         """Compile nothing yet; the first step and the first evaluation do."""
-        self._job, self._run, self._checkpoints, self._reporter, self._notice = job, run, checkpoints, reporter, notice
-        self._watch = Stopwatch()
+        self._job, self._run, self._checkpoints, self._reporter, self._notice = job, run, checkpoints, reporter, watcher
+        self._watch = StepTimer()
         self._eval_step = make_eval_step(job.model, job.preprocessing, job.mesh)
         self._train_steps: dict[Stage, TrainStep] = {}
-        self._taught = sharding.place_whole(job.taught, job.mesh)
+        self._taught = sharding.place_replicated(job.teacher_variables, job.mesh)
 
     @property
     def speed(self) -> float:
         """Training images per second so far."""
         return self._watch.rate(self._job.config.run.batch_size)
 
-    def evaluate(self, state: TrainState) -> Result:
+    def evaluate(self, state: TrainState) -> EvaluationResult:
         """The averaged parameters on the whole evaluation split.
 
         Raises:
             Preempted: somebody asked the run to end meanwhile.
         """
         job = self._job
-        variables = sharding.place_whole(state.ema, job.mesh)
+        variables = sharding.place_replicated(state.ema, job.mesh)
         try:
             return evaluate(self._eval_step, variables, job.eval_data.batches(), job.mesh, self._notice.reached)
-        except Stopped:
+        except EvaluationStopped:
             step = int(state.step)
             self._leave(step, state, evaluate=True)
             raise Preempted(step) from None
 
-    def advance(self, state: TrainState, start: int, owed: bool) -> tuple[TrainState, Result | None]:
+    def advance(self, state: TrainState, start: int, owed: bool) -> tuple[TrainState, EvaluationResult | None]:
         """Take the steps after `start`, to the last; its evaluation is returned with the state, if there was one.
 
         With `owed`, the evaluation after step `start` was interrupted, and is made up for.
@@ -159,7 +159,7 @@ class Loop:
         before: _Step | None = None
         for step, batch in zip(range(start + 1, job.total_steps + 1), job.train_data.batches(start), strict=False):
             indices = batch.pop("index")
-            train_step, is_new = self._train_step(at(job.stages, step - 1))
+            train_step, is_new = self._train_step(stage_at(job.stages, step - 1))
             state, metrics = train_step(state, self._taught, sharding.place(batch, job.mesh))
             now = _Step(step, metrics, indices)
             # Metrics are read a step late, while the device is busy with the next one.
@@ -225,7 +225,7 @@ class Loop:
         self._run.log(step, {"loss": loss, "grad_norm": norm, "lr": rate, "images_per_second": self.speed})
         self._reporter.note(f"loss {loss:.4f}  {self.speed:,.0f} img/s")
 
-    def _log_evaluation(self, step: int, state: TrainState) -> Result:
+    def _log_evaluation(self, step: int, state: TrainState) -> EvaluationResult:
         result = self.evaluate(state)
         self._run.log(step, {f"val_{key}": value for key, value in asdict(result).items()})
         self._reporter.line(f"step {step}/{self._job.total_steps}  {result}")
@@ -256,7 +256,7 @@ def _first(rows: Mapping[str, list[Any]]) -> str:
     return ", ".join(map(str, chosen[:8])) + (", ..." if len(chosen) > 8 else "")
 
 
-def _summary(job: Job, result: Result, speed: float) -> dict[str, Any]:
+def _summary(job: Job, result: EvaluationResult, speed: float) -> dict[str, Any]:
     return {
         **asdict(result),
         "gmacs": job.ledger.gmacs,

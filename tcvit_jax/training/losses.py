@@ -1,4 +1,4 @@
-"""Losses by row: each is `[B]`, and what is minimised is the mean over the global batch."""
+"""Losses by row: each is `[B]`, and what is minimized is the mean over the global batch."""
 
 from __future__ import annotations
 

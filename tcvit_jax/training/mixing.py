@@ -1,4 +1,4 @@
-"""Mixup, CutMix and random erasing of normalised images, on the device that holds them.
+"""Mixup, CutMix and random erasing of normalized images, on the device that holds them.
 
 A row is mixed with its partner (`ops.rows.swap_pairs`). Draws are apart from what is done with them.
 """
@@ -58,20 +58,20 @@ class Mixing:
         box = jnp.zeros(4, jnp.int32)
         if self.cutmix:
             lam = jax.random.beta(lam_cutmix, self.cutmix, self.cutmix)
-            centre = jnp.stack([jax.random.randint(k, (), 0, n) for k, n in zip((row, column), size, strict=True)])
-            box = cut_box(size, lam, centre)
+            center = jnp.stack([jax.random.randint(k, (), 0, n) for k, n in zip((row, column), size, strict=True)])
+            box = cut_box(size, lam, center)
         both = self.mixup and self.cutmix
         cut = jax.random.bernoulli(cuts, self.switch_prob) if both else jnp.bool_(self.cutmix > 0)
         mixed = jax.random.bernoulli(mixes, self.prob)
         return mix(jnp.where(mixed & ~cut, share, 1.0), jnp.where(mixed & cut, box, 0), size)
 
 
-def cut_box(size: tuple[int, int], lam: Float[Array, ""], centre: Int[Array, " 2"]) -> Int[Array, " 4"]:
-    """CutMix's box `(top, bottom, left, right)`, `1 - lam` of the area around a centre, cut off at the borders."""
+def cut_box(size: tuple[int, int], lam: Float[Array, ""], center: Int[Array, " 2"]) -> Int[Array, " 4"]:
+    """CutMix's box `(top, bottom, left, right)`, `1 - lam` of the area around a center, cut off at the borders."""
     sides = [jnp.floor(side * jnp.sqrt(1 - lam)).astype(jnp.int32) for side in size]
     edges: list[Array] = []
     for axis, side in enumerate(size):
-        edges += [centre[axis] - sides[axis] // 2, centre[axis] + (sides[axis] + 1) // 2]
+        edges += [center[axis] - sides[axis] // 2, center[axis] + (sides[axis] + 1) // 2]
         edges[-2:] = [jnp.clip(edge, 0, side) for edge in edges[-2:]]
     return jnp.stack(edges)
 
@@ -139,7 +139,7 @@ def erase(
 def random_erasing(
     key: Key[Array, ""], images: Float[Array, "B height width C"], prob: float, rows: Rows | None = None
 ) -> Float[Array, "B height width C"]:
-    """Random erasing of normalised images `[B, H, W, C]`: with probability `prob`, a box of Gaussian noise.
+    """Random erasing of normalized images `[B, H, W, C]`: with probability `prob`, a box of Gaussian noise.
 
     `rows` are those of the global batch; None where the images are all of it.
     """

@@ -1,4 +1,4 @@
-"""What a training step minimises: the loss of every row, from uint8 images to one number each."""
+"""What a training step minimizes: the loss of every row, from uint8 images to one number each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tcvit_jax.models import ViT
 from tcvit_jax.models.parts import HeadOutputs
 from tcvit_jax.models.zoo import Preprocessing
 from tcvit_jax.ops import plans
-from tcvit_jax.ops.images import normalise
+from tcvit_jax.ops.images import normalize
 from tcvit_jax.ops.rows import Rows
 from tcvit_jax.tokens import Tokens
 from tcvit_jax.training import losses
@@ -93,7 +93,7 @@ class Objective:
             key: of every random choice of this batch.
             rows: of the global batch; None where the batch is all of it.
         """
-        images = normalise(batch["image"], self.preprocessing.mean, self.preprocessing.std)
+        images = normalize(batch["image"], self.preprocessing.mean, self.preprocessing.std)
         target, of_patches = self._targets(batch)
         if self.erasing:
             images = random_erasing(jax.random.fold_in(key, 1), images, self.erasing, rows)
@@ -105,16 +105,16 @@ class Objective:
             patches = mixed_patches(jax.random.fold_in(key, 3), self.model.grid)
             own = 1 - patches.mean(dtype=jnp.float32)
         found, statistics = self.model.apply(
-            variables, images, train=True, rows=rows, patches=self._reads_patches, mixed=patches, method="outputs",
+            variables, images, train=True, rows=rows, patches=self._reads_patches, mix_mask=patches, method="outputs",
             rngs={"dropout": key}, mutable=["batch_stats"],
         )  # fmt: skip
         heads, tokens = cast(tuple[HeadOutputs, Tokens], found)
         whole = mix_targets(target, own) if self.mix_token else target
         loss = losses.cross_entropy(heads.class_token if self._reads_heads_apart else heads.logits, whole)
         if self.teacher is not None:
-            shown = _renormalised(images, self.preprocessing, self.teacher.preprocessing)
+            shown = _renormalized(images, self.preprocessing, self.teacher.preprocessing)
             found = self.teacher.model.apply(
-                taught, shown, patches=self.teacher.tokens > 0, mixed=patches, method="outputs"
+                taught, shown, patches=self.teacher.tokens > 0, mix_mask=patches, method="outputs"
             )
             said, dense = cast(tuple[HeadOutputs, Tokens], jax.lax.stop_gradient(found))
             logits, theirs = self._compared(heads, said)
@@ -156,9 +156,9 @@ class Objective:
 
 def _of_patches(tokens: Tokens, dense: Tokens) -> Float[Array, " B"]:
     """`[B]`: how far the student's patches, restored, are from the teacher's."""
-    patches = plans.restore(tokens.patches, tokens.slots, tokens.blend)
-    wanted = plans.restore(dense.patches, dense.slots, dense.blend)
-    held = tokens.slots >= 0 if tokens.blend is None else tokens.blend.sum(-1) > 0
+    patches = plans.restore(tokens.patches, tokens.slots, tokens.restore_weights)
+    wanted = plans.restore(dense.patches, dense.slots, dense.restore_weights)
+    held = tokens.slots >= 0 if tokens.restore_weights is None else tokens.restore_weights.sum(-1) > 0
     return losses.token_distillation(patches, wanted, held)
 
 
@@ -177,21 +177,21 @@ def _of_tokens(
     target = jnp.broadcast_to(target, (target.shape[0], count, target.shape[2]))
     if mixed is not None:
         target = mix_targets(target, 1 - mixed[:, None].astype(jnp.float32))
-    target, held = plans.gathered(target, tokens.slots, tokens.origin.shape[1], tokens.blend)
+    target, held = plans.pool_patches(target, tokens.slots, tokens.origin.shape[1], tokens.restore_weights)
     return losses.token_labels(heads.patch_tokens, target, held)
 
 
 def mixed_patches(key: Key[Array, ""], grid: tuple[int, int]) -> Bool[Array, " N0"]:
-    """MixToken's box of patches, `[N0]` bool: of `1 - lam` of the grid, `lam` uniform, around a uniform centre."""
+    """MixToken's box of patches, `[N0]` bool: of `1 - lam` of the grid, `lam` uniform, around a uniform center."""
     share, row, column = jax.random.split(key, 3)
-    centre = jnp.stack([jax.random.randint(k, (), 0, n) for k, n in zip((row, column), grid, strict=True)])
-    return in_box(cut_box(grid, jax.random.uniform(share), centre), grid).reshape(-1)
+    center = jnp.stack([jax.random.randint(k, (), 0, n) for k, n in zip((row, column), grid, strict=True)])
+    return in_box(cut_box(grid, jax.random.uniform(share), center), grid).reshape(-1)
 
 
-def _renormalised(
+def _renormalized(
     images: Float[Array, "B height width C"], ours: Preprocessing, theirs: Preprocessing
 ) -> Float[Array, "B height width C"]:
-    """Images normalised as one model has them, as another one wants them."""
+    """Images normalized as one model has them, as another one wants them."""
     if (ours.mean, ours.std) == (theirs.mean, theirs.std):
         return images
     mean, std, to_mean, to_std = (jnp.array(v) for v in (ours.mean, ours.std, theirs.mean, theirs.std))

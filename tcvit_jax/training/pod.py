@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 # The keys that a step depends on, at a constant learning rate.
 KEYS = (
-    "model.", "weights", "new_head", "reducer.", "schedule", "gmacs", "shape", "mixing.", "random_erasing",
+    "model.", "weights", "new_head", "reducer.", "schedule", "gmacs", "schedule_family", "mixing.", "random_erasing",
     "label_smoothing", "token_labels", "distill.", "optimizer.lr", "optimizer.weight_decay", "optimizer.b1",
     "optimizer.b2", "optimizer.clip_norm", "optimizer.layer_decay", "optimizer.ema_decay", "mesh.", "batch_size",
     "accumulate", "seed", "data.mean", "data.std",
 )  # fmt: skip
 
 
-def compiled_step(config: Config, mesh: Mesh) -> Program:
+def compile_step(config: Config, mesh: Mesh) -> Program:
     """What the training step of a configuration costs on each device of a mesh.
 
     Raises:
@@ -55,13 +55,13 @@ def compiled_step(config: Config, mesh: Mesh) -> Program:
     )
     state = jax.eval_shape(make_init(model, tx, run.seed))  # pyright: ignore[reportUnknownMemberType]
     # Whatever a teacher's weights are, its step is the same.
-    taught = {} if teacher is None else models.variable_shapes(teacher.model)
+    teacher_variables = {} if teacher is None else models.variable_shapes(teacher.model)
     images = (run.batch_size, *model.img_size, model.in_chans)
     batch = {
         "image": jax.ShapeDtypeStruct(images, np.uint8),
         "label": jax.ShapeDtypeStruct((run.batch_size,), np.int32),
     }
-    return tpu.priced("step", step.lower(state, taught, batch))
+    return tpu.analyze("step", step.lower(state, teacher_variables, batch))
 
 
 def describe(program: Program, mesh: Mesh, config: Config) -> str:
@@ -99,7 +99,7 @@ def run(flags: argparse.Namespace) -> None:
     jax.config.update("jax_platforms", "cpu")  # pyright: ignore[reportUnknownMemberType]
     config = configs.load(flags.config, flags.overrides, configs.Scope("the step of a pod", KEYS))
     mesh = tpu.pod(flags.topology, config.mesh.data, config.mesh.model)
-    program = compiled_step(config, mesh)
+    program = compile_step(config, mesh)
     print(describe(program, mesh, config))
     if flags.json:
         figures = {"config": config.to_mapping(), "topology": flags.topology, **asdict(program)}

@@ -21,7 +21,7 @@ class Preempted(Exception):
         self.step = step
 
 
-class Notice:
+class PreemptionWatcher:
     """Whether somebody asked this run to end by `SIGTERM`; a context manager, inside of which that does not kill it.
 
     Where several processes train together, the distributed runtime watches for the signal on each of them, and they all
@@ -32,7 +32,7 @@ class Notice:
         self._received, self._points, self._before = False, 0, None
         self._together = jax.distributed.is_initialized()
 
-    def __enter__(self) -> Notice:
+    def __enter__(self) -> PreemptionWatcher:
         if not self._together:
             try:
                 self._before = signal.signal(signal.SIGTERM, self._receive)

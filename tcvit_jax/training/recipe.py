@@ -47,7 +47,7 @@ def build(config: Config, mesh: Mesh) -> Recipe:
     model = assembly.build_model(config.model, config.reduction)
     preprocessing = assembly.build_preprocessing(config.data, model)
     # Traces the model: what only shows there is raised now.
-    sharding.check_shared(models.parameter_shapes(model), mesh, model.PARAMETERS)
+    sharding.check_shardable(models.parameter_shapes(model), mesh, model.PARAMETERS)
     teacher, variables, classes = build_teacher(config.distill, config.mixing, model, preprocessing)
     objective = build_objective(config.mixing, model, preprocessing, teacher)
     rows = config.run.accumulate * (2 if objective.pairs else 1)
@@ -63,7 +63,7 @@ def build_objective(
     Raises:
         InputError: token labels for a model without a head on its patch tokens.
     """
-    if mixing.token_labels and not model.labels_patches:
+    if mixing.token_labels and not model.has_patch_logits:
         raise InputError(
             f"token_labels={mixing.token_labels} requires a head on every patch token, which {model.variant} lacks: "
             "use lvvit_s, for example"

@@ -14,7 +14,7 @@ from typing import cast
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from tcvit_jax.command import MISTAKE
+from tcvit_jax.command import USAGE_ERROR
 from tcvit_jax.errors import InputError, first_line, unknown
 from tcvit_jax.training.preemption import Preempted
 
@@ -101,7 +101,7 @@ def together(mode: str = "auto") -> Generator[None]:
         yield
     except InputError as error:
         if _is_one_of_several():
-            _leave(MISTAKE, f"error: {error}")
+            _leave(USAGE_ERROR, f"error: {error}")
         raise
     except Preempted:
         # All processes end here, each in good order.
@@ -132,7 +132,7 @@ def _leave(status: int, text: str) -> None:
     os._exit(status)
 
 
-def keep_compiled(directory: Path) -> None:
+def enable_compilation_cache(directory: Path) -> None:
     """Keep programs that take more than a second to compile in `directory`, for the next start of the run."""
     jax.config.update("jax_compilation_cache_dir", str(directory.absolute()))  # pyright: ignore[reportUnknownMemberType]
     # Asked at the first compilation whether there is a place to keep it, JAX remembers that there was none.

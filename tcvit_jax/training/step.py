@@ -26,9 +26,9 @@ class TrainState:
 
     Attributes:
         step: int32 scalar, steps taken.
-        variables: the model's, float32: `"params"`, which the optimiser changes, and `"batch_stats"` where it has any.
+        variables: the model's, float32: `"params"`, which the optimizer changes, and `"batch_stats"` where it has any.
         ema: their exponential moving average, which is what gets evaluated.
-        opt_state: of the optimiser.
+        opt_state: of the optimizer.
     """
 
     step: Array
@@ -73,8 +73,8 @@ def make_train_step(
     Metrics are `loss`, `grad_norm` and the loss of every row, `row_loss [B]`.
 
     Args:
-        objective: what is minimised.
-        tx: the optimiser.
+        objective: what is minimized.
+        tx: the optimizer.
         mesh: of `sharding.make_mesh`.
         seed: of all random choices.
         ema_decay: of the averages.
@@ -82,14 +82,18 @@ def make_train_step(
             batch statistics of its own.
     """
     shapes, table = jax.eval_shape(make_init(objective.model, tx, seed)), objective.model.PARAMETERS
-    placed, whole, cut = sharding.shardings(shapes, mesh, table), sharding.replicated(mesh), sharding.split(mesh)
+    placed, whole, cut = (
+        sharding.shardings(shapes, mesh, table),
+        sharding.replicated(mesh),
+        sharding.batch_sharding(mesh),
+    )
     gradients_of = _make_gradients(objective, mesh, sharding.specs(shapes.variables, mesh, table), accumulate)
 
     def train_step(
-        state: TrainState, taught: Mapping[str, Any], batch: Mapping[str, Array]
+        state: TrainState, teacher_variables: Mapping[str, Any], batch: Mapping[str, Array]
     ) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        loss, row_loss, statistics, gradients = gradients_of(state.variables, taught, batch, key)
+        loss, row_loss, statistics, gradients = gradients_of(state.variables, teacher_variables, batch, key)
         params = state.variables["params"]
         updates, opt_state = tx.update(gradients, state.opt_state, params)
         variables = {"params": optax.apply_updates(params, updates), **statistics}
@@ -107,7 +111,7 @@ def _make_gradients(objective: Objective, mesh: Mesh, specs: Any, accumulate: in
     """A function to `(loss, row_loss [B], statistics, gradients)`; inside, every device sees its own rows alone."""
     axes = mesh.axis_names
 
-    def local(variables: Any, taught: Any, batch: Mapping[str, Array], key: Key[Array, ""]) -> Any:
+    def local(variables: Any, teacher_variables: Any, batch: Mapping[str, Array], key: Key[Array, ""]) -> Any:
         params, statistics = _gathered(variables["params"], specs["params"]), _without_params(variables)
         here = batch["label"].shape[0]
         total = here * mesh.size
@@ -125,7 +129,7 @@ def _make_gradients(objective: Objective, mesh: Mesh, specs: Any, accumulate: in
 
             def mean_loss(params: Any) -> tuple[Float[Array, ""], Any]:
                 variables = {"params": params, **statistics}
-                found, moved = objective(variables, taught, images, key, Rows(numbers, total))
+                found, moved = objective(variables, teacher_variables, images, key, Rows(numbers, total))
                 # A sum over all rows of all devices, each of which weighs the same.
                 return found.sum() / total, (found, moved)
 

@@ -11,9 +11,9 @@ import pytest
 import tcvit_jax as tc
 from tcvit_jax.assembly import from_checkpoint
 from tcvit_jax.benchmark.__main__ import main
+from tcvit_jax.benchmark.comparison import build
 from tcvit_jax.benchmark.run import Benchmark
 from tcvit_jax.benchmark.store import Store
-from tcvit_jax.benchmark.subject import build
 from tcvit_jax.benchmark.table import CELLS
 
 # What is counted, and not timed.
@@ -22,7 +22,7 @@ EXACT = [
 ]
 
 
-def subject(checkpoints):
+def comparison(checkpoints):
     return build(
         [from_checkpoint(directory) for directory in checkpoints],
         [tc.GTP(), tc.EViT()],
@@ -35,8 +35,8 @@ def subject(checkpoints):
 @pytest.fixture(scope="module")
 def finished(checkpoints, tmp_path_factory):
     """A benchmark that nothing interrupted, and its directory."""
-    found, path = subject(checkpoints), tmp_path_factory.mktemp("benchmark") / "out"
-    return Benchmark(found, Store(path, found.settings), say=lambda line: None).run(), path
+    found, path = comparison(checkpoints), tmp_path_factory.mktemp("benchmark") / "out"
+    return Benchmark(found, Store(path, found.settings), log=lambda line: None).run(), path
 
 
 def test_rows_are_complete_and_files_hold_them(finished):
@@ -74,7 +74,7 @@ class StoppedError(Exception):
 
 def test_an_interrupted_benchmark_continues_with_the_same_numbers(finished, checkpoints, tmp_path):
     rows, _ = finished
-    found, said = subject(checkpoints), []
+    found, said = comparison(checkpoints), []
 
     def stop(line):
         said.append(line)
@@ -82,10 +82,10 @@ def test_an_interrupted_benchmark_continues_with_the_same_numbers(finished, chec
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        Benchmark(found, Store(tmp_path, found.settings), say=stop).run()
+        Benchmark(found, Store(tmp_path, found.settings), log=stop).run()
     kept = (tmp_path / "metrics.jsonl").read_text()
     assert kept.count("\n") == 5
-    again = Benchmark(found, Store(tmp_path, found.settings), say=lambda line: None).run()
+    again = Benchmark(found, Store(tmp_path, found.settings), log=lambda line: None).run()
     # What had been measured is what is reported, times too, and the rest was counted alike.
     assert (tmp_path / "metrics.jsonl").read_text().startswith(kept)
     for row, before in zip(again, rows, strict=True):
@@ -94,9 +94,9 @@ def test_an_interrupted_benchmark_continues_with_the_same_numbers(finished, chec
 
 def test_a_finished_benchmark_measures_nothing_again(finished, checkpoints):
     rows, path = finished
-    found = subject(checkpoints)
+    found = comparison(checkpoints)
     before = (path / "metrics.jsonl").read_bytes()
-    assert Benchmark(found, Store(path, found.settings), say=lambda line: None).run() == rows
+    assert Benchmark(found, Store(path, found.settings), log=lambda line: None).run() == rows
     assert (path / "metrics.jsonl").read_bytes() == before
 
 
@@ -123,7 +123,7 @@ def test_a_killed_process_continues_and_calibrated_parameters_are_in_the_row(che
     assert log.read_text().startswith("".join(kept))
     rows = json.loads((out / "results.json").read_text())
     assert [row["reducer"] for row in rows] == ["dense", "TopK()", "EViT(fuse=False)"]
-    assert rows[1]["recipe"] == "off the shelf, calibrated on 40 training images"
+    assert rows[1]["recipe"] == "off the shelf, calibrate on 40 training images"
     # Two names of one method: the same tokens, and so the same answers.
     assert rows[1]["tokens"] == rows[2]["tokens"] and rows[1]["top1"] == rows[2]["top1"]
     assert "saved in" in capsys.readouterr().out

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 
 import tcvit_jax as tc
-from tcvit_jax.benchmark.timing import STAGES, Program, compile_program, in_turns, stage_programs
+from tcvit_jax.benchmark.timing import STAGES, Program, compile_program, stage_programs, time_interleaved
 from tests.models.builders import small, variables_of
 
 
 def test_programs_take_turns_after_a_warm_up():
     order = []
     programs = [Program(lambda name=name: order.append(name), 0.0, 0) for name in "abc"]
-    assert in_turns(programs, 4).shape == (4, 3)
+    assert time_interleaved(programs, 4).shape == (4, 3)
     assert "".join(order) == "abc" * 7
 
 
 def test_seconds_are_those_of_the_program():
     programs = [Program(lambda pause=pause: time.sleep(pause), 0.0, 0) for pause in (0.002, 0.02)]
-    fast, slow = np.median(in_turns(programs, 3), axis=0)
+    fast, slow = np.median(time_interleaved(programs, 3), axis=0)
     assert 0.002 <= fast < slow
     assert slow >= 0.02
 

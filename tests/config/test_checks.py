@@ -4,7 +4,7 @@ import pytest
 
 import tcvit_jax as tc
 from tcvit_jax.config import Config
-from tcvit_jax.config.checks import NEEDS
+from tcvit_jax.config.checks import REQUIREMENTS
 from tcvit_jax.config.configuration import DEFAULTS
 
 # For every key with needs: a value that is not its default, and changes that meet its needs one after the other.
@@ -16,10 +16,10 @@ CASES = {
     "reducer.name": ("tome", {"schedule": 4}),
     "schedule": (4, {"reducer.name": "tome"}),
     "gmacs": (3.0, {"reducer.name": "tome"}),
-    "shape": ("stages", {"reducer.name": "tome", "gmacs": 3.0}),
-    "warmdown.epochs": (5.0, TOME),
-    "warmdown.start_epoch": (1.0, {**TOME, "warmdown.epochs": 5.0}),
-    "warmdown.stages": (3, {**TOME, "warmdown.epochs": 5.0}),
+    "schedule_family": ("stages", {"reducer.name": "tome", "gmacs": 3.0}),
+    "reduction_warmup.epochs": (5.0, TOME),
+    "reduction_warmup.start_epoch": (1.0, {**TOME, "reduction_warmup.epochs": 5.0}),
+    "reduction_warmup.stages": (3, {**TOME, "reduction_warmup.epochs": 5.0}),
     "data.dir": ("images", {"data.name": "folder"}),
     "data.shift": (2, {"data.augmentation": "shift"}),
     "data.label_maps": ("maps", {"token_labels": 1.0}),
@@ -49,8 +49,8 @@ WITHOUT = {
 
 
 def test_every_key_has_its_needs():
-    assert set(NEEDS) == {key for key in DEFAULTS if not key.startswith("model.")}
-    assert set(CASES) == {key for key, needs in NEEDS.items() if needs}
+    assert set(REQUIREMENTS) == {key for key in DEFAULTS if not key.startswith("model.")}
+    assert set(CASES) == {key for key, needs in REQUIREMENTS.items() if needs}
 
 
 @pytest.mark.parametrize("key", CASES)
@@ -58,7 +58,7 @@ def test_a_key_without_effect_is_an_error(key):
     value, changes = CASES[key]
     with pytest.raises(tc.InputError) as caught:
         Config().updated({**WITHOUT.get(key, {}), key: value})
-    errors = {f"{key}={value!r} has no effect: it requires {needed.words}" for needed in NEEDS[key]}
+    errors = {f"{key}={value!r} has no effect: it requires {needed.text}" for needed in REQUIREMENTS[key]}
     if key in ("mixing.mixup", "mixing.cutmix"):
         # A probability of 0 leaves the other one without effect as well, and the first of them is named.
         assert str(caught.value).endswith("has no effect: it requires mixing.prob > 0")
@@ -74,9 +74,12 @@ def test_a_key_without_effect_is_an_error(key):
     ("changes", "message"),
     [
         # The five that used to pass without a word, and their kin.
-        ({"shape": "stages"}, "shape='stages' has no effect: it requires gmacs > 0"),
+        ({"schedule_family": "stages"}, "schedule_family='stages' has no effect: it requires gmacs > 0"),
         ({"data.shift": 3}, "data.shift=3 has no effect: it requires data.augmentation='shift'"),
-        ({**TOME, "warmdown.stages": 4}, "warmdown.stages=4 has no effect: it requires warmdown.epochs > 0"),
+        (
+            {**TOME, "reduction_warmup.stages": 4},
+            "reduction_warmup.stages=4 has no effect: it requires reduction_warmup.epochs > 0",
+        ),
         ({"new_head": True}, "new_head=True has no effect: it requires weights"),
         (
             {"optimizer.warmup_epochs": 0.0, "optimizer.warmup_lr": 1e-6},
@@ -121,7 +124,7 @@ def test_a_file_with_a_budget_and_a_schedule_is_refused():
 
 def test_a_model_without_reduction_needs_nothing_of_one_with_it():
     evit = Config().updated(
-        {"reducer.name": "evit", "schedule": 8, "warmdown.epochs": 100.0, "warmdown.start_epoch": 10.0}
+        {"reducer.name": "evit", "schedule": 8, "reduction_warmup.epochs": 100.0, "reduction_warmup.start_epoch": 10.0}
     )
     assert evit.updated({"reducer.name": "none"}) == Config()
     assert evit.updated({"gmacs": 0.0}) == evit

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tcvit_jax as tc
-from tcvit_jax.config import Config, Data, Distillation, Mesh, Mixing, Model, Optimizer, Reduction, Run, Warmdown
+from tcvit_jax.config import Config, Data, Distillation, Mesh, Mixing, Model, Optimizer, Reduction, ReductionWarmup, Run
 
 PACKAGE = Path(tc.__file__).parent
 
@@ -72,8 +72,8 @@ def test_sections_do_not_change():
         (lambda: Optimizer(layer_decay=0), "optimizer.layer_decay=0.0: must be in (0, 1]"),
         (lambda: Optimizer(b1=1.0), "optimizer.b1=1.0: must be in [0, 1)"),
         (lambda: Mesh(model=0), "mesh.model=0: must be >= 1"),
-        (lambda: Warmdown(stages=0), "warmdown.stages=0: must be >= 1"),
-        (lambda: Reduction(shape="stage"), "unknown shape 'stage': did you mean 'stages'?"),
+        (lambda: ReductionWarmup(stages=0), "reduction_warmup.stages=0: must be >= 1"),
+        (lambda: Reduction(schedule_family="stage"), "unknown schedule_family 'stage': did you mean 'stages'?"),
         (lambda: Reduction(schedule="many"), "config key 'schedule' takes int or tuple, such as 0, not 'many'"),
         (lambda: Reduction(reducer="gtp"), "config key 'reducer' takes Reducer, such as GTP(), not 'gtp'"),
         (lambda: Model(overrides={"detph": 2}), "unknown config key 'model.detph': did you mean 'model.depth'?"),
@@ -88,11 +88,13 @@ def test_a_section_checks_its_own_fields(make, message):
 
 
 def test_the_later_of_two_changes_that_exclude_each_other_holds():
-    config = Config().updated({"reducer.name": "gtp", "reducer.alpha": 0.2, "gmacs": 3.0, "shape": "stages"})
-    assert config.reduction == Reduction(tc.GTP(alpha=0.2), gmacs=3.0, shape="stages")
+    config = Config().updated({"reducer.name": "gtp", "reducer.alpha": 0.2, "gmacs": 3.0, "schedule_family": "stages"})
+    assert config.reduction == Reduction(tc.GTP(alpha=0.2), gmacs=3.0, schedule_family="stages")
     assert config.updated({"schedule": 8}).reduction == Reduction(tc.GTP(alpha=0.2), 8)
     assert config.updated({"schedule": 8, "gmacs": 2.0}).reduction == Reduction(tc.GTP(alpha=0.2), gmacs=2.0)
-    assert config.updated({"reducer.name": "tome"}).reduction == Reduction(tc.ToMe(), gmacs=3.0, shape="stages")
+    assert config.updated({"reducer.name": "tome"}).reduction == Reduction(
+        tc.ToMe(), gmacs=3.0, schedule_family="stages"
+    )
     assert config.updated({"reducer.name": "none"}).reduction == Reduction()
 
 
@@ -123,7 +125,7 @@ def test_files_and_override_strings_are_known_to_one_package():
 
 def test_library_functions_take_sections():
     from tcvit_jax import assembly
-    from tcvit_jax.training import loop, optimizer, recipe, warmdown
+    from tcvit_jax.training import loop, optimizer, recipe, reduction_warmup
 
     sections = {
         assembly.build_model: ["Model", "Reduction"],
@@ -132,7 +134,7 @@ def test_library_functions_take_sections():
         recipe.build: ["Config"],
         loop.train: ["Config"],
         optimizer.learning_rate: ["Optimizer"],
-        warmdown.stages: ["Warmdown"],
+        reduction_warmup.stages: ["ReductionWarmup"],
     }
     for function, expected in sections.items():
         annotations = [each.annotation for each in inspect.signature(function).parameters.values()]

@@ -13,7 +13,7 @@ EARLIER = {
     "workdir": "runs/digits_gtp", "seed": 3,
     "model": {"name": "deit_tiny_patch16_224", "img_size": 12, "patch_size": 2, "depth": 4, "drop_path_rate": 0.05},
     "reducer": {"name": "gtp", "alpha": 0.2, "neighbors": 8},
-    "schedule": 6, "gmacs": 0.006, "shape": "keep_rate", "new_head": True,
+    "schedule": 6, "gmacs": 0.006, "schedule_family": "keep_rate", "new_head": True,
     "data": {"name": "digits", "dir": "nowhere", "augmentation": "crop", "shift": 4, "mean": [0.3]},
     "distill": {"teacher": "", "tokens": 0.5, "kind": "hard"},
     "optimizer": {"lr": 0.002, "warmup_epochs": 0.0, "warmup_lr": 1e-6},
@@ -22,7 +22,7 @@ EARLIER = {
 
 def test_an_earlier_configuration_keeps_what_had_an_effect():
     found = config.restore(json.loads(json.dumps(EARLIER)))
-    assert found.reduction == Reduction(tc.GTP(alpha=0.2), gmacs=0.006, shape="keep_rate")
+    assert found.reduction == Reduction(tc.GTP(alpha=0.2), gmacs=0.006, schedule_family="keep_rate")
     assert (found.run.seed, found.model.overrides["img_size"], found.data.mean) == (3, 12, (0.3,))
     assert (found.data.dir, found.data.shift, found.model.new_head) == ("", 1, False)
     assert found.distill == Config().distill
@@ -32,7 +32,7 @@ def test_an_earlier_configuration_keeps_what_had_an_effect():
 def test_a_configuration_of_this_version_comes_back():
     made = Config().updated({"reducer.name": "tcvit", "reducer.order": 3, "schedule": 4})
     assert config.restore(json.loads(json.dumps(made.to_mapping()))) == made
-    assert config.canonical(made.to_mapping()) == made.to_mapping()
+    assert config.canonicalize(made.to_mapping()) == made.to_mapping()
 
 
 def test_a_reducer_that_removed_nothing_is_none():

@@ -163,11 +163,11 @@ def test_parity_that_fails_writes_nothing(tmp_path, monkeypatch):
 
 def test_what_cannot_be_compared_says_why(tmp_path):
     name, overrides, _, _ = cases.case("deit")
-    grey = {**weights(), "patch_embed.proj.weight": weights()["patch_embed.proj.weight"][:, :1]}
-    save_file(grey, tmp_path / "grey.safetensors")
+    gray = {**weights(), "patch_embed.proj.weight": weights()["patch_embed.proj.weight"][:, :1]}
+    save_file(gray, tmp_path / "gray.safetensors")
     for source, options, reason in (
         (
-            tmp_path / "grey.safetensors",
+            tmp_path / "gray.safetensors",
             {"overrides": {**overrides, "in_chans": 1}},
             "a photo has 3 channels, and the model in_chans=1",
         ),

@@ -66,4 +66,4 @@ def test_names_of_others_and_what_holds_no_weight():
         "patch_embed.bn1.num_batches_tracked",
         "_orig_mod.module.cls_token",
     ]
-    assert dict(TIMM.canonical(given)) == {"blocks.0.ls1.gamma": given[0], "cls_token": given[3]}
+    assert dict(TIMM.canonical_names(given)) == {"blocks.0.ls1.gamma": given[0], "cls_token": given[3]}

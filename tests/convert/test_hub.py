@@ -1,4 +1,4 @@
-"""Weights from the hub: the real client against a server on this machine."""
+"""WeightFile from the hub: the real client against a server on this machine."""
 
 import hashlib
 import http.server

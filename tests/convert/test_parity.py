@@ -28,7 +28,7 @@ FAMILIES = [
 
 
 def drawn(timm, name, **options):
-    """Weights with enough spread that every block counts, under timm's names."""
+    """WeightFile with enough spread that every block counts, under timm's names."""
     shapes = {key: list(value.shape) for key, value in timm.create_model(name, **options).state_dict().items()}
     return golden.state_dict(shapes, 5)
 

@@ -1,4 +1,4 @@
-"""Tests of RandAugment, colour jitter and their operations: timm's pixels, and timm's frequencies.
+"""Tests of RandAugment, color jitter and their operations: timm's pixels, and timm's frequencies.
 
 `tests/golden/augment.npz` holds what timm 1.0.31 and torchvision 0.29 make of small images, for machines without them.
 To make it again: python -m tests.data.test_randaugment
@@ -21,7 +21,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from tcvit_jax.data import Augmentation, Operation, RandAugment, TrainTransform
-from tcvit_jax.data.operations import NAMES, RESAMPLINGS, apply, fill_colour
+from tcvit_jax.data.operations import NAMES, RESAMPLING_FILTERS, apply, fill_color
 from tcvit_jax.data.randaugment import ARGUMENTS, ColorJitter
 from tcvit_jax.errors import InputError
 from tests import golden
@@ -60,7 +60,7 @@ def decided(names: tuple[str, ...], magnitudes: tuple[float, ...]) -> Iterator[t
     for name in names:
         for magnitude in magnitudes:
             for sign in (1, -1) if name in SIGNED else (1,):
-                for resampling in RESAMPLINGS if name in MOVING else ("bicubic",):
+                for resampling in RESAMPLING_FILTERS if name in MOVING else ("bicubic",):
                     yield name, magnitude, sign, resampling
 
 
@@ -70,7 +70,7 @@ def of_timm(image: np.ndarray, name: str, magnitude: float, sign: int, resamplin
 
     if name == "Posterize" and magnitude >= 10:
         return np.zeros_like(image)  # no bits are kept, at which Pillow 13 raises ValueError out of timm
-    hparams = {"img_mean": fill, "interpolation": RESAMPLINGS[resampling], "magnitude_max": 20}
+    hparams = {"img_mean": fill, "interpolation": RESAMPLING_FILTERS[resampling], "magnitude_max": 20}
     operation = AugmentOp(VARIANTS.get(name, name), prob=1.0, magnitude=magnitude, hparams=hparams)
     with mock.patch.object(random, "random", return_value=0.9 if sign < 0 else 0.1):
         return np.asarray(operation(Image.fromarray(image)))
@@ -105,7 +105,7 @@ def recorded() -> Iterator[Callable[[], Augmentation]]:
 
         def resample_and_tell(options: Any) -> Any:
             chosen = resample(options)
-            seen.append(next(name for name, value in RESAMPLINGS.items() if value == chosen))
+            seen.append(next(name for name, value in RESAMPLING_FILTERS.items() if value == chosen))
             return chosen
 
         def do_and_tell(image: Any, *arguments: Any, **options: Any) -> Any:
@@ -176,7 +176,7 @@ def make() -> None:
     for number, case in enumerate(decided(tuple(ARGUMENTS), STORED)):
         meta["operations"].append(case)
         arrays[f"operations/{number}"] = of_timm(small, *case)
-    for number, (box, kind) in enumerate((box, kind) for box in BOXES for kind in RESAMPLINGS):
+    for number, (box, kind) in enumerate((box, kind) for box in BOXES for kind in RESAMPLING_FILTERS):
         left, top, right, bottom = box
         crop = RandomResizedCropAndInterpolation((30, 24), interpolation=kind)
         with mock.patch.object(crop, "get_params", lambda *_, b=(top, left, bottom - top, right - left): b):
@@ -286,11 +286,11 @@ def test_names_are_read_as_installed_timm_reads_them(timm: Any) -> None:
 
 
 def test_fill_colours_are_timm_s() -> None:
-    assert fill_colour(MEAN, 3) == FILL
-    assert fill_colour((0.5,), 3) == (128, 128, 128) and fill_colour((0.5,), 1) == (128,)
-    assert fill_colour((1.0, 0.0, 0.5), 3) == (255, 0, 128)
-    (grey,) = fill_colour(MEAN, 1)
-    assert abs(grey - np.dot(FILL, (0.299, 0.587, 0.114))) <= 1
+    assert fill_color(MEAN, 3) == FILL
+    assert fill_color((0.5,), 3) == (128, 128, 128) and fill_color((0.5,), 1) == (128,)
+    assert fill_color((1.0, 0.0, 0.5), 3) == (255, 0, 128)
+    (gray,) = fill_color(MEAN, 1)
+    assert abs(gray - np.dot(FILL, (0.299, 0.587, 0.114))) <= 1
 
 
 def test_moved_in_pixels_have_the_fill_colour() -> None:
@@ -398,7 +398,7 @@ def test_the_generator_decides_alone_and_all_of_it_travels(seed: int, interpolat
         ("rand-m9-inc0-n3", "try 'rand-m9-n3-inc1'"),
         (
             "rand-m9-tweights-inc1",
-            "unknown part of auto_augment 'rand-m9-tweights-inc1' 'tweights': choose one of: inc",
+            "unknown part of auto_augment 'rand-m9-tweights-inc1' 'tweights': must be one of inc",
         ),
         ("rand-mstdd0.5-inc1", "unknown part .* 'mstdd0.5': did you mean 'mstd'"),
         ("rand-m9.5-inc1", "'m9.5' needs a whole number after m"),

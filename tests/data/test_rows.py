@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tcvit_jax.data import Batch, EvalTransform, LabelMaps, TokenLabelling, TrainTransform, open_source, train_batches
+from tcvit_jax.data import Batch, EvalTransform, LabelMaps, TokenLabeling, TrainTransform, open_source, train_batches
 from tcvit_jax.data.label_maps import crop_label_map
-from tcvit_jax.data.rows import LabelledRow, PlainRow, reader
+from tcvit_jax.data.rows import LabeledRow, PlainRow, reader
 from tcvit_jax.errors import InputError
 
 # (height, width) of the images; the maps have other shapes than all of them.
@@ -37,7 +37,7 @@ def places(height: int, width: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images whose red and green tell columns and rows, and maps whose classes 3 and 5 do; blue numbers the images."""
-    root = tmp_path_factory.mktemp("labelled")
+    root = tmp_path_factory.mktemp("labeled")
     for number, (height, width) in enumerate(SHAPES):
         name = f"{'ab'[number % 2]}/{number}"
         image = np.concatenate([np.rint(places(height, width)), np.full((1, height, width), number)])
@@ -50,8 +50,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def labelled(folder: Path, grid: tuple[int, int] = GRID) -> TokenLabelling:
-    return TokenLabelling(LabelMaps(str(folder / "maps"), classes=10), grid)
+def labeled(folder: Path, grid: tuple[int, int] = GRID) -> TokenLabeling:
+    return TokenLabeling(LabelMaps(str(folder / "maps"), classes=10), grid)
 
 
 def batches_of(folder: Path, count: int, transform: TrainTransform | None = None, **options: Any) -> list[Batch]:
@@ -74,7 +74,7 @@ def test_the_labels_of_patches_are_of_what_the_patches_show(folder: Path) -> Non
     cell = 8
     transform = TrainTransform((GRID[0] * cell, GRID[1] * cell), interpolation="bilinear", scale=(0.2, 1.0))
     turned = set()
-    for batch in batches_of(folder, 10, transform, labelling=labelled(folder)):
+    for batch in batches_of(folder, 10, transform, labeling=labeled(folder)):
         # Classes 3, 5 and 7 have the ranks 0, 1 and 2 in every cell.
         assert (batch["map_classes"][:, :3, 0, 0] == [3, 5, 7]).all()
         scores = batch["map_scores"][:, :3]
@@ -94,14 +94,14 @@ def test_the_labels_of_patches_are_of_what_the_patches_show(folder: Path) -> Non
 @pytest.mark.parametrize("index", range(len(SHAPES)))
 def test_the_part_is_that_of_the_drawn_box_and_flip(folder: Path, index: int) -> None:
     source, transform = open_source("folder", "train", str(folder)), TrainTransform((16, 16), color_jitter=0.4)
-    labelling = labelled(folder)
-    row, plain = reader(source, transform, labelling), reader(source, transform, None)
-    assert isinstance(row, LabelledRow) and isinstance(plain, PlainRow)
+    labeling = labeled(folder)
+    row, plain = reader(source, transform, labeling), reader(source, transform, None)
+    assert isinstance(row, LabeledRow) and isinstance(plain, PlainRow)
     for seed in range(8):
         found, without = (read(index, np.random.default_rng(seed)) for read in (row, plain))
         size = np.asarray(source[index]["image"]).shape[:2]
         drawn = transform.draw(size, np.random.default_rng(seed))
-        expected = crop_label_map(labelling.maps[source.name(index)], drawn.box, size, GRID, drawn.flip)
+        expected = crop_label_map(labeling.maps[source.name(index)], drawn.box, size, GRID, drawn.flip)
         assert set(found) == set(without) | {f"map_{name}" for name in expected} == set(without) | set(MAP_ARRAYS)
         for name in found:
             other = without[name] if name in without else expected[name.removeprefix("map_")]
@@ -110,7 +110,7 @@ def test_the_part_is_that_of_the_drawn_box_and_flip(folder: Path, index: int) ->
 
 @pytest.mark.parametrize("options", [{}, {"repeats": 3}, {"start_step": 5, "process_index": 1, "process_count": 2}])
 def test_label_maps_change_nothing_else(folder: Path, options: dict[str, Any]) -> None:
-    with_maps = batches_of(folder, 4, labelling=labelled(folder), **options)
+    with_maps = batches_of(folder, 4, labeling=labeled(folder), **options)
     rows = 12 // options.get("process_count", 1)
     for batch in with_maps:
         kinds = {name: (batch[name].dtype.name, batch[name].shape) for name in MAP_ARRAYS}
@@ -120,7 +120,7 @@ def test_label_maps_change_nothing_else(folder: Path, options: dict[str, Any]) -
 
 
 def test_copies_of_an_image_have_labels_of_their_own(folder: Path) -> None:
-    (batch,) = batches_of(folder, 1, labelling=labelled(folder), repeats=3)
+    (batch,) = batches_of(folder, 1, labeling=labeled(folder), repeats=3)
     first, *others = np.flatnonzero(batch["index"] == batch["index"][0])
     assert len(others) >= 2
     for other in others:
@@ -129,7 +129,7 @@ def test_copies_of_an_image_have_labels_of_their_own(folder: Path) -> None:
 
 
 def test_neither_worker_processes_nor_processes_change_labels(folder: Path) -> None:
-    options: dict[str, Any] = {"labelling": labelled(folder), "repeats": 2}
+    options: dict[str, Any] = {"labeling": labeled(folder), "repeats": 2}
     alone = batches_of(folder, 3, **options)
     assert_same(batches_of(folder, 3, workers=1, **options), alone)
     parts = [batches_of(folder, 3, process_index=p, process_count=3, **options) for p in range(3)]
@@ -147,7 +147,7 @@ def one_line_error(**options: Any) -> str:
 
 
 def test_label_maps_need_crops(folder: Path) -> None:
-    options: dict[str, Any] = {"source": open_source("folder", "train", str(folder)), "labelling": labelled(folder)}
+    options: dict[str, Any] = {"source": open_source("folder", "train", str(folder)), "labeling": labeled(folder)}
     message = one_line_error(transform=TrainTransform((8, 8), mode="shift"), **options)
     assert message == "label maps follow the crops of augmentation mode 'crop', and not 'shift': use 'crop'"
     for transform, name in ((EvalTransform((8, 8)), "EvalTransform"), (one_line_error, "one_line_error")):
@@ -157,18 +157,18 @@ def test_label_maps_need_crops(folder: Path) -> None:
 
 def test_label_maps_need_names(folder: Path) -> None:
     source = open_source("digits", "train")
-    message = one_line_error(source=source, transform=TrainTransform((8, 8), 1), labelling=labelled(folder))
+    message = one_line_error(source=source, transform=TrainTransform((8, 8), 1), labeling=labeled(folder))
     assert re.fullmatch(r"label maps are found by .* DigitsSource has not: use a folder of images, .*", message)
 
 
 @pytest.mark.parametrize("grid", [(0, 4), (14,), (3, -1)])
 def test_a_grid_without_patches_is_refused(folder: Path, grid: Any) -> None:
     with pytest.raises(InputError, match=re.escape(f"grid {grid} of patches must be (rows, columns), both 1 or more")):
-        labelled(folder, grid)
+        labeled(folder, grid)
 
 
 def test_an_image_without_a_map_is_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     np.save(tmp_path / "a" / "0.npy", np.zeros((2, 5, 3, 3)))
     with pytest.raises(InputError, match=r"image [ab]/[1-4]\.png has no label map: there is no "):
-        batches_of(folder, 1, labelling=TokenLabelling(LabelMaps(str(tmp_path)), GRID))
+        batches_of(folder, 1, labeling=TokenLabeling(LabelMaps(str(tmp_path)), GRID))

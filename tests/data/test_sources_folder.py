@@ -16,9 +16,9 @@ RED = (200, 30, 10)
 open_file = open
 
 
-def write(path: Path, mode: str = "RGB", size: tuple[int, int] = (6, 4), colour: object = RED) -> Path:
+def write(path: Path, mode: str = "RGB", size: tuple[int, int] = (6, 4), color: object = RED) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, colour).save(path)
+    Image.new(mode, size, color).save(path)
     return path
 
 
@@ -85,7 +85,7 @@ def test_pickled_sources_read_the_same_image(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "mode", "colour", "expected"),
+    ("name", "mode", "color", "expected"),
     [
         ("x.png", "L", 77, (77, 77, 77)),
         ("x.png", "1", 1, (255, 255, 255)),
@@ -96,9 +96,9 @@ def test_pickled_sources_read_the_same_image(folder: Path) -> None:
     ],
 )
 def test_every_mode_becomes_rgb(
-    tmp_path: Path, name: str, mode: str, colour: object, expected: tuple[int, int, int]
+    tmp_path: Path, name: str, mode: str, color: object, expected: tuple[int, int, int]
 ) -> None:
-    write(tmp_path / "train" / "a" / name, mode, colour=colour)
+    write(tmp_path / "train" / "a" / name, mode, color=color)
     image = open_source("folder", "train", str(tmp_path))[0]["image"]
     assert image.mode == "RGB"
     np.testing.assert_array_equal(image, np.full((4, 6, 3), expected, np.uint8))
@@ -123,7 +123,7 @@ def test_exif_orientation_is_ignored(tmp_path: Path) -> None:
 
 
 def test_the_pixels_stay_when_the_file_is_closed(tmp_path: Path) -> None:
-    first, second = (Image.new("RGB", (6, 4), colour) for colour in (RED, "blue"))
+    first, second = (Image.new("RGB", (6, 4), color) for color in (RED, "blue"))
     directory = tmp_path / "train" / "a"
     directory.mkdir(parents=True)
     first.save(directory / "1.png")

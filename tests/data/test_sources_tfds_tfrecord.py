@@ -26,7 +26,7 @@ SPLITS = ("train", "val", "train[:10%]", "train[25%:60%]", "train[-7:]", "train+
 
 
 class TinyPhotos(TinyShapes):
-    """JPEGs of any size, some of them grey, and a feature that is not read."""
+    """JPEGs of any size, some of them gray, and a feature that is not read."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {

@@ -17,7 +17,7 @@ from tcvit_jax.data import Augmentation, EvalTransform, Operation, TrainTransfor
 from tcvit_jax.data.crops import random_box
 from tcvit_jax.errors import InputError
 from tcvit_jax.models import create_model, zoo
-from tcvit_jax.ops.images import normalise
+from tcvit_jax.ops.images import normalize
 from tests import golden
 
 untimed = settings(deadline=None)  # a shared machine may pause for longer than any deadline
@@ -111,12 +111,12 @@ def test_results_have_the_wanted_shape(
 
 
 def test_grey_becomes_colour_by_repetition_and_colour_grey_by_itu_601() -> None:
-    grey, colour = noise(12, 12, 1), noise(12, 12, 3)
-    same = EvalTransform((12, 12), channels=3, crop_pct=1.0)(grey)
-    np.testing.assert_array_equal(same, np.repeat(grey, 3, axis=2))
+    gray, color = noise(12, 12, 1), noise(12, 12, 3)
+    same = EvalTransform((12, 12), channels=3, crop_pct=1.0)(gray)
+    np.testing.assert_array_equal(same, np.repeat(gray, 3, axis=2))
     weights = np.array([299, 587, 114]) / 1000
-    result = EvalTransform((12, 12), channels=1, crop_pct=1.0)(colour)
-    np.testing.assert_allclose(result[..., 0], colour @ weights, atol=1)
+    result = EvalTransform((12, 12), channels=1, crop_pct=1.0)(color)
+    np.testing.assert_allclose(result[..., 0], color @ weights, atol=1)
 
 
 @untimed
@@ -252,10 +252,10 @@ def test_plain_augmentation_is_what_it_always_was(case: str) -> None:
     SEEDS,
 )
 def test_drawing_and_applying_make_the_whole(
-    image_size: Any, given_channels: int, channels: int, mode: str, kind: str, colours: dict[str, Any], seed: int
+    image_size: Any, given_channels: int, channels: int, mode: str, kind: str, colors: dict[str, Any], seed: int
 ) -> None:
     image = noise(*image_size, given_channels)
-    transform = TrainTransform((9, 14), channels, kind, mode, shift=3, **colours)
+    transform = TrainTransform((9, 14), channels, kind, mode, shift=3, **colors)
     drawn = pickle.loads(pickle.dumps(transform.draw(image_size, np.random.default_rng(seed))))
     result = pickle.loads(pickle.dumps(transform)).apply(image, drawn)
     assert result.shape == (9, 14, channels) and result.dtype == np.uint8
@@ -296,11 +296,11 @@ def test_images_may_lie_in_memory_in_any_way() -> None:
     SEEDS,
 )
 def test_images_of_pillow_are_those_of_arrays(
-    image_size: Any, given_channels: int, channels: int, mode: str, colours: dict[str, Any], seed: int
+    image_size: Any, given_channels: int, channels: int, mode: str, colors: dict[str, Any], seed: int
 ) -> None:
     image = noise(*image_size, given_channels, seed)
     pillow = Image.fromarray(image[..., 0] if given_channels == 1 else image)
-    evaluated, trained = EvalTransform((9, 14), channels), TrainTransform((9, 14), channels, mode=mode, **colours)
+    evaluated, trained = EvalTransform((9, 14), channels), TrainTransform((9, 14), channels, mode=mode, **colors)
     np.testing.assert_array_equal(evaluated(pillow), evaluated(image))
     first, second = (trained(one, np.random.default_rng(seed)) for one in (pillow, image))
     np.testing.assert_array_equal(first, second)
@@ -435,7 +435,7 @@ def test_photographs_are_timm_s_to_the_pixel(photo: str, case: str) -> None:
 
 @pytest.mark.parametrize("name", zoo.ZOO)
 def test_the_preprocessing_of_every_model_is_installed_timm_s(timm: Any, name: str) -> None:
-    """Resized and cropped to the grey level, normalised to float32's last digits; skipped where there is no timm."""
+    """Resized and cropped to the gray level, normalized to float32's last digits; skipped where there is no timm."""
     if name.startswith("lvvit"):
         pytest.skip("timm has no LV-ViT")
     photo = load_sample_image("flower.jpg")
@@ -446,7 +446,7 @@ def test_the_preprocessing_of_every_model_is_installed_timm_s(timm: Any, name: s
     result = EvalTransform(size, 3, crop.crop_pct, crop.interpolation, crop.crop_mode)(photo)
     levels = np.rint((expected * np.asarray(crop.std) + np.asarray(crop.mean)) * 255)
     np.testing.assert_array_equal(result, levels.astype(np.uint8))
-    np.testing.assert_allclose(normalise(result[None], crop.mean, crop.std)[0], expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(normalize(result[None], crop.mean, crop.std)[0], expected, rtol=0, atol=1e-6)
 
 
 def test_an_unknown_crop_mode_is_refused() -> None:

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from tcvit_jax.measure import Oracle, bound
+from tcvit_jax.measure import Oracle, oracle
 from tests.models.builders import images_of, run_traced, small, variables_of
 from tests.switches import METHODS
 
@@ -10,7 +10,7 @@ from tests.switches import METHODS
 @pytest.mark.parametrize("reducer", METHODS)
 def test_a_bound_keeps_as_many_tokens_and_costs_nothing_itself(reducer):
     model = small(reducer, [5, 0, 9])
-    ideal = bound(model)
+    ideal = oracle(model)
     assert ideal.cost().tokens == model.cost().tokens
     assert ideal.cost().reducer == 0
     own = model.cost()
@@ -29,4 +29,4 @@ def test_it_cuts_the_last_tokens_off_without_a_gather_or_a_sort():
 
 
 def test_a_dense_model_is_its_own_bound():
-    assert bound(small()).cost() == small().cost()
+    assert oracle(small()).cost() == small().cost()

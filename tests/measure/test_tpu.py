@@ -48,18 +48,18 @@ def test_a_program_is_measured_on_each_of_eight_devices_and_holds_no_collective(
     mesh = sharding.data_mesh()
     # Of two tiny blocks, choosing by a graph would cost more than it saves.
     models_by_name = {"dense": small(depth=2), "topk": small(TopK(), [18, 0], depth=2)}
-    dense, cut = (tpu.compiled(name, model, mesh, 2) for name, model in models_by_name.items())
+    dense, cut = (tpu.compile_forward(name, model, mesh, 2) for name, model in models_by_name.items())
     for program, model in zip((dense, cut), models_by_name.values(), strict=True):
         assert program.collectives == {}
         # Two images, two operations to a multiply-add, and what is no product on top.
-        assert 4e-9 * model.cost().computed < program.gflop < 6e-9 * model.cost().computed
+        assert 4e-9 * model.cost().computed_macs < program.gflop < 6e-9 * model.cost().computed_macs
         assert program.arguments_mib > models.count_parameters(model) * 4 / 2**20
         assert min(program.gigabytes, program.temporaries_mib, program.output_mib, program.seconds) > 0
     assert cut.gflop < dense.gflop
 
 
 def test_the_slice_is_between_the_dense_model_and_the_methods():
-    made = tpu.models_of("deit_tiny_patch16_224", ["gtp", "tome"], [13, 0, 5], "float32", depth=3)
+    made = tpu.build_models("deit_tiny_patch16_224", ["gtp", "tome"], [13, 0, 5], "float32", depth=3)
     assert list(made) == ["dense", "slice", "gtp", "tome"]
     assert [model.cost().tokens[-1] for model in made.values()] == [196, 178, 178, 178]
     assert {model.depth for model in made.values()} == {3}
@@ -104,7 +104,7 @@ def test_the_command_compiles_for_the_pod_and_writes_its_figures(monkeypatch, ca
     """The whole command, on this machine's eight devices instead."""
     monkeypatch.setattr(tpu, "pod", lambda topology: sharding.data_mesh())
     model = small(depth=1)
-    monkeypatch.setattr(tpu, "models_of", lambda *_: {"dense": model, "slice": model})
+    monkeypatch.setattr(tpu, "build_models", lambda *_: {"dense": model, "slice": model})
     assert tpu.main(["--json", str(tmp_path / "pod.json"), "--batch-per-chip", "1"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["GFLOP", "dense", "slice"]
     figures = json.loads((tmp_path / "pod.json").read_text())
@@ -115,7 +115,7 @@ def test_the_command_compiles_for_the_pod_and_writes_its_figures(monkeypatch, ca
 def test_figures_that_cannot_be_written_are_one_line(monkeypatch, capsys, tmp_path):
     program = Program("slice", 700, 10, 84, 281, 0.5, {}, 58)
     monkeypatch.setattr(tpu, "pod", lambda topology: sharding.data_mesh())
-    monkeypatch.setattr(tpu, "models_of", lambda *_: {"slice": None})
+    monkeypatch.setattr(tpu, "build_models", lambda *_: {"slice": None})
     monkeypatch.setattr(tpu, "compiled", lambda *_: program)
     (tmp_path / "file").write_text("")
     path = tmp_path / "file" / "pod.json"

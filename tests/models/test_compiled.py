@@ -27,7 +27,7 @@ def test_forward_stays_on_each_device_calls_no_host_multiplies_no_maps_and_is_tr
     model = small(reducer, 4, depth=2)
     mesh = sharding.data_mesh()
     assert mesh.size == 8
-    whole, cut = sharding.replicated(mesh), sharding.split(mesh)
+    whole, cut = sharding.replicated(mesh), sharding.batch_sharding(mesh)
 
     def forward(variables, images):
         # With a trace and all tokens, so that the last block is planned too.
@@ -48,7 +48,7 @@ def test_forward_stays_on_each_device_calls_no_host_multiplies_no_maps_and_is_tr
 
 def test_the_collective_check_can_fail():
     mesh = sharding.data_mesh()
-    total = jax.jit(jnp.sum, in_shardings=sharding.split(mesh), out_shardings=sharding.replicated(mesh))
+    total = jax.jit(jnp.sum, in_shardings=sharding.batch_sharding(mesh), out_shardings=sharding.replicated(mesh))
     text = total.lower(jax.ShapeDtypeStruct((16, 4), np.float32)).compile().as_text()
     assert "all-reduce" in text
 
@@ -62,7 +62,7 @@ def test_the_check_of_products_can_fail():
 def test_eight_devices_give_what_one_gives_and_new_images_do_not_compile_again(reducer):
     model = small(reducer, 8, depth=2)
     variables, mesh = variables_of(model), sharding.data_mesh()
-    placed = sharding.place_whole(variables, mesh)
+    placed = sharding.place_replicated(variables, mesh)
     chex.clear_trace_counter()
     # Once for one device, and once for eight.
     forward = jax.jit(chex.assert_max_traces(lambda v, x: model.apply(v, x), n=2))

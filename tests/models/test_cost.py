@@ -9,7 +9,7 @@ import pytest
 import tcvit_jax as tc
 from tcvit_jax.models import parameter_shapes
 from tcvit_jax.reducers.gtp import edges
-from tcvit_jax.reducers.parts import Site
+from tcvit_jax.reducers.parts import BlockContext
 from tests.models.builders import small
 from tests.models.programs import products
 from tests.switches import METHODS, SWITCHES
@@ -30,7 +30,7 @@ def test_a_graph_that_no_block_reads_is_not_computed():
     compiled, dense = (
         jax.jit(m.apply).lower({"params": parameter_shapes(m)}, images).compile() for m in (model, plain)
     )
-    assert model.cost().computed == plain.cost().computed
+    assert model.cost().computed_macs == plain.cost().computed_macs
     assert compiled.cost_analysis()["flops"] == dense.cost_analysis()["flops"]
 
 
@@ -38,8 +38,8 @@ def test_what_nobody_reads_of_deit_s():
     """Queries, attention, projection and MLP of the last block's patch tokens."""
     dense = tc.create_model(NAMES["s"]).cost()
     assert round(dense.total / 1e9, 3) == 4.599
-    assert round(dense.computed / 1e9, 3) == 4.280
-    assert tc.create_model(NAMES["s"], global_pool="avg").cost().unread == 0
+    assert round(dense.computed_macs / 1e9, 3) == 4.280
+    assert tc.create_model(NAMES["s"], global_pool="avg").cost().skipped == 0
 
 
 # Published counts of GTP-ViT without its graph (K x P propagation left out) and of every-block schedules.
@@ -88,13 +88,13 @@ def test_count_equals_the_products_in_the_program(reducer, sizes):
     program = jax.make_jaxpr(model.apply)({"params": parameter_shapes(model)}, images)
     cost = model.cost()
     # Nothing of the last block's plan is computed where the head reads prefix tokens alone.
-    planned = cost.blocks[:-1] if model.reads_prefix_alone else cost.blocks
+    planned = cost.blocks[:-1] if model.reads_prefix_only else cost.blocks
     extras = sum(_not_products(model, *numbered) for numbered in enumerate(planned)) if reducer is not None else 0
     # A mean that counts sizes is written as a product, and a mean to the ledger.
-    mean = model.global_pool == "avg" and reducer is not None and reducer.weighs
+    mean = model.global_pool == "avg" and reducer is not None and reducer.uses_size_weights
     extras -= cost.tokens[-1] * model.embed_dim if mean else 0
-    assert sum(macs for _, macs in products(program.jaxpr)) == cost.computed - extras
-    assert cost.unread == (cost.total - cost.computed) == 0 if not model.reads_prefix_alone else cost.unread > 0
+    assert sum(macs for _, macs in products(program.jaxpr)) == cost.computed_macs - extras
+    assert cost.skipped == (cost.total - cost.computed_macs) == 0 if not model.reads_prefix_only else cost.skipped > 0
 
 
 def _not_products(model, index, block):
@@ -102,13 +102,15 @@ def _not_products(model, index, block):
     if not model.removed[index]:
         return 0
     parts, keep = model.reducer.parts, block.tokens_in - model.removed[index]
-    site = Site(block.tokens_in, keep, model.prefix, model.num_heads, model.embed_dim, index, model.depth)
-    sums = model.num_heads * site.tokens**2 * ("map" in model.reducer.signals)
+    context = BlockContext(block.tokens_in, keep, model.prefix, model.num_heads, model.embed_dim, index, model.depth)
+    sums = model.num_heads * context.tokens**2 * ("map" in model.reducer.signals)
     if "class_row" in model.reducer.signals and model.reducer.attention_keep == 1:
         # Computed anew, and read off the map to the ledger.
-        sums -= (1 + model.distilled) * site.tokens * model.embed_dim
-    degrees = 2 * keep * site.removed if parts.match and parts.match.likeness is edges else 0
+        sums -= (1 + model.distilled) * context.tokens * model.embed_dim
+    degrees = 2 * keep * context.removed if parts.match and parts.match.similarity is edges else 0
     # Where nothing is removed there is no product to fuse with: what is left are factors of every kept token, of which
     # a token more behind them has none.
-    factors = 0 if parts.fusion.extra else parts.fusion.macs(replace(site, keep=site.patches)) // site.patches
+    factors = (
+        0 if parts.fusion.extra_tokens else parts.fusion.macs(replace(context, keep=context.patches)) // context.patches
+    )
     return sums + degrees + keep * factors

@@ -98,7 +98,7 @@ def convolved(x, kernel, padding, stride):
 @pytest.mark.parametrize("reducer", [tc.GTP(), tc.TCViT()], ids=str)
 def test_compiled_on_eight_devices_nothing_is_exchanged(reducer):
     model, mesh = lvvit(reducer, 20), sharding.data_mesh()
-    whole, cut = sharding.replicated(mesh), sharding.split(mesh)
+    whole, cut = sharding.replicated(mesh), sharding.batch_sharding(mesh)
     shapes = models.variable_shapes(model), jax.ShapeDtypeStruct((8, 128, 128, 3), np.float32)
     text = jax.jit(model.apply, in_shardings=(whole, cut), out_shardings=cut).lower(*shapes).compile().as_text()
     assert not [name for name in COLLECTIVES if name in text]
@@ -124,7 +124,7 @@ def test_costs():
     """The stem's convolutions and the head of every patch are counted: 6.551 G, as a profiler of the official code has it."""
     dense = tc.create_model("lvvit_s").cost()
     assert round(dense.total / 1e9, 3) == 6.551
-    assert dense.unread == 0
+    assert dense.skipped == 0
     half = 112 * 112
     assert dense.embed == half * 64 * (49 * 3 + 9 * 64 + 9 * 64) + 196 * 64 * 64 * 384
     condensed = tc.create_model("lvvit_s", tc.TCViT(), 8).cost()

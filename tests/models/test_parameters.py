@@ -34,7 +34,7 @@ OVERRIDES = {
 def small(key):
     """A small model with the variables of a structure in `RECORD`."""
     name = key.partition(",")[0]
-    classes = 0 if zoo.entry(name).sizes.get("num_classes") == 0 else 5
+    classes = 0 if zoo.get_entry(name).overrides.get("num_classes") == 0 else 5
     return tc.create_model(name, **{**SMALL, "num_classes": classes, **OVERRIDES.get(key, {})})
 
 
@@ -115,9 +115,9 @@ MESSAGE = "^unknown parameter 'blocks_0/attn/gate/kernel': not in the ViT parame
         lambda table: optimizer.scale_by_layer(0.5, table, 2).update(UNKNOWN, optax.EmptyState()),
         lambda table: sharding.specs(UNKNOWN, sharding.make_mesh(), table),
         lambda table: sharding.shardings(optax.adamw(1e-3).init(UNKNOWN), sharding.make_mesh(0, 4), table),
-        lambda table: sharding.check_shared(UNKNOWN, sharding.make_mesh(0, 4), table),
+        lambda table: sharding.check_shardable(UNKNOWN, sharding.make_mesh(0, 4), table),
     ],
-    ids=["weight decay", "layer decay", "specs", "optimizer state", "check_shared"],
+    ids=["weight decay", "layer decay", "specs", "optimizer state", "check_shardable"],
 )
 def test_a_parameter_without_a_row_is_named(use):
     with pytest.raises(tc.InputError, match=MESSAGE):

@@ -22,8 +22,8 @@ class MeanHead(nn.Module):
     embed_dim: int
     temperature: float
 
-    reads_prefix_alone = False
-    labels_patches = False
+    reads_prefix_only = False
+    has_patch_logits = False
 
     def macs(self, patches):
         return self.embed_dim * self.num_classes
@@ -48,12 +48,12 @@ class MeanViT(models.ViT):
 
     temperature: float = 2.0
 
-    HEAD: ClassVar[type[Head]] = MeanHead
+    HEAD_CLASS: ClassVar[type[Head]] = MeanHead
 
 
 @pytest.fixture
 def name(monkeypatch):
-    line = zoo.Entry(0, {}, zoo.IMAGENET, MeanViT)
+    line = zoo.ZooEntry(0, {}, zoo.IMAGENET, MeanViT)
     monkeypatch.setitem(zoo.ZOO, "mean_vit", line)
     return "mean_vit"
 
@@ -67,8 +67,8 @@ def test_another_head_is_its_module_and_its_line(name):
     logits, tokens = both(variables, images)
     head = variables["params"]["mean_head"]
     np.testing.assert_allclose(logits, (tokens.mean(1) @ head["kernel"] + head["bias"]) / 0.5, rtol=0, atol=1e-5)
-    assert (model.reads_prefix_alone, model.labels_patches) == (False, False)
-    assert (model.cost().head, model.cost().unread) == (24 * 7, 0)
+    assert (model.reads_prefix_only, model.has_patch_logits) == (False, False)
+    assert (model.cost().head, model.cost().skipped) == (24 * 7, 0)
     assert models.from_config(models.to_config(model)) == model
 
 

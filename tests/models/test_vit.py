@@ -55,12 +55,12 @@ def check_trace(reducer, trace, removed):
     for count, kept, slots, sizes, counts in zip(
         removed, trace.kept, trace.slots, trace.sizes, trace.counts, strict=True
     ):
-        left -= count - (reducer.extra if count else 0)
+        left -= count - (reducer.extra_tokens if count else 0)
         assert kept.shape == sizes.shape == (3, left)
         assert slots.shape == (3, 36)
         real = sizes > 0
-        assert reducer.masks or real.all()
-        assert reducer.extra or (kept >= 0).all()
+        assert reducer.has_padding or real.all()
+        assert reducer.extra_tokens or (kept >= 0).all()
         np.testing.assert_array_equal(counts, real.sum(-1))
         for image in range(3):
             rows = np.flatnonzero(real[image] & (kept[image] >= 0))
@@ -124,12 +124,12 @@ def test_constant_image_gives_no_nan(reducer, fill):
 @pytest.mark.parametrize("reducer", WAYS)
 def test_one_patch_may_be_all_that_is_left_and_a_reduction_in_the_last_block_changes_no_logit(reducer):
     """Or as few patches as the method can leave at once."""
-    most = reducer.most(36, 1)
+    most = reducer.max_removable(36, 1)
     plain, last = small(depth=2), small(reducer, [0, most], depth=2)
     variables, images = variables_of(plain), images_of(2)
     logits, trace = run_traced(last, variables, images)
-    assert trace.kept[-1].shape == (2, 36 - most + reducer.extra)
-    assert most == 35 or reducer.parts.score.bipartite
+    assert trace.kept[-1].shape == (2, 36 - most + reducer.extra_tokens)
+    assert most == 35 or reducer.parts.score.is_bipartite
     np.testing.assert_allclose(logits, run(plain, variables, images), rtol=0, atol=3e-6)
 
 
@@ -159,12 +159,12 @@ def test_any_grid_prefix_batch_and_schedule(reducer, prefix, grid, batch, data):
         reducer = tc.TCViT(dominance="gap")
     sizes = {"img_size": (4 * height, 4 * width), "depth": 2, **PREFIXES[prefix]}
     protected, patches = small(None, 0, **sizes).prefix, height * width
-    first = data.draw(st.integers(0, min(patches - 2, reducer.most(patches, protected))))
+    first = data.draw(st.integers(0, min(patches - 2, reducer.max_removable(patches, protected))))
     # As many as are added in their place would be no reduction, and an error.
-    first = first if first > reducer.extra else 0
-    between = patches - first + (reducer.extra if first else 0)
-    second = data.draw(st.integers(0, min(patches - 2 - first, reducer.most(between, protected))))
-    second = second if second > reducer.extra else 0
+    first = first if first > reducer.extra_tokens else 0
+    between = patches - first + (reducer.extra_tokens if first else 0)
+    second = data.draw(st.integers(0, min(patches - 2 - first, reducer.max_removable(between, protected))))
+    second = second if second > reducer.extra_tokens else 0
     model = small(reducer, [first, second], **sizes)
     variables, images = variables_of(model), golden.images(batch, (4 * height, 4 * width), 0)
 
@@ -176,11 +176,11 @@ def test_any_grid_prefix_batch_and_schedule(reducer, prefix, grid, batch, data):
     tokens, trace, restored = both(variables, images)
     left = height * width
     for block, count in enumerate((first, second)):
-        left -= count - (reducer.extra if count else 0)
+        left -= count - (reducer.extra_tokens if count else 0)
         assert trace.kept[block].shape == trace.sizes[block].shape == (batch, left)
         assert (np.asarray(trace.slots[block]) < left).all()
         real = np.asarray(trace.sizes[block]) > 0
-        assert reducer.masks or real.all()
+        assert reducer.has_padding or real.all()
         np.testing.assert_array_equal(trace.counts[block], real.sum(-1))
         for image in range(batch):
             own = np.asarray(trace.kept[block][image])
@@ -206,7 +206,7 @@ def test_the_last_block_computes_what_is_read_and_the_logits_are_the_same(reduce
     both = jax.jit(lambda v, x: (model.apply(v, x), *model.apply(v, x, trace=True)))
     short, whole, trace = both(variables_of(model), images_of(2))
     np.testing.assert_allclose(short, whole, rtol=0, atol=3e-6)
-    extra = reducer.extra if reducer is not None else 0
+    extra = reducer.extra_tokens if reducer is not None else 0
     assert trace.kept[1].shape[1] == (36 if reducer is None else 36 - 10 + 2 * extra)
 
 
@@ -237,7 +237,7 @@ def twins(seed=0):
 
 
 def _merges(reducer):
-    return reducer.fate == "merged" and reducer.proportional_attention and reducer.attention_keep == 1
+    return reducer.removal == "merge" and reducer.proportional_attention and reducer.attention_keep == 1
 
 
 # GTP's scores choose among copies, and nothing else: one of them stands for all. Of the baselines those that merge.

@@ -28,13 +28,13 @@ def test_list_models_takes_a_pattern():
 def test_a_name_without_a_tag_is_the_first_of_its_lines():
     assert zoo.full_name("vit_base_patch16_224") == "vit_base_patch16_224.augreg2_in21k_ft_in1k"
     assert zoo.full_name("vit_base_patch16_224.mae") == "vit_base_patch16_224.mae"
-    assert zoo.entry("vit_base_patch16_224").preprocessing.mean == (0.5, 0.5, 0.5)
+    assert zoo.get_entry("vit_base_patch16_224").preprocessing.mean == (0.5, 0.5, 0.5)
     assert models.preprocessing("vit_base_patch16_224.mae").mean == (0.485, 0.456, 0.406)
     assert tc.create_model("vit_base_patch16_224.mae").num_classes == 0
     with pytest.raises(
         tc.InputError, match=r"unknown model 'vit_base_patch16_224.ame': did you mean 'vit_base_patch16_224.mae'"
     ):
-        zoo.entry("vit_base_patch16_224.ame")
+        zoo.get_entry("vit_base_patch16_224.ame")
 
 
 @pytest.mark.parametrize("name", zoo.ZOO)
@@ -47,7 +47,7 @@ def test_every_model_has_as_many_parameters_as_its_line_says(name):
 
 @pytest.mark.parametrize("name", [name for name in FACTS if name not in ABSENT])
 def test_lines_are_timm_s_facts(name):
-    facts, entry = FACTS[name], zoo.entry(name)
+    facts, entry = FACTS[name], zoo.get_entry(name)
     assert zoo.full_name(name).partition(".")[2] == facts["tag"]
     assert entry.parameters == facts["params"]
     found = entry.preprocessing
@@ -64,15 +64,15 @@ def test_lines_are_timm_s_facts(name):
     ("name", "millions"), [("lvvit_t", 8.53), ("lvvit_s", 26.15), ("lvvit_m", 55.83), ("lvvit_l", 150.47)]
 )
 def test_lvvit_has_the_sizes_that_its_authors_publish(name, millions):
-    assert round(zoo.entry(name).parameters / 1e6, 2) == millions
+    assert round(zoo.get_entry(name).parameters / 1e6, 2) == millions
 
 
 def test_repositories_of_the_hub():
     assert zoo.repository("deit_small_patch16_224") == "timm/deit_small_patch16_224.fb_in1k"
     quick = "vit_base_patch16_clip_quickgelu_224.openai"
-    assert zoo.of_repository("timm/vit_base_patch16_clip_224.openai") == quick
+    assert zoo.name_from_repository("timm/vit_base_patch16_clip_224.openai") == quick
     for name in zoo.ZOO:
-        assert zoo.of_repository(zoo.repository(name)) == name
+        assert zoo.name_from_repository(zoo.repository(name)) == name
     for name, facts in FACTS.items():
         if name not in ABSENT:
             assert zoo.repository(name) == facts["hf"]

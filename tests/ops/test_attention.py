@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tcvit_jax.ops import attention as ops
-from tcvit_jax.ops.attention import SIGNALS, computed_statistics, exponentials, sparsified, stored_statistics
+from tcvit_jax.ops.attention import SIGNALS, recomputed_statistics, sparsify, statistics_of_map, unnormalized_weights
 
 # One compilation for all examples of a shape.
-attention = jax.jit(ops.attention, static_argnames=("signals", "class_tokens", "keep", "read", "masked"))
+attention = jax.jit(
+    ops.attention, static_argnames=("signals", "class_tokens", "keep_fraction", "num_queries", "has_mask")
+)
 
 
 def random_qkv(seed, tokens=7, scale=1.0):
@@ -56,7 +58,7 @@ def test_class_row_is_the_mean_of_all_class_tokens():
 @given(st.integers(0, 999), st.sampled_from([0.9, 0.5, 0.01, 1.0]), st.sampled_from([2, 7, 9]))
 def test_sparsification_drops_the_official_count(seed, keep, tokens):
     q, k, v = random_qkv(seed, tokens)
-    values, signals = attention(*map(jnp.asarray, (q, k, v)), keep=keep, signals=("received", "class_row"))
+    values, signals = attention(*map(jnp.asarray, (q, k, v)), keep_fraction=keep, signals=("received", "class_row"))
     dense = explicit(q, k)
     rank = int(tokens * tokens * (1 - keep))
     expected = dense.copy()
@@ -78,20 +80,20 @@ def test_sparsification_drops_the_official_count(seed, keep, tokens):
 def test_the_count_is_that_of_double_precision(tokens, keep, dropped):
     """36,100 entries times 1 - 0.9 are 3,609.9999...: the 3,609-th smallest is kept, and not the 3,610-th."""
     weights = jax.random.uniform(jax.random.key(0), (1, 2, tokens, tokens))
-    np.testing.assert_array_equal((sparsified(weights, keep) == 0).sum((-2, -1)), dropped)
+    np.testing.assert_array_equal((sparsify(weights, keep) == 0).sum((-2, -1)), dropped)
 
 
 def test_gradients_of_a_sparsified_map_pass_through_what_is_left():
     weights = jax.random.uniform(jax.random.key(0), (1, 1, 6, 6))
-    gradient = jax.jit(jax.grad(lambda w: (sparsified(w, 0.5) ** 2).sum()))(weights)
-    np.testing.assert_array_equal(gradient, 2 * sparsified(weights, 0.5))
+    gradient = jax.jit(jax.grad(lambda w: (sparsify(w, 0.5) ** 2).sum()))(weights)
+    np.testing.assert_array_equal(gradient, 2 * sparsify(weights, 0.5))
 
 
 @pytest.mark.parametrize("keep", [1.0, 0.6])
 def test_reading_the_first_queries_alone_gives_their_values(keep):
     q, k, v = map(jnp.asarray, random_qkv(6))
-    values, signals = attention(q, k, v, keep=keep, signals=SIGNALS)
-    first, same = attention(q, k, v, keep=keep, signals=SIGNALS, read=2)
+    values, signals = attention(q, k, v, keep_fraction=keep, signals=SIGNALS)
+    first, same = attention(q, k, v, keep_fraction=keep, signals=SIGNALS, num_queries=2)
     np.testing.assert_allclose(first, values[:, :, :2], atol=1e-6)
     np.testing.assert_allclose(same.received, signals.received, atol=1e-6)
     if keep == 1:
@@ -160,10 +162,10 @@ OF_MAP = ("class_row", "diagonal", "received", "map", "map_max")
 @partial(jax.jit, static_argnames=("signals", "classes"))
 def forms(q, k, weight, signals, classes=2):
     """Signals read from the stored map, and computed anew as a TPU does."""
-    e = exponentials(q, k, weight, None)
+    e = unnormalized_weights(q, k, weight, None)
     inverse = 1 / e.sum(-1)
-    stored = stored_statistics(e, inverse, signals, classes)
-    return stored, computed_statistics(q, k, weight, e, inverse, signals, classes)
+    stored = statistics_of_map(e, inverse, signals, classes)
+    return stored, recomputed_statistics(q, k, weight, e, inverse, signals, classes)
 
 
 @pytest.mark.parametrize("signals", [OF_MAP, ("class_row", "received", "diagonal")], ids=["map", "no-map"])
@@ -186,10 +188,10 @@ def test_signals_computed_anew_are_those_of_the_stored_map(signals, weighted):
 def test_a_map_in_half_precision_is_that_of_the_values_weights():
     """On a TPU: entries of eight bits, and their mean over heads in float32."""
     q, k, _ = map(jnp.asarray, random_qkv(8, scale=2.0))
-    e = exponentials(q, k, None, None)
+    e = unnormalized_weights(q, k, None, None)
     inverse = 1 / e.sum(-1)
-    exact = stored_statistics(e, inverse, ("map", "map_max"), 1)
-    rounded = computed_statistics(q, k, None, e.astype(jnp.bfloat16), inverse, ("map", "map_max"), 1)
+    exact = statistics_of_map(e, inverse, ("map", "map_max"), 1)
+    rounded = recomputed_statistics(q, k, None, e.astype(jnp.bfloat16), inverse, ("map", "map_max"), 1)
     for name, expected in exact.items():
         assert rounded[name].dtype == jnp.float32
         np.testing.assert_allclose(rounded[name], expected, rtol=2**-8)
@@ -203,7 +205,7 @@ def test_the_class_row_is_the_mean_of_the_first_rows_of_the_map(masked, keep):
     bias = jnp.asarray(np.random.default_rng(8).uniform(0, 2, (2, 7)), jnp.float32)
     bias = bias.at[:, 4].set(-jnp.inf) if masked else bias
     _, found = attention(
-        q[:, :1], k[:, :1], v[:, :1], key_bias=bias, masked=masked, keep=keep, class_tokens=2,
+        q[:, :1], k[:, :1], v[:, :1], key_bias=bias, has_mask=masked, keep_fraction=keep, class_tokens=2,
         signals=("class_row", "map"),
     )  # fmt: skip
     np.testing.assert_allclose(found.class_row[:, 0], found.map[:, :2].mean(1), rtol=1e-6)
@@ -213,7 +215,7 @@ def test_a_masked_key_leaves_no_trace_however_large_its_score():
     q, k, v = map(jnp.asarray, random_qkv(9))
     q, k = q.at[..., 0].set(40.0), k.at[:, :, 3, 0].set(40.0)
     bias = jnp.zeros((2, 7)).at[:, 3].set(-jnp.inf)
-    values, signals = attention(q, k, v, key_bias=bias, masked=True, signals=("received",))
+    values, signals = attention(q, k, v, key_bias=bias, has_mask=True, signals=("received",))
     left = np.asarray([0, 1, 2, 4, 5, 6])
     expected, _ = attention(q[:, :, left], k[:, :, left], v[:, :, left])
     np.testing.assert_allclose(values[:, :, left], expected, atol=1e-6)

@@ -11,7 +11,7 @@ import tcvit_jax as tc
 from tcvit_jax.ops import graph
 
 semantic = jax.jit(graph.semantic, static_argnames="neighbors")
-normalised_block = jax.jit(graph.normalised_block)
+normalized_block = jax.jit(graph.normalized_block)
 
 
 @given(st.integers(1, 6), st.integers(1, 6))
@@ -61,10 +61,10 @@ def test_more_neighbours_than_others_are_refused(neighbors):
 def test_normalised_entries_are_those_of_the_dense_matrix(seed):
     rng = np.random.default_rng(seed)
     adjacency = rng.random((2, 7, 7)) < 0.4
-    adjacency[:, 3] = False  # a token without neighbours
+    adjacency[:, 3] = False  # a token without neighbors
     root = graph.inverse_root_degree(jnp.asarray(adjacency))
     rows, columns = rng.integers(0, 7, (2, 4)), rng.integers(0, 7, (2, 3))
-    block = normalised_block(adjacency, root, rows, columns)
+    block = normalized_block(adjacency, root, rows, columns)
     for image in range(2):
         degree = np.maximum(adjacency[image].sum(-1), 1)
         dense = np.diag(degree**-0.5) @ adjacency[image] @ np.diag(degree**-0.5)
@@ -75,7 +75,7 @@ def test_root_degrees_are_an_eigenvector():
     adjacency = jnp.asarray(graph.spatial((5, 4)))[None]
     root = graph.inverse_root_degree(adjacency)
     everything = jnp.arange(20)[None]
-    dense = np.asarray(normalised_block(adjacency, root, everything, everything))[0]
+    dense = np.asarray(normalized_block(adjacency, root, everything, everything))[0]
     degree = np.sqrt(np.asarray(adjacency)[0].sum(-1))
     np.testing.assert_allclose(dense @ degree, degree, rtol=2e-6)
     np.testing.assert_array_equal(dense, dense.T)

@@ -1,4 +1,4 @@
-"""Likeness, distance and the halves of a bipartite matching, against their definitions."""
+"""Likeness, distance and the first_half of a bipartite matching, against their definitions."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -40,12 +40,12 @@ def test_distances_within_a_set_are_symmetric_to_the_bit_and_zero_to_oneself():
 
 def test_the_first_of_all_tokens_begins_the_first_half():
     position = jnp.asarray([[0, 1, 2, 3], [3, 0, 2, 1]])
-    np.testing.assert_array_equal(matching.halves(position, 0), [[1, 0, 1, 0], [0, 1, 1, 0]])
-    np.testing.assert_array_equal(matching.halves(position, 1), [[0, 1, 0, 1], [1, 0, 0, 1]])
+    np.testing.assert_array_equal(matching.first_half(position, 0), [[1, 0, 1, 0], [0, 1, 1, 0]])
+    np.testing.assert_array_equal(matching.first_half(position, 1), [[0, 1, 0, 1], [1, 0, 0, 1]])
 
 
 def test_a_bipartite_score_lets_the_most_alike_of_the_first_half_go_first():
-    likeness = jnp.asarray([[[1, 0.9, 0.2, 0.1], [0.9, 1, 0.3, 0.4], [0.2, 0.3, 1, 0], [0.1, 0.4, 0, 1]]])
+    similarity = jnp.asarray([[[1, 0.9, 0.2, 0.1], [0.9, 1, 0.3, 0.4], [0.2, 0.3, 1, 0], [0.1, 0.4, 0, 1]]])
     first, second = jnp.asarray([[True, False, True, False]]), jnp.asarray([[False, True, False, False]])
-    score = np.asarray(matching.bipartite_score(likeness, first, second))
+    score = np.asarray(matching.bipartite_score(similarity, first, second))
     np.testing.assert_allclose(score, [[-0.9, np.inf, -0.3, 2]], rtol=1e-6)

@@ -13,10 +13,8 @@ from tcvit_jax.tokens import Plan, Tokens
 SEEDS = st.integers(0, 999)
 
 # One compilation for all examples of a shape.
-apply, averaging, follow_slots, restore = map(
-    jax.jit, (plans.apply, plans.averaging, plans.follow_slots, plans.restore)
-)
-by_product, by_index = (jax.jit(form, static_argnums=2) for form in (plans.mixed_by_product, plans.mixed_by_index))
+apply, averaging, update_slots, restore = map(jax.jit, (plans.apply, plans.average, plans.update_slots, plans.restore))
+by_product, by_index = (jax.jit(form, static_argnums=2) for form in (plans.combine_by_product, plans.combine_by_index))
 
 
 def random_split(rng, tokens, keep):
@@ -76,7 +74,7 @@ def test_adding_leaves_kept_tokens_whole_and_counts_sizes_alike():
     tokens = random_tokens(rng, 6)
     kept, removed = random_split(rng, 6, 4)
     weight = jnp.zeros((2, 4, 2)).at[:, 1, 0].set(0.25)
-    plan = plans.adding(jnp.asarray(kept), jnp.asarray(removed), weight)
+    plan = plans.add(jnp.asarray(kept), jnp.asarray(removed), weight)
     np.testing.assert_array_equal(plan.target, [[1, -1], [1, -1]])
     out = apply(plan, tokens)
     for image in range(2):
@@ -88,7 +86,7 @@ def test_adding_leaves_kept_tokens_whole_and_counts_sizes_alike():
 
 def test_the_strongest_share_is_the_target_and_ties_go_to_the_lower_row():
     share = jnp.asarray([[[0.2, 0.5, 0.0], [0.8, 0.5, 0.0]]])
-    plan = plans.adding(jnp.asarray([[0, 1]]), jnp.asarray([[2, 3, 4]]), share)
+    plan = plans.add(jnp.asarray([[0, 1]]), jnp.asarray([[2, 3, 4]]), share)
     np.testing.assert_array_equal(plan.target, [[1, 0, -1]])
 
 
@@ -96,7 +94,7 @@ def test_dropping_gathers_and_nothing_else():
     rng = np.random.default_rng(1)
     tokens = random_tokens(rng, 6)
     kept, removed = random_split(rng, 6, 4)
-    out = apply(plans.dropping(jnp.asarray(kept), jnp.asarray(removed)), tokens)
+    out = apply(plans.drop(jnp.asarray(kept), jnp.asarray(removed)), tokens)
     for image in range(2):
         np.testing.assert_array_equal(out.patches[image], tokens.patches[image][kept[image]])
         np.testing.assert_array_equal(out.size[image], tokens.size[image][kept[image]])
@@ -108,7 +106,7 @@ def test_pooling_puts_one_more_token_behind():
     tokens = random_tokens(rng, 7)
     kept, removed = random_split(rng, 7, 4)
     weight = rng.uniform(0, 1, (2, 3)).astype(np.float32)
-    out = apply(plans.pooling(*map(jnp.asarray, (kept, removed, weight))), tokens)
+    out = apply(plans.pool(*map(jnp.asarray, (kept, removed, weight))), tokens)
     np.testing.assert_allclose(out.size.sum(-1), tokens.size.sum(-1), rtol=1e-6)
     for image in range(2):
         patches = np.asarray(tokens.patches[image])
@@ -123,7 +121,7 @@ def test_representing_passes_sizes_and_patches_on_and_no_features():
     tokens = random_tokens(rng, 6)
     kept, removed = random_split(rng, 6, 4)
     share = jnp.zeros((2, 4, 2)).at[:, 1, 0].set(1).at[:, 3, 1].set(1)
-    out = apply(plans.representing(jnp.asarray(kept), jnp.asarray(removed), share), tokens)
+    out = apply(plans.represent(jnp.asarray(kept), jnp.asarray(removed), share), tokens)
     for image in range(2):
         size, passed = (np.asarray(tokens.size[image])[rows[image]] for rows in (kept, removed))
         np.testing.assert_array_equal(out.patches[image], tokens.patches[image][kept[image]])
@@ -136,7 +134,7 @@ def test_what_is_masked_has_no_size_and_no_patch_and_is_not_fewer_rows():
     tokens = random_tokens(rng, 6)
     kept, removed = random_split(rng, 6, 4)
     valid = jnp.asarray([[True, False, True, True], [False, False, True, False]])
-    out = apply(plans.masking(jnp.asarray(kept), jnp.asarray(removed), valid), tokens)
+    out = apply(plans.mask(jnp.asarray(kept), jnp.asarray(removed), valid), tokens)
     assert out.x.shape == (2, 5, 3)
     for image in range(2):
         size = np.asarray(tokens.size[image])[kept[image]]
@@ -150,14 +148,14 @@ def test_a_scaled_plan_scales_features_alone_and_a_sized_one_sizes_alone():
     tokens = random_tokens(rng, 6)
     kept, removed = map(jnp.asarray, random_split(rng, 6, 4))
     share, factor = jnp.full((2, 4, 2), 0.25), jnp.asarray(rng.uniform(1, 2, (2, 4)), jnp.float32)
-    for plan in (averaging(kept, removed, share, tokens.size), plans.adding(kept, removed, share)):
-        out, scaled = (apply(p, tokens) for p in (plan, plans.scaled(plan, factor)))
-        np.testing.assert_allclose(scaled.patches, out.patches * factor[..., None], rtol=1e-5)
-        np.testing.assert_array_equal(scaled.size, out.size)
-        sized = apply(plans.sized(plan, 2 * share), tokens)
-        np.testing.assert_array_equal(sized.patches, out.patches)
+    for plan in (averaging(kept, removed, share, tokens.size), plans.add(kept, removed, share)):
+        out, scale_features = (apply(p, tokens) for p in (plan, plans.scale_features(plan, factor)))
+        np.testing.assert_allclose(scale_features.patches, out.patches * factor[..., None], rtol=1e-5)
+        np.testing.assert_array_equal(scale_features.size, out.size)
+        with_shares = apply(plans.with_shares(plan, 2 * share), tokens)
+        np.testing.assert_array_equal(with_shares.patches, out.patches)
         own = np.take_along_axis(np.asarray(tokens.size), np.asarray(kept), 1)
-        np.testing.assert_allclose(sized.size - own, 2 * (out.size - own), rtol=1e-5)
+        np.testing.assert_allclose(with_shares.size - own, 2 * (out.size - own), rtol=1e-5)
 
 
 def test_a_mean_without_any_mass_leaves_the_kept_token_as_it_is():
@@ -173,7 +171,7 @@ def test_a_mean_without_any_mass_leaves_the_kept_token_as_it_is():
 def test_blends_compose_as_matrices_and_restore_by_shares(seed):
     """Two plans in a row: every original patch gets the features its parts say."""
     rng = np.random.default_rng(seed)
-    tokens = random_tokens(rng, 8).with_blend()
+    tokens = random_tokens(rng, 8).with_restore_weights()
     expected = np.stack([np.eye(8)] * 2)
     for before, keep in ((8, 5), (5, 3)):
         kept, removed = random_split(rng, before, keep)
@@ -187,8 +185,8 @@ def test_blends_compose_as_matrices_and_restore_by_shares(seed):
             for place, row in enumerate(removed[image][1:], start=1):
                 step[image, row] = share[image, :, place] / share[image, :, place].sum()
         expected = expected @ step
-    np.testing.assert_allclose(tokens.blend, expected, atol=1e-6)
-    restored = restore(tokens.patches, tokens.slots, tokens.blend)
+    np.testing.assert_allclose(tokens.restore_weights, expected, atol=1e-6)
+    restored = restore(tokens.patches, tokens.slots, tokens.restore_weights)
     np.testing.assert_allclose(restored, expected @ np.asarray(tokens.patches), atol=1e-5)
     lost = expected.sum(-1) == 0
     assert lost.any()
@@ -216,7 +214,7 @@ def test_slots_compose_like_dictionaries(seed):
         target = rng.integers(-1, keep, removed.shape).astype(np.int32)
         empty = jnp.zeros((2, keep, left - keep))
         plan = Plan(jnp.asarray(kept), jnp.asarray(removed), empty, empty[..., 0], empty, jnp.asarray(target))
-        slots = follow_slots(plan, jnp.asarray(slots, jnp.int32))
+        slots = update_slots(plan, jnp.asarray(slots, jnp.int32))
         for image in range(2):
             moved = {int(row): place for place, row in enumerate(kept[image])}
             moved |= {int(row): int(place) for row, place in zip(removed[image], target[image], strict=True)}
@@ -235,10 +233,10 @@ def test_plans_carried_out_by_product_are_those_by_index(kind, prefix, dtype):
     weight = jnp.asarray(rng.uniform(0, 1, (2, 5, 4)), jnp.float32).at[:, 2].set(0)
     x = jnp.asarray(rng.standard_normal((2, prefix + 9, 6))).astype(dtype)
     plan = {
-        "dropping": lambda: plans.dropping(kept, removed),
-        "adding": lambda: plans.adding(kept, removed, weight),
+        "dropping": lambda: plans.drop(kept, removed),
+        "adding": lambda: plans.add(kept, removed, weight),
         "averaging": lambda: averaging(kept, removed, weight, jnp.ones((2, 9))),
-        "pooling": lambda: plans.pooling(kept, removed, weight[:, 0]),
+        "pooling": lambda: plans.pool(kept, removed, weight[:, 0]),
     }[kind]()
     product, index = by_product(plan, x, prefix), by_index(plan, x, prefix)
     assert product.dtype == index.dtype == x.dtype

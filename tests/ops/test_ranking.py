@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tcvit_jax.ops import ranking
-from tcvit_jax.ops.ranking import standing
+from tcvit_jax.ops.ranking import midranks
 
 # One compilation for all examples of a shape.
 split_by_score = jax.jit(ranking.split_by_score, static_argnames="keep")
 largest = jax.jit(ranking.largest, static_argnames=("count", "axis"))
-places, smallest = jax.jit(ranking.places), jax.jit(ranking.smallest)
+ranks, smallest = jax.jit(ranking.ranks), jax.jit(ranking.smallest)
 
 # Few values, so that most entries are tied with others.
 ROWS = hnp.arrays(np.float32, (2, 9), elements=st.sampled_from([-2.0, -0.5, 0.0, 0.25, 1.0, 3.0]))
@@ -39,16 +39,16 @@ def test_scores_are_ranked_in_float32():
 
 
 @jax.jit
-def split_standardised(x):
+def split_standardized(x):
     total = jax.nn.softmax(x @ x.swapaxes(1, 2)).sum(1)
     return ranking.split_by_score((total - total.mean(-1, keepdims=True)) / total.std(-1, keepdims=True), 27)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_rounding_within_a_program_never_loses_a_token(seed):
-    """Equal tokens, standardised: what is left is rounding, which a compiler may do anew for each comparison."""
+    """Equal tokens, standardized: what is left is rounding, which a compiler may do anew for each comparison."""
     kinds = np.random.default_rng(seed).standard_normal((2, 3, 8))
-    kept, removed = split_standardised(jnp.asarray(np.repeat(kinds, 12, axis=1), jnp.float32))
+    kept, removed = split_standardized(jnp.asarray(np.repeat(kinds, 12, axis=1), jnp.float32))
     assert (np.diff(kept) > 0).all() and (np.diff(removed) > 0).all()
     np.testing.assert_array_equal(np.sort(np.concatenate([kept, removed], axis=1)), [range(36)] * 2)
 
@@ -77,11 +77,11 @@ def test_the_smallest_are_exact_down_to_denormals(rows, rank):
 
 def test_standing_counts_the_lower_and_half_of_the_equal():
     score = jnp.asarray([[0.3, 0.1, 0.3, 0.9], [1.0, 1.0, 1.0, 1.0]])
-    np.testing.assert_array_equal(standing(score), [[1.5, 0, 1.5, 3], [1.5] * 4])
+    np.testing.assert_array_equal(midranks(score), [[1.5, 0, 1.5, 3], [1.5] * 4])
 
 
 @given(ROWS)
 def test_places_are_those_of_a_stable_descending_sort(score):
     order = np.argsort(-score, axis=-1, kind="stable")
-    found = np.take_along_axis(np.asarray(places(jnp.asarray(score))), order, axis=1)
+    found = np.take_along_axis(np.asarray(ranks(jnp.asarray(score))), order, axis=1)
     np.testing.assert_array_equal(found, [range(9)] * 2)

@@ -96,7 +96,7 @@ def tcvit_chain(maps, reducer, prefix):
             if (reducer.graph == "patch" and min(i, j) < prefix) or (i == j and not reducer.self_loops):
                 walk[i, j] = 0
     lost_some = reducer.graph == "patch" or not reducer.self_loops
-    if reducer.heads == "max" or (reducer.renormalise and lost_some):
+    if reducer.heads == "max" or (reducer.renormalize and lost_some):
         for i in range(tokens):
             if walk[i].sum() > 0:
                 walk[i] /= walk[i].sum()

@@ -56,4 +56,4 @@ def condense(reducer, scene, keep, prepared=False):
 def at_least(reducer, scene, keep):
     """`keep`, or as many more as the method cannot remove at once."""
     patches = scene.tokens.origin.shape[1]
-    return max(keep, patches - reducer.most(patches, scene.tokens.prefix))
+    return max(keep, patches - reducer.max_removable(patches, scene.tokens.prefix))

@@ -47,7 +47,7 @@ def test_two_blocks_equal_the_reference(kind, propagation, seed, prefix, keep):
         np.testing.assert_array_equal(plan2.kept[image], second[0])
         np.testing.assert_allclose(out2.patches[image], second[2], rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(out2.size[image], second[3], rtol=1e-5)
-        expected = [origin[row] for row in second[0]] + [-1] * reducer.extra
+        expected = [origin[row] for row in second[0]] + [-1] * reducer.extra_tokens
         np.testing.assert_array_equal(out2.origin[image], expected)
 
 
@@ -111,7 +111,7 @@ def test_propagation_is_affine_in_alpha():
 @pytest.mark.parametrize("kind", GRAPHS)
 def test_the_graph_has_the_degrees_of_its_kind(kind):
     drawn = scene(3)
-    graph = tc.GTP(graph=kind, neighbors=3).graph_of(drawn.tokens, drawn.grid)
+    graph = tc.GTP(graph=kind, neighbors=3).build_graph(drawn.tokens, drawn.grid)
     spatial = graphs.spatial(drawn.grid).sum(-1)
     degree = np.asarray(graph.adjacency.sum(-1))
     least = {"spatial": spatial, "semantic": 3, "mixed": np.maximum(spatial, 3)}[kind]
@@ -119,9 +119,9 @@ def test_the_graph_has_the_degrees_of_its_kind(kind):
     assert (degree >= least).all()
     assert (degree <= most).all()
     assert not np.diagonal(graph.adjacency, axis1=1, axis2=2).any()
-    # An eigenvector of every normalised graph, symmetric or not: A^ sqrt(deg) = sqrt(deg).
+    # An eigenvector of every normalized graph, symmetric or not: A^ sqrt(deg) = sqrt(deg).
     every = jnp.broadcast_to(jnp.arange(20), (2, 20))
-    dense = np.asarray(graphs.normalised_block(graph.adjacency, graph.root, every, every))
+    dense = np.asarray(graphs.normalized_block(graph.adjacency, graph.root, every, every))
     np.testing.assert_allclose(np.einsum("bij,bj->bi", dense, np.sqrt(degree)), np.sqrt(degree), rtol=2e-6)
 
 
@@ -130,9 +130,9 @@ def test_later_blocks_read_a_part_of_the_first_graph():
     reducer = tc.GTP(neighbors=3, alpha=1.0)
     plan, out = condense(reducer, drawn, 12)
     _, plan2, _ = second_block(reducer, drawn, out, 5, 1, 8)
-    graph = reducer.graph_of(drawn.tokens, drawn.grid)
+    graph = reducer.build_graph(drawn.tokens, drawn.grid)
     every = jnp.broadcast_to(jnp.arange(20), (2, 20))
-    dense = np.asarray(graphs.normalised_block(graph.adjacency, graph.root, every, every))
+    dense = np.asarray(graphs.normalized_block(graph.adjacency, graph.root, every, every))
     for image in range(2):
         kept = np.asarray(plan.kept[image])
         rows, columns = kept[np.asarray(plan2.kept[image])], kept[np.asarray(plan2.removed[image])]
@@ -154,7 +154,7 @@ def test_a_token_without_kept_neighbours_is_lost_and_changes_nothing():
     drawn = scene(2)
     plan, out = condense(tc.GTP(graph="spatial", alpha=0.5), drawn, 1)
     lonely = np.flatnonzero(np.asarray(plan.target[0]) == -1)
-    assert len(lonely) >= 11  # a kept token has at most eight neighbours
+    assert len(lonely) >= 11  # a kept token has at most eight neighbors
     x = drawn.tokens.x.at[0, 1 + plan.removed[0, lonely[0]]].add(100.0)
     changed = plans.apply(plan, drawn.tokens.with_x(x))
     np.testing.assert_array_equal(changed.x[0], out.x[0])

@@ -11,7 +11,7 @@ import pytest
 
 import tcvit_jax as tc
 from tcvit_jax.ops import graph as graphs
-from tcvit_jax.ops.attention import sparsified
+from tcvit_jax.ops.attention import sparsify
 from tests.models.builders import images_of, run, run_traced, small, variables_of
 from tests.reducers.scenes import condense, scene
 
@@ -42,16 +42,16 @@ def test_random_selection_without_a_class_token_drops_no_token_more():
 def test_neighbours_are_as_many_as_asked_with_any_prefix(prefix):
     """Without a class token it takes one too many."""
     drawn = scene(0, prefix)
-    graph = tc.GTP(graph="semantic", neighbors=3).graph_of(drawn.tokens, drawn.grid)
+    graph = tc.GTP(graph="semantic", neighbors=3).build_graph(drawn.tokens, drawn.grid)
     assert (np.asarray(graph.adjacency.sum(-1)) == 3).all()
 
 
 def test_no_neighbours_are_refused_or_add_none():
-    """Its default of 0 divides by a degree of 0: NaN. More neighbours than tokens crash it."""
+    """Its default of 0 divides by a degree of 0: NaN. More neighbors than tokens crash it."""
     with pytest.raises(tc.InputError, match="neighbors=0 leaves the semantic graph without edges"):
         tc.GTP(graph="semantic", neighbors=0)
     drawn = scene(1)
-    mixed = tc.GTP(neighbors=0).graph_of(drawn.tokens, drawn.grid)
+    mixed = tc.GTP(neighbors=0).build_graph(drawn.tokens, drawn.grid)
     np.testing.assert_array_equal(mixed.adjacency[0], graphs.spatial(drawn.grid))
     with pytest.raises(tc.InputError, match="neighbors=36 is out of range: 36 patch tokens"):
         small(tc.GTP(neighbors=36), 4)
@@ -81,12 +81,12 @@ def test_sparsification_acts_with_scaled_residuals_too(skip_lam):
 def test_a_map_too_small_to_lose_an_entry_keeps_all():
     """Three tokens at 0.9: int(9 * 0.1) = 0, of which it asks for the 0-th smallest, and crashes."""
     weights = jax.random.uniform(jax.random.key(0), (1, 1, 3, 3))
-    np.testing.assert_array_equal(sparsified(weights, 0.9), weights)
+    np.testing.assert_array_equal(sparsify(weights, 0.9), weights)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_duplicates_and_half_precision_give_no_loop_and_no_more_neighbours(dtype):
-    """Ties push a token out of its own nearest, whose edge becomes -1, or give up to twice the neighbours."""
+    """Ties push a token out of its own nearest, whose edge becomes -1, or give up to twice the neighbors."""
     x = jnp.repeat(jax.random.normal(jax.random.key(0), (2, 5, 6)), 4, axis=1).astype(dtype)
     adjacency = np.asarray(graphs.semantic(x, 3))
     assert adjacency.dtype == bool

@@ -61,7 +61,7 @@ def test_two_blocks_equal_the_reference(reducer, prefix, block, seed):
     drawn = scene(seed, prefix, class_tokens=prefix, block=block, depth=4)
     tokens = drawn.tokens.with_state(reducer.prepare(drawn.tokens, drawn.grid))
     out, plan = reducer.reduce(tokens, drawn.signals, keep)
-    left = keep + reducer.extra
+    left = keep + reducer.extra_tokens
     again = scene(seed + 1, prefix, grid=(1, left), class_tokens=prefix)
     second, keep2 = replace(out, block=out.block + 1), left - left // 3
     out2, plan2 = reducer.reduce(second, again.signals, keep2)
@@ -120,33 +120,30 @@ def test_ats_leaves_fewer_tokens_where_few_matter_and_nobody_reads_the_rest():
     [(tc.ToMe(), 9, 1, 4), (tc.PiToMe(), 8, 0, 4), (tc.MCTF(), 9, 1, 7), (tc.MCTF(), 8, 2, 7), (tc.TopK(), 9, 1, 8)],
 )
 def test_what_a_method_cannot_remove_is_refused(reducer, patches, prefix, most):
-    assert reducer.most(patches, prefix) == most
+    assert reducer.max_removable(patches, prefix) == most
     sizes = {"img_size": (4, 4 * patches), "patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 3}
     tc.create_model("deit_tiny_patch16_224", reducer, [most], **sizes)
     with pytest.raises(tc.InputError, match=f"at most {most}"):
         tc.create_model("deit_tiny_patch16_224", reducer, [most + 1], **sizes)
 
 
-SCORED = "it reads class attention: use tc.GTP() or tc.ToMe()"
+OTHER_METHOD = "use tc.GTP() or tc.ToMe()"
+OTHER_PARTS = "set score='gtp' and fuse='hard', for example"
 
 
 @pytest.mark.parametrize(
-    ("reducer", "message"),
+    ("reducer", "advice"),
     [
-        *((reducer, SCORED) for reducer in (tc.EViT(), tc.TopK(), tc.DiffRate(), tc.TPS(), tc.ATS())),
-        *((tc.Cross(score=score), SCORED) for score in ("cls", "ats")),
-        (tc.Cross(), "balance=0.5 reads class attention: use balance=1.0 or dominance='gap'"),
-        (
-            tc.Cross(score="random", fuse="class_token"),
-            "fuse='class_token' reads class attention: use 'mean_token'",
-        ),
+        *((reducer, OTHER_METHOD) for reducer in (tc.EViT(), tc.TopK(), tc.DiffRate(), tc.TPS(), tc.ATS())),
+        *((tc.Cross(score=score), OTHER_PARTS) for score in ("cls", "ats", "tcvit")),
+        (tc.Cross(score="random", fuse="class_token"), OTHER_PARTS),
     ],
     ids=repr,
 )
-def test_methods_that_read_the_class_token_say_so(reducer, message):
+def test_methods_that_read_the_class_token_say_so(reducer, advice):
     with pytest.raises(tc.InputError) as caught:
         tc.create_model("deit_tiny_patch16_224", reducer, 8, class_token=False, global_pool="avg")
-    assert str(caught.value) == f"class_token=False, and {message}"
+    assert str(caught.value) == f"reducer={reducer!r} requires class_token=True: {advice}"
 
 
 def test_a_method_of_two_halves_removes_nothing_of_one_token():
@@ -172,14 +169,14 @@ def test_numbers_of_pruned_tokens_have_to_fit_the_schedule():
 def test_most_of_a_bipartite_method_is_reached(reducer, prefix, patches):
     """At its limit the tokens of one half are gone, but for what the other needs, and nothing is lost."""
     drawn = scene(0, prefix, grid=(1, patches))
-    _, out = condense(reducer, drawn, patches - reducer.most(patches, prefix))
+    _, out = condense(reducer, drawn, patches - reducer.max_removable(patches, prefix))
     np.testing.assert_allclose(out.size.sum(-1), drawn.tokens.size.sum(-1), rtol=1e-5)
     assert (np.asarray(out.slots) >= 0).all()
 
 
 @pytest.mark.parametrize("reducer", [kind() for kind in (tc.ToFu, tc.TPS, tc.DiffRate)], ids=repr)
 def test_features_get_no_gradient_through_the_choice(reducer):
-    """Though the choice, the match or a length is read off them. In a late block, where ToFu merges."""
+    """Though the inputs, the match or a length is read off them. In a late block, where ToFu merges."""
     drawn = scene(1, block=3, depth=4)
     prepared = drawn.tokens.with_state(reducer.prepare(drawn.tokens, drawn.grid))
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import tcvit_jax as tc
 from tcvit_jax import reducers
 from tcvit_jax.ops import plans
-from tcvit_jax.reducers.parts import Site
+from tcvit_jax.reducers.parts import BlockContext
 from tcvit_jax.tokens import Tokens
 from tests.reducers.reference import split
 from tests.reducers.scenes import KEEP, at_least, attend, condense, scene
@@ -49,7 +49,7 @@ def test_a_plan_splits_patches_of_any_shape(reducer, seed, shape, class_tokens):
 def check_split(reducer, drawn, keep):
     batch, patches, prefix = *drawn.tokens.origin.shape, drawn.tokens.prefix
     plan, out = condense(reducer, drawn, keep)
-    survivors = keep + reducer.extra
+    survivors = keep + reducer.extra_tokens
     for image in range(batch):
         kept, removed = set(np.asarray(plan.kept[image]).tolist()), set(np.asarray(plan.removed[image]).tolist())
         assert len(kept) == keep
@@ -64,7 +64,7 @@ def check_split(reducer, drawn, keep):
     # Sizes never shrink, but for what only fills the width: it has none, and no patch.
     before = np.take_along_axis(np.asarray(drawn.tokens.size), np.asarray(plan.kept), axis=1)
     valid = np.ones((batch, keep), bool) if plan.valid is None else np.asarray(plan.valid)
-    assert reducer.masks or valid.all()
+    assert reducer.has_padding or valid.all()
     assert valid.any(-1).all()
     assert (np.asarray(out.size[:, :keep])[valid] >= before[valid] * (1 - 1e-6)).all()
     assert (np.asarray(out.size[:, :keep])[~valid] == 0).all()
@@ -88,14 +88,14 @@ def test_the_fate_of_removed_tokens_is_what_the_reducer_says(reducer):
     tokens, patches = drawn.tokens, np.asarray(drawn.tokens.patches)
     total = np.asarray(out.size.sum(-1)) / np.asarray(tokens.size.sum(-1))
     stayed = np.take_along_axis(patches, np.asarray(plan.kept)[..., None], 1)
-    if reducer.fate == "dropped":
+    if reducer.removal == "drop":
         assert plan.self_weight is plan.weight is plan.share is None
         np.testing.assert_array_equal(out.patches, stayed)
         # Of every image all rows hold a patch, but for those that only fill the width.
         held = [set(np.asarray(slots).tolist()) - {-1} for slots in out.slots]
         assert held == [set(np.flatnonzero(size)) for size in np.asarray(out.size)]
-        assert reducer.masks or held == [set(range(keep))] * 2
-    elif reducer.fate == "merged":
+        assert reducer.has_padding or held == [set(range(keep))] * 2
+    elif reducer.removal == "merge":
         # Nothing is lost, every weight is that of a mean, and no mean leaves the range of what it is made of.
         np.testing.assert_allclose(total, 1, rtol=1e-6)
         assert (np.asarray(out.slots) >= 0).all()
@@ -163,9 +163,9 @@ def test_degenerate_tokens_give_no_nan_and_ties_keep_the_lower_index(reducer, to
     tokens, score = flat.tokens.with_state(reducer.prepare(flat.tokens, flat.grid)[0]), reducer.parts.score
     ranked = np.asarray(score.rank(tokens, signals, 12))
     np.testing.assert_array_equal(plan.kept[0], split(ranked[0], 12)[0])
-    site = Site(patches=20, keep=12, prefix=1, heads=1, width=6, block=0, depth=1)
-    compares_tokens = score.macs(site) != score.macs(replace(site, width=7))
-    if score.signals and not compares_tokens and not reducer.masks:
+    context = BlockContext(patches=20, keep=12, prefix=1, heads=1, width=6, block=0, depth=1)
+    compares_tokens = score.macs(context) != score.macs(replace(context, width=7))
+    if score.signals and not compares_tokens and not reducer.has_padding:
         # Flat attention: every score is equal.
         np.testing.assert_array_equal(plan.kept, [range(12)])
 
@@ -179,7 +179,7 @@ def test_attention_on_one_token_alone_gives_no_nan(reducer):
     assert float(signals.map[:, :, 1:].max()) == 0
     plan, out = condense(reducer, drawn._replace(signals=signals), 12)
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves((plan, out)))
-    if reducer.fate == "merged":
+    if reducer.removal == "merge":
         np.testing.assert_allclose(out.size.sum(-1), drawn.tokens.size.sum(-1), rtol=1e-6)
 
 
@@ -188,7 +188,7 @@ def test_gradients_through_a_plan_are_those_of_its_matrix(reducer):
     drawn = scene(4)
     tokens = drawn.tokens.with_state(reducer.prepare(drawn.tokens, drawn.grid))
     plan = reducer.plan(tokens, drawn.signals, 12)
-    cotangent = jax.random.normal(jax.random.key(0), (2, 13 + reducer.extra, 6))
+    cotangent = jax.random.normal(jax.random.key(0), (2, 13 + reducer.extra_tokens, 6))
     gradient = jax.grad(lambda x: (plans.apply(plan, tokens.with_x(x)).x * cotangent).sum())(tokens.x)
     step = 1e-2 * jax.random.normal(jax.random.key(1), tokens.x.shape)
     change = ((plans.apply(plan, tokens.with_x(tokens.x + step)).x - plans.apply(plan, tokens).x) * cotangent).sum()
@@ -221,7 +221,7 @@ def test_sizes_of_ten_thousand_stay_finite(reducer):
     heavy = replace(drawn.tokens, size=jnp.full_like(drawn.tokens.size, 10_000.0), x=drawn.tokens.x.astype("bfloat16"))
     _, out = condense(reducer, drawn._replace(tokens=heavy), 12)
     assert bool(jnp.isfinite(out.x).all())
-    assert reducer.masks or bool((out.size > 0).all())
+    assert reducer.has_padding or bool((out.size > 0).all())
     assert bool(jnp.isfinite(jnp.log(out.size[out.size > 0])).all())
     q = jnp.ones((2, 1, 1 + out.size.shape[1], 4), jnp.bfloat16)
     bias = jnp.pad(jnp.log(out.size), ((0, 0), (1, 0)))
@@ -251,8 +251,8 @@ def test_a_reducer_prints_as_what_makes_it_again(reducer):
         ({"name": "gtp", "alpha": -0.1}, "alpha=-0.1 is not a part of a token, 0 or more: use 0.1"),
         ({"name": "gtp", "alpha": float("inf")}, "alpha=inf is not a part of a token, 0 or more: use 0.1"),
         ({"name": "gtp", "neighbors": -1}, "neighbors=-1 is negative: use 8, or graph='spatial' for none"),
-        ({"name": "gtp", "neighbors": 2.5}, "neighbors takes a whole number, and was given 2.5"),
-        ({"name": "tcvit", "order": 2.5}, "order takes a whole number, and was given 2.5"),
+        ({"name": "gtp", "neighbors": 2.5}, "neighbors=2.5: must be an integer"),
+        ({"name": "tcvit", "order": 2.5}, "order=2.5: must be an integer"),
         ({"name": "gtp", "attention_keep": 0}, "attention_keep=0 is not in (0, 1]: 1.0 keeps every entry"),
         ({"name": "tcvit", "order": 0}, "order=0 is no walk: the shortest has 1 step"),
         (
@@ -275,7 +275,7 @@ def test_a_reducer_prints_as_what_makes_it_again(reducer):
         ({"name": "tomme"}, "unknown reducer 'tomme': did you mean 'tome'?"),
         (
             {"name": "tome", "fuse": "hard"},
-            "unknown field of reducer 'tome': 'fuse': choose one of: attention_keep, proportional_attention",
+            "unknown field of reducer 'tome': 'fuse': must be one of attention_keep, proportional_attention",
         ),
         ({"name": "evit", "attention_keep": 2}, "attention_keep=2 is not in (0, 1]: 1.0 keeps every entry"),
         (
@@ -283,7 +283,7 @@ def test_a_reducer_prints_as_what_makes_it_again(reducer):
             "pruned=1.5 is not a share between 0 and 1, nor a list with a number per block",
         ),
         ({"name": "diffrate", "pruned": [2, -1]}, "pruned=(2, -1) holds a negative number: use 0 or more"),
-        ({"name": "diffrate", "pruned": [2, 0.5]}, "pruned takes a whole number, and was given 0.5"),
+        ({"name": "diffrate", "pruned": [2, 0.5]}, "pruned=0.5: must be an integer"),
         ({"name": "gtp", "alpha": "half"}, "alpha takes a number such as 0.1, and was given 'half'"),
         ({"name": "evit", "fuse": "drop"}, "fuse takes True or False, and was given 'drop'"),
         (
@@ -294,9 +294,9 @@ def test_a_reducer_prints_as_what_makes_it_again(reducer):
         ({"name": "pitome", "margin": float("nan")}, "margin=nan is no cosine, -1 to 1: use 0.75"),
         ({"name": "pitome", "alpha": 0}, "alpha=0 is not positive: use 1.0"),
         ({"name": "dpcknn", "neighbors": 0}, "neighbors=0 leaves a token without itself: use 5"),
-        ({"name": "dpcknn", "neighbors": 1.5}, "neighbors takes a whole number, and was given 1.5"),
+        ({"name": "dpcknn", "neighbors": 1.5}, "neighbors=1.5: must be an integer"),
         ({"name": "kmedoids", "iterations": -1}, "iterations=-1 is negative: use 3"),
-        ({"name": "kmedoids", "iterations": 1.5}, "iterations takes a whole number, and was given 1.5"),
+        ({"name": "kmedoids", "iterations": 1.5}, "iterations=1.5: must be an integer"),
         ({"name": "mctf", "similarity": 0}, "similarity=0 is no temperature: use a positive number"),
         ({"name": "mctf", "importance": -1}, "importance=-1 is no temperature: use a positive number"),
         ({"name": "mctf", "size": 0}, "size=0 is no temperature: use a positive number"),

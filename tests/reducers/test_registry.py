@@ -119,7 +119,7 @@ FORM = "must be names with commas between them, such as gtp,tcvit(order=3)"
         ("tome,none", "reducers 'tome,none' hold 'none', which reduces nothing: the dense model is compared anyhow"),
         (
             "tome(fuse=')')",
-            "unknown field of reducer 'tome': 'fuse': choose one of: attention_keep, proportional_attention",
+            "unknown field of reducer 'tome': 'fuse': must be one of attention_keep, proportional_attention",
         ),
         ("nowhere.mod:Mine", "reducer 'nowhere.mod:Mine': requires the package 'nowhere', which is not installed"),
         ("tcvit_jax.mod:Mine", "reducer 'tcvit_jax.mod:Mine': module 'tcvit_jax.mod' not found"),

@@ -13,7 +13,7 @@ import tcvit_jax as tc
 from tcvit_jax.measure.diagnosis import count_destinations
 from tcvit_jax.ops import plans
 from tcvit_jax.ops.attention import Signals
-from tcvit_jax.reducers.tcvit import CHOICES
+from tcvit_jax.reducers.tcvit import OPTIONS
 from tcvit_jax.tokens import Tokens
 from tests.reducers import reference
 from tests.reducers.scenes import KEEP, Scene, attend, condense, scene
@@ -51,7 +51,7 @@ def test_every_switch_equals_the_reference(reducer, seed, shape):
 @st.composite
 def any_switches(draw):
     """All switches at once, in any combination that the method takes."""
-    chosen = {name: draw(st.sampled_from(options)) for name, options in CHOICES.items()}
+    chosen = {name: draw(st.sampled_from(options)) for name, options in OPTIONS.items()}
     if chosen["dominance"] == "cls_walk":
         chosen["graph"] = "full"
     if chosen["score_norm"] == "zscore" and chosen["fuse_weight"] == "score":
@@ -67,7 +67,7 @@ def any_switches(draw):
         temperature=draw(st.sampled_from([0.5, 1.0, 2.0])),
         top_m=draw(st.integers(1, 6)),
         self_loops=draw(st.booleans()),
-        renormalise=draw(st.booleans()),
+        renormalize=draw(st.booleans()),
         **chosen,
     )
 
@@ -118,9 +118,7 @@ def test_without_a_class_token_connectivity_stands_alone(registers):
     sizes = {"class_token": False, "global_pool": "avg", "reg_tokens": registers}
     with pytest.raises(tc.InputError) as caught:
         tc.create_model("deit_tiny_patch16_224", tc.TCViT(), 4, **sizes)
-    assert str(caught.value) == (
-        "class_token=False, and balance=0.5 reads class attention: use balance=1.0 or dominance='gap'"
-    )
+    assert str(caught.value) == ("reducer=TCViT() requires class_token=True: set balance=1.0 or dominance='gap'")
     for reducer in (tc.TCViT(balance=1.0), tc.TCViT(dominance="gap")):
         assert tc.create_model("deit_tiny_patch16_224", reducer, 4, **sizes).removed == (4,) * 12
         check_against_the_reference(reducer, scene(2, registers, class_tokens=0), KEEP)
@@ -230,22 +228,25 @@ def test_gradients_flow_through_soft_shares_only_where_asked():
     cotangent = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((2, 7, 6), (2, 7))]
     direction = jnp.asarray(rng.standard_normal((2, 21, 21)), jnp.float32)
 
-    def value(chain, **switches):
-        reducer, signals = tc.TCViT(**switches), replace(drawn.signals, map=chain)
+    def value(transition_matrix, **switches):
+        reducer, signals = tc.TCViT(**switches), replace(drawn.signals, map=transition_matrix)
         _, out = condense(reducer, drawn._replace(signals=signals), 7)
         return (out.patches * cotangent[0]).sum() + (out.size * cotangent[1]).sum()
 
-    chain = drawn.signals.map
+    transition_matrix = drawn.signals.map
     for switches in ({"fuse": "soft"}, {"fuse": "topm"}, {"fuse": "hard", "grad_through_soft": True}):
-        assert float(jnp.abs(jax.grad(lambda w, s=switches: value(w, **s))(chain)).max()) == 0
+        assert float(jnp.abs(jax.grad(lambda w, s=switches: value(w, **s))(transition_matrix)).max()) == 0
     for switches in (
         {"fuse": "soft"}, {"fuse": "soft", "temperature": 2.0, "match_norm": "lift"}, {"fuse": "topm", "walk": "katz"},
         {"fuse": "soft", "fuse_weight": "connectivity"},
     ):  # fmt: skip
-        slope = float((jax.grad(lambda w, s=switches: value(w, grad_through_soft=True, **s))(chain) * direction).sum())
+        slope = float(
+            (jax.grad(lambda w, s=switches: value(w, grad_through_soft=True, **s))(transition_matrix) * direction).sum()
+        )
         step = 3e-4
         up, down = (
-            float(value(chain + sign * step * direction, grad_through_soft=True, **switches)) for sign in (1, -1)
+            float(value(transition_matrix + sign * step * direction, grad_through_soft=True, **switches))
+            for sign in (1, -1)
         )
         np.testing.assert_allclose(slope, (up - down) / (2 * step), rtol=1e-2, atol=5e-3)
         assert abs(slope) > 0.01

@@ -34,7 +34,7 @@ def test_what_was_logged_beyond_the_checkpoint_is_forgotten(tmp_path):
         run.log(step, {"loss": 1 / step})
     with run.metrics.open("a") as file:
         file.write('{"step": 20, "lo')
-    run.forget_after(10)
+    run.truncate_after(10)
     assert [line["step"] for line in run.history()] == [5, 10]
 
 
@@ -55,7 +55,7 @@ def test_a_process_that_does_not_write_leaves_no_file(tmp_path):
     run = RunDirectory(tmp_path, CONFIG, write=False)
     run.log(1, {"loss": 1.0})
     run.write_summary({"top1": 1.0})
-    run.forget_after(0)
+    run.truncate_after(0)
     assert list(tmp_path.iterdir()) == []
 
 

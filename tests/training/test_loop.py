@@ -15,7 +15,7 @@ from tcvit_jax.assembly.evaluate import evaluate
 from tcvit_jax.checkpoint import load
 from tcvit_jax.training.job import build
 from tcvit_jax.training.loop import train
-from tcvit_jax.training.preemption import Notice, Preempted
+from tcvit_jax.training.preemption import Preempted, PreemptionWatcher
 from tests.conftest import ROOT
 from tests.training.settings import GTP, TINY
 
@@ -132,7 +132,10 @@ def test_nan_loss_ends_with_the_step(tmp_path):
             "token_labels=1.0 requires a head on every patch token, which deit_tiny_patch16_224 lacks",
         ),
         ("--config.data.label_maps=maps", "data.label_maps='maps' has no effect: it requires token_labels > 0"),
-        ("--config.warmdown.epochs=1", "warmdown.epochs=1.0 ends at step 22, and the run has 22: use less"),
+        (
+            "--config.reduction_warmup.epochs=1",
+            "reduction_warmup.epochs=1.0 ends at step 22, and the run has 22: use less",
+        ),
         ("--config.data.auto_augment=rand-m9-inc2", "rand-m9-inc2"),
         ("--config.data.repeats=0", "data.repeats=0: must be >= 1"),
         ("--config.data.repeats=40", "batch_size 64 is too small for repeats 40"),
@@ -175,7 +178,7 @@ def test_everything_at_once_and_an_interruption_between_two_stages(finished, tmp
     save_file(convert.to_torch(variables, model), weights)
     arguments = [
         *TINY, "--config.mesh.model=2", "--config.accumulate=2", "--config.mixing.mixup=0.8", "--config.mixing.cutmix=1",
-        "--config.random_erasing=0.25", "--config.warmdown.epochs=0.6", "--config.warmdown.stages=1",
+        "--config.random_erasing=0.25", "--config.reduction_warmup.epochs=0.6", "--config.reduction_warmup.stages=1",
         f"--config.weights={weights}", "--config.distill.teacher=dense", "--config.distill.tokens=0.5",
         "--config.optimizer.layer_decay=0.8", "--config.optimizer.clip_norm=1", "--config.data.repeats=2",
         "--config.data.auto_augment=rand-m9-mstd0.5-inc1",
@@ -186,7 +189,7 @@ def test_everything_at_once_and_an_interruption_between_two_stages(finished, tmp
     # Told to end after step 9, of the second stage.
     asked = iter([False] * 8 + [True] * 99)
     with monkeypatch.context() as patch:
-        patch.setattr(Notice, "reached", lambda _: next(asked))
+        patch.setattr(PreemptionWatcher, "reached", lambda _: next(asked))
         with pytest.raises(Preempted, match="interrupted, and saved after step 9: the same command continues"):
             train(config.load(GTP, [*arguments, f"--config.workdir={tmp_path / 'told'}"]))
     told = train(config.load(GTP, [*arguments, f"--config.workdir={tmp_path / 'told'}"]))
@@ -249,7 +252,7 @@ def test_an_interrupted_evaluation_is_made_up_for_once(finished, tmp_path, monke
     arguments = [*TINY, "--config.checkpoint_every=100", f"--config.workdir={tmp_path / 'run'}"]
     asked = iter([False] * 13 + [True] * 99)
     with monkeypatch.context() as patch:
-        patch.setattr(Notice, "reached", lambda _: next(asked))
+        patch.setattr(PreemptionWatcher, "reached", lambda _: next(asked))
         with pytest.raises(Preempted, match="saved after step 11"):
             train(config.load(GTP, arguments))
     metrics = tmp_path / "run" / "metrics.jsonl"
@@ -261,7 +264,7 @@ def test_an_interrupted_evaluation_is_made_up_for_once(finished, tmp_path, monke
         return False
 
     with monkeypatch.context() as patch:
-        patch.setattr(Notice, "reached", killed)
+        patch.setattr(PreemptionWatcher, "reached", killed)
         with pytest.raises(KeyboardInterrupt):
             train(config.load(GTP, arguments))
     assert [line["step"] for line in map(json.loads, metrics.read_text().splitlines())] == [5, 10, 11, 15]

@@ -73,14 +73,14 @@ def test_labels_are_condensed_as_the_patches_were():
             mine = [values[b, n] for n in range(6) if slots[b, n] == token]
             held[b, token] = len(mine)
             expected[b, token] = np.mean(mine, axis=0) if mine else 0
-    found, count = plans.gathered(jnp.asarray(values), jnp.asarray(slots), 3)
+    found, count = plans.pool_patches(jnp.asarray(values), jnp.asarray(slots), 3)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     np.testing.assert_array_equal(count, held)
-    blend = RNG.dirichlet(np.ones(3), (2, 6)).astype(np.float32)
-    expected = np.einsum("bns,bnc->bsc", blend, values) / blend.sum(1)[..., None]
-    found, count = plans.gathered(jnp.asarray(values), jnp.asarray(slots), 3, jnp.asarray(blend))
+    restore_weights = RNG.dirichlet(np.ones(3), (2, 6)).astype(np.float32)
+    expected = np.einsum("bns,bnc->bsc", restore_weights, values) / restore_weights.sum(1)[..., None]
+    found, count = plans.pool_patches(jnp.asarray(values), jnp.asarray(slots), 3, jnp.asarray(restore_weights))
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    np.testing.assert_allclose(count, blend.sum(1), rtol=1e-6)
+    np.testing.assert_allclose(count, restore_weights.sum(1), rtol=1e-6)
 
 
 def test_targets_of_label_maps_are_the_softmax_of_the_cropped_logits():

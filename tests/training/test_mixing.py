@@ -17,7 +17,7 @@ def images_of(rng, count=6, size=(20, 28)):
 
 
 def pairs(x):
-    """Rows in the order in which timm's pairing, the first with the last, is that of neighbours."""
+    """Rows in the order in which timm's pairing, the first with the last, is that of neighbors."""
     order = [i for pair in zip(range(len(x) // 2), reversed(range(len(x))), strict=False) for i in pair]
     return x[order], np.argsort(order)
 

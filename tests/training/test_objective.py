@@ -1,4 +1,4 @@
-"""What is minimised: teachers, restored tokens, labels of tokens; each against the model's own answers."""
+"""What is minimized: teachers, restored tokens, labels of tokens; each against the model's own answers."""
 
 from dataclasses import replace
 from functools import partial
@@ -11,7 +11,7 @@ import pytest
 import tcvit_jax as tc
 from tcvit_jax import models
 from tcvit_jax.models.zoo import Preprocessing
-from tcvit_jax.ops.images import normalise
+from tcvit_jax.ops.images import normalize
 from tcvit_jax.training import losses
 from tcvit_jax.training.mixing import Mixing
 from tcvit_jax.training.objective import Objective, Teacher, mixed_patches
@@ -32,7 +32,7 @@ def loss_of(objective, variables, taught=None, batch=BATCH, key=KEY):
 
 
 def images(preprocessing=PREPROCESSING):
-    return normalise(BATCH["image"], preprocessing.mean, preprocessing.std)
+    return normalize(BATCH["image"], preprocessing.mean, preprocessing.std)
 
 
 def labels():
@@ -47,7 +47,7 @@ def test_labels_alone():
 
 
 @pytest.mark.parametrize("kind", ["soft", "hard"])
-def test_a_teacher_sees_the_same_images_in_its_own_normalisation(kind):
+def test_a_teacher_sees_the_same_images_in_its_own_normalization(kind):
     model, teacher = small(tc.TCViT(), 4, depth=2), small(depth=2, embed_dim=48, num_heads=2)
     variables, taught = variables_of(model), variables_of(teacher, seed=1)
     other = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 0.3))
@@ -140,7 +140,7 @@ def apply_in_training(model, variables, shown, **options):
 def test_tokens_are_labelled_by_what_they_hold(lvvit):
     """Without mixing every token's label is the image's, however the tokens were condensed."""
     model, variables, batch = lvvit
-    shown = normalise(jnp.asarray(batch["image"]), PREPROCESSING.mean, PREPROCESSING.std)
+    shown = normalize(jnp.asarray(batch["image"]), PREPROCESSING.mean, PREPROCESSING.std)
     heads, tokens = apply_in_training(model, variables, shown)
     target = losses.targets(batch["label"], 7, 0.1)
     each = -(target[:, None] * jax.nn.log_softmax(heads.patch_tokens)).sum(-1)
@@ -153,12 +153,12 @@ def test_tokens_are_labelled_by_what_they_hold(lvvit):
 def test_mixtoken_exchanges_patches_and_their_labels(lvvit):
     """The class target is of both images; each token's of those whose patches it holds, in plain loops."""
     model, variables, batch = lvvit
-    shown = normalise(jnp.asarray(batch["image"]), PREPROCESSING.mean, PREPROCESSING.std)
+    shown = normalize(jnp.asarray(batch["image"]), PREPROCESSING.mean, PREPROCESSING.std)
     key = next(
         k for k in jax.random.split(KEY, 9) if 2 < mixed_patches(jax.random.fold_in(k, 3), model.grid).sum() < 14
     )
     mixed = np.asarray(mixed_patches(jax.random.fold_in(key, 3), model.grid))
-    heads, tokens = apply_in_training(model, variables, shown, mixed=jnp.asarray(mixed))
+    heads, tokens = apply_in_training(model, variables, shown, mix_mask=jnp.asarray(mixed))
     target = np.asarray(losses.targets(batch["label"], 7, 0.1))
     other, own = target[[1, 0, 3, 2]], 1 - mixed.mean()
     slots = np.asarray(tokens.slots)
@@ -175,13 +175,13 @@ def test_mixtoken_exchanges_patches_and_their_labels(lvvit):
 
 
 def test_mixed_patches_of_a_model_are_its_neighbours_patches():
-    """With all patches mixed, an image is its neighbour, positions and all."""
+    """With all patches mixed, an image is its neighbor, positions and all."""
     model = small(depth=2)
     variables = variables_of(model)
-    whole, _ = model.apply(variables, images(), method="outputs", mixed=jnp.ones(36, bool))
+    whole, _ = model.apply(variables, images(), method="outputs", mix_mask=jnp.ones(36, bool))
     plain = model.apply(variables, images())
     np.testing.assert_allclose(whole.logits, np.asarray(plain)[[1, 0, 3, 2]], atol=1e-6)
-    none, _ = model.apply(variables, images(), method="outputs", mixed=jnp.zeros(36, bool))
+    none, _ = model.apply(variables, images(), method="outputs", mix_mask=jnp.zeros(36, bool))
     np.testing.assert_array_equal(none.logits, plain)
 
 
@@ -205,7 +205,7 @@ def test_a_teacher_sees_the_patches_that_the_student_sees():
 def test_heads_of_the_same_kind_are_compared(lvvit):
     """With token labels a class token's head learns from the teacher's, and not from what it and the patches say."""
     model, variables, batch = lvvit
-    shown = normalise(jnp.asarray(batch["image"]), PREPROCESSING.mean, PREPROCESSING.std)
+    shown = normalize(jnp.asarray(batch["image"]), PREPROCESSING.mean, PREPROCESSING.std)
     said, _ = jax.jit(partial(model.apply, method="outputs"))(variables, shown)
     heads, _ = apply_in_training(model, variables, shown)
     teacher = Teacher(model, PREPROCESSING, weight=1.0)
@@ -218,7 +218,7 @@ def test_heads_of_the_same_kind_are_compared(lvvit):
 def test_a_box_of_patches_has_the_area_that_was_drawn():
     keys = jax.random.split(jax.random.key(1), 4000)
     share = np.asarray(jax.jit(jax.vmap(lambda key: mixed_patches(key, (14, 14)).mean()))(keys))
-    # The same in NumPy: a uniform area, a uniform centre, cut off at the borders.
+    # The same in NumPy: a uniform area, a uniform center, cut off at the borders.
     rng, expected = np.random.default_rng(0), []
     for lam, row, column in zip(rng.random(4000), *rng.integers(0, 14, (2, 4000)), strict=True):
         side = int(14 * np.sqrt(1 - lam))

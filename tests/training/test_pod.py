@@ -21,12 +21,12 @@ def settings(*arguments):
 
 def test_a_step_is_that_of_the_configuration():
     mesh = sharding.data_mesh()
-    plain = pod.compiled_step(settings(), mesh)
+    plain = pod.compile_step(settings(), mesh)
     parameters = models.count_parameters(assembly.build_model(settings().model, settings().reduction))
     # Parameters, averages and two moments; the batch besides.
     assert plain.arguments_mib * 2**20 == pytest.approx(4 * 4 * parameters + 8 * (144 + 4), rel=0.02)
     assert set(plain.collectives) == {"all-reduce"}
-    shared = pod.compiled_step(
+    shared = pod.compile_step(
         settings("--config.mesh.model=4", "--config.weights=w.safetensors", "--config.distill.teacher=dense"),
         sharding.make_mesh(0, 4),
     )

@@ -39,19 +39,23 @@ def first_state(model, tx):
     return jax.tree.map(np.asarray, jax.jit(make_init(model, tx, 0))())
 
 
-def compiled(objective, mesh, batch, taught=None, tx=SGD, accumulate=1):
+def compiled(objective, mesh, batch, teacher_variables=None, tx=SGD, accumulate=1):
     """The first state, the teacher's variables, and the compiled step."""
     first = first_state(objective.model, tx)
     state = jax.device_put(first, sharding.shardings(first, mesh, objective.model.PARAMETERS))
-    taught = sharding.place_whole(taught or {}, mesh)
+    teacher_variables = sharding.place_replicated(teacher_variables or {}, mesh)
     step = make_train_step(objective, tx, mesh, seed=0, ema_decay=0.9, accumulate=accumulate)
-    return state, taught, step.lower(state, taught, sharding.place(batch_of(batch), mesh)).compile()
+    return (
+        state,
+        teacher_variables,
+        step.lower(state, teacher_variables, sharding.place(batch_of(batch), mesh)).compile(),
+    )
 
 
-def advance(state, taught, step, mesh, count, batch=8):
+def advance(state, teacher_variables, step, mesh, count, batch=8):
     losses = []
     for index in range(count):
-        state, metrics = step(state, taught, sharding.place(batch_of(batch, index), mesh))
+        state, metrics = step(state, teacher_variables, sharding.place(batch_of(batch, index), mesh))
         losses.append(float(metrics["loss"]))
         np.testing.assert_allclose(np.mean(metrics["row_loss"]), losses[-1], rtol=1e-5)
     return state, losses
@@ -84,9 +88,9 @@ def all_reduced(line):
 def test_eight_devices_train_as_one_and_exchange_the_mean_of_the_gradients_alone():
     objective = plain(small(tc.TCViT(), 8, depth=2, drop_path_rate=0.2))
     one, losses_one = advance(*compiled(objective, ONE, 8), ONE, 3)
-    first, taught, step = compiled(objective, EIGHT, 8)
+    first, teacher_variables, step = compiled(objective, EIGHT, 8)
     text, numbers = step.as_text(), sum(leaf.size for leaf in jax.tree.leaves(first.variables))
-    eight, losses_eight = advance(first, taught, step, EIGHT, 3)
+    eight, losses_eight = advance(first, teacher_variables, step, EIGHT, 3)
     assert_same(one, eight, losses_one, losses_eight)
     # Every gradient once, and the mean loss: as many numbers, and no activation beside them.
     assert exchanged(text) == numbers + 1
@@ -127,7 +131,7 @@ def test_batch_statistics_are_trained_and_the_same_on_eight_devices_and_averages
         np.testing.assert_allclose(average, 0.1 * old + 0.9 * new, rtol=1e-5, atol=1e-7)
     # Of the whole batch, on however many devices.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found[1], found[8])
-    # The optimiser's moments are of parameters alone.
+    # The optimizer's moments are of parameters alone.
     assert jax.tree.structure(after.opt_state[0].mu) == jax.tree.structure(after.variables["params"])
 
 
@@ -150,7 +154,7 @@ def test_shared_parameters_are_gathered_and_their_gradients_scattered_and_nothin
     # Not Adam: it makes steps of the rounding errors that keys' biases have for gradients.
     objective, tx = plain(small(depth=2, drop_path_rate=0.2)), optax.sgd(0.1, momentum=0.9)
     one, losses_one = advance(*compiled(objective, ONE, 8, tx=tx), ONE, 3)
-    first, taught, step = compiled(objective, FSDP, 8, tx=tx)
+    first, teacher_variables, step = compiled(objective, FSDP, 8, tx=tx)
     shared = {
         jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(first.variables["params"])
         if not leaf.sharding.is_fully_replicated
@@ -172,7 +176,7 @@ def test_shared_parameters_are_gathered_and_their_gradients_scattered_and_nothin
     reduced = sum(int(np.prod(shape)) for kind, shape in found if kind == "all-reduce")
     scalars = reduced - sum(int(np.prod(shape)) for shape in (*parts, *rest))
     assert 2 <= scalars <= 1 + len(shared)
-    after, losses = advance(first, taught, step, FSDP, 3)
+    after, losses = advance(first, teacher_variables, step, FSDP, 3)
     assert_same(one, after, losses_one, losses)
 
 
@@ -192,10 +196,10 @@ def everything():
     objective = plain(
         model, mixing=Mixing(0.8, 1.0), erasing=0.5, mix_token=True, teacher=Teacher(teacher, PREPROCESSING)
     )
-    taught = first_state(teacher, SGD).variables
+    teacher_variables = first_state(teacher, SGD).variables
     found = {}
     for name, mesh, accumulate in (("one", ONE, 1), ("eight", EIGHT, 1), ("micro", EIGHT, 2)):
-        state, placed, step = compiled(objective, mesh, 32, taught=taught, accumulate=accumulate)
+        state, placed, step = compiled(objective, mesh, 32, teacher_variables=teacher_variables, accumulate=accumulate)
         numbers = sum(leaf.size for leaf in jax.tree.leaves(state.variables))
         found[name] = Trained(numbers, step.as_text(), *advance(state, placed, step, mesh, 2, 32))
     return found

@@ -1,6 +1,6 @@
-"""Where labelled images come from: scikit-learn's digits, a folder of images, a TFDS data set, or TFRecord files."""
+"""Where labeled images come from: scikit-learn's digits, a folder of images, a TFDS data set, or TFRecord files."""
 
-from tcvit_jax.data.sources.base import Example, Picture, Source
+from tcvit_jax.data.sources.base import Example, ImageLike, Source
 from tcvit_jax.data.sources.digits import DigitsSource
 from tcvit_jax.data.sources.folder import FolderSource
 from tcvit_jax.data.sources.tfds import TfdsSource
@@ -10,7 +10,7 @@ __all__ = [
     "DigitsSource",
     "Example",
     "FolderSource",
-    "Picture",
+    "ImageLike",
     "Source",
     "TfdsSource",
     "TfrecordSource",

@@ -1,4 +1,4 @@
-"""What every data source is: labelled images under an index."""
+"""What every data source is: labeled images under an index."""
 
 from typing import Protocol, TypedDict, runtime_checkable
 
@@ -8,7 +8,7 @@ from PIL import Image
 VALIDATION_SPLITS = ("val", "validation", "test")
 """What data sets call their validation images: `val` stands for the first of these that there is."""
 
-Picture = np.ndarray | Image.Image
+ImageLike = np.ndarray | Image.Image
 """An image as its source has it: uint8 [H, W, C] with C of 3 or 1, or a Pillow image of mode RGB or L.
 
 Transforms take either, and make the same of the same pixels. What decodes files leaves their pixels where Pillow put
@@ -18,14 +18,14 @@ array, [H, W] in mode L.
 
 
 class Example(TypedDict):
-    """One labelled image: `image` is a `Picture`, and `label` an index into the classes."""
+    """One labeled image: `image` is a `ImageLike`, and `label` an index into the classes."""
 
-    image: Picture
+    image: ImageLike
     label: int
 
 
 class Source(Protocol):
-    """Random access to labelled images. Sources are picklable, since worker processes receive a copy.
+    """Random access to labeled images. Sources are picklable, since worker processes receive a copy.
 
     Attributes:
         classes: the class names; a label is an index into them.
@@ -51,6 +51,6 @@ class NamedSource(Source, Protocol):
         ...
 
 
-def size_of(image: Picture) -> tuple[int, int]:
+def size_of(image: ImageLike) -> tuple[int, int]:
     """The (height, width) of an image."""
     return (image.height, image.width) if isinstance(image, Image.Image) else (image.shape[0], image.shape[1])

@@ -84,7 +84,7 @@ def decode_image(file: str | io.BytesIO, name: str) -> Image.Image:
             if image.mode[0] in "IF":
                 raise ValueError(f"it has mode {image.mode}, and more than 8 bits a channel would be cut off")
             decoded = _in_rgb(image)
-            # A transparent colour would be converted along with the image, whenever that is.
+            # A transparent color would be converted along with the image, whenever that is.
             decoded.info = {}
             return decoded
     # Pillow reports broken files by any of these, depending on the format and on what is broken.

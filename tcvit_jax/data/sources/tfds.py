@@ -23,7 +23,7 @@ class TfdsSource:
         directory: the TFDS data directory; empty for the default one.
 
     Raises:
-        InputError: the name or the split is unknown, the data set is not labelled images, or no copy of it in
+        InputError: the name or the split is unknown, the data set is not labeled images, or no copy of it in
             a format with random access is on this machine, or a file of it is damaged. The message has the command
             that prepares one.
     """
@@ -53,7 +53,7 @@ class TfdsSource:
         if image.dtype != np.uint8:
             raise InputError(f"dataset {self._name!r}, example {index}: the image is {image.dtype}, not uint8")
         if label < 0:
-            raise InputError(f"dataset {self._name!r}, example {index}: it has no label; choose a labelled split")
+            raise InputError(f"dataset {self._name!r}, example {index}: it has no label; choose a labeled split")
         return {"image": image, "label": label}
 
 

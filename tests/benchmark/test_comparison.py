@@ -2,7 +2,7 @@ import pytest
 
 import tcvit_jax as tc
 from tcvit_jax import assembly, checkpoint, config
-from tcvit_jax.benchmark.subject import build
+from tcvit_jax.benchmark.comparison import build
 from tests.benchmark.conftest import save
 
 
@@ -44,10 +44,10 @@ def test_a_configuration_brings_a_model_and_names_its_weights(checkpoints):
 
 
 def test_every_method_meets_the_budget_with_its_own_shape(checkpoints):
-    subject = build(weights_of(checkpoints[:1]), [tc.GTP(), tc.EViT(), tc.PiToMe()], shares=(0.85,))
-    dense = subject.model.cost().total
-    assert subject.budgets == (0.85 * dense / 1e9,)
-    entries = subject.entries(subject.budgets[0])
+    comparison = build(weights_of(checkpoints[:1]), [tc.GTP(), tc.EViT(), tc.PiToMe()], shares=(0.85,))
+    dense = comparison.model.cost().total
+    assert comparison.budgets == (0.85 * dense / 1e9,)
+    entries = comparison.entries(comparison.budgets[0])
     assert [entry.name for entry in entries] == ["dense", "GTP()", "EViT()", "PiToMe()"]
     for entry in entries[1:]:
         assert 0.9 * 0.85 * dense < entry.model.cost().total <= 0.85 * dense
@@ -60,7 +60,7 @@ def test_every_method_meets_the_budget_with_its_own_shape(checkpoints):
         ([tc.GTP(), tc.GTP()], {}, "reducer GTP() is named twice: once is enough"),
         ([tc.GTP()], {"shares": (1.5,)}, "share=1.5 is not between 0 and 1: 0.5 is half of the dense model's multiply-adds"),
         ([tc.GTP()], {"gmacs": (9.0,)}, "gmacs=9 is no budget below the dense model's 0.0003174"),
-        ([tc.GTP()], {"shape": "stage"}, "unknown shape 'stage': did you mean 'stages'?"),
+        ([tc.GTP()], {"schedule_family": "stage"}, "unknown schedule_family 'stage': did you mean 'stages'?"),
         ([tc.GTP()], {"shares": ()}, "no budget to compare at: use --share 0.75,0.5 or --gmacs 3.4"),
         ([tc.GTP()], {"batch": 0}, "batch=0 is not positive"),
         ([tc.GTP()], {"rounds": 0}, "rounds=0 is not positive"),

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tcvit_jax.config import Warmdown
+from tcvit_jax.config import ReductionWarmup
 from tcvit_jax.errors import InputError
 from tcvit_jax.models import ViT, condense
 
@@ -22,7 +22,9 @@ class Stage:
     removed: tuple[int, ...]
 
 
-def stages(warmdown: Warmdown, model: ViT, total_steps: int, steps_per_epoch: float) -> tuple[Stage, ...]:
+def stages(
+    reduction_warmup: ReductionWarmup, model: ViT, total_steps: int, steps_per_epoch: float
+) -> tuple[Stage, ...]:
     """The stages of a run; the last one has the whole schedule of `model`.
 
     Until `start_epoch` nothing is removed; over the next `epochs` the removed part of the schedule follows half a
@@ -31,21 +33,23 @@ def stages(warmdown: Warmdown, model: ViT, total_steps: int, steps_per_epoch: fl
     Raises:
         InputError: nothing is removed, or the warm-down does not end before the run.
     """
-    if not warmdown.epochs:
+    if not reduction_warmup.epochs:
         return (Stage(0, model.removed),)
     if not any(model.removed):
-        raise InputError(f"warmdown.epochs={warmdown.epochs}, and nothing is removed: use a reducer and a schedule")
-    end = (warmdown.start_epoch + warmdown.epochs) * steps_per_epoch
+        raise InputError(
+            f"reduction_warmup.epochs={reduction_warmup.epochs}, and nothing is removed: use a reducer and a schedule"
+        )
+    end = (reduction_warmup.start_epoch + reduction_warmup.epochs) * steps_per_epoch
     if end >= total_steps:
         raise InputError(
-            f"warmdown.epochs={warmdown.epochs} ends at step {round(end)}, and the run has {total_steps}: use less"
+            f"reduction_warmup.epochs={reduction_warmup.epochs} ends at step {round(end)}, and the run has {total_steps}: use less"
         )
     found: list[Stage] = []
-    for level in range(warmdown.stages + 1):
-        part = level / warmdown.stages
+    for level in range(reduction_warmup.stages + 1):
+        part = level / reduction_warmup.stages
         # When half a cosine has come so far.
         time = math.acos(1 - 2 * part) / math.pi
-        start = round((warmdown.start_epoch + warmdown.epochs * time) * steps_per_epoch) if level else 0
+        start = round((reduction_warmup.start_epoch + reduction_warmup.epochs * time) * steps_per_epoch) if level else 0
         removed = tuple(round(part * count) for count in model.removed)
         if found and found[-1].start == start:
             found.pop()
@@ -56,6 +60,6 @@ def stages(warmdown: Warmdown, model: ViT, total_steps: int, steps_per_epoch: fl
     return tuple(found)
 
 
-def at(found: Sequence[Stage], step: int) -> Stage:
+def stage_at(found: Sequence[Stage], step: int) -> Stage:
     """The stage of the step after `step` steps."""
     return next(stage for stage in reversed(found) if stage.start <= step)

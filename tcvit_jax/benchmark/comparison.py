@@ -17,7 +17,7 @@ from tcvit_jax.errors import InputError, unknown
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing
 from tcvit_jax.reducers import Reducer
-from tcvit_jax.schedule import SHAPES
+from tcvit_jax.schedule import SCHEDULE_FAMILIES
 
 # Where settings that nobody gave start from.
 SHARES = (0.75, 0.6, 0.5)
@@ -71,7 +71,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Subject:
+class Comparison:
     """What is compared, and how.
 
     Attributes:
@@ -82,7 +82,7 @@ class Subject:
         preprocessing: of the images.
         reducers: the first of them is what the others are compared with.
         budgets: in 1e9 multiply-adds.
-        shape: of every schedule, one of `schedule.SHAPES`, or `"method"` for each method's own.
+        schedule_family: of every schedule, one of `schedule.SCHEDULE_FAMILIES`, or `"method"` for each method's own.
         batch: images of a timed batch.
         rounds: timed runs of every program.
         calibrate: on how many training images the reducers' parameters are chosen, at each budget; 0 takes those given.
@@ -95,7 +95,7 @@ class Subject:
     preprocessing: Preprocessing
     reducers: tuple[Reducer, ...]
     budgets: tuple[float, ...]
-    shape: str = "method"
+    schedule_family: str = "method"
     batch: int = 64
     rounds: int = 30
     calibrate: int = 0
@@ -107,7 +107,7 @@ class Subject:
         Raises:
             InputError: a method that cannot meet the budget.
         """
-        plan = schedule.budget(budget, shape=self.shape)
+        plan = schedule.budget(budget, family=self.schedule_family)
         found = [Entry(budget, None, self.model)]
         for reducer in self.reducers if methods is None else methods:
             try:
@@ -125,7 +125,7 @@ class Subject:
             "data": {**self.config.to_mapping()["data"], "eval_batch_size": self.config.run.eval_batch_size},
             "reducers": [reducers.to_config(reducer) for reducer in self.reducers],
             "budgets": list(self.budgets),
-            "shape": self.shape,
+            "schedule_family": self.schedule_family,
             "batch": self.batch,
             "rounds": self.rounds,
             "calibrate": self.calibrate,
@@ -147,19 +147,19 @@ def build(
     *,
     gmacs: Sequence[float] = (),
     shares: Sequence[float] = SHARES,
-    shape: str = "method",
+    schedule_family: str = "method",
     batch: int = 64,
     rounds: int = 30,
     calibrate: int = 0,
-) -> Subject:
-    """Put a subject together; every mistake in it is raised here, before anything is compiled.
+) -> Comparison:
+    """Put a comparison together; every mistake in it is raised here, before anything is compiled.
 
     Args:
         pretrained: one or more weights of one model; the data are those of the first.
         methods: the reducers, at least one.
         gmacs: budgets in 1e9 multiply-adds.
         shares: without those, budgets as parts of the dense model's cost.
-        shape, batch, rounds, calibrate: as of `Subject`.
+        schedule_family, batch, rounds, calibrate: as of `Comparison`.
 
     Raises:
         InputError: weights of different models or preprocessing, a method that cannot meet a budget, or a number out of
@@ -187,8 +187,8 @@ def build(
     for budget in budgets:
         if not 0 < budget < dense:
             raise InputError(f"gmacs={budget:g} is no budget below the dense model's {dense:.4g}")
-    if shape not in (*SHAPES, "method"):
-        raise unknown("shape", shape, (*SHAPES, "method"))
+    if schedule_family not in (*SCHEDULE_FAMILIES, "method"):
+        raise unknown("schedule_family", schedule_family, (*SCHEDULE_FAMILIES, "method"))
     for name, value in (("batch", batch), ("rounds", rounds)):
         if value < 1:
             raise InputError(f"{name}={value} is not positive")
@@ -198,10 +198,10 @@ def build(
         raise InputError(f"a benchmark runs in one process, and this is one of {jax.process_count()}")
     # All weights are evaluated on the data of the first, which have to be of the classes that each was trained on.
     data, *_ = [replace(each, config=config).eval_data() for each in pretrained]
-    subject = Subject(
-        model, tuple(map(Weights.of, pretrained)), config, data, preprocessing, tuple(methods), budgets, shape, batch,
+    comparison = Comparison(
+        model, tuple(map(Weights.of, pretrained)), config, data, preprocessing, tuple(methods), budgets, schedule_family, batch,
         rounds, calibrate,
     )  # fmt: skip
     for budget in budgets:
-        subject.entries(budget)
-    return subject
+        comparison.entries(budget)
+    return comparison

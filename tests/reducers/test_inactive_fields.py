@@ -17,7 +17,7 @@ from tests.reducers.test_tcvit import any_switches
 from tests.switches import REDUCERS_AND_SWITCHES
 
 WORDS = sorted({
-    *gtp.SCORE_NAMES, *gtp.GRAPHS, *gtp.PROPAGATIONS, *(word for words in tcvit.CHOICES.values() for word in words),
+    *gtp.SCORE_NAMES, *gtp.GRAPHS, *gtp.PROPAGATIONS, *(word for words in tcvit.OPTIONS.values() for word in words),
     *cross.SCORES, *cross.MATCHES, *cross.FUSIONS,
 })  # fmt: skip
 
@@ -54,7 +54,7 @@ def same(ours, theirs):
 
 
 def check(reducer):
-    expected, unread = leaves(reducer), reducer.unread_fields()
+    expected, unread = leaves(reducer), reducer.inactive_fields()
     assert set(unread) <= {field.name for field in fields(reducer)}
     for name, needs in unread.items():
         assert needs
@@ -65,7 +65,9 @@ def check(reducer):
 
 
 # TC-ViT has too many combinations to list.
-UNREAD = [reducer for reducer in REDUCERS_AND_SWITCHES if reducer.unread_fields() and not isinstance(reducer, tc.TCViT)]
+UNREAD = [
+    reducer for reducer in REDUCERS_AND_SWITCHES if reducer.inactive_fields() and not isinstance(reducer, tc.TCViT)
+]
 
 
 @pytest.mark.parametrize("reducer", UNREAD, ids=repr)
@@ -97,7 +99,7 @@ def test_what_any_combination_of_switches_does_not_read_changes_no_bit(reducer):
         (tc.TCViT(balance=0.0, fuse="single"), {"dominance": "gap"}),
         (tc.TCViT(fuse="soft"), {"graph": "patch"}),
         (tc.TCViT(balance=0.0, dominance="gap", fuse="single"), {"self_loops": False}),
-        (tc.TCViT(self_loops=False, fuse="soft"), {"renormalise": True}),
+        (tc.TCViT(self_loops=False, fuse="soft"), {"renormalize": True}),
         (tc.TCViT(order=1, balance=1.0, fuse="single"), {"columns": "all"}),
         (tc.TCViT(fuse="soft"), {"direction": "from_kept"}),
         (tc.TCViT(fuse="soft"), {"match_norm": "lift"}),
@@ -107,7 +109,7 @@ def test_what_any_combination_of_switches_does_not_read_changes_no_bit(reducer):
     ids=repr,
 )
 def test_what_a_reducer_reads_changes_its_plan(reducer, change):
-    assert not set(change) & set(reducer.unread_fields())
+    assert not set(change) & set(reducer.inactive_fields())
     assert not same(leaves(replace(reducer, **change)), leaves(reducer))
 
 
@@ -130,14 +132,14 @@ def test_gradients_read_grad_through_soft_where_it_is_said_to_be_read(switches, 
 
         return jax.grad(loss)(drawn.signals.map)
 
-    assert ("grad_through_soft" in tc.TCViT(**switches).unread_fields()) is not is_read
+    assert ("grad_through_soft" in tc.TCViT(**switches).inactive_fields()) is not is_read
     assert np.array_equal(slope(True), slope(False)) is not is_read
 
 
 @pytest.mark.parametrize("kind", [tc.TopK, tc.ATS])
 def test_a_model_whose_tokens_are_all_of_size_one_weighs_none(kind):
     """With and without tokens that only fill the width."""
-    assert "proportional_attention" in kind().unread_fields()
+    assert "proportional_attention" in kind().inactive_fields()
     logits = []
     for proportional in (True, False):
         model = small(kind(proportional_attention=proportional), 8, depth=2)
@@ -147,21 +149,23 @@ def test_a_model_whose_tokens_are_all_of_size_one_weighs_none(kind):
 
 
 def test_what_a_field_needs_is_said_in_its_words():
-    assert tc.GTP(propagation="none").unread_fields() == {
+    assert tc.GTP(propagation="none").inactive_fields() == {
         "proportional_attention": "a method that merges or propagates tokens: all sizes are 1",
         "seed": "score='random'",
         **dict.fromkeys(("alpha", "graph", "neighbors"), "propagation='graph'"),
     }
-    assert tc.GTP(score="random", graph="spatial").unread_fields() == {"neighbors": "graph='semantic' or graph='mixed'"}
-    assert tc.TCViT(balance=0.0, fuse="drop").unread_fields()["order"] == "balance > 0 or dominance='cls_walk'"
-    unread = tc.TCViT().unread_fields()
+    assert tc.GTP(score="random", graph="spatial").inactive_fields() == {
+        "neighbors": "graph='semantic' or graph='mixed'"
+    }
+    assert tc.TCViT(balance=0.0, fuse="drop").inactive_fields()["order"] == "balance > 0 or dominance='cls_walk'"
+    unread = tc.TCViT().inactive_fields()
     assert unread["temperature"] == "fuse='soft' or fuse='topm'"
     assert unread["gamma"] == "walk='katz'"
-    assert tc.Cross(fuse="drop").unread_fields()["match"].startswith("fuse='hard' or fuse='soft'")
+    assert tc.Cross(fuse="drop").inactive_fields()["match"].startswith("fuse='hard' or fuse='soft'")
 
 
 @pytest.mark.parametrize("kind", REDUCERS.values())
 def test_what_every_reducer_has_is_read_unless_nothing_gets_a_size(kind):
-    unread = kind().unread_fields()
+    unread = kind().inactive_fields()
     assert "attention_keep" not in unread
-    assert ("proportional_attention" in unread) == (kind().fate == "dropped")
+    assert ("proportional_attention" in unread) == (kind().removal == "drop")

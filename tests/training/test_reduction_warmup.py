@@ -5,15 +5,15 @@ import math
 import pytest
 
 import tcvit_jax as tc
-from tcvit_jax.config import Warmdown
-from tcvit_jax.training.warmdown import Stage, at, stages
+from tcvit_jax.config import ReductionWarmup
+from tcvit_jax.training.reduction_warmup import Stage, stage_at, stages
 from tests.models.builders import small
 
 MODEL = small(tc.GTP(), 8, depth=3)
 
 
 def settings(**changes):
-    return Warmdown(**changes)
+    return ReductionWarmup(**changes)
 
 
 def test_without_epochs_there_is_one_stage():
@@ -30,7 +30,7 @@ def test_stages_follow_half_a_cosine_from_nothing_to_everything():
             part = (1 - math.cos(math.pi * (stage.start - 10) / 60)) / 2
             # A step before or after would be half a step of the schedule further off.
             assert part == pytest.approx(level / 8, abs=0.03)
-    assert [at(found, step).removed[0] for step in (0, 10, 40, 69, 70, 99)] == [0, 0, 4, 7, 8, 8]
+    assert [stage_at(found, step).removed[0] for step in (0, 10, 40, 69, 70, 99)] == [0, 0, 4, 7, 8, 8]
 
 
 def test_stages_that_remove_the_same_are_one():
@@ -42,9 +42,9 @@ def test_stages_that_remove_the_same_are_one():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 10.0}, "warmdown.epochs=10.0 ends at step 100, and the run has 100: use less"),
-        ({"epochs": -1.0}, "warmdown.epochs=-1.0: must be >= 0"),
-        ({"epochs": 1.0, "stages": 0}, "warmdown.stages=0: must be >= 1"),
+        ({"epochs": 10.0}, "reduction_warmup.epochs=10.0 ends at step 100, and the run has 100: use less"),
+        ({"epochs": -1.0}, "reduction_warmup.epochs=-1.0: must be >= 0"),
+        ({"epochs": 1.0, "stages": 0}, "reduction_warmup.stages=0: must be >= 1"),
     ],
 )
 def test_impossible_stages(changes, message):
@@ -55,6 +55,6 @@ def test_impossible_stages(changes, message):
 
 def test_nothing_to_warm_down_to():
     with pytest.raises(
-        tc.InputError, match=r"warmdown.epochs=2.0, and nothing is removed: use a reducer and a schedule"
+        tc.InputError, match=r"reduction_warmup.epochs=2.0, and nothing is removed: use a reducer and a schedule"
     ):
         stages(settings(epochs=2.0), small(), 100, 10.0)

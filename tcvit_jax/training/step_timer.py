@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 
-class Stopwatch:
+class StepTimer:
     """Seconds spent on training steps: pauses and steps that compile, such as the first, are left out."""
 
     def __init__(self) -> None:
