@@ -1,37 +1,8 @@
-"""Train a model: `python train.py --config configs/digits_gtp.py [--config.key=value ...]`.
+"""Train a model: `python train.py --config configs/digits_gtp.py`; see `tcvit_jax.train`."""
 
-The same command continues a run that was interrupted. On `SIGTERM` it saves and ends with status 75.
-"""
-
-import argparse
 import sys
 
-from tcvit_jax.command import Command
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags."""
-    parser.add_argument("--config", required=True, help="a file of configs/ or your own: FILE.py, or FILE.py:RECIPE")
-    parser.add_argument("--distributed", default="auto", help="join other processes: auto (the default), on or off")
-
-
-def run(flags: argparse.Namespace) -> int:
-    """Train as a configuration says."""
-    from tcvit_jax import config
-    from tcvit_jax.training import runtime
-    from tcvit_jax.training.loop import train
-    from tcvit_jax.training.preemption import EXIT_STATUS, Preempted
-
-    try:
-        with runtime.together(flags.distributed):
-            train(config.load(flags.config, flags.overrides), enable_compilation_cache=True)
-    except Preempted as preempted:
-        print(preempted, file=sys.stderr)
-        return EXIT_STATUS
-    return 0
-
-
-main = Command(__doc__, add_arguments, run, has_overrides=True)
+from tcvit_jax.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -37,6 +37,8 @@ MAY_IMPORT = {
         "assembly", "atomic", "checkpoint", "config", "data", "evaluation", "measure", "models", "ops", "reducers", "report",
         "sharding", "tokens",
     ),
+    "train": ("config", "training"),
+    "eval": ("assembly", "config"),
 }  # fmt: skip
 HEAVY = ("torch", "timm", "huggingface_hub", "tensorflow", "sklearn", "matplotlib", "grain", "tensorflow_datasets")
 
