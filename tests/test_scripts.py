@@ -140,7 +140,7 @@ def test_training_starts_from_a_converted_checkpoint(published):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("train.py", "--config", "configs/deit_s_gtp.py"), r"dataset 'imagenet2012' .*tfds build imagenet2012.*--config\.data\.name=folder"),
+        (("train.py", "--config", "configs/deit_s_gtp.py"), r"dataset 'imagenet2012': .*tfds build imagenet2012.*--config\.data\.name=folder"),
         (("train.py", "--config", "configs/digits_gpt.py"), r"unknown config file 'configs/digits_gpt.py': did you mean 'configs/digits_gtp.py'\?"),
         (("train.py", "--config", "configs/digits_gtp.py", "--config.sede=1"), r"unknown config key 'sede': did you mean 'seed'\?"),
         (("train.py", "--config", "configs/digits_gtp.py", "--config.data.name=fashon_mnist"), r"unknown dataset 'fashon_mnist': did you mean 'fashion_mnist'\?"),

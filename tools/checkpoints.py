@@ -1,4 +1,4 @@
-"""A checkpoint with the images that it is evaluated on, as the tools beside this module need them."""
+"""Load a checkpoint and its evaluation images, for the other programs in `tools/`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class EvaluationModel:
     """A trained model and its evaluation split.
 
     Attributes:
-        model: the module of the checkpoint.
-        variables: its parameters, and batch statistics where it has any.
-        preprocessing: how the model takes its images.
-        data: the evaluation split of the checkpoint's own configuration.
+        model: The module of the checkpoint.
+        variables: The parameters, and batch statistics if the model has any.
+        preprocessing: The normalization and crop that the model expects.
+        data: The evaluation split of the checkpoint's configuration.
     """
 
     model: ViT
@@ -32,13 +32,13 @@ class Evaluated:
     data: assembly.EvalData
 
     def pixels(self, indices: Sequence[int]) -> np.ndarray:
-        """Return images of the split, resized and cropped, uint8 `[len(indices), height, width, channels]`."""
+        """Return images of the split, resized and cropped, uint8 `[len(indices), H, W, C]`."""
         import numpy as np
 
         return np.stack([self.data.transform(self.data.source[index]["image"]) for index in indices])
 
     def normalize(self, pixels: np.ndarray) -> jax.Array:
-        """Return pixels as the model takes them, float32."""
+        """Return the normalized input of the model, float32 of the same shape as `pixels`."""
         import jax.numpy as jnp
 
         from tcvit_jax.ops.images import normalize
@@ -46,9 +46,9 @@ class Evaluated:
         return normalize(jnp.asarray(pixels), self.preprocessing.mean, self.preprocessing.std)
 
 
-def load(directory: str) -> Evaluated:
-    """Load a checkpoint that a training run wrote, with its evaluation split."""
+def load(directory: str) -> EvaluationModel:
+    """Load the checkpoint of a training run, with its evaluation split."""
     from tcvit_jax import assembly
 
-    found = assembly.from_checkpoint(directory)
-    return Evaluated(found.model, found.variables, found.preprocessing, found.eval_data())
+    checkpoint = assembly.from_checkpoint(directory)
+    return EvaluationModel(checkpoint.model, checkpoint.variables, checkpoint.preprocessing, checkpoint.eval_data())

@@ -1,8 +1,8 @@
-"""The table of finetunes on Fashion-MNIST: GTP and TC-ViT at half of the multiply-adds, without and with a teacher.
+"""Finetune GTP and TC-ViT on Fashion-MNIST at half of the MACs, with and without self-distillation, and print a table.
 
 python tools/fashion_finetune.py --data PATH --weights runs/fashion_dense_{seed} --out runs/finetune
 
-`--weights` are dense models of `configs/fashion_dense.py`, one for each seed. Runs that are finished are not run again.
+`--weights` are dense models of `configs/fashion_dense.py`, one for each seed. Finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -24,29 +24,40 @@ REDUCERS = {"GTP": "gtp", "TC-ViT": "tcvit"}
 
 
 def main() -> None:
-    """Train what is missing, then print the table."""
+    """Train the missing runs and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="the image folder")
-    parser.add_argument("--weights", required=True, help="with {seed} in it")
-    parser.add_argument("--out", default="runs/finetune")
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--data", required=True, help="image folder of Fashion-MNIST")
+    parser.add_argument("--weights", required=True, help="checkpoint of the dense model, with {seed} in its path")
+    parser.add_argument("--out", default="runs/finetune", help="directory of the runs")
+    parser.add_argument("--seeds", default="0,1,2", help="seeds, separated by commas")
     flags = parser.parse_args()
     seeds = [int(seed) for seed in flags.seeds.split(",")]
-    print(f"| reducer | recipe | top-1 by seed | mean | seconds a run |\n|{'---|' * 5}")
+    print(f"| reducer | recipe | top-1 by seed | mean | seconds per run |\n|{'---|' * 5}")
     for label, reducer in REDUCERS.items():
         for recipe, config in RECIPES.items():
-            found = [finished(flags, config, reducer, seed) for seed in seeds]
-            tops = [100 * summary["top1"] for summary in found]
-            seconds = statistics.median(summary["wall_seconds"] for summary in found)
-            each = ", ".join(f"{top:.2f}" for top in tops)
-            print(f"| {label} | {recipe} | {each} | {statistics.mean(tops):.2f} % | {seconds:.0f} |", flush=True)
+            summaries = [run_summary(flags, config, reducer, seed) for seed in seeds]
+            accuracies = [100 * summary["top1"] for summary in summaries]
+            seconds = statistics.median(summary["wall_seconds"] for summary in summaries)
+            by_seed = ", ".join(f"{accuracy:.2f}" for accuracy in accuracies)
+            mean = statistics.mean(accuracies)
+            print(f"| {label} | {recipe} | {by_seed} | {mean:.2f} % | {seconds:.0f} |", flush=True)
 
 
-def finished(flags: argparse.Namespace, config: str, reducer: str, seed: int) -> dict[str, Any]:
-    """The summary of one run, with its wall time, which is trained if there is none yet."""
+def run_summary(flags: argparse.Namespace, config: str, reducer: str, seed: int) -> dict[str, Any]:
+    """Return the summary of one run with its wall time. The run is trained if it has not finished yet.
+
+    Args:
+        flags: The parsed command line.
+        config: The name of the configuration file, without suffix.
+        reducer: The name of the reducer in configurations.
+        seed: The seed of the run.
+
+    Returns:
+        The contents of the run's `summary.json`, and `wall_seconds`.
+    """
     run = Path(flags.out) / f"{config}_{reducer}_{seed}"
-    record = run / "wall.json"
-    if not record.is_file():
+    timing = run / "wall.json"
+    if not timing.is_file():
         start = time.perf_counter()
         subprocess.run(
             [
@@ -56,8 +67,8 @@ def finished(flags: argparse.Namespace, config: str, reducer: str, seed: int) ->
             ],
             cwd=ROOT, check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        atomic.write_json(record, {"wall_seconds": time.perf_counter() - start})
-    return {**json.loads((run / "summary.json").read_text()), **json.loads(record.read_text())}
+        atomic.write_json(timing, {"wall_seconds": time.perf_counter() - start})
+    return {**json.loads((run / "summary.json").read_text()), **json.loads(timing.read_text())}
 
 
 if __name__ == "__main__":

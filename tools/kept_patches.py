@@ -1,4 +1,7 @@
-"""Draw what every block keeps: `python tools/kept_patches.py runs/digits_gtp docs/kept_patches.png`."""
+"""Draw the patches that each block keeps.
+
+python tools/kept_patches.py runs/digits_gtp docs/kept_patches.png
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,22 @@ import checkpoints
 
 
 def main() -> None:
-    """Read the flags and draw the picture."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint")
-    parser.add_argument("picture")
-    parser.add_argument("--images", type=int, default=4)
+    """Parse the command line and draw the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", help="directory of a training run")
+    parser.add_argument("picture", help="path of the picture")
+    parser.add_argument("--images", type=int, default=4, help="number of images, one row each")
     flags = parser.parse_args()
     draw(checkpoints.load(flags.checkpoint), flags.picture, flags.images)
 
 
-def draw(evaluated: checkpoints.Evaluated, path: str, count: int) -> None:
-    """Draw one row per image; one column for the image and for each block, the removed patches dimmed.
+def draw(evaluation: checkpoints.EvaluationModel, path: str, count: int) -> None:
+    """Draw one row per image, with one column for the image and one for each block. Removed patches are dimmed.
 
     Args:
-        evaluated: the model and its images.
-        path: of the picture.
-        count: how many images of the split, from the first on.
+        evaluation: The condensed model and its evaluation images.
+        path: The path of the picture.
+        count: The number of images, the first ones of the split.
     """
     import jax
     import numpy as np
@@ -32,10 +35,10 @@ def draw(evaluated: checkpoints.Evaluated, path: str, count: int) -> None:
 
     from tcvit_jax import atomic
 
-    model, source = evaluated.model, evaluated.data.source
-    images = evaluated.pixels(range(count))
+    model, source = evaluation.model, evaluation.data.source
+    images = evaluation.pixels(range(count))
     forward = jax.jit(model.apply, static_argnames="trace")
-    logits, trace = forward(evaluated.variables, evaluated.normalize(images), trace=True)
+    logits, trace = forward(evaluation.variables, evaluation.normalize(images), trace=True)
 
     columns = 1 + len(trace.kept)
     figure = Figure(figsize=(1.5 * columns, 1.6 * count), layout="constrained")
@@ -45,9 +48,9 @@ def draw(evaluated: checkpoints.Evaluated, path: str, count: int) -> None:
             picture = images[row] / 255
             if column:
                 kept, origin = np.zeros(model.grid[0] * model.grid[1]), np.asarray(trace.kept[column - 1][row])
-                kept[origin[origin >= 0]] = 1  # -1 is a token fused of several
+                kept[origin[origin >= 0]] = 1  # A token fused from several patches has origin -1.
                 mask = np.kron(kept.reshape(model.grid), np.ones((model.patch_size, model.patch_size)))[..., None]
-                # Removed patches turn blue, so that a black kept patch can be told from them.
+                # Removed patches are tinted blue, to distinguish them from black patches that are kept.
                 picture = np.broadcast_to(picture, (*picture.shape[:2], 3))
                 picture = picture * mask + (1 - mask) * (0.35 * picture + np.array([0.25, 0.4, 0.6]))
             axis.imshow(picture, cmap="gray", interpolation="nearest")
@@ -56,8 +59,8 @@ def draw(evaluated: checkpoints.Evaluated, path: str, count: int) -> None:
                 axis.set_title(
                     f"block {column - 1}: {trace.kept[column - 1].shape[1]}" if column else "image", fontsize=9
                 )
-        label, found = source.classes[source[row]["label"]], source.classes[int(logits[row].argmax())]
-        axes[0].set_ylabel(f"{label}, found {found}", fontsize=9)
+        label, prediction = source.classes[source[row]["label"]], source.classes[int(logits[row].argmax())]
+        axes[0].set_ylabel(f"{label}, predicted {prediction}", fontsize=9)
     with atomic.write(path) as draft:
         figure.savefig(draft, dpi=90)
 

@@ -1,9 +1,10 @@
-"""Accuracy of a dense model condensed without any training, one line per method, one column per budget.
+"""Print the accuracy of a dense model condensed without training, one row per method and one column per budget.
 
 python tools/off_the_shelf.py runs/digits_dense runs/fashion_dense > table.md
 
-Budgets are parts of the dense model's multiply-adds, the method's own work counted; the same part of its tokens leaves
-every block (`schedule.budget(family="keep_rate")`). Differences are paired, on the same images, with standard errors.
+Budgets are fractions of the dense model's MACs and include the reduction overhead. Every block removes the same
+fraction of its tokens (`schedule.budget(family="keep_rate")`). Differences to the dense model are paired, on the same
+images, and have standard errors.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ BUDGETS = (0.75, 0.6, 0.5)
 
 
 def methods() -> dict[str, tc.GTP | tc.TCViT]:
-    """Return the reducers that are compared, by the names of their rows."""
+    """Return the compared reducers by the names of their rows."""
     import tcvit_jax as tc
 
     return {
@@ -58,45 +59,45 @@ def methods() -> dict[str, tc.GTP | tc.TCViT]:
     }
 
 
-def at_budget(model: ViT, reducer: tc.GTP | tc.TCViT, share: float) -> ViT:
-    """Return the same model with `share` of its multiply-adds."""
+def condense(model: ViT, reducer: tc.GTP | tc.TCViT, macs_fraction: float) -> ViT:
+    """Return the model condensed to a fraction of its MACs."""
     import tcvit_jax as tc
 
-    budget = tc.schedule.budget(share * model.cost().total / 1e9, family="keep_rate")
+    budget = tc.schedule.budget(macs_fraction * model.cost().total / 1e9, family="keep_rate")
     return tc.condense(model, reducer, budget)
 
 
-def correct(model: ViT, evaluated: checkpoints.Evaluated, batches: Iterable[Batch]) -> np.ndarray:
-    """Return for every image whether its label is predicted, bool `[images]`."""
+def correct_predictions(model: ViT, evaluation: checkpoints.EvaluationModel, batches: Iterable[Batch]) -> np.ndarray:
+    """Return whether the top-1 prediction of each image is correct, bool `[images]`."""
     from tcvit_jax.benchmark.accuracy import hits
     from tcvit_jax.sharding import data_mesh
 
-    return hits(model, evaluated.preprocessing, [evaluated.variables], batches, data_mesh()).top1[0]
+    return hits(model, evaluation.preprocessing, [evaluation.variables], batches, data_mesh()).top1[0]
 
 
 def rows(checkpoint: str) -> Iterator[str]:
-    """Yield the table of one checkpoint, line by line."""
+    """Yield the lines of the table of one checkpoint."""
     import numpy as np
 
-    evaluated = checkpoints.load(checkpoint)
-    model, batches = evaluated.model, list(evaluated.data.batches())
-    dense = correct(model, evaluated, batches)
-    yield f"| dense, {len(dense)} images | " + " | ".join(f"{share:.0%}" for share in BUDGETS) + " |"
+    evaluation = checkpoints.load(checkpoint)
+    model, batches = evaluation.model, list(evaluation.data.batches())
+    dense = correct_predictions(model, evaluation, batches)
+    yield f"| dense, {len(dense)} images | " + " | ".join(f"{fraction:.0%}" for fraction in BUDGETS) + " |"
     yield "|---" * (1 + len(BUDGETS)) + "|"
     yield f"| **{dense.mean():.2%}** |" + " |" * len(BUDGETS)
     for name, reducer in methods().items():
         cells: list[str] = []
-        for share in BUDGETS:
-            change = correct(at_budget(model, reducer, share), evaluated, batches).astype(float) - dense
+        for fraction in BUDGETS:
+            change = correct_predictions(condense(model, reducer, fraction), evaluation, batches).astype(float) - dense
             error = change.std() / np.sqrt(len(change))
             cells.append(f"{dense.mean() + change.mean():.2%} ({100 * change.mean():+.2f} ± {100 * error:.2f})")
         yield f"| {name} | " + " | ".join(cells) + " |"
 
 
 def main() -> None:
-    """A table per checkpoint."""
+    """Print a table for each checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoints", nargs="+")
+    parser.add_argument("checkpoints", nargs="+", help="directories of training runs of dense models")
     for checkpoint in parser.parse_args().checkpoints:
         for row in rows(checkpoint):
             print(row, flush=True)

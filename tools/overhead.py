@@ -1,9 +1,10 @@
-"""What selection costs: the forward pass of condensed models over that of their bound, compiled and timed in turns.
+"""Measure the overhead of token reduction: the time of condensed models over that of their oracle slice.
 
 python tools/overhead.py --model deit_small_patch16_224 --schedule 13 --batch 16 --reducers gtp,tcvit --rounds 60
 
-The bound is the same model, from whose blocks as many tokens leave by a slice (`tcvit_jax.measure.oracle`). Weights are
-random: no time depends on them.
+The oracle slice is the same model, whose blocks remove the same number of tokens by a slice
+(`tcvit_jax.measure.oracle`). Forward passes are compiled and timed in turns. Weights are random, since times do not
+depend on them.
 """
 
 from __future__ import annotations
@@ -12,18 +13,24 @@ import argparse
 
 
 def main() -> None:
-    """Read the flags and print the table."""
+    """Parse the command line and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="deit_small_patch16_224")
-    parser.add_argument("--schedule", type=int, default=13, help="patch tokens removed in each block")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--reducers", default="gtp,tcvit")
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--model", default="deit_small_patch16_224", help="name of the model")
+    parser.add_argument("--schedule", type=int, default=13, help="number of patch tokens removed in each block")
+    parser.add_argument("--batch", type=int, default=16, help="batch size")
+    parser.add_argument("--reducers", default="gtp,tcvit", help="reducers, separated by commas")
+    parser.add_argument(
+        "--rounds", type=int, default=60, help="number of rounds, each of which times every program once"
+    )
     report(parser.parse_args())
 
 
 def report(flags: argparse.Namespace) -> None:
-    """Time the programs in turns and print a row for each."""
+    """Time the programs in turns and print a row for each.
+
+    Args:
+        flags: The parsed command line.
+    """
     import jax
     import numpy as np
 
@@ -34,14 +41,14 @@ def report(flags: argparse.Namespace) -> None:
 
     dense = tc.create_model(flags.model)
     condensed = [tc.condense(dense, reducer, flags.schedule) for reducer in reducers.parse(flags.reducers)]
-    timed = [oracle(condensed[0]), *condensed, dense]
+    models = [oracle(condensed[0]), *condensed, dense]
     images = jax.random.normal(jax.random.key(0), (flags.batch, *dense.img_size, dense.in_chans))
     variables = jax.jit(dense.init)(jax.random.key(1), images[:1])
-    seconds = time_interleaved([compile_program(model.apply, variables, images) for model in timed], flags.rounds)
+    seconds = time_interleaved([compile_program(model.apply, variables, images) for model in models], flags.rounds)
     ratios = np.quantile(seconds / seconds[:, :1], (0.25, 0.5, 0.75), axis=0)
-    names = ["slice", *(repr(model.reducer) for model in condensed), "dense"]
+    names = ["oracle slice", *(repr(model.reducer) for model in condensed), "dense"]
     print(f"{flags.model}, {flags.schedule} removed per block, batch {flags.batch}, {jax.devices()[0].device_kind}")
-    print(f"| program | ms | over the slice, median of {flags.rounds} rounds | quartiles |\n|---|---|---|---|")
+    print(f"| program | ms | over the oracle slice, median of {flags.rounds} rounds | quartiles |\n|---|---|---|---|")
     for name, ms, (low, middle, high) in zip(names, 1e3 * np.median(seconds, axis=0), ratios.T - 1, strict=True):
         print(f"| {name} | {ms:.1f} | {middle:+.1%} | {low:+.1%} to {high:+.1%} |")
 

@@ -247,7 +247,7 @@ def test_evaluation_in_worker_processes_ends_and_reports_mistakes(tmp_path: Path
     batches = list(eval_batches(source, transform, batch_size=2, workers=1))
     assert [int(image[0, 0, 0]) for batch in batches for image in batch["image"]] == [0, 1, 2, 3, 4, 0]
     (directory / "3.png").write_bytes(b"")
-    with pytest.raises(InputError, match=r"3\.png: the file is empty") as caught:
+    with pytest.raises(InputError, match=r"3\.png: cannot read image: the file is empty") as caught:
         list(eval_batches(source, transform, batch_size=2, workers=1))
     assert "\n" not in str(caught.value)
 

@@ -38,9 +38,9 @@ def one_line_error(split: str, directory: object, index: int | None = None) -> s
         if index is not None:
             source[index]
 
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError) as error:
         open_and_read()
-    message = str(caught.value)
+    message = str(error.value)
     assert "\n" not in message
     return message
 
@@ -53,7 +53,7 @@ def test_classes_and_files_are_sorted(folder: Path) -> None:
     np.testing.assert_array_equal(source[1]["image"], np.full((4, 6, 3), RED, np.uint8))  # b.png, lossless
 
 
-def test_names_are_relative_to_the_split(folder: Path) -> None:
+def test_name_is_relative_to_the_split(folder: Path) -> None:
     source = FolderSource("train", str(folder))
     assert [source.name(index) for index in range(3)] == ["cat/a.JPG", "cat/b.png", "dog/c.jpeg"]
 
@@ -63,21 +63,21 @@ def test_labels_agree_between_splits(folder: Path) -> None:
     assert source.classes == ("cat", "dog") and source[0]["label"] == 1
 
 
-def test_a_folder_without_train_numbers_its_own_classes(tmp_path: Path) -> None:
+def test_split_without_train_numbers_its_own_classes(tmp_path: Path) -> None:
     write(tmp_path / "test" / "dog" / "d.png")
     source = open_source("folder", "test", str(tmp_path))
     assert source.classes == ("dog",) and source[0]["label"] == 0
 
 
-def test_hidden_and_foreign_files_are_ignored(folder: Path) -> None:
-    (folder / "train" / "cat" / "notes.txt").write_text("no image")
+def test_hidden_and_other_files_are_ignored(folder: Path) -> None:
+    (folder / "train" / "cat" / "notes.txt").write_text("not an image")
     write(folder / "train" / "cat" / ".hidden.png")
     write(folder / "train" / ".cache" / "e.png")
     source = open_source("folder", "train", str(folder))
     assert len(source) == 3 and source.classes == ("cat", "dog")
 
 
-def test_pickled_sources_read_the_same_image(folder: Path) -> None:
+def test_pickled_source_reads_the_same(folder: Path) -> None:
     source = open_source("folder", "train", str(folder))
     copy = pickle.loads(pickle.dumps(source))
     assert copy.classes == source.classes
@@ -104,7 +104,7 @@ def test_every_mode_becomes_rgb(
     np.testing.assert_array_equal(image, np.full((4, 6, 3), expected, np.uint8))
 
 
-def test_a_palette_with_transparency_becomes_rgb(tmp_path: Path) -> None:
+def test_palette_with_transparency_becomes_rgb(tmp_path: Path) -> None:
     path = tmp_path / "train" / "a" / "x.png"
     path.parent.mkdir(parents=True)
     image = Image.new("P", (6, 4), 1)
@@ -117,17 +117,17 @@ def test_a_palette_with_transparency_becomes_rgb(tmp_path: Path) -> None:
 def test_exif_orientation_is_ignored(tmp_path: Path) -> None:
     path = write(tmp_path / "train" / "a" / "x.jpg")
     exif = Image.Exif()
-    exif[0x0112] = 6  # "turn by a quarter"
+    exif[0x0112] = 6  # Rotated by 90 degrees.
     Image.new("RGB", (6, 4), RED).save(path, exif=exif)
     assert open_source("folder", "train", str(tmp_path))[0]["image"].size == (6, 4)
 
 
-def test_the_pixels_stay_when_the_file_is_closed(tmp_path: Path) -> None:
+def test_pixels_are_loaded_and_files_closed(tmp_path: Path) -> None:
     first, second = (Image.new("RGB", (6, 4), color) for color in (RED, "blue"))
     directory = tmp_path / "train" / "a"
     directory.mkdir(parents=True)
     first.save(directory / "1.png")
-    # Of several pictures in one file, for which Pillow keeps it open, the first counts.
+    # Pillow keeps files with several images open; the first image is read.
     first.save(directory / "2.png", save_all=True, append_images=[second])
     first.save(directory / "3.jpg", quality=100, subsampling=0)
     first.save(directory / "4.jpg", format="MPO", quality=100, subsampling=0, save_all=True, append_images=[second])
@@ -140,7 +140,7 @@ def test_the_pixels_stay_when_the_file_is_closed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "transparent"), [("RGB", RED), ("L", 77)])
-def test_a_transparent_colour_is_a_colour(tmp_path: Path, mode: str, transparent: object) -> None:
+def test_transparent_color_is_kept_as_color(tmp_path: Path, mode: str, transparent: object) -> None:
     path = tmp_path / "train" / "a" / "x.png"
     path.parent.mkdir(parents=True)
     Image.new(mode, (6, 4), transparent).save(path, transparency=transparent)
@@ -151,59 +151,59 @@ def test_a_transparent_colour_is_a_colour(tmp_path: Path, mode: str, transparent
     np.testing.assert_array_equal(np.asarray(image)[0, 0], transparent)
 
 
-def test_a_missing_directory_says_what_is_expected(tmp_path: Path) -> None:
+def test_missing_directory_names_the_expected_layout(tmp_path: Path) -> None:
     message = one_line_error("train", tmp_path / "nowhere")
-    assert str(tmp_path / "nowhere") in message and "train/CLASS" in message
-    assert "needs a directory" in one_line_error("train", "")
+    assert f"{tmp_path / 'nowhere'}: directory not found; expected DIRECTORY/train/CLASS" in message
+    assert "dataset 'folder' requires a directory: set --config.data.dir" in one_line_error("train", "")
 
 
-def test_a_missing_split_names_those_there(folder: Path) -> None:
-    assert f"no split 'test' in {folder}, which holds train, val" in one_line_error("test", folder)
+def test_missing_split_names_the_available_ones(folder: Path) -> None:
+    assert one_line_error("test", folder) == f"unknown split of {folder} 'test': must be one of train, val"
 
 
-def test_an_empty_folder_has_no_splits(tmp_path: Path) -> None:
-    assert "which holds no directory" in one_line_error("train", tmp_path)
+def test_empty_directory_is_an_error(tmp_path: Path) -> None:
+    assert f"{tmp_path}: no split directories" in one_line_error("train", tmp_path)
 
 
-def test_a_split_without_classes(tmp_path: Path) -> None:
+def test_split_without_classes_is_an_error(tmp_path: Path) -> None:
     write(tmp_path / "train" / "flat.png")
-    assert f"no class directories in {tmp_path / 'train'}" in one_line_error("train", tmp_path)
+    assert f"{tmp_path / 'train'}: no class directories" in one_line_error("train", tmp_path)
 
 
-def test_a_class_without_images(folder: Path) -> None:
+def test_class_without_images_is_an_error(folder: Path) -> None:
     (folder / "train" / "eel").mkdir()
-    assert f"{folder / 'train' / 'eel'} has no images" in one_line_error("train", folder)
+    assert f"{folder / 'train' / 'eel'}: no images" in one_line_error("train", folder)
 
 
-def test_a_class_that_train_does_not_have(folder: Path) -> None:
+def test_class_missing_in_train_is_an_error(folder: Path) -> None:
     write(folder / "val" / "emu" / "x.png")
-    message = one_line_error("val", folder)
-    assert "'emu'" in message and str(folder / "val") in message and str(folder / "train") in message
+    expected = f"{folder / 'val'}: class 'emu' not found in {folder / 'train'}"
+    assert expected in one_line_error("val", folder)
 
 
-def test_an_empty_image(tmp_path: Path) -> None:
+def test_empty_image_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path / "train" / "a" / "x.png")
     path.write_bytes(b"")
-    assert f"{path}: the file is empty" in one_line_error("train", tmp_path, index=0)
+    assert f"{path}: cannot read image: the file is empty" in one_line_error("train", tmp_path, index=0)
 
 
 @pytest.mark.parametrize("name", ["x.jpg", "x.png"])
-def test_a_truncated_image(tmp_path: Path, name: str) -> None:
+def test_truncated_image_is_an_error(tmp_path: Path, name: str) -> None:
     path = tmp_path / "train" / "a" / name
     path.parent.mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     Image.fromarray(noise).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert f"cannot read image {path}: " in one_line_error("train", tmp_path, index=0)
+    assert f"{path}: cannot read image: " in one_line_error("train", tmp_path, index=0)
 
 
-def test_a_file_that_is_no_image(tmp_path: Path) -> None:
+def test_file_that_is_not_an_image_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path / "train" / "a" / "x.jpg")
     path.write_text("<html>404</html>")
-    assert f"cannot read image {path}: " in one_line_error("train", tmp_path, index=0)
+    assert f"{path}: cannot read image: " in one_line_error("train", tmp_path, index=0)
 
 
-def test_a_file_that_vanished(tmp_path: Path) -> None:
+def test_deleted_file_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path / "train" / "a" / "x.jpg")
     source = open_source("folder", "train", str(tmp_path))
     path.unlink()

@@ -1,6 +1,6 @@
 """Tests of the TFDS source, without network and without TensorFlow.
 
-The data are TFDS's own mock examples, and a tiny data set that is really prepared as ArrayRecord.
+The data is TFDS's mock data and a tiny dataset that is prepared as ArrayRecord.
 """
 
 import json
@@ -23,7 +23,7 @@ FILE_VALUE_STEP = 10
 
 
 class TinyShapes(tfds.core.GeneratorBasedBuilder):
-    """Ten training and four test images of one value each; labels alternate."""
+    """Ten training and four test images of constant value with alternating labels."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -44,7 +44,7 @@ class TinyShapes(tfds.core.GeneratorBasedBuilder):
 
 
 class TinyTexts(TinyShapes):
-    """A data set without images."""
+    """A dataset without images."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {"text": tfds.features.Text(), "label": tfds.features.ClassLabel(num_classes=2)}
@@ -52,7 +52,7 @@ class TinyTexts(TinyShapes):
 
 
 class TinyBoxes(TinyShapes):
-    """A data set whose label is no class."""
+    """A dataset whose label is not a class."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
@@ -63,22 +63,22 @@ class TinyBoxes(TinyShapes):
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A TFDS data directory with `tiny_shapes` in it."""
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A TFDS data directory with `tiny_shapes`."""
     directory = str(tmp_path_factory.mktemp("tfds"))
     TinyShapes(data_dir=directory, file_format="array_record").download_and_prepare()
     return directory
 
 
 def one_line_error(name: str, split: str, directory: object) -> str:
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError) as error:
         open_source(name, split, str(directory))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
-def test_a_prepared_set_is_read_in_full(prepared: str) -> None:
-    source = open_source("tiny_shapes", "train", prepared)
+def test_all_examples_are_read(data_dir: str) -> None:
+    source = open_source("tiny_shapes", "train", data_dir)
     assert source.classes == ("disc", "star") and len(source) == 10
     examples = [source[index] for index in range(len(source))]
     assert all(e["image"].shape == (4, 5, 1) and e["image"].dtype == np.uint8 for e in examples)
@@ -87,55 +87,57 @@ def test_a_prepared_set_is_read_in_full(prepared: str) -> None:
     assert values == [(index, index % 2) for index in range(10)]
 
 
-def test_val_stands_for_the_split_that_is_there(prepared: str) -> None:
-    assert len(open_source("tiny_shapes", "val", prepared)) == 4
-    assert len(open_source("tiny_shapes", "val[:50%]", prepared)) == 2
+def test_val_stands_for_the_available_validation_split(data_dir: str) -> None:
+    assert len(open_source("tiny_shapes", "val", data_dir)) == 4
+    assert len(open_source("tiny_shapes", "val[:50%]", data_dir)) == 2
 
 
-def test_slices_and_sums_of_splits_pass_through(prepared: str) -> None:
-    assert len(open_source("tiny_shapes", "train[:30%]", prepared)) == 3
-    assert len(open_source("tiny_shapes", "train+test", prepared)) == 14
+def test_slices_and_sums_of_splits_are_accepted(data_dir: str) -> None:
+    assert len(open_source("tiny_shapes", "train[:30%]", data_dir)) == 3
+    assert len(open_source("tiny_shapes", "train+test", data_dir)) == 14
 
 
-def test_a_source_survives_pickling(prepared: str) -> None:
-    source = open_source("tiny_shapes", "train", prepared)
+def test_pickled_source_reads_the_same(data_dir: str) -> None:
+    source = open_source("tiny_shapes", "train", data_dir)
     copy = pickle.loads(pickle.dumps(source))
     assert copy.classes == source.classes
     np.testing.assert_array_equal(copy[3]["image"], source[3]["image"])
 
 
-def test_an_unknown_split_names_the_nearest(prepared: str) -> None:
-    message = one_line_error("tiny_shapes", "trian", prepared)
+def test_unknown_split_suggests_the_nearest(data_dir: str) -> None:
+    message = one_line_error("tiny_shapes", "trian", data_dir)
     assert message == "unknown split of tiny_shapes 'trian': did you mean 'train'?"
 
 
-def test_a_malformed_slice_is_one_line(prepared: str) -> None:
-    assert "cannot open split 'train[:x]'" in one_line_error("tiny_shapes", "train[:x]", prepared)
+def test_malformed_slice_is_an_error(data_dir: str) -> None:
+    assert "dataset 'tiny_shapes': cannot open split 'train[:x]': " in one_line_error(
+        "tiny_shapes", "train[:x]", data_dir
+    )
 
 
-def test_a_set_in_a_format_without_random_access_names_the_command(prepared: str, tmp_path: Path) -> None:
-    source, target = (Path(root) / "tiny_shapes" / "1.0.0" for root in (prepared, tmp_path))
+def test_format_without_random_access_names_the_command(data_dir: str, tmp_path: Path) -> None:
+    source, target = (Path(root) / "tiny_shapes" / "1.0.0" for root in (data_dir, tmp_path))
     target.mkdir(parents=True)
     info = json.loads((source / "dataset_info.json").read_text())
     (target / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "riegeli"}))
     (target / "features.json").write_text((source / "features.json").read_text())
     message = one_line_error("tiny_shapes", "train", tmp_path)
-    assert "is prepared as riegeli" in message
+    assert f"{target} is in the format riegeli, which has no random access" in message
     command = f"tfds convert_format --dataset_version_dir={target} --out_file_format=array_record"
     assert command in message
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_missing_imagenet_says_how_to_get_it(tmp_path: Path, split: str) -> None:
+def test_missing_imagenet_names_archives_and_command(tmp_path: Path, split: str) -> None:
     message = one_line_error("imagenet2012", split, tmp_path)
-    assert f"nothing in {tmp_path}/imagenet2012/" in message
+    assert f"dataset 'imagenet2012': not found in {tmp_path}/imagenet2012/" in message
     assert "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar" in message
     assert f"{tmp_path}/downloads/manual" in message
     assert f"tfds build imagenet2012 --file_format=array_record --data_dir={tmp_path} " in message
     assert "--config.data.name=folder --config.data.dir=PATH" in message
 
 
-def test_a_missing_set_with_a_config_names_the_data_directory(tmp_path: Path) -> None:
+def test_missing_dataset_with_a_config_names_the_data_directory(tmp_path: Path) -> None:
     message = one_line_error("imagenet_resized/32x32", "train", tmp_path)
     assert f"tfds build imagenet_resized/32x32 --file_format=array_record --data_dir={tmp_path} " in message
     assert "ILSVRC2012" not in message
@@ -145,28 +147,28 @@ def test_a_missing_set_with_a_config_names_the_data_directory(tmp_path: Path) ->
     ("name", "nearest"),
     [("imagenet_2012", "imagenet2012"), ("digit", "digits"), ("folders", "folder"), ("tfrecords", "tfrecord")],
 )
-def test_an_unknown_name_gets_the_nearest(tmp_path: Path, name: str, nearest: str) -> None:
+def test_unknown_name_suggests_the_nearest(tmp_path: Path, name: str, nearest: str) -> None:
     assert one_line_error(name, "train", tmp_path) == f"unknown dataset {name!r}: did you mean {nearest!r}?"
 
 
 @pytest.mark.parametrize("name", ["imagenet_resized/7x7", "mnist:9.9.9", "a/b/c", ""])
-def test_a_bad_config_or_version_is_one_line(tmp_path: Path, name: str) -> None:
-    assert f"cannot open dataset {name!r}" in one_line_error(name, "train", tmp_path)
+def test_bad_config_or_version_is_an_error(tmp_path: Path, name: str) -> None:
+    assert f"dataset {name!r}: cannot open: " in one_line_error(name, "train", tmp_path)
 
 
-def test_a_set_without_images_or_classes_is_refused(tmp_path: Path) -> None:
-    assert "'tiny_texts' has no feature 'image'" in one_line_error("tiny_texts", "train", tmp_path)
-    assert "'tiny_boxes' is not for classification" in one_line_error("tiny_boxes", "train", tmp_path)
+def test_dataset_without_images_or_classes_is_an_error(tmp_path: Path) -> None:
+    assert "dataset 'tiny_texts': feature 'image' not found among " in one_line_error("tiny_texts", "train", tmp_path)
+    assert "dataset 'tiny_boxes': expected class labels, got " in one_line_error("tiny_boxes", "train", tmp_path)
 
 
-def test_mocked_sets_open_without_tensorflow_or_network() -> None:
+def test_mock_datasets_open_without_tensorflow_or_network() -> None:
     code = """
         import socket, sys
 
-        def refuse(*args, **kwargs):
-            raise AssertionError("the network was asked")
+        def raise_error(*args, **kwargs):
+            raise AssertionError("network access")
 
-        socket.socket.connect = socket.getaddrinfo = refuse
+        socket.socket.connect = socket.getaddrinfo = raise_error
         import tensorflow_datasets as tfds
         from tcvit_jax.data import open_source
         from tcvit_jax.errors import InputError
@@ -186,6 +188,6 @@ def test_mocked_sets_open_without_tensorflow_or_network() -> None:
         print([name for name in ("jax", "tensorflow") if name in sys.modules])
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip() == "[]"

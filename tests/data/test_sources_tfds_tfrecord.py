@@ -1,4 +1,4 @@
-"""Tests of TFDS data sets in TFRecord files: they must give what the same examples give in ArrayRecord files."""
+"""Tests that TFDS datasets in TFRecord files are read as the same examples in ArrayRecord files are."""
 
 import io
 import json
@@ -26,7 +26,7 @@ SPLITS = ("train", "val", "train[:10%]", "train[25%:60%]", "train[-7:]", "train+
 
 
 class TinyPhotos(TinyShapes):
-    """JPEGs of any size, some of them gray, and a feature that is not read."""
+    """JPEGs of random sizes, some of them gray, and an additional feature."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
@@ -48,8 +48,8 @@ class TinyPhotos(TinyShapes):
             yield index, {"image": io.BytesIO(encoded.getvalue()), "label": index % 3, "file_name": f"{index}.jpg"}
 
 
-def copied_as_tfrecord(source: Path, target: Path) -> None:
-    """Writes the prepared data set in `source` anew: the same shards of the same records, in the other format."""
+def copy_as_tfrecord(source: Path, target: Path) -> None:
+    """Copy the prepared dataset in `source` to TFRecord files with the same shards and records."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     target.mkdir(parents=True)
@@ -65,21 +65,21 @@ def copied_as_tfrecord(source: Path, target: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """Two TFDS data directories with the same data sets, as ArrayRecord and as TFRecord."""
+def data_dirs(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Two TFDS data directories with the same datasets, as ArrayRecord and as TFRecord."""
     roots = tmp_path_factory.mktemp("array_record"), tmp_path_factory.mktemp("tfrecord")
     for builder, name in ((TinyShapes, "tiny_shapes"), (TinyPhotos, "tiny_photos")):
         config = tfds.download.DownloadConfig(num_shards=3)
         builder(data_dir=str(roots[0]), file_format="array_record").download_and_prepare(download_config=config)
-        copied_as_tfrecord(*(root / name / "1.0.0" for root in roots))
+        copy_as_tfrecord(*(root / name / "1.0.0" for root in roots))
     return str(roots[0]), str(roots[1])
 
 
 @pytest.fixture
-def photos(prepared: tuple[str, str], tmp_path: Path) -> Path:
-    """A TFRecord directory of one's own, and the directory of `tiny_photos` in it."""
+def photos(data_dirs: tuple[str, str], tmp_path: Path) -> Path:
+    """The directory of `tiny_photos` in a copy of the TFRecord data directory."""
     target = tmp_path / "tiny_photos" / "1.0.0"
-    shutil.copytree(Path(prepared[1]) / "tiny_photos" / "1.0.0", target, ignore=shutil.ignore_patterns(".tcvit*"))
+    shutil.copytree(Path(data_dirs[1]) / "tiny_photos" / "1.0.0", target, ignore=shutil.ignore_patterns(".tcvit*"))
     return target
 
 
@@ -93,77 +93,77 @@ def one_line_error(photos: Path, index: int | None = None) -> str:
         if index is not None:
             source[index]
 
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError) as error:
         open_and_read()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
-def assert_same(one: Source, other: Source) -> None:
-    assert one.classes == other.classes and len(one) == len(other) > 0
-    for index in range(len(one)):
-        assert one[index]["label"] == other[index]["label"]
-        np.testing.assert_array_equal(one[index]["image"], other[index]["image"], strict=True)
+def assert_same(actual: Source, expected: Source) -> None:
+    assert actual.classes == expected.classes and len(actual) == len(expected) > 0
+    for index in range(len(actual)):
+        assert actual[index]["label"] == expected[index]["label"]
+        np.testing.assert_array_equal(actual[index]["image"], expected[index]["image"], strict=True)
 
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("name", ["tiny_shapes", "tiny_photos"])
-def test_every_split_is_that_of_the_other_format(prepared: tuple[str, str], name: str, split: str) -> None:
-    expected, found = (open_source(name, split, root) for root in prepared)
-    assert_same(found, expected)
-    assert_same(pickle.loads(pickle.dumps(found)), expected)
+def test_splits_match_array_record(data_dirs: tuple[str, str], name: str, split: str) -> None:
+    expected, actual = (open_source(name, split, root) for root in data_dirs)
+    assert_same(actual, expected)
+    assert_same(pickle.loads(pickle.dumps(actual)), expected)
 
 
-def test_a_pickle_has_no_offsets(prepared: tuple[str, str]) -> None:
-    source = open_source("tiny_photos", "train", prepared[1])
+def test_pickle_has_no_offsets(data_dirs: tuple[str, str]) -> None:
+    source = open_source("tiny_photos", "train", data_dirs[1])
     source[0]
     assert len(pickle.dumps(source)) < 10_000
 
 
-def test_an_index_is_used_again(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scanned: list[str] = []
-    scan = record_index.scan
-    monkeypatch.setattr(record_index, "scan", lambda path, size: scanned.append(path) or scan(path, size))
+def test_index_is_reused(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths: list[str] = []
+    scan_offsets = record_index.scan_offsets
+    monkeypatch.setattr(record_index, "scan_offsets", lambda path, size: paths.append(path) or scan_offsets(path, size))
     for split, files in (("train[:2]", 1), ("train", 2), ("train", 0), ("test", 3)):
-        scanned.clear()
+        paths.clear()
         open_source("tiny_photos", split, str(photos.parents[1]))
-        assert len(scanned) == files, split
+        assert len(paths) == files, split
 
 
-def test_errors_in_the_split_are_those_of_the_other_format(prepared: tuple[str, str]) -> None:
+def test_split_errors_match_array_record(data_dirs: tuple[str, str]) -> None:
     for split in ("trian", "train[:x]", "train+tset"):
         messages = []
-        for root in prepared:
-            with pytest.raises(InputError) as caught:
+        for root in data_dirs:
+            with pytest.raises(InputError) as error:
                 open_source("tiny_photos", split, root)
-            messages.append(str(caught.value))
+            messages.append(str(error.value))
         assert messages[0] == messages[1]
 
 
-def test_a_missing_shard_is_named(photos: Path) -> None:
+def test_missing_shard_is_an_error(photos: Path) -> None:
     shard(photos).unlink()
-    assert one_line_error(photos) == f"cannot read records of {shard(photos)}: No such file or directory"
+    assert one_line_error(photos) == f"{shard(photos)}: cannot read records: No such file or directory"
 
 
-def test_a_truncated_shard_is_named(photos: Path) -> None:
+def test_truncated_shard_is_an_error(photos: Path) -> None:
     shard(photos).write_bytes(shard(photos).read_bytes()[:-10])
-    assert f"cannot read records of {shard(photos)}: record 6, at byte " in one_line_error(photos)
+    assert f"{shard(photos)}: record 6 at byte " in one_line_error(photos)
 
 
-def test_a_shard_with_records_missing_is_named(photos: Path) -> None:
+def test_shard_with_missing_records_is_an_error(photos: Path) -> None:
     write_records(shard(photos), [b"one"])
-    assert f"{shard(photos)} has 1 records where 7 were expected" in one_line_error(photos)
+    assert f"{shard(photos)}: expected 7 records, got 1" in one_line_error(photos)
 
 
 @pytest.mark.parametrize("payload", [b"garbage", b"", b"\x0a\x03abc"])
-def test_a_record_that_is_no_example_is_named(photos: Path, payload: bytes) -> None:
+def test_record_that_is_not_an_example_is_an_error(photos: Path, payload: bytes) -> None:
     write_records(shard(photos), [payload] * 7)
     # The shards have 8, 7 and 8 records.
     message = one_line_error(photos, index=10)
     assert f"dataset 'tiny_photos': cannot decode record 2 of {shard(photos)}: " in message
 
 
-def test_an_image_that_is_cut_off_is_named(photos: Path) -> None:
+def test_damaged_image_is_an_error(photos: Path) -> None:
     example = tf_example_pb2.Example()
     example.features.feature["image"].bytes_list.value.append(b"\xff\xd8\xff no jpeg")
     example.features.feature["file_name"].bytes_list.value.append(b"x")
@@ -173,16 +173,16 @@ def test_an_image_that_is_cut_off_is_named(photos: Path) -> None:
     assert f"of {shard(photos)}: cannot identify image" in one_line_error(photos, index=10)
 
 
-def test_neither_tensorflow_nor_jax_is_imported(prepared: tuple[str, str]) -> None:
+def test_tensorflow_and_jax_are_not_imported(data_dirs: tuple[str, str]) -> None:
     code = f"""if True:
         import sys, tensorflow_datasets
         sys.path.insert(0, {str(Path(__file__).parents[2])!r})
         from tests.data import test_sources_tfds_tfrecord
         from tcvit_jax.data import open_source
-        source = open_source("tiny_photos", "train", {prepared[1]!r})
+        source = open_source("tiny_photos", "train", {data_dirs[1]!r})
         source[0]
         print([name for name in ("jax", "tensorflow") if name in sys.modules])
     """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip() == "[]"

@@ -165,7 +165,7 @@ def test_an_unreadable_image_ends_with_its_path(tmp_path):
     broken = tmp_path / "images" / "train" / "class3" / "5.png"
     broken.write_bytes(broken.read_bytes()[:40])
     data = ("--config.data.name=folder", f"--config.data.dir={tmp_path / 'images'}", "--config.epochs=3")
-    with pytest.raises(tc.InputError, match=f"cannot read image {broken}"):
+    with pytest.raises(tc.InputError, match=f"{broken}: cannot read image"):
         train(config.load(GTP, [*TINY, *data, f"--config.workdir={tmp_path / 'run'}"]))
 
 

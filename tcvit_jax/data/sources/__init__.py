@@ -1,4 +1,4 @@
-"""Where labeled images come from: scikit-learn's digits, a folder of images, a TFDS data set, or TFRecord files."""
+"""Data sources: scikit-learn's digits, image folders, TFDS datasets and TFRecord files."""
 
 from tcvit_jax.data.sources.base import Example, ImageLike, Source
 from tcvit_jax.data.sources.digits import DigitsSource
@@ -19,17 +19,22 @@ __all__ = [
 
 
 def open_source(name: str, split: str, directory: str = "") -> Source:
-    """Opens one split of a data set. Nothing is downloaded.
+    """Open one split of a dataset. Nothing is downloaded.
 
     Args:
-        name: `"digits"` (needs scikit-learn), `"folder"` (images in `directory/SPLIT/CLASS/`), `"tfrecord"` (files
-            `directory/SPLIT-00000-of-01024` and the like), or the name of a TFDS data set that was prepared as
-            ArrayRecord or TFRecord, such as `"imagenet2012"`.
-        split: `"train"` or `"val"`; a folder may have any other, and TFDS reads `"train[:10%]"` too.
-        directory: the folder, that of the TFRecord files, or the TFDS data directory (empty: the default one of TFDS).
+        name: `"digits"` (requires scikit-learn), `"folder"` (images in `directory/SPLIT/CLASS/`), `"tfrecord"` (files
+            such as `directory/SPLIT-00000-of-01024`), or the name of a TFDS dataset that was prepared as ArrayRecord
+            or TFRecord, such as `"imagenet2012"`.
+        split: `"train"` or `"val"`. A folder may have other splits, and TFDS also accepts slices such as
+            `"train[:10%]"`.
+        directory: The image folder, the directory of the TFRecord files, or the TFDS data directory. If empty, TFDS
+            uses its default directory.
+
+    Returns:
+        The source of the split.
 
     Raises:
-        InputError: the name or the split is unknown, or the data is not on this machine.
+        InputError: The name or the split is unknown, or the data is not on this machine.
     """
     if name == "digits":
         return DigitsSource(split)

@@ -3,15 +3,15 @@
 import numpy as np
 
 from tcvit_jax.data.sources.base import Example
-from tcvit_jax.errors import InputError, unknown
+from tcvit_jax.errors import requires, unknown
 
 _SPLITS = ("train", "val")
 _SPLIT_SEED = 20231103
-_VALIDATION_SHARE = 0.2
+_VALIDATION_FRACTION = 0.2
 
 
 class DigitsSource:
-    """One split of the digits, images uint8 [8, 8, 1].
+    """One split of the digits, images uint8 `[8, 8, 1]`.
 
     `val` holds a fifth of each digit, 359 images in all, and `train` the other 1,438.
 
@@ -19,7 +19,7 @@ class DigitsSource:
         split: `"train"` or `"val"`.
 
     Raises:
-        InputError: the split is another one, or scikit-learn is not installed.
+        InputError: The split is unknown, or scikit-learn is not installed.
     """
 
     classes = tuple("0123456789")
@@ -28,42 +28,45 @@ class DigitsSource:
         if split not in _SPLITS:
             raise unknown("split of digits", split, _SPLITS)
         images, labels = _load()
-        chosen = split_indices(labels)[split]
-        self._images, self._labels = images[chosen], labels[chosen]
+        indices = split_indices(labels)[split]
+        self._images, self._labels = images[indices], labels[indices]
 
     def __len__(self) -> int:
-        """The number of images in this split."""
+        """Return the number of images in this split."""
         return len(self._labels)
 
     def __getitem__(self, index: int) -> Example:
-        """The image and label at `index`."""
+        """Return the image and label at `index`."""
         return {"image": self._images[index], "label": int(self._labels[index])}
 
 
 def split_indices(labels: np.ndarray) -> dict[str, np.ndarray]:
-    """The sorted row numbers of `train` and `val`: a fifth of every class, rounded, the same on every machine.
+    """Return the sorted indices of `train` and `val`, the same on every machine.
+
+    `val` gets a fifth of every class, rounded.
 
     Args:
-        labels: int [N].
+        labels: Class indices, int `[N]`.
+
+    Returns:
+        The indices of each split, int `[N_split]`.
     """
     rng = np.random.Generator(np.random.PCG64(_SPLIT_SEED))
-    chosen = []
+    val_indices = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         order = np.argsort(rng.random(len(members)), kind="stable")
-        chosen.append(members[order[: round(_VALIDATION_SHARE * len(members))]])
-    val = np.sort(np.concatenate(chosen))
+        val_indices.append(members[order[: round(_VALIDATION_FRACTION * len(members))]])
+    val = np.sort(np.concatenate(val_indices))
     return {"train": np.setdiff1d(np.arange(len(labels)), val), "val": val}
 
 
 def _load() -> tuple[np.ndarray, np.ndarray]:
-    """All images, uint8 [1797, 8, 8, 1] with ink at 255, and labels, int64 [1797]."""
+    """Return all images, uint8 `[1797, 8, 8, 1]` with ink at 255, and labels, int64 `[1797]`."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise InputError(
-            'data set digits needs scikit-learn, which is not installed: pip install "tcvit_jax[demo]"'
-        ) from error
-    # One row of 64 cells per image; a cell counts the inked pixels in 4x4, 0..16.
+        raise requires("dataset 'digits'", "scikit-learn", 'run pip install "tcvit_jax[demo]"') from error
+    # One row of 64 cells per image; a cell is the number of inked pixels in a 4x4 square, 0..16.
     cells, labels = load_digits(return_X_y=True)
     return np.round(cells * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1), labels

@@ -1,4 +1,4 @@
-"""Images in folders, one folder per class: `directory/SPLIT/CLASS/*.jpg`."""
+"""Image folders with one directory per class: `directory/SPLIT/CLASS/*.jpg`."""
 
 import io
 from pathlib import Path
@@ -7,26 +7,26 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from tcvit_jax.data.sources.base import Example
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import cannot_read, invalid, requires, unknown
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 _LAYOUT = "expected DIRECTORY/train/CLASS/*.jpg and DIRECTORY/val/CLASS/*.jpg"
 
 
 class FolderSource:
-    """The images below `directory/split`, as Pillow's of mode RGB; files are listed now and decoded when read.
+    """The images in `directory/split`, as Pillow images of mode RGB.
 
-    Labels number the class directories of the split `train` in sorted order, in every split, so that they
-    agree between splits; without a `train` they number those of `split` itself. Hidden files and files that
-    are neither PNG nor JPEG are ignored.
+    Files are listed once and decoded when they are read. In every split, labels number the sorted class directories of
+    `train`, so that they agree between splits; without a `train` directory they number those of `split` itself. Hidden
+    files and files that are neither PNG nor JPEG are ignored.
 
     Args:
-        split: the name of a directory in `directory`.
-        directory: the folder that holds the splits.
+        split: The name of a directory in `directory`.
+        directory: The directory that holds the splits.
 
     Raises:
-        InputError: there is no such directory, split, class or image, or the split has a class that `train`
-            has not.
+        InputError: The directory, split, classes or images are not found, or the split has a class that `train` does
+            not have.
     """
 
     def __init__(self, split: str, directory: str) -> None:
@@ -37,67 +37,76 @@ class FolderSource:
         labels: list[int] = []
         for name in _class_names(root):
             if name not in self.classes:
-                raise InputError(f"class {name!r} in {root} is not among the classes in {reference}")
+                raise cannot_read(
+                    root, f"class {name!r} not found in {reference}", "labels number the classes of train"
+                )
             files = _image_files(root / name)
             paths += files
             labels += [self.classes.index(name)] * len(files)
         self._paths, self._labels = paths, np.array(labels, np.int32)
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self._paths)
 
     def __getitem__(self, index: int) -> Example:
-        """Decodes the image at `index`. Raises `InputError`, with its path, if it is not a whole image."""
+        """Decode the image at `index`.
+
+        Raises:
+            InputError: The file is not a complete image. The message names its path.
+        """
         return {"image": read_image(self._paths[index]), "label": int(self._labels[index])}
 
     def name(self, index: int) -> str:
-        """The path of an image relative to the split, `CLASS/FILE` with a slash on every system."""
+        """Return the path of an image relative to the split, `CLASS/FILE` with a slash on every system."""
         path = Path(self._paths[index])
         return f"{path.parent.name}/{path.name}"
 
 
 def read_image(path: str) -> Image.Image:
-    """Decodes an image file to a Pillow image of mode RGB, as `decode_image` does.
+    """Decode an image file to a Pillow image of mode RGB, as `decode_image` does.
 
     Raises:
-        InputError: the file is missing, empty, truncated or no image; the message holds the path.
+        InputError: The file is missing, empty, truncated or not an image. The message names its path.
     """
     return decode_image(path, path)
 
 
 def decode_image(file: str | io.BytesIO, name: str) -> Image.Image:
-    """Decodes a PNG or JPEG to a Pillow image of mode RGB with all its pixels, ignoring its EXIF orientation.
+    """Decode a PNG or JPEG to a Pillow image of mode RGB with all pixels loaded. EXIF orientation is ignored.
 
-    Grey, palette, transparent and CMYK images become RGB, so that one folder has one number of channels. Of what else
-    the file says nothing is kept.
+    Gray, palette, transparent and CMYK images become RGB, so that all images of a folder have the same number of
+    channels. Other metadata of the file is discarded.
 
     Args:
-        file: its path, or its bytes.
-        name: what a message calls it.
+        file: The path or the content of the file.
+        name: The name of the file in error messages.
+
+    Returns:
+        The decoded image.
 
     Raises:
-        InputError: it is missing, empty, truncated or no image.
+        InputError: The file is missing, empty, truncated or not an image.
     """
     try:
         with Image.open(file) as image:
             if image.mode[0] in "IF":
-                raise ValueError(f"it has mode {image.mode}, and more than 8 bits a channel would be cut off")
-            decoded = _in_rgb(image)
-            # A transparent color would be converted along with the image, whenever that is.
+                raise ValueError(f"expected at most 8 bits per channel, got mode {image.mode}")
+            decoded = _to_rgb(image)
+            # Otherwise Pillow would apply a transparent color to every later conversion of the image.
             decoded.info = {}
             return decoded
-    # Pillow reports broken files by any of these, depending on the format and on what is broken.
+    # Pillow raises any of these for a damaged file, depending on the format and the damage.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"cannot read image {name}: {_reason(file, error)}") from error
+        raise invalid(name, f"cannot read image: {_reason(file, error)}") from error
 
 
-def _in_rgb(image: Image.Image) -> Image.Image:
-    """Reads the pixels now, while the file is open: they stay when it is closed."""
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Load the pixels while the file is open, and convert them to RGB."""
     if image.mode == "RGB":
         image.load()
         return image
-    # Pillow warns when a palette with transparency goes to RGB without this detour.
+    # Pillow warns if a palette with transparency is converted to RGB directly.
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
@@ -105,46 +114,47 @@ def _in_rgb(image: Image.Image) -> Image.Image:
 
 def _reason(file: str | io.BytesIO, error: Exception) -> str:
     if isinstance(file, io.BytesIO):
-        # Pillow names the object in memory.
-        return "it is no image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
+        # Pillow's message would contain the repr of the BytesIO object.
+        return "not an image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
     if Path(file).is_file() and Path(file).stat().st_size == 0:
         return "the file is empty"
     return " ".join(str(error).split())
 
 
 def _split_directory(directory: str, split: str) -> Path:
-    """The directory of a split, or an error that says what is there instead."""
+    """Return the directory of a split."""
     if not directory:
-        raise InputError(f"data set folder needs a directory; {_LAYOUT}")
+        raise requires("dataset 'folder'", "a directory", f"set --config.data.dir=DIRECTORY, {_LAYOUT}")
     root = Path(directory)
     if not root.is_dir():
-        raise InputError(f"data directory {directory} does not exist; {_LAYOUT}")
+        raise cannot_read(directory, "directory not found", _LAYOUT)
     splits = _subdirectories(root)
+    if not splits:
+        raise cannot_read(directory, "no split directories", _LAYOUT)
     if split not in splits:
-        there = ", ".join(splits) or "no directory"
-        raise InputError(f"no split {split!r} in {directory}, which holds {there}; {_LAYOUT}")
+        raise unknown(f"split of {directory}", split, splits)
     return root / split
 
 
 def _class_names(root: Path) -> tuple[str, ...]:
     names = _subdirectories(root)
     if not names:
-        raise InputError(f"no class directories in {root}; {_LAYOUT}")
+        raise cannot_read(root, "no class directories", _LAYOUT)
     return names
 
 
 def _image_files(directory: Path) -> list[str]:
-    """The sorted paths of the images of one class, at least one."""
+    """Return the sorted paths of the images of one class, at least one."""
     files = sorted(
         str(path)
         for path in directory.iterdir()
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
     if not files:
-        raise InputError(f"class directory {directory} has no images ({', '.join(SUFFIXES)})")
+        raise cannot_read(directory, "no images", f"expected files with suffix {', '.join(SUFFIXES)}")
     return files
 
 
 def _subdirectories(root: Path) -> tuple[str, ...]:
-    """The sorted names of the directories in `root` that are not hidden."""
+    """Return the sorted names of the directories in `root` that are not hidden."""
     return tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")))

@@ -1,6 +1,6 @@
-"""Where the records of a TFRecord file begin: found once, kept in a file, found again when the data change.
+"""Byte offsets of the records in a TFRecord file, cached in an index file.
 
-A TFRecord file is a row of records. Each is the length of its payload (uint64, little-endian), a checksum of these
+A TFRecord file is a sequence of records. Each is the length of its payload (uint64, little-endian), a checksum of these
 eight bytes, the payload, and a checksum of the payload.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tcvit_jax import atomic
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import InputError, cannot_read
 
 HEADER_BYTES = 12
 FOOTER_BYTES = 4
@@ -20,68 +20,82 @@ _HEADER = struct.Struct("<QI")
 _GZIP = b"\x1f\x8b"
 _CASTAGNOLI = 0x82F63B78
 _MASK = 0xA282EAD8
-# In front of the offsets in an index file: its version, then the size and the time of what it is of.
+# An index file begins with its version, then the size and the modification time of the TFRecord file.
 _VERSION = 1
 _STAMP_LENGTH = 3
 
 
 def read_index(path: str) -> np.ndarray:
-    """The first byte of every record, and the file's size: int64 [N + 1], rising.
+    """Return the first byte of every record, followed by the size of the file: int64 `[N + 1]`, increasing.
 
-    It comes from an index file where there is one for the data as they are now; otherwise the headers are read, with
-    their checksums, and the index is kept: beside the data in `.tcvit_index/`, or in the user's cache
-    (`$XDG_CACHE_HOME`, else `~/.cache`) where that cannot be written. Any number of processes may do so at once.
+    The offsets come from an index file if there is one for the current data. Otherwise the headers are read and their
+    checksums verified, and the index is saved: next to the data in `.tcvit_index/`, or in the user's cache
+    (`$XDG_CACHE_HOME`, else `~/.cache`) if that directory is not writable. Several processes may do this at once.
+
+    Args:
+        path: The TFRecord file.
+
+    Returns:
+        The offsets, int64 `[N + 1]`.
 
     Raises:
-        InputError: the file is missing, truncated or no TFRecord; the message holds its path.
+        InputError: The file is missing, truncated or not a TFRecord file. The message names its path.
     """
     try:
         status = os.stat(path)
         stamp = [_VERSION, status.st_size, status.st_mtime_ns]
-        for place in _places(path):
-            kept = _load(place, stamp)
-            if kept is not None:
-                return kept
-        starts = scan(path, status.st_size)
+        for index_path in _index_paths(path):
+            offsets = _load(index_path, stamp)
+            if offsets is not None:
+                return offsets
+        offsets = scan_offsets(path, status.st_size)
     except OSError as error:
-        raise InputError(f"cannot read records of {path}: {error.strerror or error}") from error
-    index = np.array([*stamp, *starts, status.st_size], np.int64)
-    # Nowhere to keep it is no reason to stop: the next process looks again.
-    any(_save(place, index) for place in _places(path))
+        raise cannot_read(path, f"cannot read records: {error.strerror or error}") from error
+    index = np.array([*stamp, *offsets, status.st_size], np.int64)
+    # An index that cannot be saved is not an error: the next process scans the file again.
+    any(_save(index_path, index) for index_path in _index_paths(path))
     return index[_STAMP_LENGTH:]
 
 
-def scan(path: str, size: int) -> list[int]:
-    """The first byte of every record of a file of `size` bytes, from the headers alone.
+def scan_offsets(path: str, size: int) -> list[int]:
+    """Return the first byte of every record, from the headers alone.
+
+    Args:
+        path: The TFRecord file.
+        size: The size of the file in bytes.
+
+    Returns:
+        The offset of each record.
 
     Raises:
-        InputError: a header is damaged, or the last record is cut off.
-        OSError: the file cannot be read.
+        InputError: A header is damaged, or the last record is truncated.
+        OSError: The file cannot be read.
     """
-    starts: list[int] = []
+    offsets: list[int] = []
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         end = 0
         while end < size:
             header = os.pread(descriptor, HEADER_BYTES, end)
-            if header.startswith(_GZIP) and not starts:
-                raise InputError(f"cannot read records of {path}: it is compressed with gzip; unpack it")
+            if header.startswith(_GZIP) and not offsets:
+                raise cannot_read(path, "compressed with gzip", "decompress it")
             if len(header) < HEADER_BYTES:
-                raise InputError(_damage(path, starts, end, "is cut off in its header"))
+                raise _damaged(path, offsets, end, "is truncated in its header")
             length, checksum = _HEADER.unpack(header)
             if masked_crc32c(header[:8]) != checksum:
-                raise InputError(_damage(path, starts, end, "has a damaged length, or the file is no TFRecord"))
-            starts.append(end)
+                raise _damaged(path, offsets, end, "has a wrong checksum of its length")
+            offsets.append(end)
             end += HEADER_BYTES + length + FOOTER_BYTES
         if end > size:
-            raise InputError(_damage(path, starts[:-1], starts[-1], f"is cut off: the file has {size} bytes of {end}"))
+            problem = f"is truncated: expected a file of {end} bytes, got {size}"
+            raise _damaged(path, offsets[:-1], offsets[-1], problem)
     finally:
         os.close(descriptor)
-    return starts
+    return offsets
 
 
 def masked_crc32c(data: bytes) -> int:
-    """The checksum of TFRecord: the CRC-32C of `data`, rotated right by 15 bits, plus a constant."""
+    """Return the checksum of TFRecord: the CRC-32C of `data`, rotated right by 15 bits, plus a constant."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = _TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
@@ -98,35 +112,37 @@ def _crc_of_byte(byte: int) -> int:
 _TABLE = tuple(_crc_of_byte(byte) for byte in range(256))
 
 
-def _damage(path: str, starts: list[int], at: int, what: str) -> str:
-    return f"cannot read records of {path}: record {len(starts)}, at byte {at}, {what}"
+def _damaged(path: str, offsets: list[int], position: int, problem: str) -> InputError:
+    """Return the error for the record after `offsets`, at byte `position`."""
+    hint = "the file is incomplete, damaged or not a TFRecord file"
+    return cannot_read(path, f"record {len(offsets)} at byte {position} {problem}", hint)
 
 
-def _places(path: str) -> tuple[Path, Path]:
-    """Where the index of a file may lie, the better place first."""
+def _index_paths(path: str) -> tuple[Path, Path]:
+    """Return the possible paths of the index of a file, the preferred one first."""
     file = Path(os.path.abspath(path))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    # Data sets share names of files: the directory tells them apart.
+    # Datasets have files of the same name, so the path in the cache depends on the directory.
     directory = hashlib.sha256(os.fsencode(file.parent)).hexdigest()[:16]
     name = f"{file.name}.npy"
     return file.parent / ".tcvit_index" / name, cache / "tcvit_jax" / "record_index" / directory / name
 
 
-def _load(place: Path, stamp: list[int]) -> np.ndarray | None:
-    """The offsets kept at `place`, or None where there are none for data of this stamp."""
+def _load(index_path: Path, stamp: list[int]) -> np.ndarray | None:
+    """Return the offsets saved at `index_path`, or None if there are none with this stamp."""
     try:
-        with open(place, "rb") as file:
-            kept = np.lib.format.read_array(file, allow_pickle=False)
+        with open(index_path, "rb") as file:
+            index = np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError):
         return None
-    whole = kept.dtype == np.int64 and kept.ndim == 1 and len(kept) > _STAMP_LENGTH
-    return kept[_STAMP_LENGTH:] if whole and kept[:_STAMP_LENGTH].tolist() == stamp else None
+    is_valid = index.dtype == np.int64 and index.ndim == 1 and len(index) > _STAMP_LENGTH
+    return index[_STAMP_LENGTH:] if is_valid and index[:_STAMP_LENGTH].tolist() == stamp else None
 
 
-def _save(place: Path, index: np.ndarray) -> bool:
-    """Writes an index in one step, since others may be reading or writing it. False where that is not allowed."""
+def _save(index_path: Path, index: np.ndarray) -> bool:
+    """Write an index atomically, since other processes may read or write it. Return False if it is not writable."""
     try:
-        with atomic.write(place) as draft, open(draft, "xb") as file:
+        with atomic.write(index_path) as draft, open(draft, "xb") as file:
             np.save(file, index)
     except InputError:
         return False

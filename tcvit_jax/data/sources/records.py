@@ -1,4 +1,4 @@
-"""Random access to the records of TFRecord files, by the index of each."""
+"""Random access to the records of TFRecord files."""
 
 import functools
 import os
@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tcvit_jax.data.sources.record_index import FOOTER_BYTES, HEADER_BYTES, read_index
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import InputError, cannot_read
 
-# Far below what a process may have open (often 1024, of which others need some): ImageNet has 1152 files.
-_MOST_OPEN = 256
-# The headers of many files are read at once: on a shared disk each takes a round trip.
+# Far below the usual limit of 1024 open files per process, since other code needs some. ImageNet has 1152 files.
+_MAX_OPEN_FILES = 256
+# The headers of several files are read at once, because on a shared disk each read takes a round trip.
 _INDEX_THREADS = 16
 
 
@@ -21,10 +21,10 @@ class Part(NamedTuple):
     """Consecutive records of one file.
 
     Attributes:
-        path: of the file.
-        skip: how many records come before.
-        take: how many there are; None for all to the end.
-        total: how many records the file must have; None if nobody knows.
+        path: The file.
+        skip: The number of records before the part.
+        take: The number of records in the part, or None for all to the end.
+        total: The number of records that the file must have, or None if it is not known.
     """
 
     path: str
@@ -36,25 +36,25 @@ class Part(NamedTuple):
 class RecordFiles:
     """The payloads of several parts, one after the other.
 
-    Files are opened when first read, in each process anew, and any number of threads and processes may read. A pickle
-    holds the names of the files and no offsets. The checksums of payloads are not compared: that would take longer than
-    decoding an image, which finds most damage.
+    Each process opens a file when it first reads from it, and any number of threads and processes may read. A pickle
+    holds the names of the files but no offsets. The checksums of payloads are not verified: that would take longer than
+    decoding an image, which detects most damage.
 
     Args:
-        parts: the files, and which of their records.
+        parts: The files and the range of records in each.
 
     Raises:
-        InputError: a file is missing, damaged, or has another number of records than it must.
+        InputError: A file is missing, damaged, or has the wrong number of records.
     """
 
     def __init__(self, parts: Sequence[Part]) -> None:
-        self._open_caches()
+        self._create_caches()
         paths = list(dict.fromkeys(part.path for part in parts))
         with ThreadPoolExecutor(_INDEX_THREADS) as threads:
             counts = dict(zip(paths, (len(index) - 1 for index in threads.map(self._index, paths)), strict=True))
         for part in parts:
             if part.total not in (None, counts[part.path]):
-                raise InputError(_wrong_count(part.path, counts[part.path], part.total))
+                raise _wrong_count(part.path, counts[part.path], part.total)
         self._paths = [part.path for part in parts]
         self._skips = [part.skip for part in parts]
         self._totals = [counts[part.path] for part in parts]
@@ -62,66 +62,71 @@ class RecordFiles:
         self._ends = np.cumsum(takes, dtype=np.int64)
 
     def __len__(self) -> int:
-        """The number of records in all parts."""
+        """Return the number of records in all parts."""
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, index: int) -> bytes:
-        """The payload of the record at `index`, in 0..len-1. Raises `InputError` where the file has changed."""
-        part, record = self._find(index)
+        """Return the payload of the record at `index`, in `0..len - 1`.
+
+        Raises:
+            IndexError: `index` is out of range.
+            InputError: The file has changed since it was indexed, or cannot be read.
+        """
+        part, record = self._locate(index)
         path = self._paths[part]
-        starts = self._index(path)
-        if len(starts) - 1 != self._totals[part]:
-            raise InputError(_wrong_count(path, len(starts) - 1, self._totals[part]))
-        first, following = starts[record : record + 2].tolist()
-        length = following - first - HEADER_BYTES - FOOTER_BYTES
+        offsets = self._index(path)
+        if len(offsets) - 1 != self._totals[part]:
+            raise _wrong_count(path, len(offsets) - 1, self._totals[part])
+        start, end = offsets[record : record + 2].tolist()
+        length = end - start - HEADER_BYTES - FOOTER_BYTES
         try:
             file = self._file(path)
-            payload = os.pread(file.descriptor, length, first + HEADER_BYTES)
+            payload = os.pread(file.descriptor, length, start + HEADER_BYTES)
         except OSError as error:
-            raise InputError(f"cannot read record {record} of {path}: {error.strerror or error}") from error
+            raise cannot_read(path, f"cannot read record {record}: {error.strerror or error}") from error
         if len(payload) != length:
-            raise InputError(f"cannot read record {record} of {path}: it has {len(payload)} bytes of {length}")
+            raise cannot_read(path, f"cannot read record {record}: expected {length} bytes, got {len(payload)}")
         return payload
 
-    def place(self, index: int) -> str:
-        """The file of a record and its number there, for messages."""
-        part, record = self._find(index)
+    def location(self, index: int) -> str:
+        """Return the file of a record and its number in that file, for error messages."""
+        part, record = self._locate(index)
         return f"record {record} of {self._paths[part]}"
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but what belongs to one process."""
+        """Return the state without the caches of this process."""
         return {name: value for name, value in self.__dict__.items() if name not in ("_index", "_file")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """What was pickled, with nothing open."""
+        """Restore the state with empty caches."""
         self.__dict__.update(state)
-        self._open_caches()
+        self._create_caches()
 
-    def _open_caches(self) -> None:
+    def _create_caches(self) -> None:
         self._index: Callable[[str], np.ndarray] = functools.lru_cache(maxsize=None)(read_index)
-        self._file: Callable[[str], _OpenFile] = functools.lru_cache(_MOST_OPEN)(_OpenFile)
+        self._file: Callable[[str], _OpenFile] = functools.lru_cache(_MAX_OPEN_FILES)(_OpenFile)
 
-    def _find(self, index: int) -> tuple[int, int]:
-        """The part of a record and its number in the part's file."""
+    def _locate(self, index: int) -> tuple[int, int]:
+        """Return the part of a record and its number in the part's file."""
         if not 0 <= index < len(self):
-            raise IndexError(f"record {index} is not in 0..{len(self) - 1}")
+            raise IndexError(f"index {index} is out of range for {len(self)} records")
         part = int(np.searchsorted(self._ends, index, side="right"))
-        before = int(self._ends[part - 1]) if part else 0
-        return part, index - before + self._skips[part]
+        first = int(self._ends[part - 1]) if part else 0
+        return part, index - first + self._skips[part]
 
 
 class _OpenFile:
-    """A descriptor that is closed with the last reference: a thread may read while another one drops the file."""
+    """A file descriptor that is closed with its last reference, so that no thread reads from a closed file."""
 
     def __init__(self, path: str) -> None:
         self.descriptor = -1
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
-    # Bound now: at the end of a program the module may be gone before its objects.
+    # A default argument keeps `os.close` available: at interpreter exit the module may be deleted before its objects.
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if self.descriptor >= 0:
             close(self.descriptor)
 
 
-def _wrong_count(path: str, count: int, total: int | None) -> str:
-    return f"{path} has {count} records where {total} were expected: it is not whole, or of another version"
+def _wrong_count(path: str, count: int, total: int | None) -> InputError:
+    return cannot_read(path, f"expected {total} records, got {count}", "the file is incomplete or of another version")
