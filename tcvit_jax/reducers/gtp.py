@@ -49,7 +49,7 @@ def _dissimilarity(inputs: Sequence[Float[Array, "B T T"]], prefix: int) -> Floa
     return -jnp.einsum("bnt,bt->bn", unit, unit.sum(1), precision="highest")
 
 
-# The signals that each score reads, and its function. As in the published code, the two maxima of a mixed score are taken
+# The signals that each score reads, and its function. As in the published code, a mixed score takes its two maxima
 # independently.
 SCORES: dict[str, tuple[tuple[str, ...], ScoreFunction]] = {
     "cls_mean": (("class_row",), lambda inputs, prefix: inputs[0][..., prefix:].mean(1)),

@@ -50,7 +50,7 @@ def update_positions(tokens: Tokens, plan: Plan) -> Int[Array, "B S"]:
 
 
 def max_removable_half(patches: int, prefix: int) -> int:
-    """Return the size of the first half at most, which can merge into the second half."""
+    """Return how many patch tokens can be removed: at most one half, which merges into the other."""
     return patches // 2
 
 
