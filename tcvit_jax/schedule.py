@@ -1,6 +1,7 @@
-"""How many patch tokens leave each block: from a number, a list, a rate, or a budget of multiply-adds.
+"""Reduction schedules: the number of patch tokens to remove in each block.
 
-A schedule is resolved once, when a model is made, into one static Python int per block.
+A schedule is a number, a list, a keep rate or a budget of multiply-adds. It is resolved once, when a model is created,
+into one static Python int per block.
 """
 
 from __future__ import annotations
@@ -12,22 +13,23 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from tcvit_jax.errors import InputError, as_integer, unknown
+from tcvit_jax.errors import as_integer, invalid, out_of_range, unknown
 
+# Removed patch tokens per block.
 Removed = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Stack:
-    """The blocks that a schedule has to fit.
+    """The blocks for which a schedule is resolved.
 
     Attributes:
-        patches: patch tokens at the start.
-        depth: blocks.
-        cost: multiply-adds of one image for a number of removed tokens per block.
-        extra_tokens: tokens that each block which removes any adds to those it keeps.
-        max_removable: how many of so many patch tokens can leave one block, by the method.
-        family: how the method's paper spreads removals, one of `SCHEDULE_FAMILIES`.
+        patches: Number of patch tokens of the embedded image.
+        depth: Number of blocks.
+        cost: Function from the numbers of removed tokens per block to the multiply-adds of one image.
+        extra_tokens: Number of fused tokens that each block with removals adds to its kept tokens.
+        max_removable: Function from the number of patch tokens to how many of them the method can remove in one block.
+        family: The schedule family of the method's paper, one of `SCHEDULE_FAMILIES`.
     """
 
     patches: int
@@ -37,14 +39,20 @@ class Stack:
     max_removable: Callable[[int], int] = lambda patches: patches - 1
     family: str = "constant"
 
-    def fitted(self, wanted: Callable[[int, int], int]) -> Removed:
-        """The numbers `wanted(block, left)`, each lowered to what can leave that block.
+    def clip(self, desired: Callable[[int, int], int]) -> Removed:
+        """Return the desired number of removals per block, limited to what the method can remove.
 
-        One token exchanged for one that is fused of it alone would be no reduction: then none leaves.
+        Replacing one token by one fused token saves nothing, so no token is removed then.
+
+        Args:
+            desired: Function from a block index and the number of patch tokens left to a number of removals.
+
+        Returns:
+            The number of removals of each block.
         """
         counts, left = [], self.patches
         for block in range(self.depth):
-            count = min(wanted(block, left), self.max_removable(left))
+            count = min(desired(block, left), self.max_removable(left))
             counts.append(count if count > self.extra_tokens else 0)
             left -= counts[-1] - (self.extra_tokens if counts[-1] else 0)
         return tuple(counts)
@@ -52,61 +60,73 @@ class Stack:
 
 @runtime_checkable
 class Schedule(Protocol):
-    """Anything that says how many patch tokens leave each block of a stack."""
+    """Protocol of schedules."""
 
     def removed(self, stack: Stack) -> Removed:
-        """One int per block."""
+        """Return the number of patch tokens to remove in each block of `stack`."""
         ...
 
 
 @dataclass(frozen=True)
 class constant:
-    """The same number leaves every block (GTP's `P`, ToMe's `r`)."""
+    """The same number of removals in every block (GTP's `P`, ToMe's `r`).
+
+    Attributes:
+        count: Number of removed tokens per block.
+    """
 
     count: int
 
     def removed(self, stack: Stack) -> Removed:
-        """`count`, `depth` times."""
+        """Return `count` for every block."""
         as_integer("schedule", self.count)
-        # The last block needs one more than it removes.
-        most = (stack.patches - 1 + stack.extra_tokens * (stack.depth - 1)) // stack.depth
-        if self.count > most:
-            raise InputError(
-                f"schedule={self.count} removes {self.count * stack.depth} of {stack.patches} patch tokens in "
-                f"{stack.depth} blocks: at most {most} per block leave one"
+        # One token must remain after the last block.
+        limit = (stack.patches - 1 + stack.extra_tokens * (stack.depth - 1)) // stack.depth
+        if self.count > limit:
+            raise out_of_range(
+                "schedule",
+                self.count,
+                f"<= {limit}",
+                f"{self.count} tokens in each of {stack.depth} blocks are {self.count * stack.depth} of "
+                f"{stack.patches} patch tokens",
             )
         return (self.count,) * stack.depth
 
 
 @dataclass(frozen=True)
 class explicit:
-    """A number for every block."""
+    """A list with the number of removals of each block.
+
+    Attributes:
+        counts: Number of removed tokens of each block.
+    """
 
     counts: Removed
 
     def removed(self, stack: Stack) -> Removed:
-        """The list itself."""
+        """Return `counts`."""
         return self.counts
 
 
 @dataclass(frozen=True)
 class linear:
-    """From `int(count * (1 - slope))` in the first block by equal steps to twice `count` less that in the last (ToMe).
+    """A linear schedule with a mean of `count` removals per block (ToMe).
 
-    Every number is rounded down, as in ToMe's code.
+    The first block removes `int(count * (1 - slope))` tokens, the last one `2 * count` minus that number. All numbers
+    are rounded down, as in ToMe's code.
 
     Attributes:
-        count: of the middle.
-        slope: from -1, most tokens leave early, to 1, most leave late.
+        count: Mean number of removed tokens per block, before rounding.
+        slope: From -1, which removes most tokens in early blocks, to 1, which removes most in late blocks.
     """
 
     count: int
     slope: float
 
     def removed(self, stack: Stack) -> Removed:
-        """Whole numbers on the line."""
+        """Return the numbers on the line, rounded down."""
         if not isinstance(self.slope, numbers.Real) or not -1 <= self.slope <= 1:
-            raise InputError(f"linear slope={self.slope!r} is not in [-1, 1]: 0 is constant")
+            raise out_of_range("linear slope", self.slope, "in [-1, 1]", "0 removes the same number in every block")
         first = int(as_integer("schedule", self.count) * (1 - self.slope))
         step = 2 * (self.count - first) / max(stack.depth - 1, 1)
         return tuple(int(first + step * block) for block in range(stack.depth))
@@ -114,102 +134,111 @@ class linear:
 
 @dataclass(frozen=True)
 class keep_rate:
-    """The same part of the patch tokens stays in every block, rounded to whole tokens (halves to even), at least one.
+    """The fraction of patch tokens that every block keeps.
 
-    A method that fuses removed tokens into one more has that one besides.
+    The number of kept tokens is rounded to the nearest integer (half to even) and is at least one. A method that fuses
+    removed tokens into an extra token adds that token to the kept ones.
 
     Attributes:
-        rate: in (0, 1], or one for each block.
+        rate: Fraction in (0, 1], or one fraction per block.
     """
 
     rate: float | tuple[float, ...]
 
     def removed(self, stack: Stack) -> Removed:
-        """What the rate takes from each block's tokens."""
+        """Return the removals that keep `rate` of the tokens of each block."""
         rates = self.rate if isinstance(self.rate, Sequence) else (self.rate,) * stack.depth
         if len(rates) != stack.depth:
-            raise InputError(f"keep_rate lists {len(rates)} blocks and the model has {stack.depth}")
+            raise invalid("keep_rate", f"expected {stack.depth} rates, one per block, got {len(rates)}")
         for rate in rates:
             _check_rate("keep_rate", rate)
-        return _possible(self, stack, lambda block, left: left - max(1, round(rates[block] * left)))
+        return _resolve_exactly(self, stack, lambda block, left: left - max(1, round(rates[block] * left)))
 
 
 @dataclass(frozen=True)
 class stages:
-    """A part of the patch tokens stays in some blocks, rounded up; nothing leaves the others (EViT, Top-K).
+    """The fraction of patch tokens that some blocks keep; the others remove nothing (EViT, Top-K).
+
+    The number of kept tokens is rounded up.
 
     Attributes:
-        blocks: their indices; those of EViT in 12 blocks are 3, 6, 9.
-        rate: the part that stays, in (0, 1]; a fused token of an earlier stage counts among the tokens.
+        blocks: Indices of the blocks that remove tokens. EViT uses 3, 6 and 9 of 12 blocks.
+        rate: Fraction to keep, in (0, 1]. The fused token of an earlier stage counts as a token.
     """
 
     blocks: tuple[int, ...]
     rate: float
 
     def removed(self, stack: Stack) -> Removed:
-        """What the rate takes from the tokens of those blocks."""
+        """Return the removals that keep `rate` of the tokens of each stage."""
         _check_rate("stages rate", self.rate)
         for block in self.blocks:
             if not 0 <= as_integer("stages block", block) < stack.depth:
-                raise InputError(f"stages block {block} is not one of the model's: 0 to {stack.depth - 1}")
-        return _possible(
-            self, stack, lambda block, left: left - _rounded_up(self.rate * left) if block in self.blocks else 0
+                raise out_of_range(
+                    "stages block", block, f"in [0, {stack.depth - 1}]", f"the model has {stack.depth} blocks"
+                )
+        return _resolve_exactly(
+            self, stack, lambda block, left: left - _round_up(self.rate * left) if block in self.blocks else 0
         )
 
 
-def _possible(schedule: Schedule, stack: Stack, wanted: Callable[[int, int], int]) -> Removed:
-    """The numbers `wanted(block, left)`, if the method can remove as many.
+def _resolve_exactly(schedule: Schedule, stack: Stack, desired: Callable[[int, int], int]) -> Removed:
+    """Return the desired removals of each block.
 
     Raises:
-        InputError: it cannot.
+        InputError: The method cannot remove that many tokens in one block.
     """
 
     def checked(block: int, left: int) -> int:
-        count = wanted(block, left)
-        _check_most(schedule, stack, block, left, count)
+        count = desired(block, left)
+        _check_max_removable(schedule, stack, block, left, count)
         return count
 
-    return stack.fitted(checked)
+    return stack.clip(checked)
 
 
-def _check_most(schedule: object, stack: Stack, block: int, left: int, count: int) -> None:
-    """Raise `InputError`, which names the schedule, where the method cannot remove `count` of the tokens left."""
+def _check_max_removable(schedule: object, stack: Stack, block: int, left: int, count: int) -> None:
+    """Raise `InputError` if the method cannot remove `count` of the `left` tokens; the message names `schedule`."""
     if count > stack.max_removable(left):
-        raise InputError(
-            f"{schedule} removes {count} tokens in block {block}, which has {left}: the method can remove at most "
-            f"{stack.max_removable(left)} of them"
+        raise invalid(
+            str(schedule),
+            f"removes {count} of {left} patch tokens in block {block}",
+            f"the method can remove at most {stack.max_removable(left)}",
         )
 
 
 def _check_rate(name: str, rate: float) -> None:
     if not isinstance(rate, numbers.Real) or not 0 < rate <= 1:
-        raise InputError(f"{name}={rate!r} is not in (0, 1]: 1.0 keeps all")
+        raise out_of_range(name, rate, "in (0, 1]", "1.0 keeps all tokens")
 
 
-def _rounded_up(value: float) -> int:
-    """To a whole number; 7.000000000000001, which is 0.28 of 25 in floating point, is 7."""
+def _round_up(value: float) -> int:
+    """Return `value` rounded up; `0.28 * 25`, in floating point 7.000000000000001, is 7."""
     return math.ceil(round(value, 9))
 
 
-def thirds(depth: int) -> tuple[int, ...]:
-    """The blocks after which a quarter, a half and three quarters of the model have run: 3, 6, 9 of 12."""
+def stage_blocks(depth: int) -> tuple[int, ...]:
+    """Return the blocks at one, two and three quarters of the depth: 3, 6 and 9 of 12."""
     return tuple(dict.fromkeys(depth * quarter // 4 for quarter in (1, 2, 3)))
 
 
-# What spreads removals at a strength between 0, nothing leaves, and 1, all that can leave.
+# Schedule families by name. Each maps a stack and a strength in [0, 1] to removals per block: 0 removes nothing, 1 as
+# many tokens as the method can.
 SCHEDULE_FAMILIES: dict[str, Callable[[Stack, float], Removed]] = {
-    "constant": lambda stack, strength: stack.fitted(_even(stack, strength)),
-    "keep_rate": lambda stack, strength: stack.fitted(
+    "constant": lambda stack, strength: stack.clip(_spread_evenly(stack, strength)),
+    "keep_rate": lambda stack, strength: stack.clip(
         lambda block, left: left - max(1, round((1 - strength) * left)),
     ),
-    "stages": lambda stack, strength: stack.fitted(
-        lambda block, left: left - max(1, _rounded_up((1 - strength) * left)) if block in thirds(stack.depth) else 0,
+    "stages": lambda stack, strength: stack.clip(
+        lambda block, left: (
+            left - max(1, _round_up((1 - strength) * left)) if block in stage_blocks(stack.depth) else 0
+        ),
     ),
 }
 
 
-def _even(stack: Stack, strength: float) -> Callable[[int, int], int]:
-    """As many from every block as whole tokens allow."""
+def _spread_evenly(stack: Stack, strength: float) -> Callable[[int, int], int]:
+    """Return desired removals that differ by at most one between blocks."""
     total = round(strength * (stack.patches - 1 + stack.extra_tokens * (stack.depth - 1)))
     edges = [total * block // stack.depth for block in range(stack.depth + 1)]
     counts = [after - before for before, after in itertools.pairwise(edges)]
@@ -218,52 +247,68 @@ def _even(stack: Stack, strength: float) -> Callable[[int, int], int]:
 
 @dataclass(frozen=True)
 class budget:
-    """As few tokens as bring an image down to `gmacs` (1e9 MACs).
+    """The smallest number of removals that meets a budget of multiply-adds per image.
 
-    The method's own products count too, and those of the last block that nobody reads, as in papers. A budget above
-    the dense model's cost removes nothing. Where a method cannot remove as many from a block as the family would (half
-    of them is ToMe's most), as many leave as can.
+    The cost includes the matrix products of the method itself and, as in papers, the patch tokens of the last block
+    even if the head does not read them. A budget above the cost of the dense model removes nothing. Where the family
+    asks for more removals than the method allows in one block (half of the tokens for ToMe), the block removes as many
+    tokens as the method allows.
 
     Attributes:
-        gmacs: the budget; it is not exceeded, and missed by as little as one token in one block allows.
-        family: how removals spread: `"constant"`, as evenly over the blocks as whole tokens allow; `"keep_rate"`, the
-            same part of each block's tokens, which removes more where there are more; `"stages"`, the same part at
-            three blocks; `"method"`, whichever of these the method's paper uses.
+        gmacs: The budget in 1e9 multiply-adds. The cost never exceeds it; the difference is at most about the cost of
+            one token in one block.
+        family: How removals are spread over the blocks: `"constant"`, as evenly as integers allow; `"keep_rate"`, the
+            same fraction in every block, so that blocks with more tokens remove more; `"stages"`, the same fraction at
+            three blocks; `"method"`, the one of these that the method's paper uses.
     """
 
     gmacs: float
     family: str = "constant"
 
     def removed(self, stack: Stack) -> Removed:
-        """The weakest spread of the family that fits, mended by single tokens of late blocks."""
+        """Return the removals whose cost is closest to the budget without exceeding it.
+
+        Bisection finds the weakest strength of the family that fits. Single tokens of late blocks then use up what is
+        left of the budget.
+        """
         if not isinstance(self.gmacs, numbers.Real) or not self.gmacs > 0:
-            raise InputError(f"budget gmacs={self.gmacs!r} is no positive number of 1e9 multiply-adds, such as 3.4")
+            raise out_of_range("budget gmacs", self.gmacs, "a number > 0", "its unit is 1e9 multiply-adds")
         family = stack.family if self.family == "method" else self.family
         if family not in SCHEDULE_FAMILIES:
-            raise unknown("family of a budget:", self.family, (*SCHEDULE_FAMILIES, "method"))
+            raise unknown("schedule family", self.family, (*SCHEDULE_FAMILIES, "method"))
         limit, spread = self.gmacs * 1e9, SCHEDULE_FAMILIES[family]
         if stack.cost((0,) * stack.depth) <= limit:
             return (0,) * stack.depth
         if stack.cost(spread(stack, 1.0)) > limit:
-            raise InputError(
-                f"budget gmacs={self.gmacs:g} cannot be met: the least is {stack.cost(spread(stack, 1.0)) / 1e9:.3g}, "
-                "with as few patch tokens as can be"
+            raise invalid(
+                f"budget gmacs={self.gmacs:g}",
+                f"must be >= {stack.cost(spread(stack, 1.0)) / 1e9:.4g}",
+                "this is the cost with the fewest patch tokens",
             )
         weak, strong = 0.0, 1.0
         while strong - weak > 1e-6:
             middle = (weak + strong) / 2
             weak, strong = (middle, strong) if stack.cost(spread(stack, middle)) > limit else (weak, middle)
-        fits = [spread(stack, strong), *_mended(spread(stack, weak), stack, limit)]
-        return max(fits, key=stack.cost)
+        candidates = [spread(stack, strong), *_remove_more(spread(stack, weak), stack, limit)]
+        return max(candidates, key=stack.cost)
 
 
-def _mended(counts: Removed, stack: Stack, limit: float) -> list[Removed]:
-    """`counts`, too few, with single tokens more of the last blocks that remove any, as soon as they fit the limit."""
+def _remove_more(counts: Removed, stack: Stack, limit: float) -> list[Removed]:
+    """Remove single tokens more, from the last block with removals to the first, until the cost is within `limit`.
+
+    Args:
+        counts: Removals per block whose cost exceeds `limit`.
+        stack: The blocks.
+        limit: Multiply-adds per image.
+
+    Returns:
+        The first removals that fit, in a list; an empty list if none do.
+    """
     blocks = [block for block, count in enumerate(counts) if count]
     for block in reversed(blocks):
         more = list(counts)
         more[block] += 1
-        counts = stack.fitted(lambda index, left, more=tuple(more): more[index])
+        counts = stack.clip(lambda index, left, more=tuple(more): more[index])
         if stack.cost(counts) <= limit:
             return [counts]
     return []
@@ -276,31 +321,34 @@ def _as_schedule(value: int | Sequence[int] | Schedule) -> Schedule:
 
 
 def resolve(schedule: int | Sequence[int] | Schedule, stack: Stack) -> Removed:
-    """Removed patch tokens per block, checked: none negative, at least one token left, no more than the method can.
+    """Return the number of patch tokens to remove in each block.
 
     Args:
-        schedule: an int (for every block), a sequence (for each), or one of this module's objects.
-        stack: the blocks.
+        schedule: An int for all blocks, a sequence with one int per block, or a schedule object of this module.
+        stack: The blocks.
+
+    Returns:
+        One int >= 0 per block. At least one token remains after every block.
 
     Raises:
-        InputError: it does not fit the model, or the method.
+        InputError: The schedule does not fit the model or the method.
     """
     removed = tuple(as_integer("schedule", count) for count in _as_schedule(schedule).removed(stack))
     if len(removed) != stack.depth:
-        raise InputError(f"schedule lists {len(removed)} blocks and the model has {stack.depth}")
+        raise invalid("schedule", f"expected {stack.depth} numbers, one per block, got {len(removed)}")
     left = stack.patches
     for block, count in enumerate(removed):
+        name = f"schedule[{block}]"
         if count < 0:
-            raise InputError(f"schedule removes {count} tokens in block {block}: use 0 or more")
+            raise out_of_range(name, count, ">= 0")
         if 0 < count <= stack.extra_tokens:
-            raise InputError(
-                f"schedule removes {count} token in block {block} and adds {stack.extra_tokens} fused of it: "
-                f"use 0 or {stack.extra_tokens + 1}"
+            raise out_of_range(
+                name, count, f"0 or >= {stack.extra_tokens + 1}", f"the method adds {stack.extra_tokens} fused token"
             )
         if count >= left:
-            raise InputError(
-                f"schedule removes {count} tokens in block {block}, which has {left}: at most {left - 1} leave one"
+            raise out_of_range(
+                name, count, f"<= {left - 1}", f"one of the {left} patch tokens in block {block} must remain"
             )
-        _check_most("schedule", stack, block, left, count)
+        _check_max_removable("schedule", stack, block, left, count)
         left -= count - (stack.extra_tokens if count else 0)
     return removed

@@ -1,7 +1,8 @@
-"""The pytrees that flow through every model: `Tokens`, the `Plan` that condenses them, the `Trace` of a forward pass.
+"""The pytrees that flow through every model: `Tokens`, the `Plan` that reduces them, the `Trace` of a forward pass.
 
-Shape letters here and everywhere: `B` batch, `T` tokens with prefix, `P` prefix tokens, `N` patch tokens,
-`N0` patches at the start, `K` kept, `R` removed, `D` width, `H` heads, `d` head width.
+Shape letters in this package: `B` batch size, `T` tokens including the prefix, `P` prefix tokens, `N` patch tokens,
+`N0` patches of the embedded image, `K` kept tokens, `R` removed tokens, `S` surviving tokens, `D` width, `H` heads,
+`d` head width.
 """
 
 from __future__ import annotations
@@ -18,21 +19,23 @@ from jaxtyping import Bool, Float, Float32, Int32
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens between two layers, and what must follow them when some are removed.
+    """The tokens between two layers, with their sizes and the patches that they represent.
 
     Attributes:
-        x: `[B, T, D]` features; the `prefix` protected tokens (class, distillation, registers) come first.
-        size: `[B, N]` float32, how many original patches each patch token stands for; 0 for one that only fills the
-            fixed width of a method that keeps fewer in some images, and that nobody may read.
-        origin: `[B, N]` int32, the original patch index of each patch token, ascending; behind them -1 for each token
-            that was fused of several and has no patch of its own.
-        slots: `[B, N0]` int32, for every original patch the row (among the patch tokens) that holds it, or -1.
-        state: what the reducer prepared once for the whole pass (a graph, say), indexed by original patches.
-        restore_weights: `[B, N0, N]` float32, of what parts of the patch tokens each original patch is restored; carried only
-            for a reducer that shares a removed token among several, where one slot does not say it all.
-        prefix: how many prefix tokens there are; static.
-        class_tokens: how many of them, the first, stand for the whole image (class, distillation); static.
-        block, depth: the index of the block that they are in, and how many there are; static.
+        x: `[B, T, D]` features. The `prefix` protected tokens (class, distillation, registers) come first.
+        size: `[B, N]` float32, the number of original patches that each patch token represents. It is 0 for padding:
+            tokens that only fill the fixed width of a method that keeps fewer tokens in some images. Padding must be
+            masked in attention and pooling.
+        origin: `[B, N]` int32, the original patch index of each patch token, in ascending order. Tokens that were fused
+            from removed tokens alone come last and have -1.
+        slots: `[B, N0]` int32, the row among the patch tokens that holds each original patch, or -1 if it is lost.
+        state: State of the reducer, prepared once per forward pass (such as a graph), indexed by original patches.
+        restore_weights: `[B, N0, N]` float32, the weights that restore each original patch from the patch tokens. Only
+            carried for a reducer that splits a removed token among several, where one slot per patch is not enough.
+        prefix: Number of prefix tokens; static.
+        class_tokens: Number of leading prefix tokens that represent the image (class, distillation); static.
+        block: Index of the current block; static.
+        depth: Number of blocks; static.
     """
 
     x: Float[Array, "B T D"]
@@ -48,13 +51,13 @@ class Tokens:
 
     @classmethod
     def start(cls, x: Float[Array, "B T D"], prefix: int, class_tokens: int | None = None, depth: int = 1) -> Tokens:
-        """Tokens straight from the embedding: every patch its own token, of size one.
+        """Return the tokens of an embedding: one token of size 1 for every patch.
 
         Args:
-            x: `[B, T, D]`.
-            prefix: protected tokens in front.
-            class_tokens: how many of them stand for the image; None for one, if there is a prefix at all.
-            depth: how many blocks are to come.
+            x: `[B, T, D]` features, prefix tokens first.
+            prefix: Number of prefix tokens.
+            class_tokens: Number of prefix tokens that represent the image. None means one if there is a prefix.
+            depth: Number of blocks of the model.
         """
         batch, patches = x.shape[0], x.shape[1] - prefix
         index = jnp.broadcast_to(jnp.arange(patches, dtype=jnp.int32), (batch, patches))
@@ -63,41 +66,41 @@ class Tokens:
         return cls(x, size, index, index, prefix=prefix, class_tokens=classes, depth=depth)
 
     def with_restore_weights(self) -> Tokens:
-        """The same tokens, from here on with what restores them where slots do not suffice (see `restore_weights`)."""
+        """Return the tokens with `restore_weights` initialized from `slots`."""
         return replace(self, restore_weights=jax.nn.one_hot(self.slots, self.origin.shape[1], dtype=jnp.float32))
 
     @property
     def patches(self) -> Float[Array, "B N D"]:
-        """`[B, N, D]`, the tokens that a reducer may remove."""
+        """The patch tokens `[B, N, D]`, which a reducer may remove."""
         return self.x[:, self.prefix :]
 
     def with_x(self, x: Float[Array, "B T D"]) -> Tokens:
-        """The same tokens with other features."""
+        """Return the tokens with other features."""
         return replace(self, x=x)
 
     def with_state(self, state: Any) -> Tokens:
-        """The same tokens with what a reducer prepared."""
+        """Return the tokens with another reducer state."""
         return replace(self, state=state)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Plan:
-    """What one block does with its patch tokens: `y = self_weight * x[kept] + weight @ x[removed]`.
+    """The token reduction of one block: `y = self_weight * x[kept] + weight @ x[removed]`.
 
-    Indices are rows among the patch tokens now, ascending, so that survivors stay in raster order. `S` survive: the
-    `K` kept ones, and behind them any that are fused of removed ones alone.
+    Indices are rows among the current patch tokens in ascending order, so that survivors stay in raster order. There
+    are `S` survivors: the `K` kept tokens, followed by tokens that are fused from removed tokens alone.
 
     Attributes:
-        kept: `[B, K]` int32.
-        removed: `[B, R]` int32.
-        weight: `[B, S, R]` float32, with what weight each removed token enters each survivor; None where removed
-            tokens leave nothing behind.
-        self_weight: `[B, K]` float32, with what weight a kept token enters itself; None for 1.
-        share: `[B, S, R]` float32, the part of each removed token's size that passes to each survivor; None for none.
-        target: `[B, R]` int32, the survivor that holds a removed token's patches from now on; -1 where it found none,
-            and its patches are lost.
-        valid: `[B, K]` bool, which kept tokens survive; the others only fill the fixed width, of size 0. None for all.
+        kept: `[B, K]` int32, the rows of the kept tokens.
+        removed: `[B, R]` int32, the rows of the removed tokens.
+        weight: `[B, S, R]` float32, the weight of each removed token in each survivor. None if no survivor receives
+            features of removed tokens.
+        self_weight: `[B, K]` float32, the weight of each kept token in its own survivor. None means 1.
+        share: `[B, S, R]` float32, the fraction of each removed token's size that passes to each survivor. None means
+            0.
+        target: `[B, R]` int32, the survivor that holds the patches of each removed token, or -1 if they are lost.
+        valid: `[B, K]` bool, which kept tokens survive. The others are padding of size 0. None means all.
     """
 
     kept: Int32[Array, "B K"]
@@ -110,7 +113,7 @@ class Plan:
 
     @property
     def survivors(self) -> int:
-        """`S`: the kept tokens and the fused ones behind them."""
+        """The number `S` of survivors: kept tokens, and fused tokens behind them."""
         matrix = self.share if self.weight is None else self.weight
         return self.kept.shape[1] if matrix is None else matrix.shape[1]
 
@@ -118,15 +121,15 @@ class Plan:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Trace:
-    """The plans of one forward pass, composed: one entry per block, whether or not it removed anything.
+    """The composed plans of one forward pass, with one entry per block, including blocks that remove nothing.
 
     Attributes:
-        kept: per block `[B, K]` int32, the original patch index of each surviving token, ascending; -1 behind them for
-            one that was fused of several and has no patch of its own. Those of size 0 do not survive: they fill the
-            fixed width of a method that keeps fewer in some images.
-        slots: per block `[B, N0]` int32, the row among them that holds each original patch, or -1.
-        sizes: per block `[B, K]` float32, how many original patches each surviving token stands for.
-        counts: per block `[B]` int32, how many patch tokens survive in each image.
+        kept: Per block `[B, K]` int32, the original patch index of each surviving token, in ascending order. Tokens
+            that were fused from removed tokens alone come last and have -1. Tokens of size 0 are padding of a method
+            that keeps fewer tokens in some images.
+        slots: Per block `[B, N0]` int32, the row among the surviving tokens that holds each original patch, or -1.
+        sizes: Per block `[B, K]` float32, the number of original patches that each surviving token represents.
+        counts: Per block `[B]` int32, the number of surviving patch tokens of each image.
     """
 
     kept: tuple[Int32[Array, "B K"], ...] = ()
@@ -135,7 +138,7 @@ class Trace:
     counts: tuple[Int32[Array, " B"], ...] = ()
 
     def record(self, tokens: Tokens) -> Trace:
-        """The trace with one more block, after which `tokens` are what survives."""
+        """Return the trace with one more block, which leaves `tokens`."""
         counts = (tokens.size > 0).sum(-1, dtype=jnp.int32)
         return Trace(
             kept=(*self.kept, tokens.origin),

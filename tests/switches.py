@@ -1,6 +1,6 @@
-"""Every method with every switch of it thrown once: the list that tests of all reducers run through.
+"""Every reducer with each of its options set once: the parameters of tests of all reducers.
 
-A new reducer joins with its defaults by itself; its switches are a few more lines here.
+A new reducer is included with its defaults automatically. Add its options here.
 """
 
 import pytest
@@ -18,8 +18,8 @@ _GTP = [
     tc.GTP(alpha=0.4, neighbors=3, proportional_attention=False),
 ]
 _TCVIT = [
-    *(tc.TCViT(**{switch: value}) for switch, values in OPTIONS.items() for value in values),
-    *(tc.TCViT(order=order, match_order=match) for order, match in ((1, 1), (3, 1), (1, 8))),
+    *(tc.TCViT(**{name: value}) for name, values in OPTIONS.items() for value in values),
+    *(tc.TCViT(order=order, match_order=match_order) for order, match_order in ((1, 1), (3, 1), (1, 8))),
     *(tc.TCViT(walk=walk, order=4, gamma=0.7) for walk in ("cumulative", "katz", "lazy")),
     *(tc.TCViT(fuse=fuse, temperature=0.3, top_m=2, grad_through_soft=True) for fuse in ("soft", "topm")),
     tc.TCViT(match_norm="lift", direction="both", fuse="soft"),
@@ -30,7 +30,7 @@ _TCVIT = [
     tc.TCViT(attention_keep=0.6, proportional_attention=False),
 ]
 _BASELINES = [tc.EViT(fuse=False), tc.ToFu(prune_until=0.0), tc.DiffRate(pruned=0.0)]
-# Every fusion that methods share, with scores and matches that their own methods do not give it.
+# Every shared fusion, with scores and matches of other methods.
 _CROSS = [
     tc.Cross(score="tome", fuse="soft"),
     tc.Cross(score="pitome", match="features", fuse="squeeze"),
@@ -46,16 +46,16 @@ REDUCERS_AND_SWITCHES = list(
     dict.fromkeys([kind() for kind in REDUCERS.values()] + _GTP + _TCVIT + _BASELINES + _CROSS)
 )
 METHODS = [pytest.param(kind(), id=name) for name, kind in REDUCERS.items()]
-# The library's own two, which every test of a model compiles; and with them a method that follows an order from block
-# to block, and one that fills a width, for tests that could tell them apart. One test compiles every method.
+# OWN are the two main methods, which every test of a model compiles. WAYS adds a method that updates its state in every
+# block (ToMe) and one with padding (ATS), for tests that depend on it. A single test compiles every method.
 OWN = [param for param in METHODS if param.id in ("gtp", "tcvit")]
 WAYS = [param for param in METHODS if param.id in ("gtp", "tcvit", "tome", "ats")]
-# For tests that compile a model for each, all others are slow.
-_FEW = [param.values[0] for param in WAYS]
+# In tests that compile a model for each reducer, all others are marked slow.
+_FAST = [param.values[0] for param in WAYS]
 
 
 def _slow_except(params, fast):
-    """The same parameters, those slow whose reducer is not in `fast`."""
+    """Return the parameters, marked slow unless their reducer is in `fast`."""
     return [
         param if param.values[0] in fast else pytest.param(*param.values, id=param.id, marks=pytest.mark.slow)
         for param in params
@@ -64,5 +64,5 @@ def _slow_except(params, fast):
 
 _ALL = [pytest.param(reducer, id=repr(reducer)) for reducer in REDUCERS_AND_SWITCHES]
 SWITCHES = _slow_except(_ALL, [param.values[0] for param in METHODS])
-COMPILED_SWITCHES = _slow_except(_ALL, _FEW)
-COMPILED_METHODS = _slow_except(METHODS, _FEW)
+COMPILED_SWITCHES = _slow_except(_ALL, _FAST)
+COMPILED_METHODS = _slow_except(METHODS, _FAST)

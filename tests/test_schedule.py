@@ -1,4 +1,4 @@
-"""Schedules: what leaves each block, and what cannot."""
+"""Schedules: the number of tokens removed in each block, and their errors."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -15,7 +15,7 @@ from tcvit_jax.reducers import REDUCERS
 
 
 def quadratic(removed, patches=50):
-    """A cost that falls with every token removed, more so the earlier."""
+    """Return a cost that falls with every removed token, more for earlier blocks."""
     total = 0
     for count in removed:
         patches -= count
@@ -31,159 +31,160 @@ def resolve(value, patches, depth, **changes):
     return schedule.resolve(value, stack(patches, depth, **changes))
 
 
-def even(total, depth):
-    """`total` over the blocks, as evenly as whole tokens allow."""
+def spread_evenly(total, depth):
+    """Return `total` spread over the blocks as evenly as integers allow."""
     edges = [total * block // depth for block in range(depth + 1)]
     return tuple(after - before for before, after in pairwise(edges))
 
 
 @given(st.integers(2, 300), st.integers(1, 24), st.data())
-def test_constant_removes_the_same_everywhere_and_leaves_one(patches, depth, data):
-    most = (patches - 1) // depth
-    count = data.draw(st.integers(0, most))
+def test_constant_removes_the_same_number_in_every_block_and_leaves_one_token(patches, depth, data):
+    limit = (patches - 1) // depth
+    count = data.draw(st.integers(0, limit))
     assert resolve(count, patches, depth) == (count,) * depth
-    with pytest.raises(tc.InputError, match=f"at most {most} per block leave one"):
-        resolve(most + 1, patches, depth)
+    with pytest.raises(tc.InputError, match=f"schedule={limit + 1}: must be <= {limit}; "):
+        resolve(limit + 1, patches, depth)
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=12))
-def test_a_list_is_taken_as_it_is_or_refused(counts):
+def test_list_is_used_unchanged_or_rejected(counts):
     patches = sum(counts) + 1
     assert resolve(counts, patches, len(counts)) == tuple(counts)
     if sum(counts):
-        with pytest.raises(tc.InputError, match="at most .* leave one"):
+        with pytest.raises(
+            tc.InputError, match=r"must be <= \d+; one of the \d+ patch tokens in block \d+ must remain"
+        ):
             resolve(counts, patches - 1, len(counts))
 
 
-def test_a_list_of_another_length_is_refused():
-    with pytest.raises(tc.InputError, match="schedule lists 3 blocks and the model has 4"):
+def test_list_of_wrong_length_is_rejected():
+    with pytest.raises(tc.InputError, match="schedule: expected 4 numbers, one per block, got 3"):
         resolve([1, 2, 3], 64, 4)
 
 
 @pytest.mark.parametrize("value", [3.9, [1, 1.7], True, "8", None, [True, 1]])
-def test_only_whole_numbers_are_tokens(value):
+def test_non_integers_are_rejected(value):
     with pytest.raises(tc.InputError, match="schedule=.*: must be an integer"):
         resolve(value, 64, 2)
 
 
-def test_numpy_numbers_are_numbers():
+def test_numpy_integers_are_accepted():
     assert resolve(np.int64(3), 64, 2) == (3, 3)
     assert resolve(np.asarray([3, 1]), 64, 2) == (3, 1)
 
 
-def test_negative_counts_are_refused():
-    with pytest.raises(tc.InputError, match="schedule removes -1 tokens in block 1: use 0 or more"):
+def test_negative_counts_are_rejected():
+    with pytest.raises(tc.InputError, match=r"schedule\[1\]=-1: must be >= 0"):
         resolve([1, -1], 64, 2)
 
 
 @settings(max_examples=50)
 @given(st.floats(0.01, 12000), st.integers(1, 5))
-def test_a_budget_is_met_as_nearly_as_a_token_allows_by_an_even_removal(gmacs, depth):
-    costs = [quadratic(even(total, depth)) for total in range(50)]
+def test_budget_is_met_within_one_token_by_even_removal(gmacs, depth):
+    costs = [quadratic(spread_evenly(total, depth)) for total in range(50)]
     budget, limit = schedule.budget(gmacs=gmacs), gmacs * 1e9
     if min(costs) > limit:
-        with pytest.raises(tc.InputError, match="cannot be met"):
+        with pytest.raises(tc.InputError, match="budget gmacs=.*: must be >= "):
             resolve(budget, 50, depth)
         return
     removed = resolve(budget, 50, depth)
-    least = next(total for total, cost in enumerate(costs) if cost <= limit)
+    fewest = next(total for total, cost in enumerate(costs) if cost <= limit)
     assert len(removed) == depth
-    # The fewest evenly spread tokens that fit, or as many and more of late blocks that come nearer.
-    assert costs[least] <= quadratic(removed) <= limit
-    assert sum(removed) >= least
-    assert removed == even(least, depth) or max(removed) - min(removed) <= 2
+    # The fewest evenly spread removals that fit, or at least that number in late blocks, closer to the budget.
+    assert costs[fewest] <= quadratic(removed) <= limit
+    assert sum(removed) >= fewest
+    assert removed == spread_evenly(fewest, depth) or max(removed) - min(removed) <= 2
     fewer = [(*removed[:block], count - 1, *removed[block + 1 :]) for block, count in enumerate(removed) if count]
     assert not fewer or max(map(quadratic, fewer)) > limit
 
 
 @pytest.mark.parametrize("gmacs", [4.0, 3.44, 2.9, 2.3])
 @pytest.mark.parametrize("reducer", [tc.GTP(), tc.TCViT()], ids=["gtp", "tcvit"])
-def test_budget_of_a_real_model(gmacs, reducer):
+def test_budget_of_deit_small(gmacs, reducer):
     model = tc.create_model("deit_small_patch16_224", reducer, schedule.budget(gmacs=gmacs))
-    # One more token kept in one block is worth about 20 M multiply-adds at most.
+    # One more token in one block costs at most about 20e6 multiply-adds.
     assert gmacs - 0.03 < tc.describe(model).gmacs <= gmacs
 
 
-def test_a_budget_above_the_dense_model_removes_nothing():
+def test_budget_above_the_dense_model_removes_nothing():
     model = tc.create_model("deit_small_patch16_224", tc.GTP(), schedule.budget(gmacs=5.0))
     assert model.removed == (0,) * 12
 
 
 @given(st.floats(0.05, 1), st.integers(2, 300), st.integers(1, 24), st.integers(0, 1))
-def test_a_keep_rate_takes_the_same_part_of_every_block(rate, patches, depth, extra):
+def test_keep_rate_keeps_the_same_fraction_in_every_block(rate, patches, depth, extra):
     removed = resolve(schedule.keep_rate(rate), patches, depth, extra_tokens=extra)
     left = patches
     for count in removed:
         kept = max(1, round(rate * left))
-        # A token exchanged for a fused one is none less: nothing leaves then.
+        # Replacing one token by one fused token saves nothing.
         assert count == (left - kept if left - kept > extra else 0)
         left -= count - (extra if count else 0)
     assert left >= 1
 
 
 @pytest.mark.parametrize("rate", [0, -0.1, 1.1])
-def test_a_rate_that_is_none_is_refused(rate):
-    with pytest.raises(tc.InputError, match=r"is not in \(0, 1\]: 1.0 keeps all"):
+def test_keep_rate_outside_its_range_is_rejected(rate):
+    with pytest.raises(tc.InputError, match=r"keep_rate=.*: must be in \(0, 1\]; 1.0 keeps all tokens"):
         resolve(schedule.keep_rate(rate), 64, 4)
 
 
-def test_a_budget_by_keep_rate_removes_more_where_there_are_more():
+def test_keep_rate_budget_removes_more_in_blocks_with_more_tokens():
     dense = quadratic((0,) * 6) / 1e9
     spread = resolve(schedule.budget(0.5 * dense, "keep_rate"), 50, 6)
     assert quadratic(spread) <= 0.5e9 * dense
     assert list(spread) == sorted(spread, reverse=True)
-    # The next rate above it does not fit.
+    # A slightly higher keep rate exceeds the budget.
     left, rates = 50, []
     for count in spread:
         rates.append((left - count) / left)
         left -= count
     assert max(rates) - min(rates) < 0.05
-    gentler = resolve(schedule.keep_rate(max(rates) + 0.02), 50, 6)
-    assert quadratic(gentler) > 0.5e9 * dense
+    higher = resolve(schedule.keep_rate(max(rates) + 0.02), 50, 6)
+    assert quadratic(higher) > 0.5e9 * dense
 
 
-def test_a_budget_of_another_shape_is_refused():
-    with pytest.raises(tc.InputError, match="unknown family of a budget: 'keep-rate': did you mean 'keep_rate'?"):
+def test_unknown_schedule_family_is_rejected():
+    with pytest.raises(tc.InputError, match="unknown schedule family 'keep-rate': did you mean 'keep_rate'?"):
         resolve(schedule.budget(1.0, "keep-rate"), 64, 4)
 
 
 @given(st.integers(2, 60), st.integers(1, 8), st.data())
-def test_tokens_fused_of_others_count_as_left(patches, depth, data):
-    most = (patches - 1 + depth - 1) // depth
-    if most < 2:
+def test_fused_tokens_count_as_tokens_left(patches, depth, data):
+    limit = (patches - 1 + depth - 1) // depth
+    if limit < 2:
         return
-    count = data.draw(st.integers(2, most))
+    count = data.draw(st.integers(2, limit))
     assert resolve(count, patches, depth, extra_tokens=1) == (count,) * depth
-    with pytest.raises(tc.InputError, match=f"at most {most} per block leave one"):
-        resolve(most + 1, patches, depth, extra_tokens=1)
+    with pytest.raises(tc.InputError, match=f"schedule={limit + 1}: must be <= {limit}; "):
+        resolve(limit + 1, patches, depth, extra_tokens=1)
 
 
-def test_a_token_is_not_exchanged_for_one_fused_of_it_alone():
-    with pytest.raises(tc.InputError, match="schedule removes 1 token in block 1 and adds 1 fused of it: use 0 or 2"):
+def test_one_token_is_not_replaced_by_one_fused_token():
+    message = r"schedule\[1\]=1: must be 0 or >= 2; the method adds 1 fused token"
+    with pytest.raises(tc.InputError, match=message):
         resolve([0, 1, 3], 20, 3, extra_tokens=1)
     for budget in (schedule.budget(8000.0), schedule.budget(8000.0, "keep_rate")):
         assert 1 not in resolve(budget, 50, 6, extra_tokens=1)
 
 
 @pytest.mark.parametrize(
-    "wrong", [schedule.constant(3.5), schedule.explicit((0.5, 1)), schedule.constant(True), schedule.constant("8")]
+    "invalid", [schedule.constant(3.5), schedule.explicit((0.5, 1)), schedule.constant(True), schedule.constant("8")]
 )
-def test_objects_take_whole_numbers_too(wrong):
+def test_schedule_objects_reject_non_integers(invalid):
     with pytest.raises(tc.InputError, match="schedule=.*: must be an integer"):
-        resolve(wrong, 64, 2)
+        resolve(invalid, 64, 2)
 
 
-def test_a_budget_is_a_number():
-    with pytest.raises(
-        tc.InputError, match="budget gmacs='3.4' is no positive number of 1e9 multiply-adds, such as 3.4"
-    ):
+def test_budget_rejects_values_that_are_not_positive_numbers():
+    with pytest.raises(tc.InputError, match="budget gmacs='3.4': must be a number > 0; its unit is 1e9 multiply-adds"):
         resolve(schedule.budget("3.4"), 64, 2)
-    with pytest.raises(tc.InputError, match="budget gmacs=nan is no positive number"):
+    with pytest.raises(tc.InputError, match="budget gmacs=nan: must be a number > 0"):
         resolve(schedule.budget(float("nan")), 64, 2)
 
 
 @given(st.integers(0, 20), st.floats(-1, 1), st.integers(2, 12))
-def test_a_line_falls_or_rises_by_its_slope_and_removes_what_constant_does(count, slope, depth):
+def test_linear_follows_its_slope_with_the_mean_of_constant(count, slope, depth):
     removed = resolve(schedule.linear(count, slope), 20 * 12 + 1 + 12, depth)
     first = int(count * (1 - slope))
     step = 2 * (count - first) / (depth - 1)
@@ -195,48 +196,48 @@ def test_a_line_falls_or_rises_by_its_slope_and_removes_what_constant_does(count
     assert resolve(schedule.linear(count, 0), 20 * 12 + 1, depth) == (count,) * depth
 
 
-def test_lines_of_tome_s_table():
-    """13 tokens of 12 blocks, from twice as many to none, and the other way round."""
+def test_linear_equals_the_schedules_of_tome():
+    """13 tokens per block on average, from 26 to 0 and from 0 to 26."""
     assert resolve(schedule.linear(13, -1), 196, 12) == (26, 23, 21, 18, 16, 14, 11, 9, 7, 4, 2, 0)
     assert resolve(schedule.linear(13, 1.0), 196, 12) == (0, 2, 4, 7, 9, 11, 14, 16, 18, 21, 23, 26)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("invalid", "message"),
     [
-        (schedule.linear(8, 1.5), "linear slope=1.5 is not in [-1, 1]: 0 is constant"),
-        (schedule.linear(8, "1"), "linear slope='1' is not in [-1, 1]: 0 is constant"),
+        (schedule.linear(8, 1.5), "linear slope=1.5: must be in [-1, 1]; 0 removes the same number in every block"),
+        (schedule.linear(8, "1"), "linear slope='1': must be in [-1, 1]; 0 removes the same number in every block"),
         (schedule.linear(8.5, 0), "schedule=8.5: must be an integer"),
-        (schedule.keep_rate((0.5, 0.5)), "keep_rate lists 2 blocks and the model has 4"),
-        (schedule.keep_rate((0.5, 0.5, 2, 1)), "keep_rate=2 is not in (0, 1]: 1.0 keeps all"),
-        (schedule.stages((1, 4), 0.5), "stages block 4 is not one of the model's: 0 to 3"),
+        (schedule.keep_rate((0.5, 0.5)), "keep_rate: expected 4 rates, one per block, got 2"),
+        (schedule.keep_rate((0.5, 0.5, 2, 1)), "keep_rate=2: must be in (0, 1]; 1.0 keeps all tokens"),
+        (schedule.stages((1, 4), 0.5), "stages block=4: must be in [0, 3]; the model has 4 blocks"),
         (schedule.stages((1.0, 3), 0.5), "stages block=1.0: must be an integer"),
-        (schedule.stages((1, 3), 0), "stages rate=0 is not in (0, 1]: 1.0 keeps all"),
+        (schedule.stages((1, 3), 0), "stages rate=0: must be in (0, 1]; 1.0 keeps all tokens"),
     ],
 )
-def test_what_no_schedule_is_says_why(wrong, message):
-    with pytest.raises(tc.InputError) as caught:
-        resolve(wrong, 64, 4)
-    assert str(caught.value) == message
+def test_invalid_schedules_name_the_condition(invalid, message):
+    with pytest.raises(tc.InputError) as error:
+        resolve(invalid, 64, 4)
+    assert str(error.value) == message
 
 
-def test_a_keep_rate_for_every_block_is_taken_block_by_block():
+def test_keep_rate_accepts_one_rate_per_block():
     assert resolve(schedule.keep_rate((0.5, 1, 0.25, 0.9)), 64, 4) == (32, 0, 24, 1)
     assert resolve(schedule.keep_rate([1.0, 0.75]), 10, 2) == (0, 2)
 
 
 @given(st.integers(3, 300), st.integers(4, 12), st.integers(1, 100), st.integers(0, 1))
-def test_stages_keep_a_part_rounded_up_at_their_blocks_alone(patches, depth, percent, extra):
+def test_stages_keep_a_fraction_rounded_up_in_their_blocks_only(patches, depth, percent, extra):
     removed, left = resolve(schedule.stages((0, 3), percent / 100), patches, depth, extra_tokens=extra), patches
     for block, count in enumerate(removed):
-        # In whole numbers: 28 % of 25 are 7, and a little more in floating point.
-        gone = left + -percent * left // 100 if block in (0, 3) else 0
-        assert count == (gone if gone > extra else 0)
+        # Integer arithmetic: 28 % of 25 is 7, but slightly more in floating point.
+        expected = left + -percent * left // 100 if block in (0, 3) else 0
+        assert count == (expected if expected > extra else 0)
         left -= count - (extra if count else 0)
 
 
-def test_stages_of_evit_and_top_k_are_the_published_counts():
-    """DeiT at a rate of 0.7: what is left after each stage, with and without a fused token."""
+def test_stages_equal_the_published_token_counts_of_evit_and_topk():
+    """DeiT at a keep rate of 0.7: tokens after each stage, with and without a fused token."""
     model = tc.create_model("deit_small_patch16_224", tc.EViT(), schedule.stages((3, 6, 9), 0.7))
     assert model.cost().tokens[4::3] == (139, 99, 71)
     model = tc.create_model("deit_small_patch16_224", tc.TopK(), schedule.stages((3, 6, 9), 0.7))
@@ -244,60 +245,59 @@ def test_stages_of_evit_and_top_k_are_the_published_counts():
 
 
 @given(st.integers(2, 60), st.lists(st.integers(-2, 30), min_size=1, max_size=8), st.integers(0, 1), st.booleans())
-def test_what_is_fitted_to_a_stack_fits_and_is_no_more_than_wanted(patches, wanted, extra, half):
-    most = (lambda left: left // 2) if half else (lambda left: left - 1)
-    fitted = stack(patches, len(wanted), extra_tokens=extra, max_removable=most).fitted(
-        lambda block, left: wanted[block]
+def test_clipped_removals_fit_the_stack_and_do_not_exceed_the_desired_ones(patches, desired, extra, half):
+    max_removable = (lambda left: left // 2) if half else (lambda left: left - 1)
+    clipped = stack(patches, len(desired), extra_tokens=extra, max_removable=max_removable).clip(
+        lambda block, left: desired[block]
     )
     left = patches
-    for want, count in zip(wanted, fitted, strict=True):
-        possible = min(want, most(left))
-        assert count == (possible if possible > extra else 0)
+    for number, count in zip(desired, clipped, strict=True):
+        limited = min(number, max_removable(left))
+        assert count == (limited if limited > extra else 0)
         left -= count - (extra if count else 0)
-    assert resolve(list(fitted), patches, len(wanted), extra_tokens=extra, max_removable=most) == fitted
+    assert resolve(list(clipped), patches, len(desired), extra_tokens=extra, max_removable=max_removable) == clipped
 
 
-def test_more_than_the_method_can_remove_is_refused_block_by_block():
-    half = {"most": lambda left: left // 2}
+def test_removals_beyond_the_limit_of_the_method_are_rejected():
+    half = {"max_removable": lambda left: left // 2}
     assert resolve([5, 2], 10, 2, **half) == (5, 2)
-    with pytest.raises(tc.InputError) as caught:
+    with pytest.raises(tc.InputError) as error:
         resolve([5, 3], 10, 2, **half)
-    assert str(caught.value) == (
-        "schedule removes 3 tokens in block 1, which has 5: the method can remove at most 2 of them"
-    )
-    for wrong in (schedule.keep_rate(0.3), schedule.stages((0,), 0.3)):
-        with pytest.raises(tc.InputError) as caught:
-            resolve(wrong, 10, 2, **half)
-        assert str(caught.value) == (
-            f"{wrong} removes 7 tokens in block 0, which has 10: the method can remove at most 5 of them"
+    assert str(error.value) == "schedule: removes 3 of 5 patch tokens in block 1; the method can remove at most 2"
+    for invalid in (schedule.keep_rate(0.3), schedule.stages((0,), 0.3)):
+        with pytest.raises(tc.InputError) as error:
+            resolve(invalid, 10, 2, **half)
+        assert str(error.value) == (
+            f"{invalid}: removes 7 of 10 patch tokens in block 0; the method can remove at most 5"
         )
 
 
 DENSE = tc.create_model("deit_small_patch16_224")
-BASELINES = [pytest.param(kind(), id=name) for name, kind in REDUCERS.items()]
+REDUCERS_BY_NAME = [pytest.param(kind(), id=name) for name, kind in REDUCERS.items()]
 
 
-@pytest.mark.parametrize("shape", [*schedule.SCHEDULE_FAMILIES, "method"])
-@pytest.mark.parametrize("reducer", BASELINES)
-def test_every_method_meets_a_budget_of_every_shape(reducer, shape):
+@pytest.mark.parametrize("family", [*schedule.SCHEDULE_FAMILIES, "method"])
+@pytest.mark.parametrize("reducer", REDUCERS_BY_NAME)
+def test_every_method_meets_a_budget_of_every_family(reducer, family):
     for share in (0.75, 0.6, 0.5):
-        budget = schedule.budget(share * DENSE.cost().total / 1e9, shape)
-        own = reducer.DEFAULT_SCHEDULE if shape == "method" else shape
-        # Distances of all features, in every block, cost more than half of what there is to save.
-        if share == 0.5 and own == "constant" and isinstance(reducer, tc.DPCKNN | tc.KMedoids):
+        budget = schedule.budget(share * DENSE.cost().total / 1e9, family)
+        resolved = reducer.DEFAULT_SCHEDULE if family == "method" else family
+        # Pairwise feature distances in every block cost more than this budget allows.
+        if share == 0.5 and resolved == "constant" and isinstance(reducer, tc.DPCKNN | tc.KMedoids):
             with pytest.raises(
-                tc.InputError, match=r"budget gmacs=2.29944 cannot be met: the least is 2.3\d, with as few"
+                tc.InputError,
+                match=r"budget gmacs=2.29944: must be >= 2.3\d+; this is the cost with the fewest patch tokens",
             ):
                 condense(DENSE, reducer, budget)
         else:
             model = condense(DENSE, reducer, budget)
             assert 0.99 < model.cost().total / 1e9 / budget.gmacs <= 1
             blocks = [block for block, count in enumerate(model.removed) if count]
-            assert blocks == (list(schedule.thirds(12)) if own == "stages" else list(range(12)))
-            if shape == "method":
-                assert model.removed == condense(DENSE, reducer, replace(budget, family=own)).removed
+            assert blocks == (list(schedule.stage_blocks(12)) if resolved == "stages" else list(range(12)))
+            if family == "method":
+                assert model.removed == condense(DENSE, reducer, replace(budget, family=resolved)).removed
 
 
-def test_thirds_of_short_models_are_blocks_of_theirs():
-    assert schedule.thirds(12) == (3, 6, 9)
-    assert [schedule.thirds(depth) for depth in (1, 2, 3, 4)] == [(0,), (0, 1), (0, 1, 2), (1, 2, 3)]
+def test_stage_blocks_of_short_models_are_distinct():
+    assert schedule.stage_blocks(12) == (3, 6, 9)
+    assert [schedule.stage_blocks(depth) for depth in (1, 2, 3, 4)] == [(0,), (0, 1), (0, 1, 2), (1, 2, 3)]

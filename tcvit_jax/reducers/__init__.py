@@ -1,4 +1,7 @@
-"""The reducers, one file each: a module with a concrete subclass of `Reducer` is found by itself."""
+"""The reducers, one module each.
+
+Importing this package imports all its modules, which registers their concrete subclasses of `Reducer`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from tcvit_jax.errors import InputError, unknown
+from tcvit_jax.errors import conflicts, invalid, requires, unknown
 from tcvit_jax.reducers.base import Reducer
 from tcvit_jax.reducers.naming import REDUCERS, find, name_of
 from tcvit_jax.reducers.notation import configs
@@ -49,52 +52,72 @@ def __dir__() -> list[str]:
 
 
 def to_config(reducer: Reducer | None) -> dict[str, Any]:
-    """Return a reducer as plain values, `{"name": "gtp", "alpha": 0.1, ...}`; `{"name": "none"}` for `None`.
+    """Return the configuration of a reducer, such as `{"name": "gtp", "alpha": 0.1, ...}`.
 
-    A reducer from another package is named `package.module:Class`.
+    Args:
+        reducer: The reducer. None gives `{"name": "none"}`.
+
+    Returns:
+        The name and all fields. A reducer from another package is named `package.module:Class`.
 
     Raises:
-        InputError: its class was defined in `__main__` or in a function, so that it cannot be imported again.
+        InputError: The class of the reducer is defined in `__main__` or in a function, so that it cannot be imported
+            by name.
     """
     if reducer is None:
         return {"name": "none"}
     return {
         "name": name_of(reducer),
-        **{each.name: getattr(reducer, each.name) for each in fields(reducer) if each.init},
+        **{field.name: getattr(reducer, field.name) for field in fields(reducer) if field.init},
     }
 
 
 def from_config(config: Mapping[str, Any]) -> Reducer | None:
-    """Return the reducer that `to_config` describes; fields that are not given take their defaults.
+    """Return the reducer of a configuration, the inverse of `to_config`.
+
+    Args:
+        config: The name of the reducer and values of its fields. Missing fields take their defaults.
+
+    Returns:
+        The reducer, or None for the name `"none"`.
 
     Raises:
-        InputError: an unknown name or field, a package that is not installed, or a value that a field cannot take.
+        InputError: An unknown name or field, an invalid value, or a package that is not installed.
     """
     values = dict(config)
     name = values.pop("name")
     kind = None if name == "none" else find(name)
     options = [] if kind is None else [field.name for field in fields(kind) if field.init]
     for key in values:
+        if kind is None:
+            raise conflicts(f"{key}={values[key]!r}", "reducer 'none'", "it has no fields")
         if key not in options:
-            raise unknown(f"field of reducer {name!r}:", key, options)
+            raise unknown(f"{name} field", key, options)
     return None if kind is None else kind(**values)
 
 
 def parse(text: str) -> tuple[Reducer, ...]:
-    """Return the reducers named in one argument: `gtp,tcvit(order=3, fuse=soft),package.module:Class`, or `all`.
+    """Return the reducers of a comma-separated list.
 
-    `all` stands for every method of this package with its defaults, the one that others are compared with in front.
+    Args:
+        text: A list such as `gtp,tcvit(order=3, fuse=soft),package.module:Class`, or `all` for every method of this
+            package with its defaults, the reference method first.
+
+    Returns:
+        The reducers in the order of the list.
 
     Raises:
-        InputError: text of another form, or an unknown name or field.
+        InputError: Malformed text, an unknown name or field, or a field that has no effect.
     """
     if text == "all":
         methods = [kind for kind in REDUCERS.values() if kind.IS_METHOD]
         return tuple(kind() for kind in sorted(methods, key=lambda kind: not kind.IS_REFERENCE))
     reducers = [from_config(config) for config in configs(text)]
     for reducer in reducers:
-        for name, words in reducer.set_inactive_fields().items() if reducer else ():
-            raise InputError(f"reducers {text!r}: {name}={getattr(reducer, name)!r} has no effect: it requires {words}")
+        for name, condition in reducer.set_inactive_fields().items() if reducer else ():
+            raise requires(
+                f"{name}={getattr(reducer, name)!r} in reducers={text!r}", condition, "it has no effect otherwise"
+            )
     if None in reducers:
-        raise InputError(f"reducers {text!r} hold 'none', which reduces nothing: the dense model is compared anyhow")
+        raise invalid(f"reducers={text!r}", "must not contain 'none'", "the dense model is always compared")
     return tuple(reducer for reducer in reducers if reducer is not None)

@@ -1,4 +1,4 @@
-"""What every reducer is: a frozen dataclass of hyper-parameters that names three parts, and only *plans*."""
+"""The base class of all reducers: a frozen dataclass of hyperparameters that names its three parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from tcvit_jax.errors import InputError, as_integer
+from tcvit_jax.errors import as_integer, invalid, out_of_range
 from tcvit_jax.ops import plans
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.gather import take_rows
@@ -21,7 +21,14 @@ from tcvit_jax.tokens import Plan, Tokens
 
 @dataclass(frozen=True)
 class ReducerMacs:
-    """Multiply-adds of a method for one image in one block: from attention's signals to the tokens that are left."""
+    """Reduction overhead: multiply-adds of a reducer for one image in one block.
+
+    Attributes:
+        signals: Attention statistics.
+        score: The score.
+        match: The match.
+        fuse: The fusion and the application of its plan.
+    """
 
     signals: int = 0
     score: int = 0
@@ -30,41 +37,39 @@ class ReducerMacs:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of all multiply-adds."""
         return self.signals + self.score + self.match + self.fuse
 
 
-# Every reducer of this package by its short name, the class name in lower case.
+# The reducers of this package by their short names: the class name in lower case.
 BUILT_IN: dict[str, type[Reducer]] = {}
 
 
 @dataclass(frozen=True, repr=False)
 class Reducer(ABC):
-    """One method of token reduction: its `parts`, and what follows of them.
+    """A token reduction method, defined by its `parts`.
 
-    Defining a concrete subclass is all it takes. One in a module of this package is known by its class name in lower
-    case; one in any other module is named `package.module:Class`.
+    A concrete subclass registers itself. In a module of this package its name is the class name in lower case; in any
+    other module it is `package.module:Class`.
 
-    A block that removes tokens computes attention with the reducer's `signals` and hands both to `reduce`. Nothing else
-    in a model knows which method it runs.
+    A block that removes tokens computes attention with the reducer's `signals` and passes both to `reduce`. No other
+    code of a model depends on the method.
 
     Attributes:
-        proportional_attention: whether later blocks add `log(size)` of a token to every score of its key, so that a
-            token which stands for several counts as several.
-        attention_keep: the part of its entries that every attention map keeps, 1 for all
-            (`ops.attention.sparsify`).
+        proportional_attention: Whether later blocks add `log(size)` of each token to the attention scores of its key,
+            so that a token that represents several patches counts as several.
+        attention_keep: Fraction of the entries of every attention map to keep; 1 keeps all (`ops.attention.sparsify`).
     """
 
-    # How its paper spreads removals over the blocks: a shape of `schedule.budget`.
+    # The schedule family of the paper, a `family` of `schedule.budget`.
     DEFAULT_SCHEDULE: ClassVar[str] = "constant"
-    # Which values of which fields are worth trying, one field after the other, where a slice of the training data is
-    # there to choose by.
+    # Values of fields to try on a slice of the training data, one field after the other.
     SEARCH_SPACE: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-    # What to use on a model without a class token, where the reducer needs one.
+    # Hint of the error for a reducer that needs a class token on a model without one.
     CLASS_TOKEN_ADVICE: ClassVar[str] = "use tc.GTP() or tc.ToMe()"
-    # Whether it is a method of its own, one of `all`; otherwise it combines parts of others.
+    # Whether `parse("all")` includes it; false for reducers that combine parts of other methods.
     IS_METHOD: ClassVar[bool] = True
-    # Whether it is the first of `all`, with which a benchmark compares the others.
+    # Whether it comes first in `parse("all")`, as the method that benchmarks compare the others with.
     IS_REFERENCE: ClassVar[bool] = False
 
     proportional_attention: bool = True
@@ -74,65 +79,65 @@ class Reducer(ABC):
         """Register a concrete class of this package.
 
         Raises:
-            InputError: another class has the same name.
+            InputError: Another class has the same name.
         """
         super().__init_subclass__(**kwargs)
         if cls.__module__.rpartition(".")[0] != __package__ or _is_abstract(cls):
             return
         name = cls.__name__.lower()
         path, other = _path(cls), BUILT_IN.get(name)
-        # The same path again is the same class: a reloaded module, or the copy that a dataclass with slots is.
+        # Not an error if the path is the same: the module was reloaded, or `dataclass(slots=True)` made a copy.
         if other is not None and _path(other) != path:
-            raise InputError(f"reducer {name!r}: {_path(other)} and {path} cannot both have this name; rename one")
+            raise invalid(f"reducer {name!r}", f"defined by both {_path(other)} and {path}", "rename one of them")
         BUILT_IN[name] = cls
 
     def __post_init__(self) -> None:
-        """Refuse values of another kind, and those that no map has; methods check their own fields too."""
+        """Validate field types and `attention_keep`. Subclasses validate their own fields as well."""
         for field in fields(self):
-            _check_kind(field.name, getattr(self, field.name), field.default, listed="tuple" in str(field.type))
+            _check_type(field.name, getattr(self, field.name), field.default, allows_list="tuple" in str(field.type))
         if not 0 < self.attention_keep <= 1:
-            raise InputError(f"attention_keep={self.attention_keep} is not in (0, 1]: 1.0 keeps every entry")
+            raise out_of_range("attention_keep", self.attention_keep, "in (0, 1]", "1.0 keeps all entries")
 
     def __repr__(self) -> str:
-        """The fields that differ from the method's defaults."""
+        """Return the call that creates the reducer, with the fields that differ from their defaults."""
         changed = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
         return f"{type(self).__name__}({', '.join(changed)})"
 
     @property
     @abstractmethod
     def parts(self) -> Parts:
-        """Score, match and fusion."""
+        """The score, match and fusion of the method."""
 
     @property
     def signals(self) -> tuple[str, ...]:
-        """Which statistics of attention the plan reads, names out of `ops.attention.SIGNALS`."""
+        """The attention statistics that the plan reads, names from `ops.attention.SIGNALS`."""
         parts = self.parts
-        read = [*parts.score.signals, *(parts.match.signals if parts.match else ()), *parts.fusion.signals]
-        return tuple(dict.fromkeys(read))
+        names = [*parts.score.signals, *(parts.match.signals if parts.match else ()), *parts.fusion.signals]
+        return tuple(dict.fromkeys(names))
 
     @property
     def removal(self) -> Removal:
-        """What becomes of a removed token (see `Fusion`)."""
+        """How tokens are removed (see `Fusion`)."""
         return self.parts.fusion.removal
 
     @property
     def extra_tokens(self) -> int:
-        """How many tokens each plan adds, fused of removed ones alone."""
+        """Number of tokens that each plan adds, fused from removed tokens alone."""
         return self.parts.fusion.extra_tokens
 
     @property
     def is_soft(self) -> bool:
-        """Whether it takes several tokens to restore a removed one; otherwise its slot says which."""
+        """Whether restoring a removed token takes several tokens. Otherwise its slot names a single one."""
         return self.parts.fusion.is_soft
 
     @property
     def has_padding(self) -> bool:
-        """Whether tokens of size 0 fill a fixed width: nobody may read them."""
+        """Whether kept tokens may be padding of size 0, which must be masked."""
         return self.parts.fusion.has_padding
 
     @property
     def uses_size_weights(self) -> bool:
-        """Whether a mean over patch tokens has to count each as often as the patches that it stands for."""
+        """Whether a mean over patch tokens must weight each token by its size."""
         return self.has_padding or (self.removal == "merge" and self.proportional_attention)
 
     @property
@@ -141,62 +146,89 @@ class Reducer(ABC):
         return self.parts.score.needs_class_token or self.parts.fusion.needs_class_token
 
     def set_inactive_fields(self) -> dict[str, str]:
-        """Return the `inactive_fields` that are set, to another value than the default."""
-        defaults = {each.name: each.default for each in fields(self)}
-        return {name: words for name, words in self.inactive_fields().items() if getattr(self, name) != defaults[name]}
+        """Return the `inactive_fields` whose value differs from the default."""
+        defaults = {field.name: field.default for field in fields(self)}
+        return {
+            name: condition
+            for name, condition in self.inactive_fields().items()
+            if getattr(self, name) != defaults[name]
+        }
 
     def inactive_fields(self) -> Mapping[str, str]:
-        """Return the fields that have no effect given the others, each with what it needs, such as `"fuse='soft'"`.
+        """Return the fields that have no effect, given the values of the others.
 
-        No change of such a field changes any output.
+        Returns:
+            A mapping from each field to what it requires, such as `"fuse='soft'"`. Changing such a field changes no
+            output.
         """
         if self.removal == "drop":
-            return {"proportional_attention": "a method that merges or propagates tokens: all sizes are 1"}
+            # All sizes are 1, and log(1) is 0.
+            return {"proportional_attention": "a method that merges or propagates tokens"}
         return {}
 
     def max_removable(self, patches: int, prefix: int) -> int:
-        """How many of so many patch tokens, behind so many protected ones, can leave in one block."""
+        """Return how many of `patches` patch tokens can be removed in one block, with `prefix` prefix tokens."""
         return self.parts.score.max_removable(patches, prefix)
 
     def check(self, patches: int, removed: Sequence[int]) -> None:
-        """Raise `InputError` for a value that fits no model of so many patches, of which so many leave each block."""
+        """Check the fields against a model.
+
+        Args:
+            patches: Number of patch tokens of the embedded image.
+            removed: Number of removed patch tokens of each block.
+
+        Raises:
+            InputError: A field does not fit the model or the schedule.
+        """
         if self.parts.match:
             self.parts.match.check(patches)
         self.parts.fusion.check(removed)
 
     def prepare(self, tokens: Tokens, grid: tuple[int, int]) -> Any:
-        """What the parts compute once per image, from the embedded tokens on their `(height, width)` grid."""
+        """Return the state of score and match, computed once per forward pass.
+
+        Args:
+            tokens: The embedded tokens.
+            grid: `(height, width)` of the patch grid.
+
+        Returns:
+            The states of the score and of the match, to be stored in `tokens.state`.
+        """
         parts = self.parts
         return parts.score.prepare(tokens, grid), parts.match.prepare(tokens, grid) if parts.match else None
 
     def plan(self, tokens: Tokens, signals: Signals, keep: int) -> Plan:
-        """Which `keep` patch tokens stay, and with what weight the others enter them.
+        """Return the plan that keeps `keep` patch tokens.
 
         Args:
-            tokens: after the attention residual; `tokens.state` is what `prepare` or `reduce` left there.
-            signals: of the attention just computed, over all `T` tokens.
-            keep: static, `1 <= keep < N`; with `extra` tokens behind them, `keep + extra` survive.
+            tokens: Tokens after the attention residual, with the state from `prepare` or `reduce`.
+            signals: Statistics of the attention of this block, over all `T` tokens.
+            keep: Number of patch tokens to keep, `1 <= keep < N`; static. With `extra_tokens`, `keep + extra_tokens`
+                tokens survive.
+
+        Returns:
+            The plan.
         """
-        parts, (of_score, of_match) = self.parts, tokens.state
-        score = parts.score.rank(tokens.with_state(of_score), signals, keep)
+        parts, (score_state, match_state) = self.parts, tokens.state
+        score = parts.score.rank(tokens.with_state(score_state), signals, keep)
         kept, removed = split_by_score(score, keep)
         match = None
         if parts.match:
-            match = parts.match.similarity(tokens.with_state(of_match), signals, kept, removed)
+            match = parts.match.similarity(tokens.with_state(match_state), signals, kept, removed)
             if parts.score.is_bipartite:
                 match = jnp.where(jnp.isposinf(take_rows(score, kept))[:, None, :], match, -jnp.inf)
         return parts.fusion.fuse(FusionInputs(tokens.with_state(None), signals, score, kept, removed, match))
 
     def reduce(self, tokens: Tokens, signals: Signals, keep: int) -> tuple[Tokens, Plan]:
-        """The tokens that `plan` leaves, and the plan."""
+        """Return the tokens after the plan of `plan`, with updated state, and the plan."""
         plan = self.plan(tokens, signals, keep)
-        parts, (of_score, of_match) = self.parts, tokens.state
-        of_score = parts.score.update_state(tokens.with_state(of_score), plan)
-        of_match = parts.match.update_state(tokens.with_state(of_match), plan) if parts.match else None
-        return plans.apply(plan, tokens).with_state((of_score, of_match)), plan
+        parts, (score_state, match_state) = self.parts, tokens.state
+        score_state = parts.score.update_state(tokens.with_state(score_state), plan)
+        match_state = parts.match.update_state(tokens.with_state(match_state), plan) if parts.match else None
+        return plans.apply(plan, tokens).with_state((score_state, match_state)), plan
 
     def prepare_macs(self, patches: int, width: int) -> ReducerMacs:
-        """Multiply-adds of `prepare` for one image of `patches` tokens."""
+        """Return the multiply-adds of `prepare` for one image of `patches` patch tokens."""
         parts = self.parts
         return ReducerMacs(
             score=parts.score.prepare_macs(patches, width),
@@ -204,11 +236,11 @@ class Reducer(ABC):
         )
 
     def macs(self, context: BlockContext) -> ReducerMacs:
-        """Multiply-adds of the signals, of `plan` and of its application for one image in one block."""
+        """Return the multiply-adds of signals, `plan` and its application for one image in one block."""
         parts = self.parts
         return ReducerMacs(
-            # Sums over the map of every head. The other statistics are read off, or take next to nothing: the class
-            # row anew, on other platforms than a TPU, is a ten-thousandth of a block.
+            # One sum over the attention map of every head. The other statistics are free or negligible: recomputing
+            # the class row, on platforms other than TPU, costs a ten-thousandth of a block.
             signals=context.heads * context.tokens**2 * len({"received", "map"} & set(self.signals)),
             score=parts.score.macs(context),
             match=parts.match.macs(context) if parts.match else 0,
@@ -216,8 +248,8 @@ class Reducer(ABC):
         )
 
 
-def requirement(field: str, *values: object) -> str:
-    """Return what a field needs, as text: `"fuse='soft' or fuse='topm'"`."""
+def format_requirement(field: str, *values: object) -> str:
+    """Return the condition that `field` has one of `values`, such as `"fuse='soft' or fuse='topm'"`."""
     return " or ".join(f"{field}={value!r}" for value in values)
 
 
@@ -228,24 +260,24 @@ def _path(cls: type) -> str:
 def _is_abstract(cls: type) -> bool:
     """Return whether `cls` lacks a definition of an abstract method.
 
-    `inspect.isabstract` cannot tell yet when `__init_subclass__` runs.
+    `inspect.isabstract` does not work yet when `__init_subclass__` runs.
     """
     names = set(vars(cls)).union(*(getattr(base, "__abstractmethods__", ()) for base in cls.__bases__))
     return any(getattr(getattr(cls, name, None), "__isabstractmethod__", False) for name in names)
 
 
-def _check_kind(name: str, value: Any, default: Any, listed: bool) -> None:
-    """Raise unless `value` is of its default's kind, or a list where the field takes one."""
-    if default is None or (listed and isinstance(value, Sequence) and not isinstance(value, str)):
+def _check_type(name: str, value: Any, default: Any, allows_list: bool) -> None:
+    """Raise `InputError` unless `value` has the type of `default`, or is a sequence if the field allows one."""
+    if default is None or (allows_list and isinstance(value, Sequence) and not isinstance(value, str)):
         return
     if isinstance(default, bool):
-        fits, kind = isinstance(value, bool), "True or False"
+        is_valid, condition = isinstance(value, bool), "True or False"
     elif isinstance(default, str):
-        fits, kind = isinstance(value, str), f"a name such as {default!r}"
+        is_valid, condition = isinstance(value, str), "a string"
     elif isinstance(default, int):
         as_integer(name, value)
         return
     else:
-        fits, kind = not isinstance(value, bool) and isinstance(value, numbers.Real), f"a number such as {default}"
-    if not fits:
-        raise InputError(f"{name} takes {kind}, and was given {value!r}")
+        is_valid, condition = not isinstance(value, bool) and isinstance(value, numbers.Real), "a number"
+    if not is_valid:
+        raise out_of_range(name, value, condition, f"the default is {default!r}")

@@ -1,7 +1,7 @@
-"""Any score with any match and any fusion: which part of a method pays?
+"""Ablations: combinations of the scores, matches and fusions of different methods.
 
-`Cross(score="tcvit", match="cosine", fuse="soft")` ranks as TC-ViT does, matches by the keys' cosine as ToMe does, and
-splits a removed token among all kept ones in proportion. Every part is that of its method, with its defaults.
+`Cross(score="tcvit", match="cosine", fuse="soft")` uses the score of TC-ViT and the cosine of keys of ToMe, and splits
+each removed token among all kept ones in proportion to the match. Every part has the defaults of its method.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from tcvit_jax.errors import unknown
 from tcvit_jax.reducers.ats import ATS
-from tcvit_jax.reducers.base import Reducer, requirement
+from tcvit_jax.reducers.base import Reducer, format_requirement
 from tcvit_jax.reducers.dpcknn import DPCKNN
 from tcvit_jax.reducers.fusions import CLASS_TOKEN, DROP, HARD, MEAN_TOKEN, REPRESENT, SOFT, UNWEIGHTED, propagate
 from tcvit_jax.reducers.gtp import GTP
@@ -73,20 +73,22 @@ FUSIONS: dict[str, Fusion] = {
 
 @dataclass(frozen=True, repr=False)
 class Cross(Reducer):
-    """A method made of the parts of others.
+    """A combination of the score, match and fusion of different methods.
 
     Attributes:
-        score: how tokens are ranked: `"gtp"`, `"tcvit"`, `"cls"` (class attention: EViT, Top-K, TPS, DiffRate),
-            `"received"` (attention), `"tome"`, `"pitome"`, `"mctf"`, `"dpcknn"`, `"kmedoids"`, `"ats"`, `"random"`,
-            `"uniform"`.
-        match: how alike a removed and a kept token are: `"walk"` (TC-ViT), `"graph"` (GTP), `"cosine"` of keys (ToMe),
-            `"features"`, their cosine (TPS, DiffRate), `"distance"` of features (clusters).
-        fuse: what becomes of a removed token: `"hard"`, into its best match, weighted by size (TC-ViT, ToMe); `"soft"`,
-            into all, in proportion to the match; `"mean"`, into the best, the plain mean (clusters); `"squeeze"` (TPS);
-            `"mlerp"` (ToFu); `"represent"`, the best match stands for it (medoids); `"propagate"` (GTP);
-            `"class_token"`, one more token, weighted by class attention (EViT); `"mean_token"`, one more token, the
-            mean; `"drop"`.
-        proportional_attention, attention_keep: see `Reducer`.
+        score: The score: `"gtp"`, `"tcvit"`, `"cls"` (class attention, as in EViT, Top-K, TPS and DiffRate),
+            `"received"` (received attention), `"tome"`, `"pitome"`, `"mctf"`, `"dpcknn"`, `"kmedoids"`, `"ats"`,
+            `"random"` or `"uniform"`.
+        match: The similarity of removed and kept tokens: `"walk"` (TC-ViT), `"graph"` (GTP), `"cosine"` (cosine of
+            keys, as in ToMe), `"features"` (cosine of features, as in TPS and DiffRate) or `"distance"` (Euclidean
+            distance of features, as in clustering).
+        fuse: The fusion of removed tokens: `"hard"`, into the best match, weighted by size (TC-ViT, ToMe); `"soft"`,
+            into all kept tokens in proportion to the match; `"mean"`, into the best match by the plain mean
+            (clustering); `"squeeze"` (TPS); `"mlerp"` (ToFu); `"represent"`, the best match represents it unchanged
+            (medoids); `"propagate"` (GTP); `"class_token"`, one extra token weighted by class attention (EViT);
+            `"mean_token"`, one extra token, the mean; or `"drop"`.
+        proportional_attention: See `Reducer`.
+        attention_keep: See `Reducer`.
     """
 
     IS_METHOD: ClassVar[bool] = False
@@ -97,7 +99,7 @@ class Cross(Reducer):
     fuse: str = "hard"
 
     def __post_init__(self) -> None:
-        """Refuse names nobody knows."""
+        """Validate the fields."""
         super().__post_init__()
         for name, options in (("score", SCORES), ("match", MATCHES), ("fuse", FUSIONS)):
             if getattr(self, name) not in options:
@@ -105,13 +107,14 @@ class Cross(Reducer):
 
     @property
     def parts(self) -> Parts:
-        """By their names; no match where the fusion reads none."""
+        """The parts by name; no match if the fusion does not need one."""
         fusion = FUSIONS[self.fuse]
         return Parts(SCORES[self.score](), MATCHES[self.match]() if fusion.needs_match else None, fusion)
 
     def inactive_fields(self) -> Mapping[str, str]:
-        """The match, where the fusion reads none."""
-        unread = dict(super().inactive_fields())
+        """Return the inactive fields: `match`, if the fusion does not need a match."""
+        inactive = dict(super().inactive_fields())
         if not FUSIONS[self.fuse].needs_match:
-            unread["match"] = requirement("fuse", *(name for name, fusion in FUSIONS.items() if fusion.needs_match))
-        return unread
+            options = (name for name, fusion in FUSIONS.items() if fusion.needs_match)
+            inactive["match"] = format_requirement("fuse", *options)
+        return inactive

@@ -1,11 +1,11 @@
 """DiffRate: differentiable compression rate for efficient ViTs (Chen et al., ICCV 2023, arXiv 2305.17997).
 
-Each block sorts its patch tokens by class attention, prunes the lowest ones, and merges the lowest of what is left into
-the most similar kept token, by the cosine of features: the plain mean of features, and a size of
+Each block sorts its patch tokens by class attention, prunes the lowest ones, and merges the next lowest ones into the
+most similar kept token, by the cosine of features. Features are merged by the plain mean; the size becomes
 `s_m + sum_j s_j cos_j`. Later attention adds `log size`.
 
-Rates are given here, and not searched for: the schedule says how many tokens leave each block, `pruned` how many of
-them are pruned. The official code has no license: nothing of it is used.
+The paper learns the compression rates. Here the schedule sets the number of removed tokens per block, and `pruned` sets
+how many of them are pruned. The official code has no license: nothing of it is used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from tcvit_jax.errors import InputError, as_integer
+from tcvit_jax.errors import as_integer, invalid, out_of_range
 from tcvit_jax.ops import plans
 from tcvit_jax.ops.gather import take_rows
 from tcvit_jax.ops.ranking import ranks
@@ -31,12 +31,13 @@ from tcvit_jax.tokens import Plan
 
 @dataclass(frozen=True, repr=False)
 class DiffRate(Reducer):
-    """Prune the tail by class attention, merge what is before it.
+    """Pruning of the tokens with the lowest class attention, and merging of the next lowest.
 
     Attributes:
-        pruned: how many of a block's removed tokens are pruned and not merged: a share of them, rounded down, or a
-            number for every block (none of which may be more than the schedule removes there).
-        proportional_attention, attention_keep: see `Reducer`.
+        pruned: How many of the removed tokens of a block are pruned instead of merged: a fraction of them, rounded
+            down, or one number per block, at most the number that the schedule removes there.
+        proportional_attention: See `Reducer`.
+        attention_keep: See `Reducer`.
     """
 
     SEARCH_SPACE: ClassVar[Mapping[str, tuple[Any, ...]]] = {"pruned": (0.0, 0.25, 0.75)}
@@ -44,49 +45,60 @@ class DiffRate(Reducer):
     pruned: float | tuple[int, ...] = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse shares that are none, and negative numbers."""
+        """Validate the fields."""
         super().__post_init__()
         if isinstance(self.pruned, Sequence):
             counts = tuple(as_integer("pruned", count) for count in self.pruned)
             if any(count < 0 for count in counts):
-                raise InputError(f"pruned={counts} holds a negative number: use 0 or more")
+                raise out_of_range("pruned", counts, ">= 0 in every block")
             object.__setattr__(self, "pruned", counts)
         elif not 0 <= self.pruned <= 1:
-            raise InputError(f"pruned={self.pruned} is not a share between 0 and 1, nor a list with a number per block")
+            raise out_of_range("pruned", self.pruned, "in [0, 1], or a list with one count per block")
 
     def count(self, block: int, removed: int) -> int:
-        """How many of `removed` tokens are pruned in a block."""
+        """Return how many of the `removed` tokens of a block are pruned.
+
+        Args:
+            block: Index of the block.
+            removed: Number of tokens that the block removes.
+
+        Raises:
+            InputError: `pruned` has no count for the block, or one larger than `removed`.
+        """
         if not isinstance(self.pruned, tuple):
             return int(self.pruned * removed)
         if block >= len(self.pruned) or self.pruned[block] > removed:
-            raise InputError(
-                f"pruned={list(self.pruned)} does not fit block {block}, where the schedule removes {removed} tokens"
+            raise out_of_range(
+                "pruned",
+                list(self.pruned),
+                f"a list with a count <= {removed} for block {block}",
+                f"the schedule removes {removed} tokens there",
             )
         return self.pruned[block]
 
     def _check_counts(self, removed: Sequence[int]) -> None:
-        """A block has a number, and removes as many."""
+        """Raise `InputError` unless `pruned` fits the numbers of removed tokens per block."""
         if isinstance(self.pruned, tuple) and len(self.pruned) > len(removed):
-            raise InputError(f"pruned lists {len(self.pruned)} blocks and the model has {len(removed)}")
+            raise invalid("pruned", f"expected at most {len(removed)} counts, one per block, got {len(self.pruned)}")
         for block, count in enumerate(removed):
             if count:
                 self.count(block, count)
 
     def fuse(self, inputs: FusionInputs) -> Plan:
-        """Shares of merged tokens by the mean, and by their cosine for sizes."""
+        """Return the plan that merges by the plain mean of features, and by sizes weighted with the cosine."""
         removed = inputs.removed.shape[1]
-        merged = removed - self.count(inputs.tokens.block, removed)
-        # The best of the removed ones merge.
-        merges = ranks(take_rows(inputs.score, inputs.removed)) < merged
+        merge_count = removed - self.count(inputs.tokens.block, removed)
+        # The removed tokens with the highest scores are merged.
+        is_merged = ranks(take_rows(inputs.score, inputs.removed)) < merge_count
         match = require_match(inputs)
-        share = best_share(match) * merges[:, None, :]
-        alike = jnp.maximum(match.max(-1), 0)[:, None, :]
-        weight = plans.average(inputs.kept, inputs.removed, share, jnp.ones_like(inputs.tokens.size))
-        return plans.with_shares(weight, jax.lax.stop_gradient(share * alike))
+        share = best_share(match) * is_merged[:, None, :]
+        similarity = jnp.maximum(match.max(-1), 0)[:, None, :]
+        plan = plans.average(inputs.kept, inputs.removed, share, jnp.ones_like(inputs.tokens.size))
+        return plans.with_shares(plan, jax.lax.stop_gradient(share * similarity))
 
     @property
     def parts(self) -> Parts:
-        """Class attention, features, prune and merge."""
+        """Class attention, cosine of features, pruning and merging."""
         return Parts(
             CLASS_ATTENTION, FEATURES, Fusion(self.fuse, "propagate", macs=average_macs, check=self._check_counts)
         )

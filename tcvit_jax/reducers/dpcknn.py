@@ -1,12 +1,14 @@
-"""DPC-KNN: density peaks by nearest neighbors (Du et al., 2016), as TCFormer condenses tokens with it (Zeng et al.,
-CVPR 2022, arXiv 2204.08680; Haurum et al., 2023).
+"""DPC-KNN: density peak clustering with nearest neighbors.
 
-With `D` the Euclidean distances of features over `sqrt(width)`, a token's density is
-`rho_i = exp(-mean of D_ij^2 over its k nearest, itself among them)`, its separation `delta_i` the distance to the
-nearest token of higher density, and the largest distance of all for the densest. Centres are the `K` highest
-`rho_i delta_i`; every other token joins the nearest center, and a cluster becomes its plain mean.
+Du et al., 2016; used for tokens by TCFormer (Zeng et al., CVPR 2022, arXiv 2204.08680) and Haurum et al., 2023.
 
-The noise that reference code adds to break ties is left out: ties go to the lower index.
+Let `D` be the Euclidean distances of features divided by `sqrt(width)`. The density of a token is
+`rho_i = exp(-mean_j D_ij^2)` over its `k` nearest tokens, including itself. Its separation `delta_i` is the distance to
+the nearest token of higher density; for the densest token it is the largest of all distances. The `K` tokens with the
+highest `rho_i delta_i` are the cluster centers. Every other token joins the nearest center, and each cluster is
+replaced by its plain mean.
+
+Reference code adds noise to the densities to break ties. Here ties go to the lower index.
 
 Written from the formulas; no code was ported.
 """
@@ -22,7 +24,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import out_of_range
 from tcvit_jax.ops import matching
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.ranking import largest
@@ -35,11 +37,12 @@ from tcvit_jax.tokens import Tokens
 
 @dataclass(frozen=True, repr=False)
 class DPCKNN(Reducer):
-    """Clusters around density peaks.
+    """Merging of clusters around density peaks.
 
     Attributes:
-        neighbors: k, the token itself among them; all, where there are fewer.
-        proportional_attention, attention_keep: see `Reducer`.
+        neighbors: Number `k` of nearest tokens, including the token itself, limited to the number of tokens.
+        proportional_attention: See `Reducer`.
+        attention_keep: See `Reducer`.
     """
 
     DEFAULT_SCHEDULE: ClassVar[str] = "stages"
@@ -49,13 +52,13 @@ class DPCKNN(Reducer):
     neighbors: int = 5
 
     def __post_init__(self) -> None:
-        """Refuse a density of nothing."""
+        """Validate the fields."""
         super().__post_init__()
         if self.neighbors < 1:
-            raise InputError(f"neighbors={self.neighbors} leaves a token without itself: use 5")
+            raise out_of_range("neighbors", self.neighbors, ">= 1")
 
     def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
-        """`rho * delta`, `[B, N]`."""
+        """Return `rho * delta`, `[B, N]`."""
         x = jax.lax.stop_gradient(tokens.patches)
         distance = matching.distances(x) / x.shape[-1] ** 0.5
         count = min(self.neighbors, x.shape[1])
@@ -67,5 +70,5 @@ class DPCKNN(Reducer):
 
     @property
     def parts(self) -> Parts:
-        """Density peaks, distances, the plain mean."""
+        """Density peaks, feature distance, plain mean."""
         return Parts(Score(self.rank, macs=lambda context: context.patches**2 * context.width), NEAREST, UNWEIGHTED)

@@ -1,8 +1,9 @@
 """EViT: expediting ViTs via token reorganization (Liang et al., ICLR 2022, arXiv 2202.07800).
 
-With `a_j` the class token's attention to each patch token, the mean over heads, keep the highest `k = ceil(rate * n)`;
-the others become one more token, `x_f = sum_j a_j x_j`, not divided by the sum of their attention. From then on it is a
-patch token like the others. At blocks 4, 7 and 10 of 12.
+Let `a_j` be the attention of the class token to patch token `j`, averaged over heads. The `k = ceil(rate * n)` patch
+tokens with the highest `a_j` are kept. The others are fused into one extra token `x_f = sum_j a_j x_j`, which is not
+divided by the sum of their attention and is a regular patch token in later blocks. The paper reduces at blocks 4, 7 and
+10 of 12 (counted from 1).
 
 Written from the formula; the official code is Apache-2.0.
 """
@@ -21,11 +22,12 @@ from tcvit_jax.reducers.scores import CLASS_ATTENTION
 
 @dataclass(frozen=True, repr=False)
 class EViT(Reducer):
-    """Keep what the class token attends to; fuse the rest into one token.
+    """Top-k selection by class attention; the removed tokens are fused into one.
 
     Attributes:
-        fuse: whether the others become a token, or are dropped.
-        proportional_attention, attention_keep: see `Reducer`.
+        fuse: Whether to fuse the removed tokens into one extra token. Otherwise they are dropped.
+        proportional_attention: See `Reducer`.
+        attention_keep: See `Reducer`.
     """
 
     DEFAULT_SCHEDULE: ClassVar[str] = "stages"
@@ -36,5 +38,5 @@ class EViT(Reducer):
 
     @property
     def parts(self) -> Parts:
-        """Class attention; one token, or none."""
+        """Class attention, no match, and one fused token or none."""
         return Parts(CLASS_ATTENTION, None, CLASS_TOKEN if self.fuse else DROP)

@@ -1,4 +1,4 @@
-"""What becomes of removed tokens: the fusions that several methods share."""
+"""Fusions that several methods share."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from tcvit_jax.tokens import Plan
 
 
 def size_macs(context: BlockContext) -> int:
-    """Multiply-adds of sizes that pass from removed tokens to kept ones."""
+    """Return the multiply-adds of passing the sizes of removed tokens to kept ones."""
     return context.keep * context.removed
 
 
 def add_macs(context: BlockContext) -> int:
-    """Those of features and sizes."""
+    """Return the multiply-adds of adding features and sizes of removed tokens to kept ones."""
     return size_macs(context) * (context.width + 1)
 
 
 def average_macs(context: BlockContext) -> int:
-    """Those, and a factor for every kept token."""
+    """Return the multiply-adds of `add_macs` and of scaling every kept token."""
     return add_macs(context) + context.keep * context.width
 
 
 def pool_macs(context: BlockContext) -> int:
-    """Those of one more survivor; the product has a row for every one."""
+    """Return the multiply-adds of one extra token; the product has a row for every survivor."""
     return (context.keep + 1) * context.removed * (context.width + 1)
 
 
@@ -38,23 +38,27 @@ DROP = Fusion(lambda inputs: plans.drop(inputs.kept, inputs.removed), "drop", ne
 
 
 def best_share(match: Float[Array, "B R K"]) -> Float[Array, "B K R"]:
-    """All of a removed token to the kept one it matches best: `[B, K, R]` from `[B, R, K]`; ties to the lower row."""
+    """Return shares `[B, K, R]` that assign each removed token to its best match.
+
+    Args:
+        match: `[B, R, K]` similarity of removed and kept tokens. Ties go to the lower row.
+    """
     return jax.nn.one_hot(match.argmax(-1), match.shape[-1], axis=1, dtype=jnp.float32)
 
 
 def soft_share(match: Float[Array, "B R K"], temperature: float = 1.0, top: int | None = None) -> Float[Array, "B K R"]:
-    """A removed token split in proportion to `match ** (1 / temperature)`: `[B, K, R]` from `[B, R, K]`.
+    """Return shares `[B, K, R]` that split each removed token in proportion to `match ** (1 / temperature)`.
 
-    Every removed token goes somewhere: to all alike, if it matches none. What matches less than nothing gets nothing.
+    Negative matches receive nothing. A removed token without a positive match is split equally among all kept tokens.
 
     Args:
-        match: -inf where a kept token must not receive.
-        temperature: towards 0 the best one gets all.
-        top: only so many best ones receive; None for all.
+        match: `[B, R, K]` similarity of removed and kept tokens; -inf where a kept token must not receive.
+        temperature: As it approaches 0, the best match receives everything.
+        top: Number of best matches that receive a share. None means all.
     """
     best = match.max(-1, keepdims=True)
-    alike = jnp.where(jnp.isneginf(match), 0, 1)
-    relative = jnp.where(best > 0, match / jnp.where(best > 0, best, 1), alike)
+    uniform = jnp.where(jnp.isneginf(match), 0, 1)
+    relative = jnp.where(best > 0, match / jnp.where(best > 0, best, 1), uniform)
     if top is not None:
         relative = jnp.where(largest(jax.lax.stop_gradient(relative), min(top, match.shape[-1])), relative, 0)
     positive = relative > 0
@@ -63,7 +67,7 @@ def soft_share(match: Float[Array, "B R K"], temperature: float = 1.0, top: int 
 
 
 def require_match(inputs: FusionInputs) -> Float[Array, "B R K"]:
-    """The match of a choice that has one."""
+    """Return the match of `inputs`, which must have one."""
     assert inputs.match is not None
     return inputs.match
 
@@ -81,20 +85,26 @@ def _soft(inputs: FusionInputs) -> Plan:
     return plans.average(inputs.kept, inputs.removed, soft_share(require_match(inputs)), inputs.tokens.size)
 
 
-def _representing(inputs: FusionInputs) -> Plan:
+def _represent(inputs: FusionInputs) -> Plan:
     return plans.represent(inputs.kept, inputs.removed, best_share(require_match(inputs)))
 
 
-# Into the best match: by the mean weighted with sizes (ToMe, TC-ViT), by the plain mean (clusters), or not at all: the
-# kept token stands for the others (medoids). Or into all of them, in proportion to the match.
+# HARD, UNWEIGHTED and REPRESENT assign each removed token to its best match. The result is the mean weighted by size
+# (ToMe, TC-ViT), the plain mean (clusters), or the kept token itself (medoids). SOFT splits each removed token among
+# all kept ones in proportion to the match.
 HARD = Fusion(_hard, "merge", macs=average_macs)
 UNWEIGHTED = Fusion(_unweighted, "merge", macs=average_macs)
-REPRESENT = Fusion(_representing, "merge", macs=size_macs)
+REPRESENT = Fusion(_represent, "merge", macs=size_macs)
 SOFT = Fusion(_soft, "merge", is_soft=True, macs=average_macs)
 
 
 def pool(inputs: FusionInputs, weight: Float[Array, "B R"]) -> Plan:
-    """The removed tokens, `weight [B, R]` of each, become one more behind the kept ones."""
+    """Return the plan that fuses the removed tokens into one extra token behind the kept ones.
+
+    Args:
+        inputs: Inputs of the fusion.
+        weight: `[B, R]` weight of each removed token.
+    """
     return plans.pool(inputs.kept, inputs.removed, weight)
 
 
@@ -111,7 +121,7 @@ def _class_token(inputs: FusionInputs) -> Plan:
     return pool(inputs, take_rows(row.mean(1)[:, inputs.tokens.prefix :], inputs.removed))
 
 
-# EViT's: weighted by class attention as it is, which does not sum to one.
+# As in EViT, class attention is not normalized: the weights do not sum to one.
 CLASS_TOKEN = Fusion(
     _class_token,
     "propagate",
@@ -124,7 +134,13 @@ CLASS_TOKEN = Fusion(
 
 
 def propagate(alpha: float) -> Fusion:
-    """`alpha` times the match of each removed token is added to each kept one, features and size alike (GTP)."""
+    """Return the fusion that adds `alpha * match` times each removed token to each kept one (GTP).
+
+    Sizes are added with the same weights as features.
+
+    Args:
+        alpha: Propagation strength, >= 0.
+    """
 
     def add(inputs: FusionInputs) -> Plan:
         positive = jnp.maximum(jnp.swapaxes(require_match(inputs), 1, 2), 0)

@@ -1,4 +1,4 @@
-"""How alike removed and kept tokens are: the matches that several methods share."""
+"""Matches that several methods share."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def _cosine_of_features(
     return matching.cosine(take_rows(x, removed), take_rows(x, kept))
 
 
-def _nearness(
+def _inverse_distance(
     tokens: Tokens, signals: Signals, kept: Int[Array, "B K"], removed: Int[Array, "B R"]
 ) -> Float[Array, "B R K"]:
     x = jax.lax.stop_gradient(tokens.patches).astype(jnp.float32)
     return 1 / (1 + matching.distance(take_rows(x, removed), take_rows(x, kept)))
 
 
-# Of keys averaged over heads (ToMe), of features (TPS, DiffRate), and by Euclidean distance of features (clusters),
-# as 1 / (1 + d), so that it is a similarity.
+# The cosine of keys averaged over heads (ToMe), the cosine of features (TPS, DiffRate), and `1 / (1 + d)` with the
+# Euclidean distance `d` of features (clustering methods).
 KEYS = Match(
     _cosine_of_keys, ("keys",), macs=lambda context: context.removed * context.keep * (context.width // context.heads)
 )
 FEATURES = Match(_cosine_of_features, macs=lambda context: context.removed * context.keep * context.width)
-NEAREST = Match(_nearness, macs=lambda context: context.removed * context.keep * context.width)
+NEAREST = Match(_inverse_distance, macs=lambda context: context.removed * context.keep * context.width)

@@ -1,4 +1,4 @@
-"""Reducers as text: `gtp,tcvit(order=3, fuse=soft),package.module:Class(field=0.5)`."""
+"""Text notation of reducers, such as `gtp,tcvit(order=3, fuse=soft),package.module:Class(field=0.5)`."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import InputError, invalid, out_of_range
 
 _NAME = re.compile(r"\s*([^\W\d][\w.]*(?::[^\W\d][\w.]*)?)\s*")
 _COMMA = re.compile(r"\s*(,\s*|$)")
 
 
 def configs(text: str) -> Iterator[dict[str, Any]]:
-    """Yield the configuration of each reducer in `text`: its name, and the fields in parentheses behind it.
+    """Yield the configuration of each reducer in `text`.
+
+    Args:
+        text: Names separated by commas, each with optional fields in parentheses.
+
+    Yields:
+        The name and the fields of a reducer.
 
     Raises:
-        InputError: text of another form.
+        InputError: The text is malformed.
     """
     position = 0
     while position < len(text):
@@ -33,10 +39,10 @@ def configs(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _fields(text: str, start: int) -> tuple[dict[str, Any], int]:
-    """Return the fields in the parentheses that open at `start`, none where there are none, and where they end."""
+    """Return the fields in the parentheses that open at `start`, if any, and the position behind them."""
     if text[start : start + 1] != "(":
         return {}, start
-    # The first closing parenthesis that makes a valid call is the matching one: others are inside a string or a tuple.
+    # The matching parenthesis is the first one that makes a valid call; earlier ones are inside a string or a tuple.
     for closing in re.finditer(r"\)", text[start:]):
         end = start + closing.end()
         try:
@@ -50,14 +56,14 @@ def _fields(text: str, start: int) -> tuple[dict[str, Any], int]:
 
 
 def _value(node: ast.expr, text: str) -> Any:
-    """Return a Python literal, in which a bare word is a string, and `true`, `false` and `none` are what they say."""
+    """Return the value of a literal. A bare name is a string, except `true`, `false` and `none` in any case."""
     if isinstance(node, ast.Name):
         return {"true": True, "false": False, "none": None}.get(node.id.lower(), node.id)
     try:
         return ast.literal_eval(node)
     except ValueError as error:
-        raise InputError(f"reducers {text!r}: {ast.unparse(node)} must be a number, a list or a word") from error
+        raise invalid(f"reducers={text!r}", f"expected a number, list or name, got {ast.unparse(node)}") from error
 
 
 def _malformed(text: str) -> InputError:
-    return InputError(f"reducers {text!r} must be names with commas between them, such as gtp,tcvit(order=3)")
+    return out_of_range("reducers", text, "a comma-separated list such as gtp,tcvit(order=3)")

@@ -1,7 +1,7 @@
-"""The three exchangeable parts of a method: a score, a match, a fusion.
+"""The three exchangeable parts of a reducer: score, match and fusion.
 
-A block that removes tokens asks the score which ones stay, the match how alike each removed token and each kept one
-are, and the fusion what becomes of the removed ones. Every method is three of these; `Cross` combines those of
+In each block that removes tokens, the score selects the tokens to keep, the match measures the similarity between
+removed and kept tokens, and the fusion combines the removed tokens with the kept ones. `Cross` combines parts of
 different methods.
 """
 
@@ -22,14 +22,16 @@ Removal: TypeAlias = Literal["drop", "propagate", "merge"]
 
 @dataclass(frozen=True)
 class BlockContext:
-    """Where a plan is made, for counting its multiply-adds: all static.
+    """Static shapes of one block, used to count multiply-adds.
 
     Attributes:
-        patches: patch tokens that enter.
-        keep: how many of them stay.
-        prefix: protected tokens in front.
-        heads, width: of the model.
-        block, depth: the index of the block, and how many there are.
+        patches: Number of patch tokens that enter the block.
+        keep: Number of patch tokens to keep.
+        prefix: Number of prefix tokens.
+        heads: Number of attention heads.
+        width: Width of the model.
+        block: Index of the block.
+        depth: Number of blocks.
     """
 
     patches: int
@@ -42,20 +44,20 @@ class BlockContext:
 
     @property
     def tokens(self) -> int:
-        """With prefix."""
+        """Number of tokens that enter the block, including the prefix."""
         return self.patches + self.prefix
 
     @property
     def removed(self) -> int:
-        """Patch tokens that leave."""
+        """Number of removed patch tokens."""
         return self.patches - self.keep
 
 
-def _none(context: BlockContext) -> int:
+def _no_block_macs(context: BlockContext) -> int:
     return 0
 
 
-def _no_macs(patches: int, width: int) -> int:
+def _no_prepare_macs(patches: int, width: int) -> int:
     return 0
 
 
@@ -81,62 +83,70 @@ def _all_but_one(patches: int, prefix: int) -> int:
 
 @dataclass(frozen=True)
 class Score:
-    """Which patch tokens stay.
+    """The part that selects which patch tokens to keep.
 
     Attributes:
-        rank: from tokens, signals and the number to keep to a score `[B, N]` float32; the higher stays, and of equal
-            ones the lower index.
-        signals: which statistics of attention it reads, names out of `ops.attention.SIGNALS`.
-        macs: its multiply-adds for one image in one block.
-        needs_class_token: whether it reads the attention of the class token.
-        is_bipartite: tokens of score infinity stay whatever happens, and they alone receive removed ones.
-        max_removable: how many of so many patches, behind so many prefix tokens, it can remove at once.
-        prepare: its state, computed once per image from the embedded tokens and their `(height, width)` grid. `rank`
-            finds it in `tokens.state`.
-        update_state: its state after a plan, from the tokens before.
-        prepare_macs: of `prepare`, from patches and width.
+        rank: Function from tokens, signals and the number of tokens to keep to a score `[B, N]` float32. The highest
+            scores are kept; of equal scores, the lower index is kept.
+        signals: Attention statistics that `rank` reads, names from `ops.attention.SIGNALS`.
+        macs: Function from a `BlockContext` to the multiply-adds of `rank` for one image.
+        needs_class_token: Whether `rank` reads the attention of the class token.
+        is_bipartite: Whether only tokens of infinite score receive removed tokens. These tokens are always kept.
+        max_removable: Function from the numbers of patch and prefix tokens to how many patch tokens can be removed in
+            one block.
+        prepare: Function from the embedded tokens and their `(height, width)` grid to the state of the score, called
+            once per forward pass. `rank` reads the state from `tokens.state`.
+        update_state: Function from the tokens before a plan and the plan to the state after it.
+        prepare_macs: Function from the number of patches and the width to the multiply-adds of `prepare` for one image.
     """
 
     rank: Callable[[Tokens, Signals, int], Float[Array, "B N"]]
     signals: tuple[str, ...] = ()
-    macs: Callable[[BlockContext], int] = _none
+    macs: Callable[[BlockContext], int] = _no_block_macs
     needs_class_token: bool = False
     is_bipartite: bool = False
     max_removable: Callable[[int, int], int] = _all_but_one
     prepare: Callable[[Tokens, tuple[int, int]], Any] = _no_state
     update_state: Callable[[Tokens, Plan], Any] = _same_state
-    prepare_macs: Callable[[int, int], int] = _no_macs
+    prepare_macs: Callable[[int, int], int] = _no_prepare_macs
 
 
 @dataclass(frozen=True)
 class Match:
-    """How alike removed and kept tokens are.
+    """The part that measures the similarity between removed and kept tokens.
 
     Attributes:
-        similarity: from tokens, signals, `kept [B, K]` and `removed [B, R]` to `[B, R, K]` float32, higher for more.
-        check: raises `InputError` for a model of so many patches.
-        signals, macs, prepare, follow, prepare_macs: as of a score.
+        similarity: Function from tokens, signals, `kept [B, K]` and `removed [B, R]` to the similarity `[B, R, K]`
+            float32 of each removed and each kept token.
+        signals: Attention statistics that `similarity` reads, names from `ops.attention.SIGNALS`.
+        macs: Function from a `BlockContext` to the multiply-adds of `similarity` for one image.
+        check: Function that raises `InputError` if the match cannot be used with this number of patches.
+        prepare: State of the match, as in `Score`.
+        update_state: State after a plan, as in `Score`.
+        prepare_macs: Multiply-adds of `prepare`, as in `Score`.
     """
 
     similarity: Callable[[Tokens, Signals, Int[Array, "B K"], Int[Array, "B R"]], Float[Array, "B R K"]]
     signals: tuple[str, ...] = ()
-    macs: Callable[[BlockContext], int] = _none
+    macs: Callable[[BlockContext], int] = _no_block_macs
     check: Callable[[int], None] = _any_model
     prepare: Callable[[Tokens, tuple[int, int]], Any] = _no_state
     update_state: Callable[[Tokens, Plan], Any] = _same_state
-    prepare_macs: Callable[[int, int], int] = _no_macs
+    prepare_macs: Callable[[int, int], int] = _no_prepare_macs
 
 
 @dataclass(frozen=True)
 class FusionInputs:
-    """What a fusion plans from.
+    """The inputs of a fusion.
 
     Attributes:
-        tokens, signals: of the block.
-        score: `[B, N]`.
-        kept: `[B, K]` int32, ascending rows among the patch tokens.
-        removed: `[B, R]` int32, ascending.
-        match: `[B, R, K]`; None for a fusion that reads none. -inf where a kept token must not receive.
+        tokens: Tokens of the block.
+        signals: Attention statistics of the block.
+        score: `[B, N]`, the scores of the patch tokens.
+        kept: `[B, K]` int32, rows of the kept patch tokens in ascending order.
+        removed: `[B, R]` int32, rows of the removed patch tokens in ascending order.
+        match: `[B, R, K]`, the similarity of removed and kept tokens; -inf where a kept token must not receive the
+            removed one. None if the fusion does not need a match.
     """
 
     tokens: Tokens
@@ -149,21 +159,22 @@ class FusionInputs:
 
 @dataclass(frozen=True)
 class Fusion:
-    """What becomes of removed tokens.
+    """The part that plans how removed tokens are combined with kept ones.
 
     Attributes:
-        fuse: from a `FusionInputs` to a plan.
-        removal: `"drop"`: they leave nothing behind. `"propagate"`: parts of them are added to others, more or less
-            than the whole. `"merge"`: all of their size passes on, to tokens that become a mean of what they stand
-            for.
-        needs_match: whether it reads the match.
-        extra_tokens: how many tokens it adds, fused of removed ones alone.
-        is_soft: whether it splits the whole of a removed token among several, so that it takes them all to restore it.
-        has_padding: whether some of the kept tokens only fill the fixed width (see `Plan.valid`).
-        signals: as of a score.
-        macs: its multiply-adds, with those of `ops.plans.apply`, for one image in one block.
-        needs_class_token: as of a score.
-        check: raises `InputError` for a model from whose blocks so many tokens leave.
+        fuse: Function from `FusionInputs` to a plan.
+        removal: How tokens are removed. `"drop"`: without any contribution to the survivors. `"propagate"`: weighted
+            features are added to the survivors; the weights of a removed token need not sum to 1. `"merge"`: the full
+            size of each removed token passes to the survivors, which become means of the tokens that they represent.
+        needs_match: Whether `fuse` reads the match.
+        extra_tokens: Number of additional tokens, each fused from removed tokens alone.
+        is_soft: Whether each removed token is split among several survivors, all of which are needed to restore it.
+        has_padding: Whether some kept tokens are padding (see `Plan.valid`).
+        signals: Attention statistics that `fuse` reads, names from `ops.attention.SIGNALS`.
+        macs: Function from a `BlockContext` to the multiply-adds of `fuse` and `ops.plans.apply` for one image.
+        needs_class_token: Whether `fuse` reads the attention of the class token.
+        check: Function that raises `InputError` if the fusion cannot be used with these numbers of removed tokens per
+            block.
     """
 
     fuse: Callable[[FusionInputs], Plan]
@@ -173,14 +184,20 @@ class Fusion:
     is_soft: bool = False
     has_padding: bool = False
     signals: tuple[str, ...] = ()
-    macs: Callable[[BlockContext], int] = _none
+    macs: Callable[[BlockContext], int] = _no_block_macs
     needs_class_token: bool = False
     check: Callable[[Sequence[int]], None] = _any_schedule
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A method; `match` is None for a fusion that reads none."""
+    """The parts of a reducer.
+
+    Attributes:
+        score: Selects the tokens to keep.
+        match: Measures the similarity of removed and kept tokens. None if the fusion does not need a match.
+        fusion: Plans how removed tokens are combined with kept ones.
+    """
 
     score: Score
     match: Match | None

@@ -1,15 +1,15 @@
-"""PiToMe: accelerating transformers with spectrum-preserving token merging (Tran et al., NeurIPS 2024, 2405.16148).
+"""PiToMe: spectrum-preserving token merging (Tran et al., NeurIPS 2024, arXiv 2405.16148).
 
-With `S` the cosines of keys (averaged over heads) of the patch tokens, a token's energy is high where it has many
-look-alikes: `E_i = mean_j ELU(S_ij - m)`, with a margin `m = 0.75 (1 - block / depth)`. Tokens are ordered by energy,
-the highest first.
+Let `S` be the cosines of the patch tokens' keys, averaged over heads. The energy of a token is high if it has many
+similar tokens: `E_i = mean_j ELU(S_ij - m)`, with a margin `m = 0.75 (1 - block / depth)`. Tokens are sorted by energy
+in descending order.
 
-- First half of the blocks: by turns in that order tokens form two first_half; the `r` of the first half that are most
-  similar to one of the second merge into it.
-- Second half: the `2 r` of the highest energy take turns; all of the first kind merge into the most similar one of the
-  second. All others are protected.
+- First half of the blocks: all tokens are assigned alternately to two halves, in that order. The `r` tokens of the
+  first half with the highest similarity to a token of the second half merge into it.
+- Second half of the blocks: only the `2 r` tokens of the highest energy are assigned alternately to two halves. All
+  tokens of the first half merge into the most similar token of the second half; all other tokens are protected.
 
-Means are weighted with sizes. The official code is under a non-commercial license: nothing of it is used.
+Means are weighted by size. The official code is under a non-commercial license: nothing of it is used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import jax
 from jax import Array
 from jaxtyping import Float
 
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import out_of_range
 from tcvit_jax.ops import matching
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.ranking import ranks
@@ -37,12 +37,13 @@ from tcvit_jax.tokens import Tokens
 
 @dataclass(frozen=True, repr=False)
 class PiToMe(Reducer):
-    """Bipartite matching of the tokens with most look-alikes.
+    """Bipartite merging of the tokens of highest energy.
 
     Attributes:
-        margin: of the first block; it falls to 0 with the blocks.
-        alpha: of the ELU.
-        proportional_attention, attention_keep: see `Reducer`.
+        margin: Margin `m` of the first block. It decreases linearly towards 0 with the depth.
+        alpha: Scale of the ELU for negative inputs.
+        proportional_attention: See `Reducer`.
+        attention_keep: See `Reducer`.
     """
 
     DEFAULT_SCHEDULE: ClassVar[str] = "keep_rate"
@@ -52,32 +53,39 @@ class PiToMe(Reducer):
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse margins that no cosine has, and scales that are none."""
+        """Validate the fields."""
         super().__post_init__()
         if not -1 <= self.margin <= 1:
-            raise InputError(f"margin={self.margin} is no cosine, -1 to 1: use 0.75")
+            raise out_of_range("margin", self.margin, "in [-1, 1]", "it is compared with cosines")
         if not 0 < self.alpha < math.inf:
-            raise InputError(f"alpha={self.alpha} is not positive: use 1.0")
+            raise out_of_range("alpha", self.alpha, "finite and > 0")
 
     def energy(self, similarity: Float[Array, "B N N"], block: int, depth: int) -> Float[Array, "B N"]:
-        """`[B, N]` from the cosines `[B, N, N]`."""
+        """Return the energy of each patch token, `[B, N]`.
+
+        Args:
+            similarity: `[B, N, N]` cosines of keys.
+            block: Index of the block.
+            depth: Number of blocks.
+        """
         margin = self.margin * (1 - block / depth)
         return jax.nn.elu(similarity - margin, self.alpha).mean(-1)
 
     def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
-        """Minus the best similarity of those that may merge; see `ops.matching.bipartite_score`."""
+        """Return the bipartite score `[B, N]` of the tokens that may merge (see `ops.matching.bipartite_score`)."""
         keys = matching.patch_keys(tokens, signals)
         similarity = matching.cosine(keys, keys)
-        place = ranks(self.energy(similarity, tokens.block, tokens.depth))
-        mergeable = place.shape[1]
+        position = ranks(self.energy(similarity, tokens.block, tokens.depth))
+        candidate_count = position.shape[1]
         if tokens.block >= tokens.depth / 2:
-            mergeable = 2 * (mergeable - keep)
-        first, second = place % 2 == 0, place % 2 == 1
-        return matching.bipartite_score(similarity, first & (place < mergeable), second & (place < mergeable))
+            candidate_count = 2 * (candidate_count - keep)
+        first, second = position % 2 == 0, position % 2 == 1
+        is_candidate = position < candidate_count
+        return matching.bipartite_score(similarity, first & is_candidate, second & is_candidate)
 
     @property
     def parts(self) -> Parts:
-        """Energy, keys, the mean weighted by size."""
+        """Bipartite score by energy, cosine of keys, mean weighted by size."""
         score = Score(
             self.rank,
             ("keys",),

@@ -1,4 +1,4 @@
-"""Random removal: the control that every selection has to beat."""
+"""Random pruning: the baseline for every selection."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from tcvit_jax.reducers.scores import random_order
 
 @dataclass(frozen=True, repr=False)
 class Random(Reducer):
-    """A random choice stays, the others are dropped.
+    """Random pruning.
 
     Attributes:
-        seed: each number of tokens has its own order, the same for every image, so that an image gives the same answer
-            in any batch.
-        proportional_attention, attention_keep: see `Reducer`; sizes stay 1.
+        seed: Seed of the random score. Each number of tokens has its own order, which is the same for all images, so
+            that the result for an image does not depend on its batch.
+        proportional_attention: See `Reducer`. Sizes stay 1.
+        attention_keep: See `Reducer`.
     """
 
     proportional_attention: bool = False
@@ -25,5 +26,5 @@ class Random(Reducer):
 
     @property
     def parts(self) -> Parts:
-        """A random order, and nothing else."""
+        """A random score, no match, no fusion."""
         return Parts(Score(lambda tokens, signals, keep: random_order(tokens, self.seed)), None, DROP)

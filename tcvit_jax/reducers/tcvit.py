@@ -1,17 +1,19 @@
 """TC-ViT: connectivity-based token condensation (ICLR 2024 submission, OpenReview 8vGXHjuCiq).
 
-The attention map averaged over heads, `W` (rows are queries), is a walk over the tokens; `C_K = W^K` is the
-connectivity of order K. Each block, with `s` the sizes and prefix tokens apart,
+The attention map averaged over heads, `W` (rows are queries), is the transition matrix of a walk over the tokens, and
+`C_K = W^K` is the connectivity of order K. Let `s` be the sizes of the patch tokens; prefix tokens are never removed.
+Each block
 
-1. scores every patch token by how much the other patches reach it, `c_i = sum_j C_K[j, i]`, and by its dominance,
-   the attention of the class token `d_i = W[cls, i]`; both scale_features to sum to one, `balance * c + (1 - balance) * d`;
-2. keeps the highest; and
-3. fuses each removed token q into the kept token it reaches most, `argmax_p C_K[q, p]`, by their mean weighted by
+1. scores every patch token by its connectivity, how much the other patches reach it, `c_i = sum_j C_K[j, i]`, and by
+   its dominance, the attention of the class token, `d_i = W[cls, i]`. Both are scaled to sum to one; the score is
+   `balance * c + (1 - balance) * d`;
+2. keeps the tokens with the highest scores; and
+3. fuses each removed token q into the kept token that it reaches most, `argmax_p C_K[q, p]`, by the mean weighted by
    size, `y_p = (s_p x_p + sum_q s_q x_q) / (s_p + sum_q s_q)`.
 
-The paper's equations are not public. Where its abstract and reviews leave a choice open, the default is the plainest
-one, and the others are switches: they answer the reviewers' questions (`docs/walk_order.md`). No power of `W` is ever
-formed (`ops.walks`).
+The paper's equations are not public. Where its abstract and reviews leave a choice open, the default is the simplest
+option and the others are fields, which answer questions of the reviewers (`docs/walk_order.md`). No power of `W` is
+computed explicitly (`ops.walks`).
 """
 
 from __future__ import annotations
@@ -25,23 +27,23 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from tcvit_jax.errors import InputError, as_integer, unknown
+from tcvit_jax.errors import as_integer, conflicts, out_of_range, unknown
 from tcvit_jax.ops import plans, walks
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.gather import take_block, take_rows
 from tcvit_jax.ops.ranking import midranks
-from tcvit_jax.reducers.base import Reducer, requirement
+from tcvit_jax.reducers.base import Reducer, format_requirement
 from tcvit_jax.reducers.fusions import DROP, average_macs, best_share, pool, pool_macs, require_match, soft_share
 from tcvit_jax.reducers.parts import BlockContext, Fusion, FusionInputs, Match, Parts, Score
 from tcvit_jax.tokens import Plan, Tokens
 
 
 def _ratio(x: Float[Array, ...], by: Float[Array, ...]) -> Float[Array, ...]:
-    """`x / by`, and 0 where `by` is 0."""
+    """Return `x / by`, and 0 where `by` is 0."""
     return jnp.where(by > 0, x / jnp.where(by > 0, by, 1), 0)
 
 
-# How connectivity and dominance, each [B, N], are made comparable before they are weighed.
+# Normalizations that make connectivity and dominance, each `[B, N]`, comparable before they are weighted.
 SCORE_NORMS: dict[str, Callable[[Float[Array, "B N"]], Float[Array, "B N"]]] = {
     "sum": lambda x: _ratio(x, x.sum(-1, keepdims=True)),
     "none": lambda x: x,
@@ -49,11 +51,11 @@ SCORE_NORMS: dict[str, Callable[[Float[Array, "B N"]], Float[Array, "B N"]]] = {
     "zscore": lambda x: _ratio(x - x.mean(-1, keepdims=True), x.std(-1, keepdims=True)),
     "rank": midranks,
 }
-# The fusions that read the match.
-_MATCHING = ("hard", "soft", "topm")
+# Fusions that need the match.
+_MATCH_FUSIONS = ("hard", "soft", "topm")
 OPTIONS = {
     "walk": tuple(walks.WALKS),
-    "fuse": (*_MATCHING, "drop", "single"),
+    "fuse": (*_MATCH_FUSIONS, "drop", "single"),
     "match_norm": ("none", "lift", "softmax"),
     "score_norm": tuple(SCORE_NORMS),
     "dominance": ("cls", "cls_values", "cls_walk", "gap"),
@@ -71,35 +73,40 @@ class TCViT(Reducer):
 
     Attributes:
         order: K, the length of the walks that score tokens.
-        match_order: the length of the walks that find a removed token's destination; None for `order`. Long walks
-            forget where they started, so that a large one sends every token to the same place.
-        balance: the weight of connectivity; dominance gets the rest. 1 needs no class token.
-        walk, gamma: `"power"`, `"cumulative"`, `"katz"` or `"lazy"` (`ops.walks.coefficients`); `gamma` is Katz's.
-        fuse: what becomes of a removed token: `"hard"`, all of it goes to its best match; `"soft"`, to every kept
-            token in proportion to the match; `"topm"`, to the `top_m` best in proportion; `"drop"`, nowhere;
-            `"single"`, all removed tokens become one more behind the kept ones, weighted by dominance as it is, like
-            EViT's (by the mean connectivity where `balance` is 1), and a patch token like others from then on.
-        temperature: of soft and top-m alone: shares go by `match ** (1 / temperature)`; towards 0 they become hard.
-        match_norm: `"none"`; `"lift"`, the match over the mass that reaches the kept token from all patches, so that
-            what everybody reaches is no better than the rest; `"softmax"` over the kept tokens.
-        top_m: of top-m fusion.
-        score_norm: how connectivity and dominance are made comparable: `"sum"` to one, `"none"`, `"minmax"` to
-            [0, 1], `"zscore"`, or `"rank"`, how many tokens each is above.
-        dominance: `"cls"`, the class token's attention (with a distillation token, the mean of both);
-            `"cls_values"`, that times the length of the value (as ATS); `"cls_walk"`, the class token's row of `C_K`;
-            `"gap"`, the mean attention of all patches, which needs no class token.
-        heads: how the map of all heads becomes `W`: their `"mean"`, or their `"max"` scale_features to sum to one by rows.
-            Dominance by class attention is the same mean or maximum of the class row of each head, not scale_features.
-        graph: walks over all tokens (`"full"`) or over patch tokens alone (`"patch"`).
-        self_loops: whether a walk may stay where it is by a token's attention to itself.
-        renormalize: whether rows that lost entries to `graph` or `self_loops` are scale_features to sum to one again.
-        columns: whose walks count for connectivity: those that start on a `"patch"`, or `"all"`.
-        direction: of the match: from the removed token `"to_kept"`, `"from_kept"` ones to it, or `"both"` (their mean).
-        fuse_weight: what tokens weigh in a fused mean: their `"size"`; nothing but their share (`"mean"`); their
-            `"score"`; or their size times their `"connectivity"` with the kept token. Sizes add up all the same.
-        grad_through_soft: whether gradients flow through the weights of the fusion into attention: the shares of soft
-            and top-m, and a `fuse_weight` or a single token's weights that are scores.
-        proportional_attention, attention_keep: see `Reducer`.
+        match_order: Length of the walks that match removed and kept tokens. None means `order`. Long walks forget where
+            they started, so that a large value sends every removed token to the same kept token.
+        balance: Weight of connectivity; dominance has the weight `1 - balance`. 1 needs no class token.
+        walk: `"power"`, `"cumulative"`, `"katz"` or `"lazy"` (`ops.walks.coefficients`).
+        gamma: Discount of `"katz"` walks, in [0, 1].
+        fuse: The fusion of removed tokens: `"hard"`, into the best match; `"soft"`, into all kept tokens in proportion
+            to the match; `"topm"`, into the `top_m` best matches in proportion to the match; `"drop"`, none;
+            `"single"`, all removed tokens into one extra token behind the kept ones. The extra token is weighted by
+            dominance without normalization, as in EViT (by the mean connectivity if `balance` is 1), and is a regular
+            patch token in later blocks.
+        temperature: Temperature of `"soft"` and `"topm"`: shares are proportional to `match ** (1 / temperature)` and
+            approach those of `"hard"` as it approaches 0.
+        match_norm: Normalization of the match: `"none"`; `"lift"`, divided by the mass that reaches the kept token from
+            all patches, so that tokens that every token reaches are not preferred; `"softmax"` over the kept tokens.
+        top_m: Number of matches of `"topm"`.
+        score_norm: Normalization that makes connectivity and dominance comparable: `"sum"` to one, `"none"`, `"minmax"`
+            to [0, 1], `"zscore"`, or `"rank"`, the number of tokens that each token exceeds.
+        dominance: `"cls"`, the attention of the class token (with a distillation token, the mean of both);
+            `"cls_values"`, the same times the norm of the value (as in ATS); `"cls_walk"`, the row of the class token
+            in `C_K`; `"gap"`, the mean attention of all patches, which needs no class token.
+        heads: Reduction of the attention maps of all heads to `W`: their `"mean"`, or their `"max"` with rows scaled to
+            sum to one. Dominance by class attention is the same mean or maximum of the class rows, without scaling.
+        graph: Whether walks visit all tokens (`"full"`) or only patch tokens (`"patch"`).
+        self_loops: Whether a walk can stay at a token, by the attention of the token to itself.
+        renormalize: Whether rows that lose entries to `graph` or `self_loops` are scaled to sum to one again.
+        columns: The starting points of the walks that count for connectivity: `"patch"` tokens or `"all"` tokens.
+        direction: Direction of the walks of the match: from the removed token `"to_kept"` tokens, `"from_kept"` tokens
+            to the removed one, or `"both"` (their mean).
+        fuse_weight: Weight of each token in a fused mean, in addition to its share: its `"size"`; 1 (`"mean"`); its
+            `"score"`; or its size times its `"connectivity"` with the kept token. Sizes are summed in all cases.
+        grad_through_soft: Whether gradients flow into attention through the weights of the fusion: the shares of
+            `"soft"` and `"topm"`, and scores used as weights by `fuse_weight` or `"single"`.
+        proportional_attention: See `Reducer`.
+        attention_keep: See `Reducer`.
     """
 
     CLASS_TOKEN_ADVICE: ClassVar[str] = "set balance=1.0 or dominance='gap'"
@@ -130,7 +137,7 @@ class TCViT(Reducer):
     grad_through_soft: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse names nobody knows, walks without a step and weights that are none."""
+        """Validate the fields."""
         super().__post_init__()
         for name, options in OPTIONS.items():
             if getattr(self, name) not in options:
@@ -138,28 +145,26 @@ class TCViT(Reducer):
         for name in ("order", "match_order"):
             value = getattr(self, name)
             if value is not None and as_integer(name, value) < 1:
-                raise InputError(f"{name}={value} is no walk: the shortest has 1 step")
+                raise out_of_range(name, value, ">= 1")
         if not 0 <= self.balance <= 1:
-            raise InputError(f"balance={self.balance} is not between 0 (dominance alone) and 1 (connectivity alone)")
+            raise out_of_range("balance", self.balance, "in [0, 1]", "0 is dominance only, 1 is connectivity only")
         if not 0 <= self.gamma <= 1:
-            raise InputError(f"gamma={self.gamma} is not between 0 (order 1) and 1 (no discount)")
+            raise out_of_range("gamma", self.gamma, "in [0, 1]", "0 equals order=1, 1 equals walk='cumulative'")
         if not self.temperature > 0:
-            raise InputError(f"temperature={self.temperature} is not positive: use fuse='hard' for its limit")
+            raise out_of_range("temperature", self.temperature, "> 0", "use fuse='hard' for the limit at 0")
         if self.top_m < 1:
-            raise InputError(f"top_m={self.top_m} fuses into no token: use fuse='drop'")
+            raise out_of_range("top_m", self.top_m, ">= 1", "use fuse='drop' to drop removed tokens")
         if self.score_norm == "zscore" and self.fuse_weight == "score":
-            raise InputError(
-                "fuse_weight='score' needs scores that are not negative, and score_norm='zscore': use 'sum'"
-            )
+            raise conflicts("fuse_weight='score'", "score_norm='zscore'", "weights must be >= 0; set score_norm='sum'")
         if self.dominance == "cls_walk" and self.graph == "patch" and self.balance < 1:
-            raise InputError("dominance='cls_walk' starts on the class token, and graph='patch': use graph='full'")
+            raise conflicts("dominance='cls_walk'", "graph='patch'", "set graph='full', which has the class token")
 
     @property
     def parts(self) -> Parts:
-        """Representative score, connectivity, and the fusion by its name."""
+        """Representative score, connectivity, and the fusion by name."""
         needs_class_token = self.balance < 1 and self.dominance != "gap"
         score = Score(self.rank, self._score_signals, self._score_macs, needs_class_token)
-        if self.fuse not in _MATCHING:
+        if self.fuse not in _MATCH_FUSIONS:
             single = Fusion(self._pool, "propagate", needs_match=False, extra_tokens=1, macs=self._pool_macs)
             return Parts(score, None, DROP if self.fuse == "drop" else single)
         match = Match(self.similarity, (self._map,), self._match_macs)
@@ -168,48 +173,55 @@ class TCViT(Reducer):
         )
 
     def inactive_fields(self) -> Mapping[str, str]:
-        """Fields of parts that are weighed with 0, of other fusions and of other walks."""
-        matches = self.fuse in _MATCHING
-        walks_in_dominance = self.balance < 1 and self.dominance == "cls_walk"
-        walks_at_all = self.balance > 0 or walks_in_dominance or matches
-        takes_chain = walks_at_all or (self.balance < 1 and self.dominance == "gap")
-        weighs_by_attention = self.fuse_weight in ("score", "connectivity") or self.fuse != "hard"
-        matching = requirement("fuse", *_MATCHING)
-        walking = f"balance > 0 or dominance='cls_walk' or {matching}"
-        needs = {
+        """Return the inactive fields: those of parts with weight 0, of other fusions and of other walks."""
+        uses_match = self.fuse in _MATCH_FUSIONS
+        uses_class_walk = self.balance < 1 and self.dominance == "cls_walk"
+        uses_walks = self.balance > 0 or uses_class_walk or uses_match
+        uses_transition_matrix = uses_walks or (self.balance < 1 and self.dominance == "gap")
+        uses_attention_weights = self.fuse_weight in ("score", "connectivity") or self.fuse != "hard"
+        match_condition = format_requirement("fuse", *_MATCH_FUSIONS)
+        walk_condition = f"balance > 0 or dominance='cls_walk' or {match_condition}"
+        matrix_condition = f"{walk_condition} or dominance='gap'"
+        weight_condition = " or ".join(
+            (
+                format_requirement("fuse", "soft", "topm", "single"),
+                format_requirement("fuse_weight", "score", "connectivity"),
+            )
+        )
+        # For each field, whether it is active and what it requires.
+        conditions = {
             "order": (
-                self.balance > 0 or walks_in_dominance or (matches and self.match_order is None),
-                f"balance > 0 or dominance='cls_walk'{' or match_order=None' if matches else ''}",
+                self.balance > 0 or uses_class_walk or (uses_match and self.match_order is None),
+                f"balance > 0 or dominance='cls_walk'{' or match_order=None' if uses_match else ''}",
             ),
-            "match_order": (matches, matching),
-            "walk": (walks_at_all, walking),
-            "gamma": (walks_at_all and self.walk == "katz", requirement("walk", "katz") if walks_at_all else walking),
-            "temperature": (self.fuse in ("soft", "topm"), requirement("fuse", "soft", "topm")),
-            "match_norm": (matches, matching),
-            "top_m": (self.fuse == "topm", requirement("fuse", "topm")),
+            "match_order": (uses_match, match_condition),
+            "walk": (uses_walks, walk_condition),
+            "gamma": (
+                uses_walks and self.walk == "katz",
+                format_requirement("walk", "katz") if uses_walks else walk_condition,
+            ),
+            "temperature": (self.fuse in ("soft", "topm"), format_requirement("fuse", "soft", "topm")),
+            "match_norm": (uses_match, match_condition),
+            "top_m": (self.fuse == "topm", format_requirement("fuse", "topm")),
             "dominance": (self.balance < 1, "balance < 1"),
-            "graph": (takes_chain, f"{walking} or dominance='gap'"),
-            "self_loops": (takes_chain, f"{walking} or dominance='gap'"),
-            # Rows are scale_features to sum to one after a maximum over heads in any case.
+            "graph": (uses_transition_matrix, matrix_condition),
+            "self_loops": (uses_transition_matrix, matrix_condition),
+            # After a maximum over heads, rows are scaled to sum to one in any case.
             "renormalize": (
-                takes_chain and self.heads == "mean" and self._loses_entries,
-                f"{requirement('heads', 'mean')}, and {requirement('graph', 'patch')} or {requirement('self_loops', False)}"
-                if takes_chain
-                else f"{walking} or dominance='gap'",
+                uses_transition_matrix and self.heads == "mean" and self._loses_entries,
+                "heads='mean', and graph='patch' or self_loops=False" if uses_transition_matrix else matrix_condition,
             ),
-            # Walks over patch tokens alone start on no other.
+            # Walks over patch tokens only start at patch tokens.
             "columns": (
                 self.balance > 0 and self.graph == "full",
-                requirement("graph", "full") if self.balance > 0 else "balance > 0",
+                format_requirement("graph", "full") if self.balance > 0 else "balance > 0",
             ),
-            "direction": (matches, matching),
-            "fuse_weight": (matches, matching),
-            "grad_through_soft": (
-                self.fuse != "drop" and weighs_by_attention,
-                f"{requirement('fuse', 'soft', 'topm', 'single')} or {requirement('fuse_weight', 'score', 'connectivity')}",
-            ),
+            "direction": (uses_match, match_condition),
+            "fuse_weight": (uses_match, match_condition),
+            "grad_through_soft": (self.fuse != "drop" and uses_attention_weights, weight_condition),
         }
-        return {**super().inactive_fields(), **{name: need for name, (is_read, need) in needs.items() if not is_read}}
+        inactive = {name: condition for name, (is_active, condition) in conditions.items() if not is_active}
+        return {**super().inactive_fields(), **inactive}
 
     @property
     def _map(self) -> str:
@@ -217,64 +229,71 @@ class TCViT(Reducer):
 
     @property
     def _loses_entries(self) -> bool:
-        """Whether rows of the map lose entries to `graph` or `self_loops`."""
+        """Whether rows of the transition matrix lose entries to `graph` or `self_loops`."""
         return self.graph == "patch" or not self.self_loops
 
     @property
     def _score_signals(self) -> tuple[str, ...]:
-        """The map for walks, the class row for dominance; neither where nothing reads it."""
-        read: list[str] = []
+        """The attention map for walks and the class row for dominance, if needed."""
+        signals: list[str] = []
         if self.balance > 0 or self.dominance in ("cls_walk", "gap"):
-            read.append(self._map)
+            signals.append(self._map)
         if self.balance < 1 and self.dominance == "cls_values":
-            read += ["class_row", "value_norm"]
-        elif self.balance < 1 and self.dominance == "cls" and "map" not in read:
-            read.append("class_row")
-        return tuple(read)
+            signals += ["class_row", "value_norm"]
+        elif self.balance < 1 and self.dominance == "cls" and "map" not in signals:
+            signals.append("class_row")
+        return tuple(signals)
 
     def transition_matrix(self, tokens: Tokens, signals: Signals) -> Float[Array, "B T T"]:
-        """`W [B, T, T]`, by `heads`, `graph`, `self_loops` and `renormalize`."""
-        walk = signals.map if self.heads == "mean" else signals.map_max
-        assert walk is not None
-        row = jnp.arange(walk.shape[-1])
+        """Return `W`, `[B, T, T]`, as defined by `heads`, `graph`, `self_loops` and `renormalize`."""
+        matrix = signals.map if self.heads == "mean" else signals.map_max
+        assert matrix is not None
+        index = jnp.arange(matrix.shape[-1])
         if self.graph == "patch":
-            walk = jnp.where((row >= tokens.prefix)[:, None] & (row >= tokens.prefix), walk, 0)
+            matrix = jnp.where((index >= tokens.prefix)[:, None] & (index >= tokens.prefix), matrix, 0)
         if not self.self_loops:
-            walk = jnp.where(row[:, None] == row, 0, walk)
-        scale = self.heads == "max" or (self.renormalize and self._loses_entries)
-        return _ratio(walk, walk.sum(-1, keepdims=True)) if scale else walk
+            matrix = jnp.where(index[:, None] == index, 0, matrix)
+        is_scaled = self.heads == "max" or (self.renormalize and self._loses_entries)
+        return _ratio(matrix, matrix.sum(-1, keepdims=True)) if is_scaled else matrix
 
     def connectivity(self, tokens: Tokens, signals: Signals, order: int | None = None) -> Float[Array, "B N"]:
-        """How much the others reach each patch token, `[B, N]`, by walks of `order` (None for the reducer's own)."""
-        return self._reached(
-            tokens, self.transition_matrix(tokens, signals), self._steps(order or self.order), self.columns
+        """Return the connectivity of each patch token, `[B, N]`: the mass that reaches it from the others.
+
+        Args:
+            tokens: The tokens of the block.
+            signals: Attention statistics of the block.
+            order: Length of the walks. None means the field `order`.
+        """
+        return self._walk_mass(
+            tokens, self.transition_matrix(tokens, signals), self._coefficients(order or self.order), self.columns
         )
 
-    def _reached(
-        self, tokens: Tokens, walk: Float[Array, "B T T"], steps: list[float], columns: str
+    def _walk_mass(
+        self, tokens: Tokens, matrix: Float[Array, "B T T"], coefficients: list[float], columns: str
     ) -> Float[Array, "B N"]:
+        """Return the mass that reaches each patch token from all starting points, `[B, N]`."""
         first = tokens.prefix if columns == "patch" else 0
-        start = jnp.broadcast_to(jnp.arange(walk.shape[-1]) >= first, walk.shape[:2]).astype(walk.dtype)
-        return walks.walk_mass(walk, start, steps)[:, tokens.prefix :]
+        start = jnp.broadcast_to(jnp.arange(matrix.shape[-1]) >= first, matrix.shape[:2]).astype(matrix.dtype)
+        return walks.walk_mass(matrix, start, coefficients)[:, tokens.prefix :]
 
-    def _steps(self, order: int) -> list[float]:
+    def _coefficients(self, order: int) -> list[float]:
         return walks.coefficients(self.walk, order, self.gamma)
 
     def dominance_score(self, tokens: Tokens, signals: Signals) -> Float[Array, "B N"]:
-        """How much the image as a whole attends to each patch token, `[B, N]`, by `dominance`."""
+        """Return the dominance of each patch token, `[B, N]`, as defined by `dominance`."""
         prefix = tokens.prefix
         if self.dominance == "gap":
-            # One step as it is, whatever the kind of walk.
+            # A single step, regardless of the kind of walk.
             return (
-                self._reached(tokens, self.transition_matrix(tokens, signals), [0.0, 1.0], "patch")
+                self._walk_mass(tokens, self.transition_matrix(tokens, signals), [0.0, 1.0], "patch")
                 / tokens.origin.shape[1]
             )
         if self.dominance == "cls_walk":
-            walk, count = self.transition_matrix(tokens, signals), tokens.class_tokens
-            start = jnp.broadcast_to(jnp.arange(walk.shape[-1]) < count, walk.shape[:2]) / count
-            return walks.walk_mass(walk, start, self._steps(self.order))[:, prefix:]
+            matrix, count = self.transition_matrix(tokens, signals), tokens.class_tokens
+            start = jnp.broadcast_to(jnp.arange(matrix.shape[-1]) < count, matrix.shape[:2]) / count
+            return walks.walk_mass(matrix, start, self._coefficients(self.order))[:, prefix:]
         if "class_row" not in self._score_signals:
-            # The mean over heads is in the map already.
+            # The map already contains the mean over heads.
             assert signals.map is not None
             return signals.map[:, : tokens.class_tokens, prefix:].mean(1)
         row = signals.class_row
@@ -285,8 +304,8 @@ class TCViT(Reducer):
         return (row.mean(1) if self.heads == "mean" else row.max(1))[:, prefix:]
 
     def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
-        """The representative score `[B, N]` of each patch token; the higher stays."""
-        signals, norm = self._constant(signals), SCORE_NORMS[self.score_norm]
+        """Return the representative score of each patch token, `[B, N]`; the highest are kept."""
+        signals, norm = self._stop_gradient(signals), SCORE_NORMS[self.score_norm]
         parts: list[Array] = []
         if self.balance > 0:
             parts.append(self.balance * norm(self.connectivity(tokens, signals)))
@@ -294,34 +313,41 @@ class TCViT(Reducer):
             parts.append((1 - self.balance) * norm(self.dominance_score(tokens, signals)))
         return sum(parts[1:], start=parts[0])
 
-    def _constant(self, signals: Signals) -> Signals:
-        """Signals as the gradient sees them."""
+    def _stop_gradient(self, signals: Signals) -> Signals:
+        """Return the signals, as constants for the gradient unless `grad_through_soft`."""
         return signals if self.grad_through_soft else jax.lax.stop_gradient(signals)
 
     def similarity(
         self, tokens: Tokens, signals: Signals, kept: Int[Array, "B K"], removed: Int[Array, "B R"]
     ) -> Float[Array, "B R K"]:
-        """How well each removed token matches each kept one, `[B, R, K]`, by walks of `match_order`."""
-        walk, order = self.transition_matrix(tokens, self._constant(signals)), self.match_order or self.order
-        back = jnp.swapaxes(walk, 1, 2)
-        ways = {"to_kept": [walk], "from_kept": [back], "both": [walk, back]}[self.direction]
-        found = [self._walked(way, kept + tokens.prefix, removed + tokens.prefix, order) for way in ways]
-        match = found[0] if len(found) == 1 else (found[0] + found[1]) / 2
+        """Return the match of removed and kept tokens, `[B, R, K]`, by walks of length `match_order`.
+
+        Args:
+            tokens: The tokens of the block.
+            signals: Attention statistics of the block.
+            kept: `[B, K]` rows of the kept patch tokens.
+            removed: `[B, R]` rows of the removed patch tokens.
+        """
+        matrix, order = self.transition_matrix(tokens, self._stop_gradient(signals)), self.match_order or self.order
+        reverse = jnp.swapaxes(matrix, 1, 2)
+        directions = {"to_kept": [matrix], "from_kept": [reverse], "both": [matrix, reverse]}[self.direction]
+        matches = [self._walk_block(each, kept + tokens.prefix, removed + tokens.prefix, order) for each in directions]
+        match = matches[0] if len(matches) == 1 else (matches[0] + matches[1]) / 2
         if self.match_norm == "lift":
-            mass = take_rows(self._reached(tokens, walk, self._steps(order), "patch"), kept)
+            mass = take_rows(self._walk_mass(tokens, matrix, self._coefficients(order), "patch"), kept)
             match = _ratio(match, jnp.broadcast_to(mass[:, None, :], match.shape))
         return jax.nn.softmax(match, axis=-1) if self.match_norm == "softmax" else match
 
-    def _walked(
-        self, walk: Float[Array, "B T T"], kept: Int[Array, "B K"], removed: Int[Array, "B R"], order: int
+    def _walk_block(
+        self, matrix: Float[Array, "B T T"], kept: Int[Array, "B K"], removed: Int[Array, "B R"], order: int
     ) -> Float[Array, "B R K"]:
-        """Entries `[B, R, K]` of the walk's polynomial, rows and columns counted with the prefix."""
-        rows = walks.walk_rows(walk, take_rows(walk, removed), self._steps(order))
-        every = jnp.broadcast_to(jnp.arange(removed.shape[1]), removed.shape)
-        return take_block(rows, every, kept)
+        """Return the entries `[B, R, K]` of the walk polynomial; row and column indices include the prefix."""
+        rows = walks.walk_rows(matrix, take_rows(matrix, removed), self._coefficients(order))
+        all_rows = jnp.broadcast_to(jnp.arange(removed.shape[1]), removed.shape)
+        return take_block(rows, all_rows, kept)
 
     def _fuse(self, inputs: FusionInputs) -> Plan:
-        """Each removed token into the kept ones it is most connected to."""
+        """Return the plan that fuses each removed token into its best matches."""
         match, size = require_match(inputs), inputs.tokens.size
         if self.fuse == "hard":
             share = best_share(match)
@@ -332,8 +358,8 @@ class TCViT(Reducer):
         return plans.average(inputs.kept, inputs.removed, share, mass, discount=discount)
 
     def _pool(self, inputs: FusionInputs) -> Plan:
-        """One token of all removed ones, weighted by dominance, or by the mean connectivity."""
-        tokens, signals = inputs.tokens, self._constant(inputs.signals)
+        """Return the plan that fuses all removed tokens into one, weighted by dominance or the mean connectivity."""
+        tokens, signals = inputs.tokens, self._stop_gradient(inputs.signals)
         if self.balance < 1:
             weight = self.dominance_score(tokens, signals)
         else:
@@ -341,22 +367,25 @@ class TCViT(Reducer):
         return pool(inputs, take_rows(weight, inputs.removed))
 
     def _score_macs(self, context: BlockContext) -> int:
-        """K vector products with the map."""
+        """Return the multiply-adds of the score: K vector products with the transition matrix, and dominance."""
         steps = self.order if self.balance > 0 else 0
         return (steps + (self._dominance_steps if self.balance < 1 else 0)) * context.tokens**2
 
     @property
     def _dominance_steps(self) -> int:
-        """Vector products with the map."""
+        """Number of vector products with the transition matrix that dominance takes."""
         return {"gap": 1, "cls_walk": self.order}.get(self.dominance, 0)
 
     def _pool_macs(self, context: BlockContext) -> int:
-        """The product, and its weights anew: a compiler finds them to be those of the score."""
+        """Return the multiply-adds of the fused token and its weights.
+
+        The weights are counted again, although compilers reuse those of the score.
+        """
         steps = self._dominance_steps if self.balance < 1 else self.order
         return pool_macs(context) + steps * context.tokens**2
 
     def _match_macs(self, context: BlockContext) -> int:
-        """K - 1 thin products, and the mass that reaches every token where the match is relative to it."""
+        """Return the multiply-adds of K - 1 thin products and, with `"lift"`, of the mass that reaches every token."""
         order = self.match_order or self.order
         steps = (order - 1) * context.removed * (2 if self.direction == "both" else 1)
         return (steps + (order if self.match_norm == "lift" else 0)) * context.tokens**2

@@ -1,8 +1,8 @@
-"""ToFu: token fusion, bridging the gap between pruning and merging (Kim et al., WACV 2024, arXiv 2312.01026).
+"""ToFu: token fusion between pruning and merging (Kim et al., WACV 2024, arXiv 2312.01026).
 
-Pairs are those of ToMe's bipartite matching. In early blocks, where a layer is far from linear, the removed token is
-pruned: its partner stays as it is, and stands for both. In later ones the two merge by MLERP: the direction of their
-mean, the length of the longest.
+Pairs are those of ToMe's bipartite matching. In early blocks, which are far from linear, the removed token is pruned:
+its partner keeps its features and represents both. In later blocks the two merge by MLERP: the result has the direction
+of their mean and the norm of the longest of them.
 
 Written from the paper's description; no code was ported.
 """
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import out_of_range
 from tcvit_jax.ops import plans
 from tcvit_jax.ops.gather import take_rows
 from tcvit_jax.reducers.base import Reducer
@@ -29,42 +29,47 @@ from tcvit_jax.reducers.tome import BIPARTITE
 from tcvit_jax.tokens import Plan
 
 
-def _length(x: Float[Array, "B N D"]) -> Float[Array, "B N"]:
-    """Return the Euclidean length of each row."""
+def _norm(x: Float[Array, "B N D"]) -> Float[Array, "B N"]:
+    """Return the Euclidean norm of each row."""
     return cast(Array, jnp.linalg.norm(x, axis=-1))
 
 
-def longest_mean(inputs: FusionInputs) -> Plan:
-    """Fuse each removed token into its best match: the mean weighted by size, made as long as the longest of them."""
+def mlerp(inputs: FusionInputs) -> Plan:
+    """Return the plan that merges each removed token into its best match by MLERP.
+
+    The result is the mean weighted by size, rescaled to the largest norm of the merged tokens.
+    """
     tokens, share = inputs.tokens, best_share(require_match(inputs))
     mean = plans.average(inputs.kept, inputs.removed, share, tokens.size)
     x = jax.lax.stop_gradient(tokens.patches).astype(jnp.float32)
-    length = _length(x)
+    norm = _norm(x)
     merged = cast(Array, plans.combine(mean, x))
     longest = jnp.maximum(
-        take_rows(length, inputs.kept), jnp.max(share * take_rows(length, inputs.removed)[:, None, :], -1)
+        take_rows(norm, inputs.kept), jnp.max(share * take_rows(norm, inputs.removed)[:, None, :], -1)
     )
-    short = _length(merged)
-    # Alone it stays as it is, to the bit.
-    stretch = jnp.where((share.sum(-1) > 0) & (short > 0), longest / jnp.where(short > 0, short, 1), 1)
-    return plans.scale_features(mean, stretch)
+    mean_norm = _norm(merged)
+    # The factor is exactly 1 for a kept token that receives nothing, so that it stays bit-identical.
+    is_scaled = (share.sum(-1) > 0) & (mean_norm > 0)
+    factor = jnp.where(is_scaled, longest / jnp.where(mean_norm > 0, mean_norm, 1), 1)
+    return plans.scale_features(mean, factor)
 
 
 def mlerp_macs(context: BlockContext) -> int:
-    """Multiply-adds of `longest_mean`: the mean is computed twice, once for its length."""
+    """Return the multiply-adds of `mlerp`, which computes the mean a second time for its norm."""
     return 2 * average_macs(context) - size_macs(context)
 
 
-MLERP = Fusion(longest_mean, "merge", macs=mlerp_macs)
+MLERP = Fusion(mlerp, "merge", macs=mlerp_macs)
 
 
 @dataclass(frozen=True, repr=False)
 class ToFu(Reducer):
-    """Pruning early, merging late, along a bipartite matching.
+    """Bipartite matching with pruning in early blocks and merging in late blocks.
 
     Attributes:
-        prune_until: the share of the blocks, from the first on, that prune.
-        proportional_attention, attention_keep: see `Reducer`.
+        prune_until: Fraction of the blocks, starting with the first, that prune instead of merging.
+        proportional_attention: See `Reducer`.
+        attention_keep: See `Reducer`.
     """
 
     SEARCH_SPACE: ClassVar[Mapping[str, tuple[Any, ...]]] = {"prune_until": (0.0, 0.25, 0.75)}
@@ -72,21 +77,21 @@ class ToFu(Reducer):
     prune_until: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse what is no share."""
+        """Validate the fields."""
         super().__post_init__()
         if not 0 <= self.prune_until <= 1:
-            raise InputError(f"prune_until={self.prune_until} is not between 0 (merge in all blocks) and 1 (in none)")
+            raise out_of_range("prune_until", self.prune_until, "in [0, 1]", "0 merges in all blocks, 1 in none")
 
     def fuse(self, inputs: FusionInputs) -> Plan:
-        """By the block."""
+        """Return the plan of the block: pruning in early blocks, MLERP in late blocks."""
         if inputs.tokens.block < self.prune_until * inputs.tokens.depth:
             return plans.represent(inputs.kept, inputs.removed, best_share(require_match(inputs)))
-        return longest_mean(inputs)
+        return mlerp(inputs)
 
     def _macs(self, context: BlockContext) -> int:
         return size_macs(context) if context.block < self.prune_until * context.depth else mlerp_macs(context)
 
     @property
     def parts(self) -> Parts:
-        """Halves, keys, and the two fusions."""
+        """Bipartite score, cosine of keys, pruning or MLERP."""
         return Parts(BIPARTITE, KEYS, Fusion(self.fuse, "merge", macs=self._macs))

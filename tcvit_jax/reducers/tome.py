@@ -1,9 +1,10 @@
 """ToMe: token merging by bipartite soft matching (Bolya et al., ICLR 2023, arXiv 2210.09461).
 
-Tokens take turns in two first_half, the class token in the first. With `m_j` the keys averaged over heads, each patch token
-`i` of the first half finds its most similar one of the second, `argmax_j cos(m_i, m_j)`; the `r` pairs of the highest
-cosine merge, by the mean weighted with sizes, and later attention adds `log size` to the scores of a key. What is left
-of the first half stands before the second in the next block's turns.
+Tokens are assigned alternately to two halves, starting with the class token in the first half. Let `m_j` be the keys
+averaged over heads. Each patch token `i` of the first half is paired with its most similar token of the second half,
+`argmax_j cos(m_i, m_j)`. The `r` pairs with the highest cosine merge into their mean weighted by size, and later
+attention adds `log size` to the scores of a key. For the alternation in the next block, the remaining tokens of the
+first half come before those of the second half.
 
 The official code is CC BY-NC 4.0: nothing of it is used. Written from the paper's formulas.
 """
@@ -27,22 +28,29 @@ from tcvit_jax.tokens import Plan, Tokens
 
 
 def start_positions(tokens: Tokens, grid: tuple[int, int]) -> Int[Array, "B N"]:
-    """The method's own order of the patch tokens, `[B, N]` int32: at first that of the grid."""
+    """Return the initial position of each patch token in the order of the method, `[B, N]` int32: raster order."""
     return tokens.origin
 
 
 def update_positions(tokens: Tokens, plan: Plan) -> Int[Array, "B S"]:
-    """The order after a plan, `[B, S]`: the first half's survivors, then the second half, then fused tokens."""
+    """Return the positions after a plan, `[B, S]` int32.
+
+    The order is: survivors of the first half, survivors of the second half, fused tokens.
+
+    Args:
+        tokens: Tokens before the plan, whose state is their positions.
+        plan: The plan.
+    """
     position = tokens.state
-    behind = jnp.where(matching.first_half(position, tokens.prefix), position, position + position.shape[1])
-    key = take_rows(behind, plan.kept)
-    place = (key[:, None, :] < key[:, :, None]).sum(-1, dtype=jnp.int32)
+    sort_key = jnp.where(matching.first_half(position, tokens.prefix), position, position + position.shape[1])
+    sort_key = take_rows(sort_key, plan.kept)
+    rank = (sort_key[:, None, :] < sort_key[:, :, None]).sum(-1, dtype=jnp.int32)
     fused = jnp.arange(plan.kept.shape[1], plan.survivors, dtype=jnp.int32)
-    return jnp.concatenate([place, jnp.broadcast_to(fused, (len(place), fused.size))], axis=1)
+    return jnp.concatenate([rank, jnp.broadcast_to(fused, (len(rank), fused.size))], axis=1)
 
 
 def max_removable_half(patches: int, prefix: int) -> int:
-    """At most one half merges into the other."""
+    """Return how many patch tokens can be removed: at most one half, which merges into the other."""
     return patches // 2
 
 
@@ -68,11 +76,11 @@ class ToMe(Reducer):
     """Bipartite soft matching of keys.
 
     Attributes:
-        proportional_attention, attention_keep: see `Reducer`. Off for weights that were trained without class labels
-            (MAE), says the paper.
+        proportional_attention: See `Reducer`. The paper turns it off for weights trained without class labels (MAE).
+        attention_keep: See `Reducer`.
     """
 
     @property
     def parts(self) -> Parts:
-        """Halves, keys, the mean weighted by size."""
+        """Bipartite score, cosine of keys, mean weighted by size."""
         return Parts(BIPARTITE, KEYS, HARD)

@@ -1,6 +1,7 @@
-"""Top-K: keep the patch tokens that the class token attends to most, drop the others (Haurum et al., 2023, 2308.04657).
+"""Top-K: pruning by class attention (Haurum et al., 2023, arXiv 2308.04657).
 
-The plainest pruning by attention: the score is that of EViT, and nothing is fused.
+Keeps the patch tokens with the highest class attention and drops the others. The score is that of EViT, without a fused
+token.
 
 Written from the formulas; no code was ported.
 """
@@ -18,10 +19,11 @@ from tcvit_jax.reducers.scores import CLASS_ATTENTION
 
 @dataclass(frozen=True, repr=False)
 class TopK(Reducer):
-    """The highest class attention stays.
+    """Top-k pruning by class attention.
 
     Attributes:
-        proportional_attention, attention_keep: see `Reducer`; sizes stay 1.
+        proportional_attention: See `Reducer`. Sizes stay 1.
+        attention_keep: See `Reducer`.
     """
 
     DEFAULT_SCHEDULE: ClassVar[str] = "stages"
@@ -30,5 +32,5 @@ class TopK(Reducer):
 
     @property
     def parts(self) -> Parts:
-        """Class attention, and nothing else."""
+        """Class attention, no match, no fusion."""
         return Parts(CLASS_ATTENTION, None, DROP)

@@ -1,8 +1,9 @@
 """TPS: joint token pruning and squeezing (Wei et al., CVPR 2023, arXiv 2304.10716).
 
-Any score says what stays. Each removed token `j` goes to its most similar kept one, by the cosine `c_j` of features,
-and is squeezed into it: `y = (e x + sum_j e^{c_j} x_j) / (e + sum_j e^{c_j})`, a softmax in which the host counts as
-a cosine of 1. The score here is class attention (the paper's eTPS).
+Any score can select the kept tokens; here it is class attention (eTPS in the paper). Each removed token `j` is assigned
+to its most similar kept token, by the cosine `c_j` of features, and squeezed into it:
+`y = (e x + sum_j e^{c_j} x_j) / (e + sum_j e^{c_j})`. This is a softmax over cosines, in which the kept token `x` has a
+cosine of 1.
 
 Written from the formula; the official code is Apache-2.0.
 """
@@ -24,9 +25,12 @@ from tcvit_jax.tokens import Plan
 
 
 def squeeze(inputs: FusionInputs) -> Plan:
-    """Into the best match, with weight `e^(match - 1)` beside the host's 1."""
+    """Return the plan that fuses each removed token into its best match.
+
+    The weight of a removed token is `e^(match - 1)`, that of the kept token 1.
+    """
     match = require_match(inputs)
-    # Only the best one counts, and the mask of a bipartite score would be -inf times 0.
+    # Use the weight of the best match for all rows: the mask of a bipartite score would give -inf times 0.
     weight = jnp.exp(match.max(-1) - 1)[:, None, :]
     return plans.average(
         inputs.kept, inputs.removed, best_share(match), jnp.ones_like(inputs.tokens.size), discount=weight
@@ -38,10 +42,11 @@ SQUEEZE = Fusion(squeeze, "merge", macs=average_macs)
 
 @dataclass(frozen=True, repr=False)
 class TPS(Reducer):
-    """Squeeze what class attention leaves out into its most similar kept token.
+    """Pruning by class attention, with removed tokens squeezed into their most similar kept tokens.
 
     Attributes:
-        proportional_attention, attention_keep: see `Reducer`.
+        proportional_attention: See `Reducer`.
+        attention_keep: See `Reducer`.
     """
 
     DEFAULT_SCHEDULE: ClassVar[str] = "stages"
@@ -50,5 +55,5 @@ class TPS(Reducer):
 
     @property
     def parts(self) -> Parts:
-        """Class attention, features, a softmax of cosines."""
+        """Class attention, cosine of features, softmax over cosines."""
         return Parts(CLASS_ATTENTION, FEATURES, SQUEEZE)

@@ -1,8 +1,8 @@
-"""Uniform subsampling: a fixed pattern, spread over the grid, stays. The control for any selection by content.
+"""Uniform subsampling of the patch grid: the baseline for selection by content.
 
-Patches are ordered once by farthest-point sampling of the grid: the first is in the middle, each next one lies farthest
-from all before it. Whatever the number, the first so many of this order are spread evenly, and those of a smaller
-number are among them.
+Patches are ordered once by farthest-point sampling of the grid: the first patch is in the middle, and each next
+patch is the one farthest from all patches before it. Any prefix of this order is spread evenly over the grid and
+contains all shorter prefixes.
 """
 
 from __future__ import annotations
@@ -24,18 +24,25 @@ from tcvit_jax.tokens import Tokens
 
 @cache
 def spread_order(grid: tuple[int, int]) -> Int[np.ndarray, " N0"]:
-    """`[N0]` int: the place of each patch in the order; ties to the lower index."""
+    """Return the position `[N0]` of each patch in farthest-point sampling of the grid.
+
+    Args:
+        grid: `(height, width)` of the patch grid.
+
+    Returns:
+        Integer positions; ties go to the lower patch index.
+    """
     height, width = grid
     row, column = np.divmod(np.arange(height * width), width)
     square = (row[:, None] - row) ** 2 + (column[:, None] - column) ** 2
-    place = np.empty(height * width, int)
-    chosen = (height // 2) * width + width // 2
+    position = np.empty(height * width, int)
+    current = (height // 2) * width + width // 2
     nearest = np.full(height * width, np.iinfo(np.int64).max)
-    for turn in range(height * width):
-        place[chosen] = turn
-        nearest = np.minimum(nearest, square[chosen])
-        chosen = int(nearest.argmax())
-    return place
+    for step in range(height * width):
+        position[current] = step
+        nearest = np.minimum(nearest, square[current])
+        current = int(nearest.argmax())
+    return position
 
 
 def _rank(tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
@@ -46,21 +53,22 @@ def _prepare(tokens: Tokens, grid: tuple[int, int]) -> Int[Array, " N0"]:
     return jnp.asarray(spread_order(grid))
 
 
-# A token that was fused of several has no place: it counts as the first patch.
+# A fused token has no position in the grid and takes that of patch 0.
 SPREAD = Score(_rank, prepare=_prepare)
 
 
 @dataclass(frozen=True, repr=False)
 class Uniform(Reducer):
-    """A fixed pattern stays, spread over the grid; the others are dropped.
+    """Pruning to a fixed pattern that is spread evenly over the grid.
 
     Attributes:
-        proportional_attention, attention_keep: see `Reducer`; sizes stay 1.
+        proportional_attention: See `Reducer`. Sizes stay 1.
+        attention_keep: See `Reducer`.
     """
 
     proportional_attention: bool = False
 
     @property
     def parts(self) -> Parts:
-        """The order of the grid, and nothing else."""
+        """The order of farthest-point sampling, no match, no fusion."""
         return Parts(SPREAD, None, DROP)

@@ -74,7 +74,7 @@ def test_mistakes_name_the_value(checkpoints, methods, values, message):
 
 
 def test_a_method_that_cannot_meet_a_budget_is_named(checkpoints):
-    with pytest.raises(tc.InputError, match=r"^GTP\(\): budget gmacs=.* cannot be met: the least is"):
+    with pytest.raises(tc.InputError, match=r"^GTP\(\): budget gmacs=.*: must be >= "):
         build(weights_of(checkpoints[:1]), [tc.EViT(), tc.GTP()], shares=(0.6,))
 
 

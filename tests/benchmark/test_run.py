@@ -137,7 +137,7 @@ def test_a_killed_process_continues_and_calibrated_parameters_are_in_the_row(che
         (["--checkpoint", "{0}", "--share", "half"], "error: --share 'half' should be numbers with commas, such as 0.75,0.5"),
         (["--checkpoint", "{0}", "--share", ","], "error: no budget to compare at: use --share 0.75,0.5 or --gmacs 3.4"),
         (["--checkpoint", "{0}", "--config.gmacs=3.4"], "error: cannot use --config.gmacs with a benchmark, whose methods are --reducers and budgets --gmacs: it reads data.name, "),
-        (["--checkpoint", "{0}", "--reducers", "gtp,none"], "error: reducers 'gtp,none' hold 'none', which reduces nothing"),
+        (["--checkpoint", "{0}", "--reducers", "gtp,none"], "error: reducers='gtp,none': must not contain 'none'"),
         (["--checkpoint", "{0}", "--config.data.nam=x"], "error: unknown config key 'data.nam'"),
     ],
 )  # fmt: skip

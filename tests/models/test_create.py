@@ -66,7 +66,7 @@ def test_quick_gelu_is_another_function():
         (("deit_tiny_patch16_224",), {"distilled": True, "global_pool": "avg"}, "global_pool='avg' has no place for a distillation token: use 'token'"),
         (("deit_tiny_patch16_224", tc.GTP(score="cls_max"), 1), {"class_token": False, "global_pool": "avg"}, "reducer=GTP(score='cls_max') requires class_token=True: set score='mixed_max'"),
         (("deit_tiny_patch16_224", "gtp", 1), {}, "reducer='gtp' is not a reducer: use tc.GTP(), for example"),
-        (("deit_tiny_patch16_224", tc.GTP(), 17), {}, "schedule=17 removes 204 of 196 patch tokens in 12 blocks: at most 16 per block leave one"),
+        (("deit_tiny_patch16_224", tc.GTP(), 17), {}, "schedule=17: must be <= 16; 17 tokens in each of 12 blocks are 204 of 196 patch tokens"),
     ],
 )  # fmt: skip
 def test_mistakes_name_the_nearest_right_thing(arguments, overrides, message):

@@ -1,7 +1,7 @@
-"""GTP-ViT and TC-ViT for one image, in NumPy float64, loop by loop from their formulas.
+"""References of GTP-ViT and TC-ViT for one image, in NumPy float64 loops written from their formulas.
 
-Everywhere `maps [H, T, T]` is the attention of every head, rows are queries, the `prefix` tokens come first, and
-`values [H, T, d]` are what attention averages.
+In all functions, `maps [H, T, T]` are the attention maps of the heads with queries as rows, the `prefix` tokens come
+first, and `values [H, T, d]` are the values of attention.
 """
 
 import math
@@ -10,14 +10,14 @@ import numpy as np
 
 
 def split(score, keep):
-    """Kept and removed rows, ascending; the higher score stays, ties to the lower index."""
+    """Return kept and removed rows in ascending order; the highest scores are kept, ties keep the lower index."""
     order = sorted(range(len(score)), key=lambda i: (-score[i], i))
     return sorted(order[:keep]), sorted(order[keep:])
 
 
-def sparsify(maps, part):
-    """Each head's map with the entries below its int(T * T * (1 - part))-th smallest set to zero."""
-    rank = int(maps.shape[1] * maps.shape[2] * (1 - part))
+def sparsify(maps, keep_fraction):
+    """Return maps in which the entries of each head below its int(T * T * (1 - keep_fraction))-th smallest are zero."""
+    rank = int(maps.shape[1] * maps.shape[2] * (1 - keep_fraction))
     if rank == 0:
         return maps
     return np.stack([np.where(head < sorted(head.ravel())[rank - 1], 0, head) for head in maps])
@@ -27,23 +27,23 @@ def sparsify(maps, part):
 
 
 def gtp_adjacency(x, grid, neighbors, kind):
-    """Boolean `[N, N]`: the eight around on the grid, the nearest by cosine, or either."""
+    """Return `[N, N]` bool: the eight neighbors on the grid, the nearest tokens by cosine, or their union."""
     n = len(x)
     adjacency = np.zeros((n, n), bool)
     for i in range(n):
         cosine = {j: float(x[i] @ x[j] / np.linalg.norm(x[i]) / np.linalg.norm(x[j])) for j in range(n) if j != i}
         nearest = sorted(cosine, key=lambda j: -cosine[j])[:neighbors]
         for j in range(n):
-            near = max(abs(i // grid[1] - j // grid[1]), abs(i % grid[1] - j % grid[1])) == 1
-            adjacency[i, j] = (near and kind != "semantic") or (j in nearest and kind != "spatial")
+            is_adjacent = max(abs(i // grid[1] - j // grid[1]), abs(i % grid[1] - j % grid[1])) == 1
+            adjacency[i, j] = (is_adjacent and kind != "semantic") or (j in nearest and kind != "spatial")
     return adjacency
 
 
 def gtp_score(maps, name, prefix):
-    """The score of every patch token, by the table of the published code."""
+    """Return the score of every patch token, as defined by the published code."""
     heads, tokens = range(len(maps)), range(prefix, maps.shape[1])
-    kind, how = name.split("_")
-    over_heads = {"mean": np.mean, "max": np.max}[how]
+    kind, reduction = name.split("_")
+    over_heads = {"mean": np.mean, "max": np.max}[reduction]
     diagonal = [over_heads([maps[h][i, i] for h in heads]) for i in tokens]
     received = [over_heads([sum(maps[h][q, i] for q in range(maps.shape[1])) for h in heads]) for i in tokens]
     if kind == "cosine":
@@ -60,9 +60,9 @@ def gtp_score(maps, name, prefix):
 
 
 def gtp(x0, x, size, origin, maps, keep, grid, reducer, prefix):
-    """One block: kept and removed rows, new features and sizes of the patch tokens.
+    """Return kept and removed rows of one block, and new features and sizes of the patch tokens.
 
-    `x0` are the embedded patches, `x [N, D]` the patch tokens now.
+    `x0` are the embedded patches, `x [N, D]` the current patch tokens.
     """
     kept, removed = split(gtp_score(maps, reducer.score, prefix), keep)
     features, sizes = [x[i].copy() for i in kept], [size[i] for i in kept]
@@ -85,8 +85,8 @@ def gtp(x0, x, size, origin, maps, keep, grid, reducer, prefix):
 # TC-ViT
 
 
-def tcvit_chain(maps, reducer, prefix):
-    """The walk `W` of one step, after every switch of section 3.1."""
+def tcvit_transition_matrix(maps, reducer, prefix):
+    """Return the transition matrix `W`, with all options of section 3.1."""
     tokens = maps.shape[1]
     walk = np.zeros((tokens, tokens))
     for i in range(tokens):
@@ -95,8 +95,8 @@ def tcvit_chain(maps, reducer, prefix):
             walk[i, j] = sum(entries) / len(entries) if reducer.heads == "mean" else max(entries)
             if (reducer.graph == "patch" and min(i, j) < prefix) or (i == j and not reducer.self_loops):
                 walk[i, j] = 0
-    lost_some = reducer.graph == "patch" or not reducer.self_loops
-    if reducer.heads == "max" or (reducer.renormalize and lost_some):
+    loses_entries = reducer.graph == "patch" or not reducer.self_loops
+    if reducer.heads == "max" or (reducer.renormalize and loses_entries):
         for i in range(tokens):
             if walk[i].sum() > 0:
                 walk[i] /= walk[i].sum()
@@ -104,9 +104,9 @@ def tcvit_chain(maps, reducer, prefix):
 
 
 def tcvit_walk(walk, kind, order, gamma):
-    """The full matrix `C_K`, by the definition of each kind of walk (section 3.2)."""
-    one = np.eye(len(walk))
-    powers = [one]
+    """Return the full matrix `C_K`, from the definition of each kind of walk (section 3.2)."""
+    identity = np.eye(len(walk))
+    powers = [identity]
     for _ in range(order):
         powers.append(powers[-1] @ walk)
     if kind == "power":
@@ -116,15 +116,15 @@ def tcvit_walk(walk, kind, order, gamma):
     if kind == "katz":
         weights = [gamma ** (k - 1) for k in range(1, order + 1)]
         return sum(w * p for w, p in zip(weights, powers[1:], strict=True)) / sum(weights)
-    half = (one + walk) / 2
-    out = one
+    lazy = (identity + walk) / 2
+    product = identity
     for _ in range(order):
-        out = out @ half
-    return out
+        product = product @ lazy
+    return product
 
 
-def tcvit_normed(x, kind):
-    """A score made comparable with another (section 3.3)."""
+def tcvit_normalize(x, kind):
+    """Return the normalized score (section 3.3)."""
     x = np.asarray(x)
     if kind == "sum":
         return x / x.sum() if x.sum() > 0 else x
@@ -137,19 +137,19 @@ def tcvit_normed(x, kind):
     return x
 
 
-def tcvit_scores(maps, values, walk, connected, reducer, prefix, class_tokens):
-    """Connectivity, dominance and the representative score of every patch token (sections 3.3 to 3.5)."""
+def tcvit_scores(maps, values, walk, reach, reducer, prefix, class_tokens):
+    """Return connectivity, dominance and representative score of every patch token (sections 3.3 to 3.5)."""
     tokens, heads = maps.shape[1], range(len(maps))
     patches = range(prefix, tokens)
     over_heads = {"mean": np.mean, "max": np.max}[reducer.heads]
     starts = patches if reducer.columns == "patch" else range(tokens)
-    connectivity = [sum(connected[j, i] for j in starts) for i in patches]
+    connectivity = [sum(reach[j, i] for j in starts) for i in patches]
     if reducer.balance == 1:
         dominance = None
     elif reducer.dominance == "gap":
         dominance = [sum(walk[j, i] for j in patches) / len(patches) for i in patches]
     elif reducer.dominance == "cls_walk":
-        dominance = [sum(connected[c, i] for c in range(class_tokens)) / class_tokens for i in patches]
+        dominance = [sum(reach[c, i] for c in range(class_tokens)) / class_tokens for i in patches]
     else:
         dominance = []
         for i in patches:
@@ -157,20 +157,21 @@ def tcvit_scores(maps, values, walk, connected, reducer, prefix, class_tokens):
             if reducer.dominance == "cls_values":
                 rows = [row * np.linalg.norm(values[h][i]) for h, row in enumerate(rows)]
             dominance.append(over_heads(rows))
-    score = reducer.balance * tcvit_normed(connectivity, reducer.score_norm) if reducer.balance > 0 else 0
+    score = reducer.balance * tcvit_normalize(connectivity, reducer.score_norm) if reducer.balance > 0 else 0
     if dominance is not None:
-        score = score + (1 - reducer.balance) * tcvit_normed(dominance, reducer.score_norm)
+        score = score + (1 - reducer.balance) * tcvit_normalize(dominance, reducer.score_norm)
     return connectivity, dominance, score
 
 
 def tcvit_match(walk, kept, removed, reducer, prefix):
-    """How well each removed token matches each kept one, `[R, K]` (section 3.6)."""
+    """Return the match of removed and kept tokens, `[R, K]` (section 3.6)."""
     reach = tcvit_walk(walk, reducer.walk, reducer.match_order or reducer.order, reducer.gamma)
     match = np.zeros((len(removed), len(kept)))
     for a, q in enumerate(removed):
         for b, p in enumerate(kept):
-            there, back = reach[prefix + q, prefix + p], reach[prefix + p, prefix + q]
-            match[a, b] = {"to_kept": there, "from_kept": back, "both": (there + back) / 2}[reducer.direction]
+            to_kept, from_kept = reach[prefix + q, prefix + p], reach[prefix + p, prefix + q]
+            both = (to_kept + from_kept) / 2
+            match[a, b] = {"to_kept": to_kept, "from_kept": from_kept, "both": both}[reducer.direction]
             if reducer.match_norm == "lift":
                 match[a, b] /= sum(reach[j, prefix + p] for j in range(prefix, len(reach)))
         if reducer.match_norm == "softmax":
@@ -179,7 +180,7 @@ def tcvit_match(walk, kept, removed, reducer, prefix):
 
 
 def tcvit_share(match, reducer):
-    """What part of each removed token each kept one gets, `[R, K]`."""
+    """Return the share of each removed token that each kept token receives, `[R, K]`."""
     share = np.zeros_like(match)
     for a, row in enumerate(match):
         best = sorted(range(len(row)), key=lambda p: (-row[p], p))
@@ -193,10 +194,10 @@ def tcvit_share(match, reducer):
 
 
 def tcvit(x, size, maps, values, keep, reducer, prefix=1, class_tokens=1):
-    """One block: kept and removed rows, the share `[R, K]` of each removed token, new features and sizes."""
-    walk = tcvit_chain(maps, reducer, prefix)
-    connected = tcvit_walk(walk, reducer.walk, reducer.order, reducer.gamma)
-    connectivity, dominance, score = tcvit_scores(maps, values, walk, connected, reducer, prefix, class_tokens)
+    """Return kept and removed rows of one block, shares `[R, K]` of removed tokens, and new features and sizes."""
+    walk = tcvit_transition_matrix(maps, reducer, prefix)
+    reach = tcvit_walk(walk, reducer.walk, reducer.order, reducer.gamma)
+    connectivity, dominance, score = tcvit_scores(maps, values, walk, reach, reducer, prefix, class_tokens)
     kept, removed = split(score, keep)
     features, sizes = [x[p].copy() for p in kept], [size[p] for p in kept]
     if reducer.fuse == "drop":

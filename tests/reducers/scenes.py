@@ -1,7 +1,7 @@
-"""Random tokens after attention, with the attention that they came from.
+"""Random tokens after attention, with their attention maps.
 
-Operations run one by one, so that all reducers share those of equal shapes: most tests draw other values for the same
-few shapes, those of `scene` without changes and of `KEEP` kept tokens.
+Operations run eagerly, so that all reducers share the compiled operations of equal shapes. Most tests use the same few
+shapes: those of `scene` with its defaults, and of `KEEP` kept tokens.
 """
 
 from dataclasses import replace
@@ -17,14 +17,14 @@ from tcvit_jax.tokens import Tokens
 
 KEEP = 12
 
-# Compiled as a whole: one program for each shape.
+# Compiled as one program per shape.
 attend = jax.jit(partial(attention, signals=SIGNALS), static_argnames="class_tokens")
 
 
 class Scene(NamedTuple):
     tokens: Tokens
     signals: Signals
-    maps: np.ndarray  # [B, H, T, T] float64, by the definition
+    maps: np.ndarray  # [B, H, T, T] float64, computed from the definition
     keys: np.ndarray  # [B, H, T, d] float64
     values: np.ndarray  # [B, H, T, d] float64
     grid: tuple[int, int]
@@ -32,7 +32,7 @@ class Scene(NamedTuple):
 
 @lru_cache(maxsize=64)
 def scene(seed: int, prefix: int = 1, batch: int = 2, grid: tuple[int, int] = (4, 5), **changes: Any) -> Scene:
-    """Tokens with sizes on their grid; `changes` are fields of `Tokens`, such as `class_tokens`."""
+    """Return random tokens with sizes; `changes` are fields of `Tokens`, such as `class_tokens`."""
     rng, patches = np.random.default_rng(seed), grid[0] * grid[1]
     count = prefix + patches
     x = jnp.asarray(rng.standard_normal((batch, count, 6)), jnp.float32)
@@ -40,20 +40,20 @@ def scene(seed: int, prefix: int = 1, batch: int = 2, grid: tuple[int, int] = (4
     size = jnp.asarray(rng.uniform(1, 4, (batch, patches)), jnp.float32)
     tokens = replace(Tokens.start(x, prefix), size=size, **changes)
     scores = np.einsum("bhqd,bhkd->bhqk", q.astype(np.float64), k) / 2
-    e = np.exp(scores - scores.max(-1, keepdims=True))
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
     signals = attend(*map(jnp.asarray, (q, k, v)), class_tokens=tokens.class_tokens)[1]
-    maps = e / e.sum(-1, keepdims=True)
+    maps = weights / weights.sum(-1, keepdims=True)
     return Scene(tokens, signals, maps, k.astype(np.float64), v.astype(np.float64), grid)
 
 
-def condense(reducer, scene, keep, prepared=False):
-    """The plan of a scene and the tokens it leaves; `prepared` if its tokens come from a block before."""
-    tokens = scene.tokens if prepared else scene.tokens.with_state(reducer.prepare(scene.tokens, scene.grid))
+def condense(reducer, scene, keep, is_prepared=False):
+    """Return the plan for a scene and the tokens after it; `is_prepared` if the tokens have a reducer state already."""
+    tokens = scene.tokens if is_prepared else scene.tokens.with_state(reducer.prepare(scene.tokens, scene.grid))
     out, plan = reducer.reduce(tokens, scene.signals, keep)
     return plan, out
 
 
-def at_least(reducer, scene, keep):
-    """`keep`, or as many more as the method cannot remove at once."""
+def feasible_keep(reducer, scene, keep):
+    """Return `keep`, raised to the number of tokens that the method must keep in one block."""
     patches = scene.tokens.origin.shape[1]
     return max(keep, patches - reducer.max_removable(patches, scene.tokens.prefix))

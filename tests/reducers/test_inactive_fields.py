@@ -1,4 +1,4 @@
-"""Fields without an effect: no value of theirs changes a bit."""
+"""Inactive fields: no value of such a field changes any output."""
 
 from dataclasses import fields, replace
 from itertools import islice
@@ -13,31 +13,31 @@ import tcvit_jax as tc
 from tcvit_jax.reducers import REDUCERS, cross, gtp, tcvit
 from tests.models.builders import images_of, run, small, variables_of
 from tests.reducers.scenes import KEEP, condense, scene
-from tests.reducers.test_tcvit import any_switches
+from tests.reducers.test_tcvit import tcvit_reducers
 from tests.switches import REDUCERS_AND_SWITCHES
 
-WORDS = sorted({
-    *gtp.SCORE_NAMES, *gtp.GRAPHS, *gtp.PROPAGATIONS, *(word for words in tcvit.OPTIONS.values() for word in words),
+OPTION_NAMES = sorted({
+    *gtp.SCORE_NAMES, *gtp.GRAPHS, *gtp.PROPAGATIONS, *(name for names in tcvit.OPTIONS.values() for name in names),
     *cross.SCORES, *cross.MATCHES, *cross.FUSIONS,
 })  # fmt: skip
 
 
-def changed(reducer, name):
-    """The reducer with two other values of the field, or the only other one."""
+def variants(reducer, name):
+    """Return the reducer with up to two other values of the field."""
     value = getattr(reducer, name)
     if isinstance(value, bool):
         values = [not value]
     elif isinstance(value, str):
-        values = WORDS
+        values = OPTION_NAMES
     elif isinstance(value, float):
         values = [value / 2, 1.0]
     else:
         values = [1, 3]
-    return list(islice((other for value in values if (other := accepted(reducer, name, value)) != reducer), 2))
+    return list(islice((other for value in values if (other := with_value(reducer, name, value)) != reducer), 2))
 
 
-def accepted(reducer, name, value):
-    """The reducer with this value, or as it is where it does not take it."""
+def with_value(reducer, name, value):
+    """Return the reducer with this value, or unchanged if the value is invalid."""
     try:
         return replace(reducer, **{name: value})
     except tc.InputError:
@@ -49,35 +49,35 @@ def leaves(reducer):
     return jax.tree.leaves((plan, replace(out, state=None)))
 
 
-def same(ours, theirs):
-    return len(ours) == len(theirs) and all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+def is_equal(actual, expected):
+    return len(actual) == len(expected) and all(np.array_equal(a, b) for a, b in zip(actual, expected, strict=True))
 
 
 def check(reducer):
-    expected, unread = leaves(reducer), reducer.inactive_fields()
-    assert set(unread) <= {field.name for field in fields(reducer)}
-    for name, needs in unread.items():
-        assert needs
-        others = changed(reducer, name)
-        assert others, f"{name} has one value"
+    expected, inactive = leaves(reducer), reducer.inactive_fields()
+    assert set(inactive) <= {field.name for field in fields(reducer)}
+    for name, condition in inactive.items():
+        assert condition
+        others = variants(reducer, name)
+        assert others, f"{name} has only one valid value"
         for other in others:
-            assert same(leaves(other), expected), f"{reducer!r} reads {name}: {other!r}"
+            assert is_equal(leaves(other), expected), f"{reducer!r} depends on {name}: {other!r}"
 
 
 # TC-ViT has too many combinations to list.
-UNREAD = [
+WITH_INACTIVE_FIELDS = [
     reducer for reducer in REDUCERS_AND_SWITCHES if reducer.inactive_fields() and not isinstance(reducer, tc.TCViT)
 ]
 
 
-@pytest.mark.parametrize("reducer", UNREAD, ids=repr)
-def test_what_a_reducer_does_not_read_changes_no_bit(reducer):
+@pytest.mark.parametrize("reducer", WITH_INACTIVE_FIELDS, ids=repr)
+def test_inactive_fields_change_no_output(reducer):
     check(reducer)
 
 
 @settings(max_examples=10)
-@given(any_switches())
-def test_what_any_combination_of_switches_does_not_read_changes_no_bit(reducer):
+@given(tcvit_reducers())
+def test_inactive_fields_of_combined_options_change_no_output(reducer):
     check(reducer)
 
 
@@ -108,37 +108,37 @@ def test_what_any_combination_of_switches_does_not_read_changes_no_bit(reducer):
     ],
     ids=repr,
 )
-def test_what_a_reducer_reads_changes_its_plan(reducer, change):
+def test_active_fields_change_the_plan(reducer, change):
     assert not set(change) & set(reducer.inactive_fields())
-    assert not same(leaves(replace(reducer, **change)), leaves(reducer))
+    assert not is_equal(leaves(replace(reducer, **change)), leaves(reducer))
 
 
 @pytest.mark.parametrize(
-    ("switches", "is_read"),
+    ("options", "is_active"),
     [
         ({}, False), ({"fuse": "drop", "fuse_weight": "score"}, False), ({"fuse": "soft"}, True),
         ({"fuse": "single"}, True), ({"fuse_weight": "score"}, True), ({"fuse_weight": "connectivity"}, True),
     ],
 )  # fmt: skip
-def test_gradients_read_grad_through_soft_where_it_is_said_to_be_read(switches, is_read):
-    drawn = scene(0)
+def test_grad_through_soft_changes_gradients_if_and_only_if_active(options, is_active):
+    example = scene(0)
 
-    def slope(flag):
-        reducer = tc.TCViT(grad_through_soft=flag, **switches)
+    def gradient(flag):
+        reducer = tc.TCViT(grad_through_soft=flag, **options)
 
         def loss(attention_map):
-            signals = replace(drawn.signals, map=attention_map, class_row=None)
-            return (condense(reducer, drawn._replace(signals=signals), KEEP)[1].patches ** 2).sum()
+            signals = replace(example.signals, map=attention_map, class_row=None)
+            return (condense(reducer, example._replace(signals=signals), KEEP)[1].patches ** 2).sum()
 
-        return jax.grad(loss)(drawn.signals.map)
+        return jax.grad(loss)(example.signals.map)
 
-    assert ("grad_through_soft" in tc.TCViT(**switches).inactive_fields()) is not is_read
-    assert np.array_equal(slope(True), slope(False)) is not is_read
+    assert ("grad_through_soft" in tc.TCViT(**options).inactive_fields()) is not is_active
+    assert np.array_equal(gradient(True), gradient(False)) is not is_active
 
 
 @pytest.mark.parametrize("kind", [tc.TopK, tc.ATS])
-def test_a_model_whose_tokens_are_all_of_size_one_weighs_none(kind):
-    """With and without tokens that only fill the width."""
+def test_proportional_attention_has_no_effect_if_all_sizes_are_one(kind):
+    """With and without padding."""
     assert "proportional_attention" in kind().inactive_fields()
     logits = []
     for proportional in (True, False):
@@ -148,9 +148,9 @@ def test_a_model_whose_tokens_are_all_of_size_one_weighs_none(kind):
     assert bool(jnp.isfinite(logits[0]).all())
 
 
-def test_what_a_field_needs_is_said_in_its_words():
+def test_inactive_fields_name_their_conditions():
     assert tc.GTP(propagation="none").inactive_fields() == {
-        "proportional_attention": "a method that merges or propagates tokens: all sizes are 1",
+        "proportional_attention": "a method that merges or propagates tokens",
         "seed": "score='random'",
         **dict.fromkeys(("alpha", "graph", "neighbors"), "propagation='graph'"),
     }
@@ -158,14 +158,14 @@ def test_what_a_field_needs_is_said_in_its_words():
         "neighbors": "graph='semantic' or graph='mixed'"
     }
     assert tc.TCViT(balance=0.0, fuse="drop").inactive_fields()["order"] == "balance > 0 or dominance='cls_walk'"
-    unread = tc.TCViT().inactive_fields()
-    assert unread["temperature"] == "fuse='soft' or fuse='topm'"
-    assert unread["gamma"] == "walk='katz'"
+    inactive = tc.TCViT().inactive_fields()
+    assert inactive["temperature"] == "fuse='soft' or fuse='topm'"
+    assert inactive["gamma"] == "walk='katz'"
     assert tc.Cross(fuse="drop").inactive_fields()["match"].startswith("fuse='hard' or fuse='soft'")
 
 
 @pytest.mark.parametrize("kind", REDUCERS.values())
-def test_what_every_reducer_has_is_read_unless_nothing_gets_a_size(kind):
-    unread = kind().inactive_fields()
-    assert "attention_keep" not in unread
-    assert ("proportional_attention" in unread) == (kind().removal == "drop")
+def test_common_fields_are_active_unless_tokens_are_dropped(kind):
+    inactive = kind().inactive_fields()
+    assert "attention_keep" not in inactive
+    assert ("proportional_attention" in inactive) == (kind().removal == "drop")

@@ -1,4 +1,4 @@
-"""Names of reducers: found by themselves in this package, by module and class in another."""
+"""Names of reducers: class names in this package, module and class in any other."""
 
 import re
 import subprocess
@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 FILES = {"ats", "cross", "diffrate", "dpcknn", "evit", "gtp", "kmedoids", "mctf", "pitome", "random", "tcvit", "tofu", "tome", "topk", "tps", "uniform"}  # fmt: skip
 
 
-def test_every_file_of_the_package_with_a_reducer_is_found_under_its_class_name():
+def test_reducers_of_the_package_are_registered_under_their_class_names():
     assert set(reducers.REDUCERS) >= FILES
     assert list(reducers.REDUCERS) == sorted(reducers.REDUCERS)
     for name, kind in reducers.REDUCERS.items():
@@ -30,7 +30,7 @@ def test_every_file_of_the_package_with_a_reducer_is_found_under_its_class_name(
         assert kind.__name__ in dir(reducers)
 
 
-def test_helpers_and_wrong_case_are_no_reducers():
+def test_modules_and_other_capitalizations_are_not_reducers():
     for name in ("Gtp", "GPT", "Helper"):
         for module in (tc, reducers):
             with pytest.raises(AttributeError, match=f"has no attribute '{name}'"):
@@ -38,53 +38,57 @@ def test_helpers_and_wrong_case_are_no_reducers():
     assert not {"base", "reducer", "parts", "scores"} & set(reducers.REDUCERS)
 
 
-def test_all_are_the_methods_and_no_combination_of_their_parts():
-    # The one that a benchmark compares the others with is the first.
+def test_all_contains_methods_but_not_cross():
+    # The reference method of benchmarks comes first.
     others = [kind for name, kind in reducers.REDUCERS.items() if name not in ("cross", "gtp")]
     assert [type(reducer) for reducer in reducers.parse("all")] == [tc.GTP, *others]
 
 
-def test_a_field_without_effect_is_an_error():
-    with pytest.raises(tc.InputError, match=r"temperature=0.5 has no effect: it requires fuse='soft'"):
+def test_inactive_field_is_an_error():
+    with pytest.raises(tc.InputError) as error:
         reducers.parse("tome,tcvit(temperature=0.5)")
-    with pytest.raises(tc.InputError, match="unknown field of reducer 'none'"):
+    assert str(error.value) == (
+        "temperature=0.5 in reducers='tome,tcvit(temperature=0.5)' requires fuse='soft' or fuse='topm': "
+        "it has no effect otherwise"
+    )
+    with pytest.raises(tc.InputError, match="alpha=0.2 cannot be combined with reducer 'none': it has no fields"):
         reducers.from_config({"name": "none", "alpha": 0.2})
 
 
 @pytest.fixture
-def built_in(monkeypatch):
-    """Define a class as a module of the package does; the registry is the old one afterwards."""
+def define(monkeypatch):
+    """Return a function that defines a class as in a module of the package; the registry is restored afterwards."""
     monkeypatch.setattr(base, "BUILT_IN", dict(base.BUILT_IN))
 
-    def define(module="tcvit_jax.reducers.mine", name="Mine", bases=(tc.Reducer,), **members):
+    def define_class(module="tcvit_jax.reducers.custom", name="Custom", bases=(tc.Reducer,), **members):
         return type(name, bases, {"__module__": module, "__qualname__": name, **members})
 
-    return define
+    return define_class
 
 
 PARTS = property(lambda self: tc.GTP().parts)
 
 
-def test_a_concrete_class_registers_itself_and_an_abstract_one_does_not(built_in):
-    abstract = built_in(name="Abstract")
-    other = built_in(name="AlsoAbstract", bases=(abstract,), parts=PARTS, more=abstractmethod(lambda self: 0))
+def test_concrete_classes_are_registered_and_abstract_ones_are_not(define):
+    abstract = define(name="Abstract")
+    other = define(name="AlsoAbstract", bases=(abstract,), parts=PARTS, more=abstractmethod(lambda self: 0))
     assert not {"abstract", "alsoabstract"} & set(base.BUILT_IN)
-    mine = built_in(bases=(other,), more=lambda self: 1)
-    assert base.BUILT_IN["mine"] is mine
-    mine()
+    custom = define(bases=(other,), more=lambda self: 1)
+    assert base.BUILT_IN["custom"] is custom
+    custom()
 
 
-def test_the_same_class_again_replaces_itself_and_another_one_of_its_name_is_refused(built_in):
-    built_in(parts=PARTS)
-    again = built_in(parts=PARTS)
-    assert base.BUILT_IN["mine"] is again
-    with pytest.raises(tc.InputError) as caught:
-        built_in("tcvit_jax.reducers.yours", name="MINE", parts=PARTS)
-    assert str(caught.value) == (
-        "reducer 'mine': tcvit_jax.reducers.mine:Mine and tcvit_jax.reducers.yours:MINE cannot both have this name; "
-        "rename one"
+def test_redefined_class_replaces_itself_and_another_class_of_its_name_is_rejected(define):
+    define(parts=PARTS)
+    redefined = define(parts=PARTS)
+    assert base.BUILT_IN["custom"] is redefined
+    with pytest.raises(tc.InputError) as error:
+        define("tcvit_jax.reducers.other", name="CUSTOM", parts=PARTS)
+    assert str(error.value) == (
+        "reducer 'custom': defined by both tcvit_jax.reducers.custom:Custom and tcvit_jax.reducers.other:CUSTOM; "
+        "rename one of them"
     )
-    assert base.BUILT_IN["mine"] is again
+    assert base.BUILT_IN["custom"] is redefined
 
 
 @pytest.mark.parametrize(
@@ -100,60 +104,60 @@ def test_the_same_class_again_replaces_itself_and_another_one_of_its_name_is_ref
         ("", ()),
     ],
 )
-def test_reducers_are_read_from_text(text, expected):
+def test_parse_reads_reducers_from_text(text, expected):
     assert reducers.parse(text) == expected
 
 
-FORM = "must be names with commas between them, such as gtp,tcvit(order=3)"
+CONDITION = "must be a comma-separated list such as gtp,tcvit(order=3)"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         *(
-            (text, f"reducers {text!r} {FORM}")
-            for text in ("gtp(", "gtp)", "gtp(3)", "gtp(**{})", "gtp tome", ",gtp", "gtp,,tome", ":Mine", "a:b:C", "3")
+            (text, f"reducers={text!r}: {CONDITION}")
+            for text in ("gtp(", "gtp)", "gtp(3)", "gtp(**{})", "gtp tome", ",gtp", "gtp,,tome", ":Custom", "a:b:C", "3")
         ),
-        ("gtp(alpha=1 + x)", "reducers 'gtp(alpha=1 + x)': 1 + x must be a number, a list or a word"),
+        ("gtp(alpha=1 + x)", "reducers='gtp(alpha=1 + x)': expected a number, list or name, got 1 + x"),
         ("gpt", "unknown reducer 'gpt': did you mean 'gtp'?"),
-        ("tome,none", "reducers 'tome,none' hold 'none', which reduces nothing: the dense model is compared anyhow"),
+        ("tome,none", "reducers='tome,none': must not contain 'none'; the dense model is always compared"),
         (
             "tome(fuse=')')",
-            "unknown field of reducer 'tome': 'fuse': must be one of attention_keep, proportional_attention",
+            "unknown tome field 'fuse': must be one of attention_keep, proportional_attention",
         ),
-        ("nowhere.mod:Mine", "reducer 'nowhere.mod:Mine': requires the package 'nowhere', which is not installed"),
-        ("tcvit_jax.mod:Mine", "reducer 'tcvit_jax.mod:Mine': module 'tcvit_jax.mod' not found"),
-        ("tcvit_jax.tokens:Mine", "reducer 'tcvit_jax.tokens:Mine': class 'Mine' not found in module 'tcvit_jax.tokens'"),
+        ("nowhere.mod:Custom", "reducer 'nowhere.mod:Custom' requires the package 'nowhere': install it or set PYTHONPATH"),
+        ("tcvit_jax.mod:Custom", "reducer 'tcvit_jax.mod:Custom': module 'tcvit_jax.mod' not found"),
+        ("tcvit_jax.tokens:Custom", "reducer 'tcvit_jax.tokens:Custom': class 'Custom' not found in module 'tcvit_jax.tokens'"),
         *(
-            (name, f"reducer {name!r}: {name.rpartition(':')[2]!r} must be a class that derives from tcvit_jax.Reducer")
+            (name, f"reducer={name!r}: must be a concrete subclass of tcvit_jax.Reducer")
             for name in ("tcvit_jax.tokens:Plan", "tcvit_jax.tokens:Plan.survivors", "tcvit_jax.reducers.base:Reducer")
         ),
         (
             "tcvit_jax.measure.oracle:Oracle(attention_kep=1)",
-            "unknown field of reducer 'tcvit_jax.measure.oracle:Oracle': 'attention_kep': did you mean 'attention_keep'?",
+            "unknown tcvit_jax.measure.oracle:Oracle field 'attention_kep': did you mean 'attention_keep'?",
         ),
     ],
 )  # fmt: skip
-def test_mistakes_in_text_are_one_line(text, message):
-    with pytest.raises(tc.InputError) as caught:
+def test_invalid_text_gives_one_line_errors(text, message):
+    with pytest.raises(tc.InputError) as error:
         reducers.parse(text)
-    assert str(caught.value) == message
+    assert str(error.value) == message
 
 
-@pytest.mark.parametrize("name", [3, None, "a:b:c", "..mod:Mine", "mod:", ""])
-def test_a_name_of_another_form_is_unknown(name):
+@pytest.mark.parametrize("name", [3, None, "a:b:c", "..mod:Custom", "mod:", ""])
+def test_malformed_name_is_unknown(name):
     with pytest.raises(tc.InputError, match="unknown reducer"):
         reducers.from_config({"name": name})
 
 
-def test_a_class_that_cannot_be_imported_again_is_not_written_down():
+def test_class_that_cannot_be_imported_has_no_config():
     @dataclass(frozen=True, repr=False)
     class Local(Oracle):
         pass
 
-    with pytest.raises(tc.InputError) as caught:
+    with pytest.raises(tc.InputError) as error:
         reducers.to_config(Local())
-    assert str(caught.value) == (
+    assert str(error.value) == (
         "reducer Local(): its class is defined in a function and cannot be imported by name; "
         "define it at the top level of a module"
     )
@@ -162,7 +166,7 @@ def test_a_class_that_cannot_be_imported_again_is_not_written_down():
         reducers.to_config(Local())
 
 
-MINE = '''"""A reducer of another package."""
+MODULE = '''"""A reducer of another package."""
 
 from dataclasses import dataclass
 
@@ -173,11 +177,11 @@ from tcvit_jax.reducers.fusions import DROP
 
 
 @dataclass(frozen=True, repr=False)
-class Mine(tc.Reducer):
-    """Keep the longest tokens.
+class Custom(tc.Reducer):
+    """Pruning by the norm of features.
 
     Attributes:
-        order: of the norm.
+        order: The order of the norm.
     """
 
     order: float = 2.0
@@ -190,44 +194,44 @@ class Mine(tc.Reducer):
         return tc.Parts(tc.Score(self.rank), None, DROP)
 '''
 TINY = (
-    "--config", "configs/digits_gtp.py", "--config.reducer.name=mypkg.mod:Mine", "--config.reducer.order=1.0",
+    "--config", "configs/digits_gtp.py", "--config.reducer.name=mypkg.mod:Custom", "--config.reducer.order=1.0",
     "--config.schedule=6", "--config.epochs=1", "--config.optimizer.warmup_epochs=0", "--config.model.depth=2",
     "--config.model.embed_dim=32", "--config.model.num_heads=2",
 )  # fmt: skip
 
 
 @pytest.mark.slow
-def test_a_reducer_of_another_package_trains_loads_and_is_benchmarked(script, tmp_path, monkeypatch, capsys):
+def test_reducer_of_another_package_trains_loads_and_is_benchmarked(script, tmp_path, monkeypatch, capsys):
     (tmp_path / "mypkg").mkdir()
     (tmp_path / "mypkg" / "__init__.py").touch()
-    (tmp_path / "mypkg" / "mod.py").write_text(MINE)
+    (tmp_path / "mypkg" / "mod.py").write_text(MODULE)
     run = str(tmp_path / "run")
-    trained = script("train.py", *TINY, f"--config.workdir={run}", PYTHONPATH=f"{ROOT}:{tmp_path}")
-    assert trained.returncode == 0, trained.stderr
-    assert "reducer mypkg.mod:Mine" in trained.stdout
+    training = script("train.py", *TINY, f"--config.workdir={run}", PYTHONPATH=f"{ROOT}:{tmp_path}")
+    assert training.returncode == 0, training.stderr
+    assert "reducer mypkg.mod:Custom" in training.stdout
 
-    missing = "reducer 'mypkg.mod:Mine': requires the package 'mypkg', which is not installed"
-    with pytest.raises(tc.InputError) as caught:
+    message = "reducer 'mypkg.mod:Custom' requires the package 'mypkg': install it or set PYTHONPATH"
+    with pytest.raises(tc.InputError) as error:
         tc.load(run)
-    assert str(caught.value) == missing
+    assert str(error.value) == message
     compare = ["--checkpoint", run, "--share", "0.75", "--rounds", "1", "--batch", "8", "--out", str(tmp_path / "out")]
-    assert benchmark.main([*compare, "--reducers", "mypkg.mod:Mine"]) == 2
-    assert capsys.readouterr().err == f"error: {missing}\n"
+    assert benchmark.main([*compare, "--reducers", "mypkg.mod:Custom"]) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
 
     monkeypatch.syspath_prepend(tmp_path)
     model, _, _ = tc.load(run)
-    assert reducers.parse("gtp, mypkg.mod:Mine(order=1)") == (tc.GTP(), model.reducer)
+    assert reducers.parse("gtp, mypkg.mod:Custom(order=1)") == (tc.GTP(), model.reducer)
     assert reducers.to_config(model.reducer) == {
-        "name": "mypkg.mod:Mine", "proportional_attention": True, "attention_keep": 1.0, "order": 1.0,
+        "name": "mypkg.mod:Custom", "proportional_attention": True, "attention_keep": 1.0, "order": 1.0,
     }  # fmt: skip
-    assert benchmark.main([*compare, "--reducers", "mypkg.mod:Mine(order=3)"]) == 0
-    assert "Mine(order=3" in capsys.readouterr().out
+    assert benchmark.main([*compare, "--reducers", "mypkg.mod:Custom(order=3)"]) == 0
+    assert "Custom(order=3" in capsys.readouterr().out
     for name in [name for name in sys.modules if name.partition(".")[0] == "mypkg"]:
         monkeypatch.delitem(sys.modules, name)
 
 
-def test_the_file_that_the_guide_shows_is_all_that_a_reducer_takes(tmp_path):
-    """In a copy of the package with one more file."""
+def test_reducer_of_the_contributing_guide_works(tmp_path):
+    """In a copy of the package with the module of the guide added."""
     package = tmp_path / "tcvit_jax"
     package.mkdir()
     for path in (ROOT / "tcvit_jax").iterdir():
@@ -237,9 +241,9 @@ def test_the_file_that_the_guide_shows_is_all_that_a_reducer_takes(tmp_path):
     for path in (ROOT / "tcvit_jax" / "reducers").glob("*.py"):
         (package / "reducers" / path.name).symlink_to(path)
     guide = (ROOT / "CONTRIBUTING.md").read_text().partition("## A new reducer")[2]
-    shown = re.search(r" +```python\n(.*?)\n +```\n", guide, re.DOTALL)
-    assert shown is not None
-    (package / "reducers" / "anything.py").write_text(textwrap.dedent(shown[1]))
+    example = re.search(r" +```python\n(.*?)\n +```\n", guide, re.DOTALL)
+    assert example is not None
+    (package / "reducers" / "anything.py").write_text(textwrap.dedent(example[1]))
     code = (
         "import tcvit_jax as tc; from tcvit_jax import reducers; assert tc.Norm is reducers.REDUCERS['norm'];"
         "assert reducers.parse('norm(p=1.5)') == (tc.Norm(p=1.5),); assert tc.Norm() in reducers.parse('all');"
