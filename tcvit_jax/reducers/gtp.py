@@ -45,7 +45,7 @@ def _dissimilarity(read: Sequence[Float[Array, "B T T"]], prefix: int) -> Float[
     The sum of cosines with all rows is one product with their sum.
     """
     (rows,) = read
-    unit = matching.unit(rows[:, prefix:])
+    unit = matching.normalize_rows(rows[:, prefix:])
     return -jnp.einsum("bnt,bt->bn", unit, unit.sum(1), precision="highest")
 
 
@@ -165,9 +165,9 @@ class GTP(Reducer):
         batch, patches = tokens.origin.shape
         adjacency = jnp.zeros((batch, patches, patches), bool)
         if self.graph != "semantic":
-            adjacency |= graphs.spatial(grid)
+            adjacency |= graphs.spatial_adjacency(grid)
         if self.graph != "spatial":
-            adjacency |= graphs.semantic(jax.lax.stop_gradient(tokens.patches), self.neighbors)
+            adjacency |= graphs.semantic_adjacency(jax.lax.stop_gradient(tokens.patches), self.neighbors)
         return Graph(adjacency, graphs.inverse_root_degree(adjacency))
 
     def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:

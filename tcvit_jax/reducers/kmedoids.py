@@ -69,7 +69,7 @@ class KMedoids(Reducer):
     def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
         """1 for a medoid, 0 for the others, `[B, N]`."""
         x = jax.lax.stop_gradient(tokens.patches)
-        distance = matching.distances(x)
+        distance = matching.pairwise_distances(x)
         medoids, _ = split_by_score(received(tokens, signals), keep)
         for _ in range(self.iterations):
             medoids = improved(distance, medoids)

@@ -112,7 +112,7 @@ def test_propagation_is_affine_in_alpha():
 def test_the_graph_has_the_degrees_of_its_kind(kind):
     drawn = scene(3)
     graph = tc.GTP(graph=kind, neighbors=3).build_graph(drawn.tokens, drawn.grid)
-    spatial = graphs.spatial(drawn.grid).sum(-1)
+    spatial = graphs.spatial_adjacency(drawn.grid).sum(-1)
     degree = np.asarray(graph.adjacency.sum(-1))
     least = {"spatial": spatial, "semantic": 3, "mixed": np.maximum(spatial, 3)}[kind]
     most = {"spatial": spatial, "semantic": 3, "mixed": spatial + 3}[kind]
@@ -187,5 +187,5 @@ def test_patches_may_come_in_any_order(propagation):
 
 
 def test_too_many_neighbours_name_the_number():
-    with pytest.raises(tc.InputError, match="neighbors=20 is out of range: 20 patch tokens have between 0 and 19"):
+    with pytest.raises(tc.InputError, match="neighbors=20: must be between 0 and 19; there are 20 patch tokens"):
         condense(tc.GTP(neighbors=20), scene(0), 12)

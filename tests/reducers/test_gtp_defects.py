@@ -52,8 +52,8 @@ def test_no_neighbours_are_refused_or_add_none():
         tc.GTP(graph="semantic", neighbors=0)
     drawn = scene(1)
     mixed = tc.GTP(neighbors=0).build_graph(drawn.tokens, drawn.grid)
-    np.testing.assert_array_equal(mixed.adjacency[0], graphs.spatial(drawn.grid))
-    with pytest.raises(tc.InputError, match="neighbors=36 is out of range: 36 patch tokens"):
+    np.testing.assert_array_equal(mixed.adjacency[0], graphs.spatial_adjacency(drawn.grid))
+    with pytest.raises(tc.InputError, match="neighbors=36: must be between 0 and 35; there are 36 patch tokens"):
         small(tc.GTP(neighbors=36), 4)
 
 
@@ -88,7 +88,7 @@ def test_a_map_too_small_to_lose_an_entry_keeps_all():
 def test_duplicates_and_half_precision_give_no_loop_and_no_more_neighbours(dtype):
     """Ties push a token out of its own nearest, whose edge becomes -1, or give up to twice the neighbors."""
     x = jnp.repeat(jax.random.normal(jax.random.key(0), (2, 5, 6)), 4, axis=1).astype(dtype)
-    adjacency = np.asarray(graphs.semantic(x, 3))
+    adjacency = np.asarray(graphs.semantic_adjacency(x, 3))
     assert adjacency.dtype == bool
     assert (adjacency.sum(-1) == 3).all()
     assert not np.diagonal(adjacency, axis1=1, axis2=2).any()
