@@ -210,7 +210,8 @@ def test_a_reducer_of_another_package_trains_loads_and_is_benchmarked(script, tm
     with pytest.raises(tc.InputError) as caught:
         tc.load(run)
     assert str(caught.value) == missing
-    compare = ["--checkpoint", run, "--share", "0.75", "--rounds", "1", "--batch", "8", "--out", str(tmp_path / "out")]
+    compare = ["--checkpoint", run, "--macs-fraction", "0.75", "--rounds", "1", "--batch", "8"]
+    compare += ["--out", str(tmp_path / "out")]
     assert benchmark.main([*compare, "--reducers", "mypkg.mod:Mine"]) == 2
     assert capsys.readouterr().err == f"error: {missing}\n"
 
