@@ -1,10 +1,10 @@
-"""Compare methods on the same weights, the same code and the same clock.
+"""Compare reducers with the same weights, code and hardware.
 
 python -m tcvit_jax.benchmark --checkpoint runs/digits_dense --reducers gtp,tcvit,tome,evit
 python -m tcvit_jax.benchmark --config configs/deit_s_gtp.py --weights FILE --reducers all --gmacs 4.0,3.4,2.9,2.3
 python -m tcvit_jax.benchmark --checkpoint runs/a runs/b runs/c --reducers "tcvit(order=3),gtp" --calibrate 2000
 
-The same command continues an interrupted one.
+The same command resumes an interrupted benchmark.
 """
 
 from __future__ import annotations
@@ -17,61 +17,82 @@ from tcvit_jax.command import Command
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("--checkpoint", nargs="+", help="runs or converted weights of one model: one for each seed")
-    parser.add_argument("--config", help="instead: a file of configs/, for its model and data")
-    parser.add_argument("--weights", default="", help="with --config: a weight file, hf-hub:timm/NAME or a checkpoint")
-    parser.add_argument("--reducers", default="gtp,tcvit,tome,evit", help="names, with fields in brackets; or all")
-    parser.add_argument("--gmacs", help="budgets in 1e9 multiply-adds, such as 4.0,3.4")
-    parser.add_argument("--share", default="0.75,0.6,0.5", help="without those, as parts of the dense model's")
     parser.add_argument(
-        "--schedule_family", default="method", help="of schedules: constant, keep_rate, stages, or each method's own"
+        "--checkpoint", nargs="+", help="run directories or converted weights of one model, one per seed"
     )
-    parser.add_argument("--batch", type=int, default=64, help="images of a timed batch")
-    parser.add_argument("--rounds", type=int, default=30, help="timed runs of every program, in turns")
+    parser.add_argument("--config", help="alternative to --checkpoint: a config file with the model and data")
     parser.add_argument(
-        "--calibrate", type=int, default=0, metavar="IMAGES", help="of the training split, to choose parameters on"
+        "--weights", default="", help="weights for --config: a weight file, hf-hub:timm/NAME or a checkpoint"
     )
-    parser.add_argument("--out", default="runs/benchmark", help="where results are kept")
+    parser.add_argument(
+        "--reducers",
+        default="gtp,tcvit,tome,evit",
+        help="comma-separated reducers, optionally with fields such as tcvit(order=3); or all",
+    )
+    parser.add_argument("--gmacs", help="budgets in units of 1e9 multiply-adds (MACs), such as 4.0,3.4")
+    parser.add_argument(
+        "--macs-fraction",
+        default="0.75,0.6,0.5",
+        help="budgets as fractions of the MACs of the dense model; ignored with --gmacs",
+    )
+    parser.add_argument(
+        "--schedule-family",
+        default="method",
+        help="constant, keep_rate, stages, or method for the default of each reducer",
+    )
+    parser.add_argument("--batch", type=int, default=64, help="batch size of throughput measurements")
+    parser.add_argument("--rounds", type=int, default=30, help="timed runs of each program, interleaved")
+    parser.add_argument(
+        "--calibrate",
+        type=int,
+        default=0,
+        metavar="IMAGES",
+        help="training images to choose reducer parameters on; 0 for none",
+    )
+    parser.add_argument("--out", default="runs/benchmark", help="output directory")
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Measure, write the tables and print one of them."""
+    """Run the benchmark, write the results and print the table."""
     from tcvit_jax import assembly, config
-    from tcvit_jax.benchmark import comparison as subjects
+    from tcvit_jax.benchmark.comparison import build
     from tcvit_jax.benchmark.run import Benchmark
     from tcvit_jax.benchmark.store import Store
-    from tcvit_jax.errors import InputError
+    from tcvit_jax.errors import conflicts, requires
     from tcvit_jax.reducers import parse
 
-    if bool(flags.checkpoint) == bool(flags.config):
-        raise InputError("give --checkpoint DIR, or --config FILE")
+    if flags.checkpoint and flags.config:
+        raise conflicts("--checkpoint", "--config", "pass one of them")
+    if not flags.checkpoint and not flags.config:
+        raise requires("a benchmark", "weights", "pass --checkpoint DIR or --config FILE")
     keys = (*config.EVALUATION, *(["data.train_split"] if flags.calibrate else []))
     reader = "a benchmark, whose methods are --reducers and budgets --gmacs"
     if flags.checkpoint:
         scope = config.Scope(reader, keys)
-        found = [assembly.from_checkpoint(directory) for directory in flags.checkpoint]
-        found = [each.with_config(config.override(each.config, flags.overrides, scope)) for each in found]
+        pretrained = [assembly.from_checkpoint(directory) for directory in flags.checkpoint]
+        pretrained = [each.with_config(config.override(each.config, flags.overrides, scope)) for each in pretrained]
     else:
         scope = config.Scope(reader, (*keys, "model.", "weights", "new_head"))
         weights = {"weights": flags.weights} if flags.weights else {}
-        found = [assembly.from_weights(config.load(flags.config, flags.overrides, scope, weights))]
-    comparison = subjects.build(
-        found, parse(flags.reducers), gmacs=_numbers("gmacs", flags.gmacs), shares=_numbers("share", flags.share),
+        pretrained = [assembly.from_weights(config.load(flags.config, flags.overrides, scope, weights))]
+    comparison = build(
+        pretrained, parse(flags.reducers), gmacs=_numbers("--gmacs", flags.gmacs),
+        macs_fractions=_numbers("--macs-fraction", flags.macs_fraction),
         schedule_family=flags.schedule_family, batch=flags.batch, rounds=flags.rounds, calibrate=flags.calibrate,
     )  # fmt: skip
     benchmark = Benchmark(comparison, Store(flags.out, comparison.settings))
     benchmark.run()
     print((benchmark.store.path / "results.md").read_text())
-    print(f"saved in {benchmark.store.path}")
+    print(f"saved to {benchmark.store.path}")
 
 
 def _numbers(flag: str, text: str | None) -> tuple[float, ...]:
-    from tcvit_jax.errors import InputError
+    from tcvit_jax.errors import out_of_range
 
     try:
         return tuple(float(part) for part in (text or "").split(",") if part)
     except ValueError as error:
-        raise InputError(f"--{flag} {text!r} should be numbers with commas, such as 0.75,0.5") from error
+        raise out_of_range(flag, text, "comma-separated numbers such as 0.75,0.5") from error
 
 
 main = Command(__doc__, add_arguments, run, prog="python -m tcvit_jax.benchmark", has_overrides=True)

@@ -1,4 +1,4 @@
-"""Which images a method gets right, and how sure a difference between two methods is."""
+"""Top-1 and top-5 hits by image, and confidence intervals of paired differences."""
 
 from __future__ import annotations
 
@@ -16,24 +16,29 @@ from tcvit_jax.evaluation import make_rank_step
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing
 
-# Of a normal distribution, for an interval that holds 95 % of it.
+# The 97.5 % quantile of the standard normal distribution, for 95 % confidence intervals.
 Z95 = 1.959964
 
 
 @dataclass(frozen=True)
 class Hits:
-    """Which images of a split have their label in front, or among the first five: bool `[weights, images]`."""
+    """Top-1 and top-5 hits on a split.
+
+    Attributes:
+        top1: `[weights, images]` bool, whether the label has the highest logit.
+        top5: `[weights, images]` bool, whether the label is among the five highest logits.
+    """
 
     top1: np.ndarray
     top5: np.ndarray
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Hits:
-        """From what `to_json` made."""
+        """Return the hits of the result of `to_json`."""
         return cls(*(np.asarray([_unpack(text, values["images"]) for text in values[key]]) for key in ("top1", "top5")))
 
     def to_json(self) -> dict[str, Any]:
-        """A hexadecimal string of bits for each row."""
+        """Return the hits as plain values, with a hexadecimal string of bits for each row."""
         packed = {key: [np.packbits(row).tobytes().hex() for row in getattr(self, key)] for key in ("top1", "top5")}
         return {"images": self.top1.shape[1], **packed}
 
@@ -49,33 +54,54 @@ def hits(
     batches: Iterable[Batch],
     mesh: Mesh,
 ) -> Hits:
-    """Of a model with each of several weights, on every image of masked batches; one compilation, one pass."""
+    """Evaluate a model with several sets of weights, with one compilation and one pass over the data.
+
+    Args:
+        model: The model.
+        preprocessing: The preprocessing of the images.
+        weights: The variables of the model, one for each row of the result.
+        batches: Masked batches; padding is left out.
+        mesh: The mesh over which batches are sharded.
+
+    Returns:
+        The hits on all images.
+    """
     step = make_rank_step(model, preprocessing, mesh)
-    placed = [sharding.place_replicated(variables, mesh) for variables in weights]
-    ranks: list[list[np.ndarray]] = [[] for _ in placed]
+    device_weights = [sharding.place_replicated(variables, mesh) for variables in weights]
+    ranks: list[list[np.ndarray]] = [[] for _ in device_weights]
     for batch in batches:
-        on_device = sharding.place(batch, mesh)
-        for found, variables in zip(ranks, placed, strict=True):
-            found.append(np.asarray(jax.device_get(step(variables, on_device)))[batch["mask"] > 0])
-    rank = np.stack([np.concatenate(found) for found in ranks])
+        device_batch = sharding.place(batch, mesh)
+        for batch_ranks, variables in zip(ranks, device_weights, strict=True):
+            batch_ranks.append(np.asarray(jax.device_get(step(variables, device_batch)))[batch["mask"] > 0])
+    rank = np.stack([np.concatenate(batch_ranks) for batch_ranks in ranks])
     return Hits(rank < 1, rank < 5)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much more often one method is right than another on the same images, with a 95 % confidence interval."""
+    """The difference in accuracy of two methods on the same images, with a 95 % confidence interval.
+
+    Attributes:
+        mean: The mean difference.
+        low: The lower end of the interval.
+        high: The upper end of the interval.
+    """
 
     mean: float
     low: float
     high: float
 
 
-def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:
-    """Of two methods' hits, bool `[weights, images]`: the mean of their difference, and its normal interval.
+def paired_difference(method: np.ndarray, reference: np.ndarray) -> Difference:
+    """Return the mean difference of the hits of two methods, with its normal confidence interval.
 
-    The images are the sample: of several weights, each image counts with its mean over them.
+    The images are the sample; each image contributes its mean over weights.
+
+    Args:
+        method: `[weights, images]` bool, the hits of the method.
+        reference: `[weights, images]` bool, the hits of the method that it is compared with.
     """
-    each = (ours.astype(np.float64) - theirs.astype(np.float64)).mean(0)
-    mean = float(each.mean())
-    margin = Z95 * float(each.std(ddof=1)) / len(each) ** 0.5 if len(each) > 1 else 0.0
+    differences = (method.astype(np.float64) - reference.astype(np.float64)).mean(0)
+    mean = float(differences.mean())
+    margin = Z95 * float(differences.std(ddof=1)) / len(differences) ** 0.5 if len(differences) > 1 else 0.0
     return Difference(mean, mean - margin, mean + margin)

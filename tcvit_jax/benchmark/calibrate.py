@@ -1,4 +1,4 @@
-"""A reducer's parameters, chosen on images that were trained on: never on those that accuracy is reported of."""
+"""Selection of reducer parameters on training images, which are never those that are evaluated."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ from dataclasses import dataclass, replace
 from tcvit_jax import models, schedule, sharding
 from tcvit_jax.benchmark.comparison import Comparison
 from tcvit_jax.data import Batch, Example, Source, eval_batches, open_source
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import InputError, out_of_range
 from tcvit_jax.evaluation import evaluate, make_eval_step
 from tcvit_jax.models import ViT
 from tcvit_jax.reducers import Reducer
 
 
 @dataclass
-class Part:
-    """Some examples of a source, evenly spread over it: a source too."""
+class Subset:
+    """A source of evenly spaced examples of another source.
+
+    Attributes:
+        source: The full source.
+        count: The number of examples.
+        classes: The class names of the source.
+    """
 
     source: Source
     count: int
@@ -29,56 +35,69 @@ class Part:
         return self.source[index * len(self.source) // self.count]
 
 
-def training_subset(comparison: Comparison, count: int) -> Part:
-    """`count` images of the split that is trained on; slices of one split are compared by name alone.
+def training_subset(comparison: Comparison, count: int) -> Subset:
+    """Return `count` images of the training split, evenly spaced.
+
+    The training split must have another name than the evaluation split; overlapping slices of one split are not
+    detected.
+
+    Args:
+        comparison: The comparison, whose configuration names the splits.
+        count: The number of images.
 
     Raises:
-        InputError: it is the split that is evaluated, or has fewer images.
+        InputError: The training split is the evaluation split, or has fewer images.
     """
     data = comparison.config.data
     if data.train_split == data.eval_split:
-        raise InputError(
-            f"data.train_split={data.train_split!r} is the split that is evaluated: nothing to calibrate on"
-        )
+        hint = "calibration requires images that are not evaluated"
+        raise out_of_range("data.train_split", data.train_split, "different from data.eval_split", hint)
     source = open_source(data.name, data.train_split, data.dir)
     if not 0 < count <= len(source):
-        raise InputError(
-            f"calibrate={count} images of {data.train_split!r}, which has {len(source)}: use 1 or more of them"
-        )
-    return Part(source, count, source.classes)
+        hint = f"split {data.train_split!r} has {len(source):,} images"
+        raise out_of_range("--calibrate", count, f"between 1 and {len(source)}", hint)
+    return Subset(source, count, source.classes)
 
 
-def calibrate(comparison: Comparison, part: Part, budget: float) -> tuple[Reducer, ...]:
-    """Every reducer of the comparison with the parameters that are best on `part`, at one budget.
+def calibrate(comparison: Comparison, subset: Subset, budget: float) -> tuple[Reducer, ...]:
+    """Choose the parameters of each reducer of a comparison at one budget.
 
-    One parameter after the other, in the order of `Reducer.SEARCH_SPACE`, each to the value of the highest top-1; of equal
-    ones to the lowest loss. With the first weights alone.
+    Parameters are chosen one after the other, in the order of `Reducer.SEARCH_SPACE`: the value with the highest top-1,
+    or among equal ones the lowest loss. Only the first weights of the comparison are evaluated.
+
+    Args:
+        comparison: The comparison.
+        subset: The images to evaluate on.
+        budget: The budget in units of 1e9 multiply-adds.
+
+    Returns:
+        The reducers with the chosen parameters.
     """
-    batches = list(_batches(comparison, part))
+    batches = list(_batches(comparison, subset))
     return tuple(_calibrated(comparison, reducer, batches, budget) for reducer in comparison.reducers)
 
 
-def _batches(comparison: Comparison, part: Part) -> Iterator[Batch]:
+def _batches(comparison: Comparison, subset: Subset) -> Iterator[Batch]:
     data = comparison.data
-    return eval_batches(part, data.transform, batch_size=data.batch_size, workers=data.workers)
+    return eval_batches(subset, data.transform, batch_size=data.batch_size, workers=data.workers)
 
 
 def _calibrated(comparison: Comparison, reducer: Reducer, batches: list[Batch], budget: float) -> Reducer:
     mesh, plan = sharding.data_mesh(), schedule.budget(budget, family=comparison.schedule_family)
     variables = sharding.place_replicated(comparison.weights[0].variables, mesh)
-    known: dict[Reducer, tuple[float, float]] = {}
+    cache: dict[Reducer, tuple[float, float]] = {}
 
     def quality(candidate: Reducer) -> tuple[float, float]:
-        if candidate not in known:
+        if candidate not in cache:
             try:
                 model: ViT = models.condense(comparison.model, candidate, plan)
             except InputError:
-                # Its own products leave no room in this budget.
-                known[candidate] = -1.0, 0.0
-                return known[candidate]
+                # The overhead of the reducer exceeds this budget.
+                cache[candidate] = -1.0, 0.0
+                return cache[candidate]
             result = evaluate(make_eval_step(model, comparison.preprocessing, mesh), variables, batches, mesh)
-            known[candidate] = result.top1, -result.loss
-        return known[candidate]
+            cache[candidate] = result.top1, -result.loss
+        return cache[candidate]
 
     for name, values in reducer.SEARCH_SPACE.items():
         candidates = [reducer, *(replace(reducer, **{name: value}) for value in values)]

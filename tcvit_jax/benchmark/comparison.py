@@ -1,4 +1,4 @@
-"""What is compared: checkpoints, reducers, budgets, and how they are measured."""
+"""The settings of a benchmark: checkpoints, reducers, budgets and the measurement."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ import jax
 from tcvit_jax import __version__, checkpoint, models, reducers, schedule
 from tcvit_jax.assembly import EvalData, Pretrained
 from tcvit_jax.config import Config
-from tcvit_jax.errors import InputError, unknown
+from tcvit_jax.errors import InputError, invalid, out_of_range, requires, unknown
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing
 from tcvit_jax.reducers import Reducer
 from tcvit_jax.schedule import SCHEDULE_FAMILIES
 
-# Where settings that nobody gave start from.
-SHARES = (0.75, 0.6, 0.5)
+# The default budgets, as fractions of the MACs of the dense model.
+MACS_FRACTIONS = (0.75, 0.6, 0.5)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Trained parameters of the one model that is compared.
+    """Trained weights of the model that is compared.
 
     Attributes:
-        name: where they came from.
-        seed: that they were trained with; None for published weights.
-        recipe: how they met the reducers: `"off the shelf"`, if they were trained with every token.
-        variables: of the model.
-        checksum: of the variables.
+        name: The source of the weights.
+        seed: The seed of the training run; None for published weights.
+        recipe: `"off the shelf"` for weights trained without a reducer, or else the reducer they were trained with.
+        variables: The variables of the model.
+        checksum: The checksum of the variables.
     """
 
     name: str
@@ -42,8 +42,8 @@ class Weights:
     checksum: str
 
     @classmethod
-    def of(cls, pretrained: Pretrained) -> Weights:
-        """Return what a benchmark keeps of pretrained weights."""
+    def from_pretrained(cls, pretrained: Pretrained) -> Weights:
+        """Return the weights of a pretrained model."""
         reducer = pretrained.trained_with
         recipe = "off the shelf" if reducer is None else f"trained with {reducer!r}"
         variables = pretrained.variables
@@ -52,12 +52,12 @@ class Weights:
 
 @dataclass(frozen=True)
 class Entry:
-    """One method at one budget: a row to be.
+    """One method at one budget, which becomes a row of the results.
 
     Attributes:
-        budget: what it was to cost, in 1e9 multiply-adds.
-        reducer: None for the dense model.
-        model: condensed.
+        budget: The budget in units of 1e9 multiply-adds.
+        reducer: The reducer; None for the dense model.
+        model: The model with the reducer.
     """
 
     budget: float
@@ -66,26 +66,28 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """For tables and the names of units."""
+        """The name in tables and in the names of measurements."""
         return "dense" if self.reducer is None else repr(self.reducer)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared, and how.
+    """The settings of a benchmark.
 
     Attributes:
-        model: dense.
-        weights: one or more, of that model.
-        config: of the data.
-        data: that accuracy is measured on.
-        preprocessing: of the images.
-        reducers: the first of them is what the others are compared with.
-        budgets: in 1e9 multiply-adds.
-        schedule_family: of every schedule, one of `schedule.SCHEDULE_FAMILIES`, or `"method"` for each method's own.
-        batch: images of a timed batch.
-        rounds: timed runs of every program.
-        calibrate: on how many training images the reducers' parameters are chosen, at each budget; 0 takes those given.
+        model: The dense model.
+        weights: One or more sets of weights of the model.
+        config: The configuration of the data.
+        data: The evaluation data.
+        preprocessing: The preprocessing of the images.
+        reducers: The reducers; the first one is the reference of paired differences.
+        budgets: The budgets in units of 1e9 multiply-adds.
+        schedule_family: One of `schedule.SCHEDULE_FAMILIES`, or `"method"` for the default of each reducer.
+        batch: The batch size of throughput measurements.
+        rounds: The number of timed runs of each program.
+        calibrate: The number of training images on which the parameters of the reducers are chosen at each budget; 0
+            for no calibration.
+        versions: Library versions and the device kind, as returned by `versions`.
     """
 
     model: ViT
@@ -102,23 +104,27 @@ class Comparison:
     versions: dict[str, str] = field(default_factory=lambda: versions())
 
     def entries(self, budget: float, methods: Sequence[Reducer] | None = None) -> tuple[Entry, ...]:
-        """Dense, then every reducer (or other ones), at one budget.
+        """Return the entries of the dense model and all reducers at one budget.
+
+        Args:
+            budget: The budget in units of 1e9 multiply-adds.
+            methods: Reducers that replace those of the comparison; None for no replacement.
 
         Raises:
-            InputError: a method that cannot meet the budget.
+            InputError: A reducer cannot meet the budget.
         """
         plan = schedule.budget(budget, family=self.schedule_family)
-        found = [Entry(budget, None, self.model)]
+        entries = [Entry(budget, None, self.model)]
         for reducer in self.reducers if methods is None else methods:
             try:
-                found.append(Entry(budget, reducer, models.condense(self.model, reducer, plan)))
+                entries.append(Entry(budget, reducer, models.condense(self.model, reducer, plan)))
             except InputError as error:
-                raise InputError(f"{reducer!r}: {error}") from error
-        return tuple(found)
+                raise invalid(repr(reducer), str(error)) from error
+        return tuple(entries)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that its numbers depend on, as plain values for JSON."""
+        """All settings that the results depend on, as plain values for JSON."""
         return {
             "model": models.to_config(self.model),
             "weights": [[weights.name, weights.checksum] for weights in self.weights],
@@ -134,7 +140,7 @@ class Comparison:
 
 
 def versions() -> dict[str, str]:
-    """What computed: packages, Python, the kind of device."""
+    """Return library versions and the device kind."""
     packages = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")}
     device = jax.devices()[0]
     kind = f"{device.platform} {device.device_kind}"
@@ -146,61 +152,66 @@ def build(
     methods: Sequence[Reducer],
     *,
     gmacs: Sequence[float] = (),
-    shares: Sequence[float] = SHARES,
+    macs_fractions: Sequence[float] = MACS_FRACTIONS,
     schedule_family: str = "method",
     batch: int = 64,
     rounds: int = 30,
     calibrate: int = 0,
 ) -> Comparison:
-    """Put a comparison together; every mistake in it is raised here, before anything is compiled.
+    """Build a comparison and validate it before anything is compiled.
 
     Args:
-        pretrained: one or more weights of one model; the data are those of the first.
-        methods: the reducers, at least one.
-        gmacs: budgets in 1e9 multiply-adds.
-        shares: without those, budgets as parts of the dense model's cost.
-        schedule_family, batch, rounds, calibrate: as of `Comparison`.
+        pretrained: One or more pretrained models with the same architecture; the data are those of the first.
+        methods: One or more reducers.
+        gmacs: Budgets in units of 1e9 multiply-adds.
+        macs_fractions: Budgets as fractions of the multiply-adds of the dense model, if `gmacs` is empty.
+        schedule_family: As in `Comparison`.
+        batch: As in `Comparison`.
+        rounds: As in `Comparison`.
+        calibrate: As in `Comparison`.
 
     Raises:
-        InputError: weights of different models or preprocessing, a method that cannot meet a budget, or a number out of
-            its range.
+        InputError: The pretrained models differ in architecture or preprocessing, a reducer cannot meet a budget, or a
+            number is out of range.
     """
     if not pretrained:
-        raise InputError("no checkpoint to compare reducers on")
+        raise requires("a benchmark", "weights", "pass --checkpoint DIR or --config FILE")
     first = pretrained[0]
     model, config, preprocessing = models.condense(first.model), first.config, first.preprocessing
     for each in pretrained[1:]:
         if (models.condense(each.model), each.preprocessing) != (model, preprocessing):
-            raise InputError(f"checkpoint {each.name!r} holds another model than {first.name!r}")
+            problem = f"expected the same model and preprocessing as {first.name!r}"
+            raise invalid(f"checkpoint {each.name!r}", problem, "pass checkpoints of one model")
     if not methods:
-        raise InputError("no reducer to compare: use --reducers gtp,tcvit")
+        raise requires("a benchmark", "reducers", "set --reducers gtp,tcvit")
     if len(set(methods)) < len(methods):
-        twice = next(method for method in methods if list(methods).count(method) > 1)
-        raise InputError(f"reducer {twice!r} is named twice: once is enough")
-    if not gmacs and not shares:
-        raise InputError("no budget to compare at: use --share 0.75,0.5 or --gmacs 3.4")
+        duplicate = next(method for method in methods if list(methods).count(method) > 1)
+        raise invalid("--reducers", f"{duplicate!r} is listed twice", "list each reducer once")
+    if not gmacs and not macs_fractions:
+        raise requires("a benchmark", "budgets", "set --macs-fraction 0.75,0.5 or --gmacs 3.4")
     dense = model.cost().total / 1e9
-    for share in () if gmacs else shares:
-        if not 0 < share < 1:
-            raise InputError(f"share={share} is not between 0 and 1: 0.5 is half of the dense model's multiply-adds")
-    budgets = tuple(gmacs) if gmacs else tuple(share * dense for share in shares)
+    for fraction in () if gmacs else macs_fractions:
+        if not 0 < fraction < 1:
+            hint = "0.5 is half of the MACs of the dense model"
+            raise out_of_range("--macs-fraction", fraction, "> 0 and < 1", hint)
+    budgets = tuple(gmacs) if gmacs else tuple(fraction * dense for fraction in macs_fractions)
     for budget in budgets:
         if not 0 < budget < dense:
-            raise InputError(f"gmacs={budget:g} is no budget below the dense model's {dense:.4g}")
+            raise out_of_range("--gmacs", budget, f"> 0 and < {dense:.4g}", "the dense model sets the upper limit")
     if schedule_family not in (*SCHEDULE_FAMILIES, "method"):
         raise unknown("schedule_family", schedule_family, (*SCHEDULE_FAMILIES, "method"))
     for name, value in (("batch", batch), ("rounds", rounds)):
         if value < 1:
-            raise InputError(f"{name}={value} is not positive")
+            raise out_of_range(f"--{name}", value, ">= 1")
     if calibrate < 0:
-        raise InputError(f"calibrate={calibrate} is negative: 0 takes parameters as they are given")
+        raise out_of_range("--calibrate", calibrate, ">= 0", "0 disables calibration")
     if jax.process_count() > 1:
-        raise InputError(f"a benchmark runs in one process, and this is one of {jax.process_count()}")
-    # All weights are evaluated on the data of the first, which have to be of the classes that each was trained on.
+        raise invalid("benchmark", f"expected one process, got {jax.process_count()}", "run it in a single process")
+    # All weights are evaluated on the data of the first. `eval_data` checks the classes of each.
     data, *_ = [replace(each, config=config).eval_data() for each in pretrained]
     comparison = Comparison(
-        model, tuple(map(Weights.of, pretrained)), config, data, preprocessing, tuple(methods), budgets, schedule_family, batch,
-        rounds, calibrate,
+        model, tuple(map(Weights.from_pretrained, pretrained)), config, data, preprocessing, tuple(methods), budgets,
+        schedule_family, batch, rounds, calibrate,
     )  # fmt: skip
     for budget in budgets:
         comparison.entries(budget)

@@ -1,4 +1,4 @@
-"""Measure a comparison, unit by unit, and put the rows together."""
+"""Run of a benchmark: measurements of a comparison, combined into rows of results."""
 
 from __future__ import annotations
 
@@ -23,57 +23,63 @@ from tcvit_jax.models import ViT
 from tcvit_jax.ops.images import normalize
 from tcvit_jax.reducers import from_config, to_config
 
-# A split of fewer bytes than this, as it enters the model, is read once and kept.
-_KEPT_BYTES = 2**30
+# A preprocessed split of up to this number of bytes is read once and cached.
+_MAX_CACHED_BYTES = 2**30
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A comparison, and where its measurements are kept."""
+    """A comparison and the store of its measurements.
+
+    Attributes:
+        comparison: The comparison.
+        store: The store of the measurements.
+        log: A function that is called with each line of progress.
+    """
 
     comparison: Comparison
     store: Store
     log: Callable[[str], None] = print
 
     def run(self) -> list[Row]:
-        """Measure what has not been measured, and write the tables and pictures.
+        """Make all measurements that are not in the store, and write tables and plots.
 
         Returns:
-            A row for every method and budget, dense ones included; each has every cell of `table.CELLS`.
+            One row per method and budget, including the dense model, with all columns of `table.COLUMNS`.
         """
         rows = []
         for budget in self.comparison.budgets:
             entries = self._entries(budget)
-            found = [self._accuracy(entry) for entry in entries]
-            timed = self._times(budget, entries)
+            all_hits = [self._accuracy(entry) for entry in entries]
+            times = self._times(budget, entries)
             stages = [self._stages(entry) for entry in entries]
             rows += [
-                self._row(entry, found[index], found[1], timed, index, stages[index])
+                self._row(entry, all_hits[index], all_hits[1], times, index, stages[index])
                 for index, entry in enumerate(entries)
             ]
         table.write(self.store.path, rows, self.comparison)
         return rows
 
     def _entries(self, budget: float) -> tuple[Entry, ...]:
-        """Dense and every reducer, with the parameters that were chosen for this budget."""
+        """Return the entries of a budget, with calibrated reducers if requested."""
         if not self.comparison.calibrate:
             return self.comparison.entries(budget)
 
         def choose() -> dict[str, Any]:
-            part = calibrate.training_subset(self.comparison, self.comparison.calibrate)
-            return {"reducers": [to_config(r) for r in calibrate.calibrate(self.comparison, part, budget)]}
+            subset = calibrate.training_subset(self.comparison, self.comparison.calibrate)
+            return {"reducers": [to_config(r) for r in calibrate.calibrate(self.comparison, subset, budget)]}
 
         self.log(f"{budget:.4g} GMACs: calibration")
-        chosen = self.store.get(f"calibration at {budget!r}", choose)["reducers"]
-        methods = [reducer for reducer in map(from_config, chosen) if reducer is not None]
+        configs = self.store.get(f"calibration at {budget!r}", choose)["reducers"]
+        methods = [reducer for reducer in map(from_config, configs) if reducer is not None]
         return self.comparison.entries(budget, methods)
 
     def _accuracy(self, entry: Entry) -> Hits:
-        unit = "accuracy of dense" if entry.reducer is None else f"accuracy of {entry.name} at {entry.budget!r}"
-        self.log(f"{entry.budget:.4g} GMACs: {unit.partition(' at ')[0]}")
-        return Hits.from_json(self.store.get(unit, lambda: self._hits(entry.model).to_json()))
+        name = "accuracy of dense" if entry.reducer is None else f"accuracy of {entry.name} at {entry.budget!r}"
+        self.log(f"{entry.budget:.4g} GMACs: {name.partition(' at ')[0]}")
+        return Hits.from_json(self.store.get(name, lambda: self._hits(entry.model).to_json()))
 
     def _hits(self, model: ViT) -> Hits:
         comparison = self.comparison
@@ -81,40 +87,40 @@ class Benchmark:
         return hits(model, comparison.preprocessing, weights, self._batches(), sharding.data_mesh())
 
     def _batches(self) -> Iterator[Batch]:
-        return iter(self._kept) if _fits(self.comparison) else self.comparison.data.batches()
+        return iter(self._cached_batches) if _fits_in_cache(self.comparison) else self.comparison.data.batches()
 
     @cached_property
-    def _kept(self) -> list[Batch]:
+    def _cached_batches(self) -> list[Batch]:
         return list(self.comparison.data.batches())
 
     def _images(self, count: int) -> Array:
-        """The first images of the split, over again if there are too few, as they enter the model."""
-        found = np.asarray(next(self._batches())["image"])
-        images = np.resize(found, (count, *found.shape[1:]))
-        crop = self.comparison.preprocessing
-        return normalize(jnp.asarray(images), crop.mean, crop.std)
+        """Return the first images of the split, normalized, and repeated if there are fewer than `count`."""
+        first_images = np.asarray(next(self._batches())["image"])
+        images = np.resize(first_images, (count, *first_images.shape[1:]))
+        preprocessing = self.comparison.preprocessing
+        return normalize(jnp.asarray(images), preprocessing.mean, preprocessing.std)
 
     def _times(self, budget: float, entries: Sequence[Entry]) -> dict[str, Any]:
-        """Of all methods at one budget and their bounds, in turns: a batch, and one image alone."""
+        """Time all entries of a budget and their oracle slices, interleaved, for a batch and for a single image."""
 
         def measure() -> dict[str, Any]:
-            # Methods that keep as many tokens share a bound.
-            bounds = {_oracle_name(entry): oracle(entry.model) for entry in entries if entry.reducer is not None}
-            programs = [entry.model for entry in entries] + list(bounds.values())
-            names = [entry.name for entry in entries] + list(bounds)
+            # Methods with the same number of tokens share an oracle slice.
+            oracles = {_oracle_name(entry): oracle(entry.model) for entry in entries if entry.reducer is not None}
+            timed_models = [entry.model for entry in entries] + list(oracles.values())
+            names = [entry.name for entry in entries] + list(oracles)
             values: dict[str, Any] = {"names": names}
             for label, count in (("batch", self.comparison.batch), ("one", 1)):
                 images, variables = self._images(count), self.comparison.weights[0].variables
-                compiled = [timing.compile_program(model.apply, variables, images) for model in programs]
-                seconds = timing.time_interleaved(compiled, self.comparison.rounds)
+                programs = [timing.compile_program(model.apply, variables, images) for model in timed_models]
+                seconds = timing.time_interleaved(programs, self.comparison.rounds)
                 values[label] = {
                     "seconds": seconds.T.tolist(),
-                    "compile_seconds": [program.compile_seconds for program in compiled],
-                    "memory": [program.memory for program in compiled],
+                    "compile_seconds": [program.compile_seconds for program in programs],
+                    "memory": [program.memory for program in programs],
                 }
             return values
 
-        self.log(f"{budget:.4g} GMACs: times of {len(entries)} models, {self.comparison.rounds} rounds")
+        self.log(f"{budget:.4g} GMACs: run times of {len(entries)} models, {self.comparison.rounds} rounds")
         return self.store.get(f"times at {budget!r}", measure)
 
     def _stages(self, entry: Entry) -> dict[str, float]:
@@ -124,20 +130,20 @@ class Benchmark:
             seconds = timing.time_interleaved(list(programs.values()), self.comparison.rounds)
             return dict(zip(programs, np.median(seconds, axis=0).tolist(), strict=True))
 
-        unit = "stages of dense" if entry.reducer is None else f"stages of {entry.name} at {entry.budget!r}"
-        self.log(f"{entry.budget:.4g} GMACs: {unit.partition(' at ')[0]}")
-        return self.store.get(unit, measure)
+        name = "stages of dense" if entry.reducer is None else f"stages of {entry.name} at {entry.budget!r}"
+        self.log(f"{entry.budget:.4g} GMACs: {name.partition(' at ')[0]}")
+        return self.store.get(name, measure)
 
     def _row(
-        self, entry: Entry, own: Hits, first: Hits, timed: dict[str, Any], index: int, stages: dict[str, float]
+        self, entry: Entry, method: Hits, reference: Hits, times: dict[str, Any], index: int, stages: dict[str, float]
     ) -> Row:
-        """Every cell of a row, from what was measured."""
+        """Return the row of an entry, which is number `index` in the times of its budget."""
         comparison, costs = self.comparison, ledger(entry.model)
-        difference = paired_difference(own.top1, first.top1)
-        top1, top5 = own.top1.mean(1), own.top5.mean(1)
-        batch, one = (np.asarray(timed[label]["seconds"]) for label in ("batch", "one"))
-        names = timed["names"]
-        ideal = index if entry.reducer is None else names.index(_oracle_name(entry))
+        difference = paired_difference(method.top1, reference.top1)
+        top1, top5 = method.top1.mean(1), method.top5.mean(1)
+        batch, one = (np.asarray(times[label]["seconds"]) for label in ("batch", "one"))
+        names = times["names"]
+        oracle_index = index if entry.reducer is None else names.index(_oracle_name(entry))
         rate = comparison.batch / batch[index]
         return {
             "model": comparison.model.variant,
@@ -148,7 +154,7 @@ class Benchmark:
             else comparison.schedule_family.replace("method", entry.reducer.DEFAULT_SCHEDULE),
             "recipe": _recipe(comparison),
             "seeds": [weights.seed if weights.seed is not None else weights.name for weights in comparison.weights],
-            "images": own.top1.shape[1],
+            "images": method.top1.shape[1],
             "top1": float(top1.mean()),
             "top1_low": float(top1.min()),
             "top1_high": float(top1.max()),
@@ -166,13 +172,13 @@ class Benchmark:
             "images_per_second_p10": float(np.percentile(rate, 10)),
             "images_per_second_p90": float(np.percentile(rate, 90)),
             "speedup": float(np.median(batch[0] / batch[index])),
-            "overhead": float(np.median(batch[index] / batch[ideal]) - 1),
+            "overhead": float(np.median(batch[index] / batch[oracle_index]) - 1),
             "latency": float(np.median(one[index])),
             "latency_p10": float(np.percentile(one[index], 10)),
             "latency_p90": float(np.percentile(one[index], 90)),
-            "compile_seconds": timed["batch"]["compile_seconds"][index],
-            "memory": timed["batch"]["memory"][index],
-            # A dense model has neither plan nor application, and they take no time.
+            "compile_seconds": times["batch"]["compile_seconds"][index],
+            "memory": times["batch"]["memory"][index],
+            # The plan and apply stages of the dense model, which do not exist, count as 0 seconds.
             **{f"seconds_{stage}": stages.get(stage, 0.0) for stage in timing.STAGES},
             "rounds": comparison.rounds,
             **{f"version_{name}": value for name, value in comparison.versions.items()},
@@ -180,15 +186,18 @@ class Benchmark:
 
 
 def _recipe(comparison: Comparison) -> str:
-    found = "; ".join(dict.fromkeys(weights.recipe for weights in comparison.weights))
-    return f"{found}, calibrate on {comparison.calibrate} training images" if comparison.calibrate else found
+    recipes = "; ".join(dict.fromkeys(weights.recipe for weights in comparison.weights))
+    return f"{recipes}, calibrated on {comparison.calibrate:,} training images" if comparison.calibrate else recipes
 
 
-def _fits(comparison: Comparison) -> bool:
+def _fits_in_cache(comparison: Comparison) -> bool:
     size = len(comparison.data.source) * math.prod((*comparison.model.img_size, comparison.model.in_chans))
-    return size <= _KEPT_BYTES
+    return size <= _MAX_CACHED_BYTES
 
 
 def _oracle_name(entry: Entry) -> str:
-    """The name of a model's bound: by the tokens that are left, not by those that leave, of which some come back."""
-    return f"bound {list(entry.model.cost().tokens)}"
+    """Return the name of the oracle slice of an entry.
+
+    The name holds the number of tokens after each block, since some reducers add fused tokens to those they keep.
+    """
+    return f"oracle {list(entry.model.cost().tokens)}"

@@ -1,4 +1,4 @@
-"""What has been measured, on disk as soon as it is there."""
+"""Persistent store of measurements."""
 
 from __future__ import annotations
 
@@ -10,29 +10,41 @@ from tcvit_jax.report.rundir import RunDirectory
 
 
 class Store:
-    """The units of one benchmark, by name, in a directory that belongs to its settings."""
+    """The measurements of one benchmark by name, stored in a directory with the settings of the benchmark."""
 
     def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
-        """Open a directory, or make it.
+        """Open or create a directory.
+
+        Args:
+            path: The directory.
+            settings: The settings of the benchmark, as plain values for JSON.
 
         Raises:
-            InputError: another benchmark is kept there; names the first setting that differs.
+            InputError: The directory holds a benchmark with other settings; the message names the first difference.
         """
         self._run = RunDirectory(path, settings, flag="--out")
         lines = self._run.history()
-        # A line that a kill cut short must not be continued.
+        # A killed process may leave an incomplete last line, which is removed.
         self._run.truncate_after(len(lines))
-        self._units = {line["unit"]: line["values"] for line in lines}
+        self._measurements = {line["unit"]: line["values"] for line in lines}
 
     @property
     def path(self) -> Path:
         """The directory."""
         return self._run.path
 
-    def get(self, unit: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """A unit's values: those that are kept, or what `measure` finds, which is kept from now on."""
-        if unit not in self._units:
+    def get(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return a stored measurement, or make and store it.
+
+        Args:
+            name: The name of the measurement.
+            measure: A function that makes the measurement; it is called only if the store does not have it.
+
+        Returns:
+            The values of the measurement.
+        """
+        if name not in self._measurements:
             values = measure()
-            self._run.log(len(self._units), {"unit": unit, "values": values})
-            self._units[unit] = values
-        return self._units[unit]
+            self._run.log(len(self._measurements), {"unit": name, "values": values})
+            self._measurements[name] = values
+        return self._measurements[name]

@@ -1,4 +1,4 @@
-"""Times of compiled programs: on the device, warm, in turns, each call waited for."""
+"""Run times of compiled programs: on the device, after a warm-up, interleaved and synchronous."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jax.stages import Compiled
 
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import invalid
 from tcvit_jax.models import ViT
 from tcvit_jax.ops import plans
 from tcvit_jax.ops.attention import Signals
@@ -26,9 +26,9 @@ class Program:
     """A compiled function with its arguments on the device.
 
     Attributes:
-        run: computes, and waits for the result.
-        compile_seconds: tracing, lowering and compiling.
-        memory: bytes of arguments, results and temporaries together.
+        run: A function that runs the program and waits for the result.
+        compile_seconds: The time of tracing, lowering and compiling.
+        memory: Bytes of arguments, results and temporaries.
     """
 
     run: Callable[[], Any]
@@ -37,20 +37,37 @@ class Program:
 
 
 def compile_program(function: Callable[..., Any], *arguments: Any) -> Program:
-    """`function` compiled for `arguments`, which are brought to the device."""
-    placed = jax.device_put(arguments)
+    """Compile a function for arguments, which are transferred to the device.
+
+    Args:
+        function: The function.
+        *arguments: Pytrees of arrays.
+
+    Raises:
+        InputError: The compiler provides no memory analysis.
+    """
+    device_arguments = jax.device_put(arguments)
     start = time.perf_counter()
-    compiled: Compiled = jax.jit(function).lower(*placed).compile()
+    compiled: Compiled = jax.jit(function).lower(*device_arguments).compile()
     seconds = time.perf_counter() - start
-    used = compiled.memory_analysis()
-    if used is None:
-        raise InputError(f"the compiler of {jax.default_backend()!r} does not tell how much memory a program takes")
-    memory = used.argument_size_in_bytes + used.output_size_in_bytes + used.temp_size_in_bytes
-    return Program(lambda: jax.block_until_ready(compiled(*placed)), seconds, memory - used.alias_size_in_bytes)
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        raise invalid(f"backend {jax.default_backend()!r}", "the compiler provides no memory analysis")
+    size = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
+    memory = size - analysis.alias_size_in_bytes
+    return Program(lambda: jax.block_until_ready(compiled(*device_arguments)), seconds, memory)
 
 
 def time_interleaved(programs: Sequence[Program], rounds: int) -> np.ndarray:
-    """Seconds of every program, `[rounds, programs]`: A B C A B C, so that a drift of the clock meets all alike."""
+    """Time programs in turns (A B C A B C), so that drifts of the clock frequency affect all programs equally.
+
+    Args:
+        programs: The programs.
+        rounds: The number of timed runs of each program.
+
+    Returns:
+        `[rounds, programs]`, seconds.
+    """
     for _ in range(WARM_UP):
         for program in programs:
             program.run()
@@ -67,73 +84,89 @@ STAGES = ("embedding", "attention", "plan", "apply", "mlp", "head")
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """What enters the stages of every block, from one forward pass: for the reducing blocks alone from `attended` on.
+class _StageInputs:
+    """The inputs of all stages in one forward pass.
 
-    `entering`, `reduced` and `last` are tokens.
+    Attributes:
+        attention_inputs: The tokens before each block.
+        plan_inputs: The tokens and signals after attention, of the blocks that plan.
+        apply_inputs: The plan and the tokens it is applied to, of the blocks that plan.
+        mlp_inputs: The tokens before the MLP of each block.
+        head_input: The tokens after the last block.
     """
 
-    entering: list[Tokens]
-    attended: list[tuple[Tokens, Signals]]
-    plans: list[tuple[Plan, Tokens]]
-    reduced: list[Tokens]
-    last: Tokens
+    attention_inputs: list[Tokens]
+    plan_inputs: list[tuple[Tokens, Signals]]
+    apply_inputs: list[tuple[Plan, Tokens]]
+    mlp_inputs: list[Tokens]
+    head_input: Tokens
 
 
-jax.tree_util.register_dataclass(_Pass)
+jax.tree_util.register_dataclass(_StageInputs)
 
 
 def stage_programs(model: ViT, variables: Mapping[str, Any], images: Array) -> dict[str, Program]:
-    """One program for each stage of a model, which computes it in all blocks, each from what enters it there.
+    """Compile one program per stage of a model, which computes the stage in all blocks.
 
-    `embedding` is with what the reducer prepares, `attention` with the signals that it reads. A dense model has no
-    `plan` and no `apply`. What enters is captured in one pass over `images`, and starts on the device: the stages
-    together are about the whole, without what the compiler wins across them.
+    The stage `embedding` includes the preparation of the reducer, and `attention` includes the signals. A dense model
+    has no stages `plan` and `apply`. The inputs of the stages are captured in one forward pass and stay on the device.
+    The times of the stages sum to approximately the time of the model, without the gains of fusion across stages.
+
+    Args:
+        model: The model.
+        variables: The variables of the model.
+        images: `[B, H, W, C]` float, normalized.
+
+    Returns:
+        The programs by stage, with names from `STAGES`.
     """
-    steps, reducer = model.block_specs(model.reads_prefix_only), model.reducer
-    reducing = [step for step in steps if step.has_plan]
+    specs, reducer = model.block_specs(model.reads_prefix_only), model.reducer
+    plan_specs = [spec for spec in specs if spec.has_plan]
 
     def blocks(variables: Any) -> Any:
         return model.bind(variables).blocks
 
-    def capture(variables: Any, images: Array) -> _Pass:
+    def capture(variables: Any, images: Array) -> _StageInputs:
         tokens = model.bind(variables).start(images)
-        found = _Pass([], [], [], [], tokens)
-        for block, step in zip(blocks(variables), steps, strict=True):
-            found.entering.append(tokens)
-            tokens, signals = block.attend(tokens, step, False)
-            if reducer and step.has_plan:
-                found.attended.append((tokens, signals))
+        inputs = _StageInputs([], [], [], [], tokens)
+        for block, spec in zip(blocks(variables), specs, strict=True):
+            inputs.attention_inputs.append(tokens)
+            tokens, signals = block.attend(tokens, spec, False)
+            if reducer and spec.has_plan:
+                inputs.plan_inputs.append((tokens, signals))
                 before = tokens
-                tokens, plan = reducer.reduce(tokens, signals, tokens.origin.shape[1] - step.num_removed)
-                found.plans.append((plan, before))
-            found.reduced.append(tokens)
+                tokens, plan = reducer.reduce(tokens, signals, tokens.origin.shape[1] - spec.num_removed)
+                inputs.apply_inputs.append((plan, before))
+            inputs.mlp_inputs.append(tokens)
             tokens = block.feed_forward(tokens, False)
-        return replace(found, last=tokens)
+        return replace(inputs, head_input=tokens)
 
-    def attention(variables: Any, entering: list[Tokens]) -> list[Any]:
-        every = zip(blocks(variables), entering, steps, strict=True)
-        return [block.attend(tokens, step, False) for block, tokens, step in every]
+    def attention(variables: Any, inputs: list[Tokens]) -> list[Any]:
+        calls = zip(blocks(variables), inputs, specs, strict=True)
+        return [block.attend(tokens, spec, False) for block, tokens, spec in calls]
 
-    def plan(attended: list[tuple[Tokens, Signals]]) -> list[Plan]:
+    def plan(inputs: list[tuple[Tokens, Signals]]) -> list[Plan]:
         assert reducer is not None
-        every = zip(attended, reducing, strict=True)
-        return [reducer.plan(t, signals, t.origin.shape[1] - step.num_removed) for (t, signals), step in every]
+        calls = zip(inputs, plan_specs, strict=True)
+        return [reducer.plan(t, signals, t.origin.shape[1] - spec.num_removed) for (t, signals), spec in calls]
 
-    def mlp(variables: Any, reduced: list[Tokens]) -> list[Tokens]:
-        return [block.feed_forward(tokens, False) for block, tokens in zip(blocks(variables), reduced, strict=True)]
+    def mlp(variables: Any, inputs: list[Tokens]) -> list[Tokens]:
+        return [block.feed_forward(tokens, False) for block, tokens in zip(blocks(variables), inputs, strict=True)]
 
-    found = jax.jit(capture)(variables, images)
+    inputs = jax.jit(capture)(variables, images)
     stages: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         "embedding": (lambda variables, images: model.bind(variables).start(images), (variables, images)),
-        "attention": (attention, (variables, found.entering)),
-        "plan": (plan, (found.attended,)),
-        "apply": (lambda every: [plans.apply(*each) for each in every], (found.plans,)),
-        "mlp": (mlp, (variables, found.reduced)),
-        "head": (lambda variables, last: model.bind(variables).logits(last, False), (variables, found.last)),
+        "attention": (attention, (variables, inputs.attention_inputs)),
+        "plan": (plan, (inputs.plan_inputs,)),
+        "apply": (lambda inputs: [plans.apply(*each) for each in inputs], (inputs.apply_inputs,)),
+        "mlp": (mlp, (variables, inputs.mlp_inputs)),
+        "head": (
+            lambda variables, tokens: model.bind(variables).logits(tokens, False),
+            (variables, inputs.head_input),
+        ),
     }
     return {
         stage: compile_program(function, *arguments)
         for stage, (function, arguments) in stages.items()
-        if reducing or stage not in ("plan", "apply")
+        if plan_specs or stage not in ("plan", "apply")
     }

@@ -1,4 +1,4 @@
-"""What a model costs, how that splits, and what its reducer does to real images."""
+"""Multiply-adds of models, diagnosis of reducers on images, and the oracle slice."""
 
 from tcvit_jax.measure.diagnosis import Diagnosis, Reduction, diagnose, reductions
 from tcvit_jax.measure.macs import Ledger, describe, ledger

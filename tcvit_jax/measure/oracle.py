@@ -1,4 +1,4 @@
-"""The bound of every method: as many tokens leave each block, for free."""
+"""The oracle slice: a lower limit on the run time of token reduction, whose selection costs nothing."""
 
 from __future__ import annotations
 
@@ -16,42 +16,51 @@ from tcvit_jax.reducers.parts import Parts, Score
 from tcvit_jax.tokens import Plan, Tokens
 
 
-def _by_index(tokens: Tokens, signals: Signals, keep: int) -> Array:
-    """The first tokens, whatever they are."""
+def _index_score(tokens: Tokens, signals: Signals, keep: int) -> Array:
+    """Return a score that prefers the first tokens."""
     return jnp.broadcast_to(-jnp.arange(tokens.origin.shape[1], dtype=jnp.float32), tokens.origin.shape)
 
 
 @dataclass(frozen=True, repr=False)
 class Oracle(Reducer):
-    """Cut the last tokens off: a slice of fixed size, no score and no gather.
+    """The oracle slice: removes the last tokens by a static slice, without a score or a gather.
 
-    It is of no use but to be timed: what another reducer takes longer is what its selection costs, whatever it selects.
+    It is a baseline for run times, not for accuracy: the additional time of another reducer with the same schedule is
+    the cost of its selection and fusion.
 
     Attributes:
-        proportional_attention, attention_keep: see `Reducer`.
+        proportional_attention: See `Reducer`.
+        attention_keep: See `Reducer`.
     """
 
     proportional_attention: bool = False
 
     @property
     def parts(self) -> Parts:
-        """The plan that `reduce` carries out without one."""
-        return Parts(Score(_by_index), None, DROP)
+        """The score and fusion that `reduce` implements by a slice."""
+        return Parts(Score(_index_score), None, DROP)
 
     def reduce(self, tokens: Tokens, signals: Signals, keep: int) -> tuple[Tokens, Plan]:
-        """The first `keep` patch tokens."""
+        """Return the first `keep` patch tokens, and the equivalent plan."""
         plan = self.plan(tokens, signals, keep)
-        cut = replace(
+        truncated = replace(
             tokens,
             x=tokens.x[:, : tokens.prefix + keep],
             size=tokens.size[:, :keep],
             origin=tokens.origin[:, :keep],
             slots=jnp.where(tokens.slots < keep, tokens.slots, -1),
         )
-        return cut, plan
+        return truncated, plan
 
 
 def oracle(model: ViT) -> ViT:
-    """`model` with the oracle in place of its reducer: as many tokens in every block."""
-    after = model.cost().tokens
-    return condense(model, Oracle(), [before - left for before, left in itertools.pairwise(after)])
+    """Replace the reducer of a model by the oracle slice, with the same number of tokens in each block.
+
+    Args:
+        model: The model, with or without a reducer.
+
+    Returns:
+        The model with the oracle slice.
+    """
+    tokens = model.cost().tokens
+    return condense(model, Oracle(), [before - after for before, after in itertools.pairwise(tokens)])

@@ -1,12 +1,12 @@
-"""What a forward pass costs on a TPU pod, compiled for one without one; needs `pip install -e ".[tpu]"`.
+"""Cost of a forward pass on a TPU pod by ahead-of-time (AOT) compilation; requires `pip install -e ".[tpu]"`.
 
 python -m tcvit_jax.measure.tpu --topology v5e:2x2
 python -m tcvit_jax.measure.tpu --model deit_base_patch16_224 --reducer gtp,tcvit,tome --schedule 8 --json pod.json
 
-The dense model, the slice (as many tokens leave each block, for free: `measure.oracle`) and each reducer are compiled
-for all chips of a topology, the batch cut over them and the parameters on each. Operations and bytes are the
-compiler's own count for one chip: of bytes, every operand and result of every operation that it did not fuse, wherever
-they are kept. The figures are the same at every run, and compare programs, not machines.
+The dense model, the oracle slice (`measure.oracle`) and each reducer are compiled for all chips of a topology, without
+a TPU. The batch is sharded over the chips, and parameters are replicated. Operations and bytes are the cost analysis of
+the compiler for one chip; bytes are the operands and results of all operations after fusion, in any memory. The figures
+are deterministic. They compare programs, not machines.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
     from tcvit_jax.models import ViT
 
-# What the TPU compiler asks a machine without a TPU for; read when its library is loaded.
+# The TPU compiler requires these variables on a machine without a TPU; its library reads them when it is loaded.
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-    # It compiles and holds no device: several processes may.
+    # Compilation acquires no device, so several processes may load the library.
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 COLLECTIVES = (
@@ -45,14 +45,17 @@ COLLECTIVES = (
 
 @dataclass(frozen=True)
 class Program:
-    """One compiled program, for one chip.
+    """The cost of one compiled program on one chip.
 
     Attributes:
-        name: `"dense"`, `"slice"` or the reducer's.
-        gflop, gigabytes: 1e9 operations, and bytes that they read and write.
-        arguments_mib, temporaries_mib, output_mib: memory, in 2**20 bytes.
-        collectives: how many of each kind it holds; empty for none.
-        seconds: that it took to compile.
+        name: `"dense"`, `"oracle"` or the name of a reducer.
+        gflop: Floating-point operations in units of 1e9.
+        gigabytes: Bytes read and written in units of 1e9.
+        arguments_mib: Memory of the arguments in units of 2**20 bytes.
+        temporaries_mib: Memory of temporary buffers in units of 2**20 bytes.
+        output_mib: Memory of the outputs in units of 2**20 bytes.
+        collectives: The number of collectives by kind; empty for none.
+        seconds: The compile time in seconds.
     """
 
     name: str
@@ -66,20 +69,25 @@ class Program:
 
 
 def collectives(text: str) -> dict[str, int]:
-    """How many collectives of each kind a compiled program (`as_text()`) holds; one in two halves counts once."""
-    found = re.findall(rf"\s({'|'.join(COLLECTIVES)})(?:-start)?\(", text)
-    return dict(sorted(Counter(found).items()))
+    """Count the collectives of a compiled program by kind; an asynchronous start and done pair counts once.
+
+    Args:
+        text: The program as text, from `as_text()`.
+    """
+    kinds = re.findall(rf"\s({'|'.join(COLLECTIVES)})(?:-start)?\(", text)
+    return dict(sorted(Counter(kinds).items()))
 
 
 def pod(topology: str, data: int = 0, model: int = 1) -> Mesh:
-    """A mesh over the chips of a TPU topology, such as `"v5e:2x2"`, that nobody has to own.
+    """Return a mesh over the chips of a TPU topology for AOT compilation; no TPU is needed.
 
     Args:
-        topology: kind of TPU and its chips.
-        data, model: as for `sharding.make_mesh`.
+        topology: The kind of TPU and its chips, such as `"v5e:2x2"`.
+        data: As in `sharding.make_mesh`.
+        model: As in `sharding.make_mesh`.
 
     Raises:
-        InputError: libtpu, the compiler's library, is not installed, or the topology is none, or not for `model`.
+        InputError: libtpu is not installed, or the topology is invalid or cannot be divided by `model`.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -87,47 +95,58 @@ def pod(topology: str, data: int = 0, model: int = 1) -> Mesh:
 
     from jax.experimental import topologies
 
-    from tcvit_jax.errors import InputError, first_line
+    from tcvit_jax.errors import first_line, out_of_range, requires
     from tcvit_jax.sharding import make_mesh
 
     if importlib.util.find_spec("libtpu") is None:
-        raise InputError("libtpu is not installed, which compiles for TPUs: pip install -e '.[tpu]'")
+        raise requires("compilation for TPUs", "libtpu", "run pip install -e '.[tpu]'")
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     except RuntimeError as error:
-        message = f"--topology {topology!r} is none that can be compiled for, like v5e:2x2 or v4:2x2x1"
-        raise InputError(f"{message}: {first_line(error)}") from error
+        condition = "a TPU topology such as v5e:2x2 or v4:2x2x1"
+        raise out_of_range("--topology", topology, condition, first_line(error)) from error
     return make_mesh(data, model, devices)
 
 
 def compile_forward(name: str, model: ViT, mesh: Mesh, batch_per_chip: int) -> Program:
-    """What the forward pass of `model` costs on each device of a mesh of one axis."""
+    """Compile the forward pass of a model and return its cost on one device.
+
+    Args:
+        name: The name of the program.
+        model: The model.
+        mesh: A mesh with one axis, over which the batch is sharded; parameters are replicated.
+        batch_per_chip: The number of images per device.
+    """
     import jax
     import numpy as np
 
     from tcvit_jax import sharding
     from tcvit_jax.models import variable_shapes
 
-    whole, cut = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    replicated, sharded = sharding.replicated(mesh), sharding.batch_sharding(mesh)
     images = jax.ShapeDtypeStruct((batch_per_chip * mesh.size, *model.img_size, model.in_chans), np.float32)
-    forward = jax.jit(model.apply, in_shardings=(whole, cut), out_shardings=cut)
+    forward = jax.jit(model.apply, in_shardings=(replicated, sharded), out_shardings=sharded)
     return analyze(name, forward.lower(variable_shapes(model), images))
 
 
 def analyze(name: str, lowered: Lowered) -> Program:
-    """What a program costs on each device of the mesh that it was lowered for; it is compiled here.
+    """Compile a program and return its cost on one device.
+
+    Args:
+        name: The name of the program.
+        lowered: The program, lowered for a mesh.
 
     Raises:
-        InputError: the compiler does not say.
+        InputError: The compiler provides no cost analysis.
     """
-    from tcvit_jax.errors import InputError
+    from tcvit_jax.errors import invalid
 
     start = time.perf_counter()
     program = lowered.compile()
     seconds = time.perf_counter() - start
     cost, memory, text = program.cost_analysis(), program.memory_analysis(), program.as_text()
     if cost is None or memory is None or text is None:
-        raise InputError(f"the compiler does not tell what program {name!r} costs")
+        raise invalid(f"program {name!r}", "the compiler provides no cost analysis")
     return Program(
         name=name,
         gflop=cost["flops"] / 1e9,
@@ -143,10 +162,20 @@ def analyze(name: str, lowered: Lowered) -> Program:
 def build_models(
     name: str, reducers: Sequence[str], schedule: int | Sequence[int], dtype: str, depth: int | None = None
 ) -> dict[str, ViT]:
-    """The dense model, the slice and one model for each reducer, all of one schedule.
+    """Return the dense model, the oracle slice and one model per reducer, all with the same schedule.
+
+    Args:
+        name: The name of the model.
+        reducers: The names of reducers.
+        schedule: The number of patch tokens removed per block, or one number for each block.
+        dtype: The compute dtype.
+        depth: The number of blocks; None for that of the model.
+
+    Returns:
+        The models by name; the oracle slice is `"oracle"`.
 
     Raises:
-        InputError: a name that is none, or a schedule that does not fit.
+        InputError: A name is unknown, or the schedule does not fit the model.
     """
     from tcvit_jax import models
     from tcvit_jax.measure.oracle import oracle
@@ -155,49 +184,53 @@ def build_models(
     overrides: dict[str, Any] = {"dtype": dtype} if depth is None else {"dtype": dtype, "depth": depth}
     dense = models.create_model(name, **overrides)
     condensed = {key: models.condense(dense, from_config({"name": key}), schedule) for key in reducers}
-    return {"dense": dense, "slice": oracle(next(iter(condensed.values()))), **condensed}
+    return {"dense": dense, "oracle": oracle(next(iter(condensed.values()))), **condensed}
 
 
 def table(programs: Sequence[Program]) -> str:
-    """Programs as rows, with their ratios to the one named `"slice"`."""
-    base = next(program for program in programs if program.name == "slice")
+    """Format programs as a table, with ratios to the program named `"oracle"`.
+
+    Args:
+        programs: The programs, one of which is named `"oracle"`.
+    """
+    base = next(program for program in programs if program.name == "oracle")
     lines = [
         f"{'':10}{'GFLOP':>10}{'ratio':>8}{'GB':>10}{'ratio':>8}"
         f"{'arguments':>12}{'temporaries':>13}{'output':>9}{'compile':>9}  collectives"
     ]
-    for it in programs:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in it.collectives.items()) or "none"
+    for p in programs:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in p.collectives.items()) or "none"
         lines.append(
-            f"{it.name:10}{it.gflop:10.1f}{it.gflop / base.gflop:8.3f}{it.gigabytes:10.2f}"
-            f"{it.gigabytes / base.gigabytes:8.3f}{it.arguments_mib:8.0f} MiB{it.temporaries_mib:9.0f} MiB"
-            f"{it.output_mib:5.0f} MiB{it.seconds:7.0f} s  {kinds}"
+            f"{p.name:10}{p.gflop:10.1f}{p.gflop / base.gflop:8.3f}{p.gigabytes:10.2f}"
+            f"{p.gigabytes / base.gigabytes:8.3f}{p.arguments_mib:8.0f} MiB{p.temporaries_mib:9.0f} MiB"
+            f"{p.output_mib:5.0f} MiB{p.seconds:7.0f} s  {kinds}"
         )
     return "\n".join(lines)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("--topology", default="v5e:2x2", help="kind of TPU and its chips, v5e:2x2, v5e:16x16, v4:2x2x1")
-    parser.add_argument("--model", default="deit_small_patch16_224", help="timm's name")
-    parser.add_argument("--reducer", default="gtp,tcvit", help="names of methods, with commas between them")
-    parser.add_argument("--schedule", default="13", help="patch tokens that leave each block, or one number for each")
-    parser.add_argument("--batch-per-chip", type=int, default=128)
-    parser.add_argument("--dtype", default="bfloat16", help="of the computation: bfloat16 or float32")
-    parser.add_argument("--depth", type=int, help="another number of blocks: two compile in a few minutes")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
+    parser.add_argument("--topology", default="v5e:2x2", help="TPU topology, such as v5e:2x2, v5e:16x16 or v4:2x2x1")
+    parser.add_argument("--model", default="deit_small_patch16_224", help="model name, as in timm")
+    parser.add_argument("--reducer", default="gtp,tcvit", help="comma-separated names of reducers")
+    parser.add_argument("--schedule", default="13", help="patch tokens removed per block, or one number for each block")
+    parser.add_argument("--batch-per-chip", type=int, default=128, help="images per chip")
+    parser.add_argument("--dtype", default="bfloat16", help="compute dtype: bfloat16 or float32")
+    parser.add_argument("--depth", type=int, help="number of blocks, such as 2 to compile in a few minutes")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Compile the models, and print the table."""
+    """Compile the models and print the table."""
     import jax
 
-    from tcvit_jax.errors import InputError
+    from tcvit_jax.errors import out_of_range
 
-    # No other device is wanted, whatever the machine has; not by a variable of the environment, which jax has read.
+    # No device but the CPU is initialized. JAX has already read its environment variables, so the option is set here.
     jax.config.update("jax_platforms", "cpu")
     if flags.batch_per_chip < 1:
-        raise InputError(f"--batch-per-chip {flags.batch_per_chip} is no batch: use 128")
-    # What the command was asked is checked before the compiler is looked for.
+        raise out_of_range("--batch-per-chip", flags.batch_per_chip, ">= 1")
+    # Arguments are checked before libtpu is loaded.
     candidates = build_models(
         flags.model, flags.reducer.split(","), _schedule(flags.schedule), flags.dtype, flags.depth
     )
@@ -211,13 +244,14 @@ def run(flags: argparse.Namespace) -> None:
 
 
 def _schedule(text: str) -> int | list[int]:
-    """`"13"` or `"13,13,0"`."""
-    from tcvit_jax.errors import InputError
+    """Parse `"13"` or `"13,13,0"`."""
+    from tcvit_jax.errors import out_of_range
 
     try:
-        numbers = [int(word) for word in text.split(",")]
+        numbers = [int(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"--schedule {text!r} should be like 13, or 13,13,0 with a number for each block") from None
+        condition = "a number such as 13, or one number for each block such as 13,13,0"
+        raise out_of_range("--schedule", text, condition) from None
     return numbers[0] if len(numbers) == 1 else numbers
 
 
@@ -226,8 +260,8 @@ def _write(flags: argparse.Namespace, programs: Sequence[Program]) -> None:
 
     from tcvit_jax import atomic
 
-    asked = {key: value for key, value in vars(flags).items() if key != "json"}
-    figures = {**asked, "jax": jax.__version__, "programs": [asdict(program) for program in programs]}
+    settings = {key: value for key, value in vars(flags).items() if key != "json"}
+    figures = {**settings, "jax": jax.__version__, "programs": [asdict(program) for program in programs]}
     atomic.write_json(flags.json, figures)
 
 

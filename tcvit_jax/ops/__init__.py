@@ -1,1 +1,1 @@
-"""Pure functions on arrays: ranking, gathers, graphs, walks, attention with signals. No Flax, no state."""
+"""Pure functions on arrays: ranking, gathers, graphs, walks, and attention with signals, independent of Flax."""

@@ -1,8 +1,9 @@
-"""Multi-head attention that hands out signals: the few statistics of its map that a reducer asked for.
+"""Multi-head attention that returns signals: the statistics of the attention map that a reducer reads.
 
-The softmax is left unnormalized (`e = exp(s - max)`, `l = rowsum(e)`) until after the value product, on an
-explicit `[B, H, T, d]` layout, which is several times faster on a CPU than the textbook order. Each statistic is a
-sum over the map, of what is stored of it anyhow or computed anew by the platform; no map of all heads is handed out.
+The softmax is normalized after the product with the values (`e = exp(s - max)`, `l = rowsum(e)`), on an explicit
+`[B, H, T, d]` layout. On a CPU this is several times faster than the textbook order. Each statistic reduces the map
+over heads or tokens. It is computed from the stored map or from a recomputed one, depending on the platform; the map of
+all heads is never returned.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Float32
 
 from tcvit_jax.ops.platforms import by_platform
-from tcvit_jax.ops.ranking import smallest
+from tcvit_jax.ops.ranking import kth_smallest
 
 SIGNALS = ("class_row", "diagonal", "received", "value_norm", "keys", "map", "map_max")
 
@@ -25,17 +26,17 @@ SIGNALS = ("class_row", "diagonal", "received", "value_norm", "keys", "map", "ma
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Signals:
-    """Statistics of one attention map, float32; `None` where nobody asked. Rows are queries, columns keys.
+    """Statistics of one attention map, float32; `None` if not requested. Rows are queries, columns are keys.
 
     Attributes:
-        class_row: `[B, H, T]`, how much the class token attends to each token; the mean of the class and the
-            distillation token's rows where there are both.
-        diagonal: `[B, H, T]`, how much each token attends to itself.
-        received: `[B, H, T]`, the column sums over all queries.
-        value_norm: `[B, H, T]`, the Euclidean length of each value.
+        class_row: `[B, H, T]`, the attention of the class token to each token; with a distillation token, the mean of
+            both rows.
+        diagonal: `[B, H, T]`, the attention of each token to itself.
+        received: `[B, H, T]`, the attention that each token receives: column sums over all queries.
+        value_norm: `[B, H, T]`, the Euclidean norm of each value.
         keys: `[B, T, d]`, the keys averaged over heads.
         map: `[B, T, T]`, the map averaged over heads.
-        map_max: `[B, T, T]`, its largest entry over heads; rows sum to more than 1.
+        map_max: `[B, T, T]`, the maximum of the map over heads; rows sum to more than 1.
     """
 
     class_row: Float32[Array, "B H T"] | None = None
@@ -59,59 +60,63 @@ def attention(
     num_queries: int | None = None,
     has_mask: bool = False,
 ) -> tuple[Float[Array, "B H _ d"], Signals]:
-    """Scaled dot-product attention; scores are summed, and their softmax taken, in float32 whatever the inputs' dtype.
+    """Compute scaled dot-product attention; scores and softmax are float32 regardless of the dtype of the inputs.
 
     Args:
-        q, k, v: `[B, H, T, d]`; `q` may hold fewer rows, where signals and sparsification do not need the others.
-        key_bias: `[B, T]` added to every query's score of that key, e.g. `log(size)` (proportional attention).
-        signals: names out of `SIGNALS`.
-        class_tokens: how many of the first queries `class_row` averages.
-        keep_fraction: the part of the map's entries to keep, 1 for all (see `sparsify`). Signals are of what is left.
-        num_queries: return the values of the first `num_queries` queries alone; None for all.
-        has_mask: whether any `key_bias` is -inf.
+        q: `[B, H, T, d]` queries, or fewer rows if signals and sparsification do not need the others.
+        k: `[B, H, T, d]` keys.
+        v: `[B, H, T, d]` values.
+        key_bias: `[B, T]` added to all scores of a key, e.g. `log(size)` (proportional attention); None for 0.
+        signals: Names from `SIGNALS`.
+        class_tokens: The number of leading queries that `class_row` averages.
+        keep_fraction: The fraction of the entries of the map to keep, 1 for all (see `sparsify`). Signals are computed
+            from the sparsified map.
+        num_queries: Return the outputs of the first `num_queries` queries only; None for all.
+        has_mask: Whether `key_bias` may contain -inf.
 
     Returns:
-        The values `[B, H, T or num_queries, d]` in the dtype of `v`, and the `Signals`.
+        The outputs `[B, H, T or num_queries, d]` in the dtype of `v`, and the `Signals`.
     """
     q = q * q.shape[-1] ** -0.5
     weight = None if key_bias is None else jnp.exp(key_bias)
     mask = jnp.isneginf(key_bias) if has_mask and key_bias is not None else None
     e = unnormalized_weights(q, k, weight, mask)
     if keep_fraction < 1:
-        # Entries are compared across rows: they have to be normalized first.
+        # Entries are compared across rows, so they are normalized first.
         e = sparsify(e / e.sum(-1, keepdims=True), keep_fraction)
 
-    def values(e: Float32[Array, "B H Q T"]) -> Float[Array, "B H _ d"]:
+    def outputs(e: Float32[Array, "B H Q T"]) -> Float[Array, "B H _ d"]:
         e = e[:, :, :num_queries]
         out = jnp.einsum("bhqk,bhkd->bhqd", e.astype(v.dtype), v, preferred_element_type=jnp.float32)
         return (out if keep_fraction < 1 else out * (1 / e.sum(-1))[..., None]).astype(v.dtype)
 
-    def stored(q: Array, k: Array, e: Array, weight: Array | None) -> tuple[Array, dict[str, Array]]:
-        # A few rows take less from queries and keys than from the map, which nobody has to store then.
-        apart = () if keep_fraction < 1 else tuple(name for name in of_map if name == "class_row")
-        rest = [name for name in of_map if name not in apart]
-        found = statistics_of_map(e, jnp.ones(e.shape[:3]) if keep_fraction < 1 else 1 / e.sum(-1), rest, class_tokens)
-        found |= {name: class_row(q[:, :, :class_tokens], k, weight, mask) for name in apart}
-        # The values of a copy by name: their product and their sums stay one operation then, which takes two thirds of
-        # the time of two on a CPU.
-        return values(jax.lax.optimization_barrier(e) if rest else e), found
+    def with_stored_map(q: Array, k: Array, e: Array, weight: Array | None) -> tuple[Array, dict[str, Array]]:
+        # A few rows are cheaper to compute from queries and keys than from the map, which need not be stored then.
+        row_names = () if keep_fraction < 1 else tuple(name for name in map_signals if name == "class_row")
+        stored_names = [name for name in map_signals if name not in row_names]
+        inverse = jnp.ones(e.shape[:3]) if keep_fraction < 1 else 1 / e.sum(-1)
+        statistics = statistics_of_map(e, inverse, stored_names, class_tokens)
+        statistics |= {name: class_row(q[:, :, :class_tokens], k, weight, mask) for name in row_names}
+        # The barrier keeps the value product and the row sums fused. On a CPU the fused operation takes two thirds of
+        # the time of two separate ones.
+        return outputs(jax.lax.optimization_barrier(e) if stored_names else e), statistics
 
-    def computed(q: Array, k: Array, e: Array, weight: Array | None) -> tuple[Array, dict[str, Array]]:
+    def with_recomputed_map(q: Array, k: Array, e: Array, weight: Array | None) -> tuple[Array, dict[str, Array]]:
         probs = e.astype(v.dtype)
-        return values(e), recomputed_statistics(q, k, weight, probs, 1 / e.sum(-1), of_map, class_tokens)
+        return outputs(e), recomputed_statistics(q, k, weight, probs, 1 / e.sum(-1), map_signals, class_tokens)
 
-    others: dict[str, Callable[[], Array]] = {
-        "value_norm": lambda: _length(v.astype(jnp.float32)),
+    other_signals: dict[str, Callable[[], Array]] = {
+        "value_norm": lambda: _norm(v.astype(jnp.float32)),
         "keys": lambda: k.astype(jnp.float32).mean(1),
     }
-    of_map = [name for name in signals if name not in others]
-    if not of_map:
-        out, found = values(e), {}
+    map_signals = [name for name in signals if name not in other_signals]
+    if not map_signals:
+        out, statistics = outputs(e), {}
     elif keep_fraction < 1 or has_mask:
-        out, found = stored(q, k, e, weight)
+        out, statistics = with_stored_map(q, k, e, weight)
     else:
-        out, found = by_platform(computed, stored, q, k, e, weight)
-    return out, Signals(**found, **{name: compute() for name, compute in others.items() if name in signals})
+        out, statistics = by_platform(with_recomputed_map, with_stored_map, q, k, e, weight)
+    return out, Signals(**statistics, **{name: get() for name, get in other_signals.items() if name in signals})
 
 
 def unnormalized_weights(
@@ -120,14 +125,17 @@ def unnormalized_weights(
     weight: Float[Array, "B T"] | None,
     mask: Bool[Array, "B T"] | None,
 ) -> Float32[Array, "B H Q T"]:
-    """The map before its rows are divided by their sums, `[B, H, Q, T]` float32.
+    """Return the attention map before its rows are divided by their sums.
 
     Args:
-        q: `[B, H, Q, d]`, times `d ** -0.5`.
-        k: `[B, H, T, d]`.
-        weight: `[B, T]`, a factor on every entry of a key; None for 1. Not a term before the exponential, where it
-            would hide from the compiler of a TPU that the map is a softmax, of which it need not store the scores.
-        mask: bool `[B, T]`, the keys that nobody attends to; None for none.
+        q: `[B, H, Q, d]` queries, already scaled by `d ** -0.5`.
+        k: `[B, H, T, d]` keys.
+        weight: `[B, T]`, a factor on all entries of a key; None for 1. The factor is applied after the exponential. As
+            a term before it, it would keep the TPU compiler from recognizing the softmax, and scores would be stored.
+        mask: `[B, T]` bool, True for keys that are excluded from attention; None for none.
+
+    Returns:
+        `[B, H, Q, T]` float32.
     """
     scores = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
     if mask is not None:
@@ -142,44 +150,67 @@ def class_row(
     weight: Float[Array, "B T"] | None,
     mask: Bool[Array, "B T"] | None,
 ) -> Float32[Array, "B H T"]:
-    """The mean row of the map of a few queries `[B, H, Q, d]`, `[B, H, T]`; the rest as in `unnormalized_weights`."""
+    """Return the mean row of the attention map of a few queries.
+
+    Args:
+        q: `[B, H, Q, d]` queries, already scaled by `d ** -0.5`.
+        k: `[B, H, T, d]` keys.
+        weight: As in `unnormalized_weights`.
+        mask: As in `unnormalized_weights`.
+
+    Returns:
+        `[B, H, T]` float32.
+    """
     e = unnormalized_weights(q, k, weight, mask)
     return (e / e.sum(-1, keepdims=True)).mean(2)
 
 
 def sparsify(weights: Float32[Array, "B H Q T"], keep_fraction: float) -> Float32[Array, "B H Q T"]:
-    """The map with its smallest entries set to 0, per image and head over the whole map; rows are not scaled up again.
+    """Set the smallest entries of each map to 0, per image and head; rows are not normalized again.
 
-    Below the `int(T * T * (1 - keep_fraction))`-th smallest entry, in double precision in exactly this form, all are dropped
-    (GTP-ViT, section 3; its official count). 1 - 0.9 is a little less than 0.1 there, so that 190 tokens at 0.9 lose
-    3,608 entries and not 3,609. Where the count is 0, all stay.
+    Entries below the `k`-th smallest are dropped, where `k = int(T * T * (1 - keep_fraction))` in double precision, as
+    in the official implementation (GTP-ViT, section 3). In double precision `1 - 0.9` is slightly less than 0.1, so a
+    map of 190 tokens at 0.9 loses 3,608 entries instead of 3,609. If `k` is 0, all entries are kept.
 
     Args:
-        weights: `[B, H, T, T]` float32, not negative.
-        keep_fraction: `0 < keep_fraction <= 1`.
+        weights: `[B, H, T, T]` float32, non-negative.
+        keep_fraction: The fraction of entries to keep, `0 < keep_fraction <= 1`.
+
+    Returns:
+        An array of the shape of `weights`.
     """
     entries = weights.shape[-2] * weights.shape[-1]
     rank = int(entries * (1 - keep_fraction))
     if rank == 0:
         return weights
     flat = jax.lax.stop_gradient(weights).reshape(*weights.shape[:-2], entries)
-    return jnp.where(weights < smallest(flat, rank)[..., None, None], 0, weights)
+    return jnp.where(weights < kth_smallest(flat, rank)[..., None, None], 0, weights)
 
 
 def statistics_of_map(
     e: Float32[Array, "B H Q T"], inverse: Float32[Array, "B H Q"], signals: Collection[str], class_tokens: int
 ) -> dict[str, Float32[Array, "B ..."]]:
-    """The signals of a map `e [B, H, T, T]`, whose rows still have to be multiplied with `inverse [B, H, T]`."""
+    """Return signals of a stored, unnormalized attention map.
+
+    Args:
+        e: `[B, H, T, T]`, from `unnormalized_weights`.
+        inverse: `[B, H, T]`, the factor that normalizes each row of `e`.
+        signals: Names of signals of the map.
+        class_tokens: The number of leading rows that `class_row` averages.
+
+    Returns:
+        The signals by name.
+    """
     heads = range(e.shape[1])
 
+    # Heads are normalized one by one, so that the map of all heads is read once and not written again.
     def weights(head: int) -> Float32[Array, "B Q T"]:
-        """`[B, T, T]`: one head after the other, so that the map of all is read once and not written again."""
         return e[:, head] * inverse[:, head, :, None]
 
     compute = {
         "class_row": lambda: (e[:, :, :class_tokens] * inverse[:, :, :class_tokens, None]).mean(2),
         "diagonal": lambda: jnp.diagonal(e, axis1=-2, axis2=-1) * inverse,
-        # A product of a row with the map takes less than a pass over it on a CPU.
+        # On a CPU, a vector-matrix product is faster than a weighted sum over the map.
         "received": lambda: jnp.einsum("bhq,bhqk->bhk", inverse, e, precision="highest"),
         "map": lambda: sum((weights(head) for head in heads[1:]), start=weights(0)) / len(heads),
         "map_max": lambda: reduce(jnp.maximum, map(weights, heads)),
@@ -196,12 +227,24 @@ def recomputed_statistics(
     signals: Collection[str],
     class_tokens: int,
 ) -> dict[str, Float32[Array, "B ..."]]:
-    """The signals of the map of `q * d ** -0.5` and `k`, most of them computed anew, as on a TPU products are cheap.
+    """Return signals of an attention map, most of them from a recomputed map because products are cheap on a TPU.
 
-    A statistic over heads is of the map as it is `probs [B, H, T, T]`, in the dtype of the values, to be multiplied with
-    `inverse [B, H, T]`. The others are sums over the queries of a map in float32 that is never stored, with the
-    `weight [B, T]` of each key, None for 1, and a maximum of its own. Keys are its rows: the compiler sums what leaves
-    the matrix unit, and would store the map if its entries were those that the values are weighted with.
+    Statistics over heads read `probs`, the map that weights the values, in the dtype of the values. All others are sums
+    over the queries of a second map in float32, with its own maximum, which is never stored. The rows of the second map
+    are keys, so that the compiler sums the output of the matrix unit directly. If these sums read the map that weights
+    the values, the compiler would store it.
+
+    Args:
+        q: `[B, H, T, d]` queries, already scaled by `d ** -0.5`.
+        k: `[B, H, T, d]` keys.
+        weight: `[B, T]`, a factor on all entries of a key; None for 1.
+        probs: `[B, H, T, T]`, the unnormalized map in the dtype of the values.
+        inverse: `[B, H, T]`, the factor that normalizes each row of `probs`.
+        signals: Names of signals of the map.
+        class_tokens: The number of leading queries that `class_row` averages.
+
+    Returns:
+        The signals by name.
     """
     scores = jnp.einsum("bhkd,bhqd->bhkq", k, q, preferred_element_type=jnp.float32)
     shift = jax.lax.stop_gradient(scores.max(-2, keepdims=True))
@@ -209,11 +252,11 @@ def recomputed_statistics(
     if weight is not None:
         weights *= weight[:, None, :, None]
     tokens = jnp.arange(k.shape[2])
-    own, classes = tokens[:, None] == tokens, tokens < class_tokens
+    is_diagonal, is_class = tokens[:, None] == tokens, tokens < class_tokens
     compute = {
-        # A sum over all queries, as the others are: a slice of the queries makes the compiler store the scores.
-        "class_row": lambda: jnp.where(classes, weights, 0).sum(-1) / class_tokens,
-        "diagonal": lambda: jnp.where(own, weights, 0).sum(-1),
+        # This is a sum over all queries, because slicing the queries makes the compiler store the scores.
+        "class_row": lambda: jnp.where(is_class, weights, 0).sum(-1) / class_tokens,
+        "diagonal": lambda: jnp.where(is_diagonal, weights, 0).sum(-1),
         "received": lambda: weights.sum(-1),
         "map": lambda: (probs.astype(jnp.float32) * (inverse / k.shape[1])[..., None]).sum(1),
         "map_max": lambda: (probs.astype(jnp.float32) * inverse[..., None]).max(1),
@@ -221,7 +264,7 @@ def recomputed_statistics(
     return {name: compute[name]() for name in signals}
 
 
-def _length(x: Float32[Array, "*rows D"]) -> Float32[Array, "*rows"]:
-    """The Euclidean length over the last axis; its gradient is 0, and not NaN, where `x` is."""
+def _norm(x: Float32[Array, "*rows D"]) -> Float32[Array, "*rows"]:
+    """Return the Euclidean norm over the last axis, with gradient 0 instead of NaN at zero."""
     square = (x**2).sum(-1)
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

@@ -1,4 +1,4 @@
-"""The product of tokens with a matrix of weights, in the layout that each platform computes and keeps fastest."""
+"""Matrix product of tokens and a kernel, in the fastest layout of each platform."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -8,17 +8,26 @@ from tcvit_jax.ops.platforms import by_platform
 
 
 def linear(x: Float[Array, "*rows inputs"], kernel: Float[Array, "inputs outputs"]) -> Float[Array, "*rows outputs"]:
-    """`x [..., in] @ kernel [in, out]`, in their dtype.
+    """Return `x @ kernel`.
 
-    Elsewhere than on a TPU, batch and tokens are one axis inside: on a CPU XLA's weight gradient over two takes up to
-    a third longer. On a TPU a reshape between them is a copy of everything, since the rows of each image fill whole
-    tiles: it more than doubled the bytes of a forward pass.
+    Batch and token axes are merged except on a TPU. On a CPU, XLA's weight gradient takes up to a third longer over two
+    axes than over one. On a TPU the reshape is a copy, because the rows of each image fill complete tiles; it more than
+    doubled the bytes of a forward pass.
+
+    Args:
+        x: `[..., inputs]`.
+        kernel: `[inputs, outputs]` in the dtype of `x`.
+
+    Returns:
+        `[..., outputs]` in the same dtype.
     """
     if x.ndim == 2:
         return x @ kernel
-    return by_platform(jnp.matmul, flat, x, kernel)
+    return by_platform(jnp.matmul, merged_matmul, x, kernel)
 
 
-def flat(x: Float[Array, "*rows inputs"], kernel: Float[Array, "inputs outputs"]) -> Float[Array, "*rows outputs"]:
-    """`linear` over one axis of rows."""
+def merged_matmul(
+    x: Float[Array, "*rows inputs"], kernel: Float[Array, "inputs outputs"]
+) -> Float[Array, "*rows outputs"]:
+    """Implement `linear` with all leading axes merged into one."""
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])

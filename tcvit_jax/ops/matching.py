@@ -1,4 +1,7 @@
-"""Likeness and distance of tokens, float32 at full precision: a rounded product changes which token wins."""
+"""Similarity and distance of tokens, and bipartite matching.
+
+Products are float32 at full precision, because rounding them changes the ranking of tokens.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,48 +12,72 @@ from tcvit_jax.ops.attention import Signals
 from tcvit_jax.tokens import Tokens
 
 
-def unit(x: Float[Array, "*rows D"]) -> Float32[Array, "*rows D"]:
-    """Rows of length one, `[..., D]` float32; a row of zeros stays one."""
+def normalize_rows(x: Float[Array, "*rows D"]) -> Float32[Array, "*rows D"]:
+    """Return the rows of `x [..., D]` scaled to Euclidean norm 1, in float32; a zero row stays zero."""
     x = x.astype(jnp.float32)
     norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
     return x / jnp.where(norm > 0, norm, 1)
 
 
 def cosine(a: Float[Array, "B I D"], b: Float[Array, "B J D"]) -> Float32[Array, "B I J"]:
-    """The cosine of every row of `a [B, I, D]` with every row of `b [B, J, D]`, `[B, I, J]`; 0 with a row of zeros."""
-    return jnp.einsum("bid,bjd->bij", unit(a), unit(b), precision="highest")
+    """Return the cosine similarity of all pairs of rows; it is 0 if one of them is zero.
+
+    Args:
+        a: `[B, I, D]`.
+        b: `[B, J, D]`.
+
+    Returns:
+        `[B, I, J]` float32.
+    """
+    return jnp.einsum("bid,bjd->bij", normalize_rows(a), normalize_rows(b), precision="highest")
 
 
 def distance(a: Float[Array, "B I D"], b: Float[Array, "B J D"]) -> Float32[Array, "B I J"]:
-    """The Euclidean distance of every row of `a [B, I, D]` from every row of `b [B, J, D]`, `[B, I, J]` float32."""
+    """Return the Euclidean distance of all pairs of rows.
+
+    Args:
+        a: `[B, I, D]`.
+        b: `[B, J, D]`.
+
+    Returns:
+        `[B, I, J]` float32.
+    """
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     product = jnp.einsum("bid,bjd->bij", a, b, precision="highest")
     square = (a**2).sum(-1)[:, :, None] + (b**2).sum(-1)[:, None, :] - 2 * product
-    # Rounding leaves a little less than nothing between equal rows.
+    # Between equal rows, rounding may leave a negative number.
     return jnp.sqrt(jnp.maximum(square, 0))
 
 
-def distances(x: Float[Array, "B N D"]) -> Float32[Array, "B N N"]:
-    """The Euclidean distance of every two rows of `x [B, N, D]`, `[B, N, N]` float32.
+def pairwise_distances(x: Float[Array, "B N D"]) -> Float32[Array, "B N N"]:
+    """Return the Euclidean distances between the rows of `x [B, N, D]`, `[B, N, N]` float32.
 
-    Symmetric to the bit, and 0 from a row to itself: a method that asks which of two is nearer, or denser, must find
-    two that are each other's nearest alike.
+    The result is exactly symmetric, and exactly 0 on the diagonal. Methods that compare distances or densities need
+    equal values for two tokens that are each other's nearest neighbor.
     """
-    found = distance(x, x)
+    raw = distance(x, x)
     index = jnp.arange(x.shape[1])
-    return jnp.where(index[:, None] == index, 0, (found + jnp.swapaxes(found, 1, 2)) / 2)
+    return jnp.where(index[:, None] == index, 0, (raw + jnp.swapaxes(raw, 1, 2)) / 2)
 
 
 def patch_keys(tokens: Tokens, signals: Signals) -> Float32[Array, "B N d"]:
-    """The keys of patch tokens averaged over heads, `[B, N, d]`, a constant to the gradient."""
+    """Return the keys of the patch tokens averaged over heads, `[B, N, d]` float32, with gradients stopped."""
     assert signals.keys is not None
     return jax.lax.stop_gradient(signals.keys[:, tokens.prefix :])
 
 
 def first_half(position: Int[Array, "B N"], prefix: int) -> Bool[Array, "B N"]:
-    """Which patch tokens are in the first half of a bipartite matching, bool `[B, N]`.
+    """Return the mask of the patch tokens in the first half of a bipartite matching.
 
-    Tokens take turns by their position, prefix included, and the first one, a class token, begins.
+    Positions alternate between the halves, prefix tokens included. The first position, that of a class token, is in the
+    first half.
+
+    Args:
+        position: `[B, N]` position of each patch token among the patch tokens.
+        prefix: The number of prefix tokens.
+
+    Returns:
+        `[B, N]` bool.
     """
     return (position + prefix) % 2 == 0
 
@@ -58,13 +85,17 @@ def first_half(position: Int[Array, "B N"], prefix: int) -> Bool[Array, "B N"]:
 def bipartite_score(
     similarity: Float32[Array, "B N N"], first: Bool[Array, "B N"], second: Bool[Array, "B N"]
 ) -> Float32[Array, "B N"]:
-    """The score of bipartite soft matching `[B, N]`: minus the best similarity with a token of the second half.
+    """Return the score of bipartite soft matching: minus the highest similarity to a token of the second half.
 
-    Tokens of the second half are infinitely good, and those of neither half better than any of the first.
+    Tokens of the second half score infinity. Tokens of neither half score above all tokens of the first half.
 
     Args:
         similarity: `[B, N, N]`, at most 1.
-        first, second: bool `[B, N]`, disjoint.
+        first: `[B, N]` bool, the first half.
+        second: `[B, N]` bool, the second half, disjoint from the first.
+
+    Returns:
+        `[B, N]` float32; the highest scores are kept.
     """
     best = jnp.where(second[:, None, :], similarity, -jnp.inf).max(-1)
     return jnp.where(second, jnp.inf, jnp.where(first, -best, 2.0))

@@ -1,4 +1,4 @@
-"""Two forms of one result: the one a TPU moves the fewest bytes for, and the one that is fastest elsewhere."""
+"""Selection between a TPU implementation and one for all other platforms."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +7,16 @@ import jax
 
 
 def by_platform(on_tpu: Callable[..., Any], elsewhere: Callable[..., Any], *operands: Any) -> Any:
-    """`on_tpu(*operands)` where the program runs on a TPU, `elsewhere(*operands)` on any other platform.
+    """Return `on_tpu(*operands)` on a TPU and `elsewhere(*operands)` on any other platform.
 
-    Which of the two is compiled is known when the program is lowered, and nothing of the other is left in it.
+    The function is chosen when the program is lowered, and the other one is not compiled.
+
+    Args:
+        on_tpu: The implementation for TPUs, usually the one that moves the fewest bytes.
+        elsewhere: The implementation for all other platforms, with the same result.
+        *operands: Pytrees of arrays.
+
+    Returns:
+        The result of the chosen function.
     """
     return jax.lax.platform_dependent(*operands, tpu=on_tpu, default=elsewhere)

@@ -1,4 +1,4 @@
-"""Position embeddings on another grid."""
+"""Resampling of position embeddings."""
 
 import jax.image
 import jax.numpy as jnp
@@ -15,20 +15,21 @@ def resample_positions(
     method: str = "cubic",
     antialias: bool = True,
 ) -> Float32[Array, "1 {prefix+target[0]*target[1]} D"]:
-    """Position embeddings of one grid for another one, by default as timm does: bicubic (a = -1/2), antialiased.
+    """Resample position embeddings to another patch grid, by default as timm does: bicubic (a = -1/2), antialiased.
 
     Args:
-        positions: `[1, prefix + height * width, D]`, of the prefix tokens, which stay as they are, and of `grid`.
-        prefix: prefix tokens that have a position.
-        grid: patches in height and width.
-        target: those of the result.
-        method, antialias: of `jax.image.resize`.
+        positions: `[1, prefix + height * width, D]`. Embeddings of prefix tokens are not changed.
+        prefix: The number of prefix tokens that have a position embedding.
+        grid: The height and width of the patch grid of `positions`.
+        target: The height and width of the patch grid of the result.
+        method: The interpolation method of `jax.image.resize`.
+        antialias: Whether `jax.image.resize` applies an antialiasing filter.
 
     Returns:
-        `[1, prefix + target height * target width, D]` float32.
+        `[1, prefix + target[0] * target[1], D]` float32.
     """
-    wide = jnp.asarray(positions, jnp.float32)
-    width = wide.shape[-1]
-    patches = wide[:, prefix:].reshape(1, *grid, width)
+    positions32 = jnp.asarray(positions, jnp.float32)
+    width = positions32.shape[-1]
+    patches = positions32[:, prefix:].reshape(1, *grid, width)
     patches = jax.image.resize(patches, (1, *target, width), method, antialias=antialias)
-    return jnp.concatenate([wide[:, :prefix], patches.reshape(1, -1, width)], axis=1)
+    return jnp.concatenate([positions32[:, :prefix], patches.reshape(1, -1, width)], axis=1)

@@ -1,4 +1,4 @@
-"""Which tokens stay: a stable descending order in float32, whatever the compute dtype."""
+"""Rankings of tokens: stable, in float32 regardless of the compute dtype."""
 
 import jax
 import jax.numpy as jnp
@@ -9,49 +9,59 @@ from jaxtyping import Bool, Float, Float32, Int32
 def split_by_score(
     score: Float[Array, "B N"], keep: int
 ) -> tuple[Int32[Array, "B {keep}"], Int32[Array, "B N-{keep}"]]:
-    """The `keep` highest-scoring rows and the others, each in ascending order of their index.
+    """Split rows into the `keep` with the highest scores and the others, each in ascending order of the index.
 
-    Equal scores go to the lower index first. `argsort`, not `top_k`: XLA's partitioner replicates the latter,
-    which would gather the batch of every device before each block.
+    Ties go to the lower index. The function uses `argsort` because XLA's partitioner replicates `top_k`, which would
+    gather the batches of all devices before each block.
 
     Args:
-        score: `[B, N]`, higher stays; NaN is the lowest.
-        keep: static number of rows to keep, `1 <= keep <= N`.
+        score: `[B, N]`, the highest are kept; NaN ranks lowest.
+        keep: The static number of rows to keep, `1 <= keep <= N`.
 
     Returns:
         `kept [B, keep]` and `removed [B, N - keep]`, int32.
     """
-    # Selection is discrete: to the gradient it is a constant.
+    # The selection is discrete, so its gradient is zero.
     score = jax.lax.stop_gradient(score).astype(jnp.float32)
-    # Sorted and not counted, which a CPU does faster: a compiler may compute a score anew for each comparison and round
-    # it differently, so that two tokens have one place.
+    # Counting comparisons would be faster on a CPU than sorting. But a compiler may compute a score again for each
+    # comparison and round it differently, so that two tokens get the same rank.
     order = jnp.argsort(-score, axis=-1, stable=True).astype(jnp.int32)
     return jnp.sort(order[:, :keep], axis=-1), jnp.sort(order[:, keep:], axis=-1)
 
 
 def ranks(score: Float[Array, "B N"]) -> Int32[Array, "B N"]:
-    """The place of each entry of `score [B, N]` in its row, the highest first, from 0: int32; ties to the lower index.
+    """Return the descending rank of each entry in its row, from 0; ties go to the lower index.
 
-    Counted, not sorted: there is no inverse permutation to scatter. So `score` should come straight out of a sum, a
-    maximum or a gather, which compilers do not compute twice (see `split_by_score`).
+    Ranks are counted rather than sorted, which avoids the scatter of an inverse permutation. `score` should be the
+    direct result of a sum, a maximum or a gather, which compilers do not compute twice (see `split_by_score`).
+
+    Args:
+        score: `[B, N]`.
+
+    Returns:
+        `[B, N]` int32.
     """
     score = jax.lax.stop_gradient(score).astype(jnp.float32)
     index = jnp.arange(score.shape[-1])
-    mine, others = score[:, :, None], score[:, None, :]
-    before = (others > mine) | ((others == mine) & (index < index[:, None]))
-    return before.sum(-1, dtype=jnp.int32)
+    entry, other = score[:, :, None], score[:, None, :]
+    is_before = (other > entry) | ((other == entry) & (index < index[:, None]))
+    return is_before.sum(-1, dtype=jnp.int32)
 
 
-def largest(x: Float[Array, "*shape"], count: int, axis: int = -1) -> Bool[Array, "*shape"]:
-    """Which are the `count` largest entries of each row or column of `x`, bool; ties to the lower index.
+def largest_mask(x: Float[Array, "*shape"], count: int, axis: int = -1) -> Bool[Array, "*shape"]:
+    """Return a mask of the `count` largest entries of each row or column; ties go to the lower index.
 
-    A few passes instead of a sort: eight of them take a thirtieth of its time on a CPU, and over columns a fiftieth,
-    since a pass over rows is not vectorized there, as `argmax` is not in either direction.
+    The function makes one pass per entry instead of sorting. On a CPU, eight passes over rows take a thirtieth of the
+    time of a sort, and over columns a fiftieth. A CPU vectorizes neither passes over rows nor `argmax` along either
+    axis.
 
     Args:
-        x: `[..., N]` float; an entry of -inf is marked too, and not counted.
-        count: static, at most as many as there are other entries.
+        x: `[..., N]` float. Entries of -inf are always in the mask and do not count.
+        count: Static number of entries, at most the number of entries that are not -inf.
         axis: -1 for rows, -2 for columns.
+
+    Returns:
+        A bool array of the shape of `x`.
     """
     index = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim + axis)
     for _ in range(count):
@@ -60,20 +70,23 @@ def largest(x: Float[Array, "*shape"], count: int, axis: int = -1) -> Bool[Array
     return jnp.isneginf(x)
 
 
-def smallest(x: Float32[Array, "*rows N"], rank: int) -> Float32[Array, "*rows"]:
-    """The `rank`-th smallest entry of each row, `[...]`, counted from 1.
+def kth_smallest(x: Float32[Array, "*rows N"], rank: int) -> Float32[Array, "*rows"]:
+    """Return the `rank`-th smallest entry of each row, counted from 1.
 
-    Found bit by bit: floats that are not negative are in the order of their bits, so that 31 passes which count
-    give the exact entry, where a sort of a whole attention map takes ten times as long.
+    Non-negative floats have the order of their bit patterns, so a binary search over the bits finds the exact entry in
+    31 counting passes. Sorting an attention map takes ten times as long.
 
     Args:
-        x: `[..., N]` float32, no entry negative or NaN.
-        rank: static, `1 <= rank <= N`.
+        x: `[..., N]` float32, without negative entries and NaN.
+        rank: Static, `1 <= rank <= N`.
+
+    Returns:
+        `[...]` float32.
     """
     bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32)
 
     def narrow(step: Int32[Array, ""], low: Int32[Array, "*rows"]) -> Int32[Array, "*rows"]:
-        # The largest number that fewer than `rank` entries lie below.
+        # The result is the largest number with fewer than `rank` entries below it.
         middle = low | (1 << (30 - step))
         return jnp.where((bits < middle[..., None]).sum(-1) < rank, middle, low)
 
@@ -82,6 +95,13 @@ def smallest(x: Float32[Array, "*rows N"], rank: int) -> Float32[Array, "*rows"]
 
 
 def midranks(score: Float[Array, "B N"]) -> Float32[Array, "B N"]:
-    """How many of its row each entry of `score [B, N]` is above, equal ones counted half: exact in float32."""
-    mine, others = score[:, :, None], score[:, None, :]
-    return (others < mine).sum(-1) + 0.5 * ((others == mine).sum(-1) - 1)
+    """Return the ascending rank of each entry in its row, from 0; tied entries share their mean rank.
+
+    Args:
+        score: `[B, N]`.
+
+    Returns:
+        `[B, N]` float32; ranks are exact.
+    """
+    entry, other = score[:, :, None], score[:, None, :]
+    return (other < entry).sum(-1) + 0.5 * ((other == entry).sum(-1) - 1)

@@ -1,7 +1,7 @@
-"""The rows of a batch: random numbers by row, and pairs. Neither depends on which device holds a row.
+"""Rows of a batch: random numbers by row, and pairing of rows, both independent of the device that holds a row.
 
-A training step splits its batch over devices and into micro-batches, and passes `Rows` on; without them, a batch is the
-whole global batch.
+A training step splits its batch over devices and into micro-batches and passes `Rows` along. Without `Rows`, a batch is
+the full global batch.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from jaxtyping import Bool, Key, Shaped
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Rows:
-    """Which rows of the global batch a batch holds.
+    """The rows of the global batch that a batch holds.
 
     Attributes:
-        numbers: `[B]` int32, the number of each row in the global batch.
-        total: the number of rows of the global batch; static.
+        numbers: `[B]` int32, the index of each row in the global batch.
+        total: The number of rows of the global batch; static.
     """
 
     numbers: Array
@@ -29,35 +29,50 @@ class Rows:
 
     @classmethod
     def resolve(cls, rows: Rows | None, batch: int) -> Rows:
-        """Return `rows`, or those of a whole global batch where they are None.
+        """Return `rows`, or all rows of a global batch if `rows` is None.
 
         Args:
-            rows: of the batch, or None.
-            batch: the number of rows that the batch has.
+            rows: The rows of the batch, or None.
+            batch: The number of rows of the batch.
 
         Raises:
-            ValueError: `rows` of another number.
+            ValueError: `rows` does not have `batch` rows.
         """
         if rows is None:
             return cls(jnp.arange(batch), batch)
         if rows.numbers.shape != (batch,):
-            raise ValueError(f"{batch} rows, where {rows.numbers.shape[0]} are numbered")
+            raise ValueError(f"rows: expected {batch} row numbers, got {rows.numbers.shape[0]}")
         return rows
 
     def keys(self, key: Key[Array, ""]) -> Key[Array, " B"]:
-        """Return a key for each row, by its number in the global batch."""
+        """Return a key for each row, derived from its index in the global batch.
+
+        Args:
+            key: The key of the global batch.
+
+        Returns:
+            `[B]` keys.
+        """
         return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, self.numbers)
 
     def bernoulli(self, key: Key[Array, ""], p: float) -> Bool[Array, " B"]:
-        """Draw a bool for each row, True with probability `p`."""
-        # One draw for the global batch is a few numbers, and cheaper than a key for each row.
-        drawn = jax.random.bernoulli(key, p, (self.total,))
-        return drawn if self.total == self.numbers.shape[0] else drawn[self.numbers]
+        """Draw a Boolean for each row.
+
+        Args:
+            key: The key of the global batch.
+            p: The probability of True.
+
+        Returns:
+            `[B]` bool.
+        """
+        # Drawing for the global batch takes a few numbers and is cheaper than a key for each row.
+        draws = jax.random.bernoulli(key, p, (self.total,))
+        return draws if self.total == self.numbers.shape[0] else draws[self.numbers]
 
 
 def swap_pairs(x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
-    """Exchange the rows of every pair, 0 and 1, 2 and 3: each row's partner, which it is mixed with.
+    """Swap the rows of each pair (0 and 1, 2 and 3, ...): the result holds the mixing partner of each row.
 
-    Partners lie on one device, however many there are; since rows come in random order, it is a random pairing.
+    The partners are on the same device for any number of devices. Rows are in random order, so the pairing is random.
     """
     return x.reshape(-1, 2, *x.shape[1:])[:, ::-1].reshape(x.shape)

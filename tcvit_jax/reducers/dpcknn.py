@@ -27,7 +27,7 @@ from jaxtyping import Float
 from tcvit_jax.errors import out_of_range
 from tcvit_jax.ops import matching
 from tcvit_jax.ops.attention import Signals
-from tcvit_jax.ops.ranking import largest
+from tcvit_jax.ops.ranking import largest_mask
 from tcvit_jax.reducers.base import Reducer
 from tcvit_jax.reducers.fusions import UNWEIGHTED
 from tcvit_jax.reducers.matches import NEAREST
@@ -60,9 +60,9 @@ class DPCKNN(Reducer):
     def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
         """Return `rho * delta`, `[B, N]`."""
         x = jax.lax.stop_gradient(tokens.patches)
-        distance = matching.distances(x) / x.shape[-1] ** 0.5
+        distance = matching.pairwise_distances(x) / x.shape[-1] ** 0.5
         count = min(self.neighbors, x.shape[1])
-        nearest = largest(-distance, count)
+        nearest = largest_mask(-distance, count)
         density = jnp.exp(-jnp.where(nearest, distance**2, 0).sum(-1) / count)
         denser = density[:, None, :] > density[:, :, None]
         farthest = distance.max((1, 2), keepdims=True)

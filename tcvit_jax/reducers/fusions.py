@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from tcvit_jax.ops import plans
 from tcvit_jax.ops.gather import take_rows
-from tcvit_jax.ops.ranking import largest
+from tcvit_jax.ops.ranking import largest_mask
 from tcvit_jax.reducers.parts import BlockContext, Fusion, FusionInputs
 from tcvit_jax.tokens import Plan
 
@@ -60,7 +60,7 @@ def soft_share(match: Float[Array, "B R K"], temperature: float = 1.0, top: int 
     uniform = jnp.where(jnp.isneginf(match), 0, 1)
     relative = jnp.where(best > 0, match / jnp.where(best > 0, best, 1), uniform)
     if top is not None:
-        relative = jnp.where(largest(jax.lax.stop_gradient(relative), min(top, match.shape[-1])), relative, 0)
+        relative = jnp.where(largest_mask(jax.lax.stop_gradient(relative), min(top, match.shape[-1])), relative, 0)
     positive = relative > 0
     powered = jnp.where(positive, jnp.exp(jnp.log(jnp.where(positive, relative, 1)) / temperature), 0)
     return jnp.swapaxes(powered / powered.sum(-1, keepdims=True), 1, 2)

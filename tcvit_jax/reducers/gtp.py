@@ -45,7 +45,7 @@ def _dissimilarity(inputs: Sequence[Float[Array, "B T T"]], prefix: int) -> Floa
     The sum of cosines with all rows equals one product with the sum of the normalized rows.
     """
     (rows,) = inputs
-    unit = matching.unit(rows[:, prefix:])
+    unit = matching.normalize_rows(rows[:, prefix:])
     return -jnp.einsum("bnt,bt->bn", unit, unit.sum(1), precision="highest")
 
 
@@ -181,9 +181,9 @@ class GTP(Reducer):
         batch, patches = tokens.origin.shape
         adjacency = jnp.zeros((batch, patches, patches), bool)
         if self.graph != "semantic":
-            adjacency |= graphs.spatial(grid)
+            adjacency |= graphs.spatial_adjacency(grid)
         if self.graph != "spatial":
-            adjacency |= graphs.semantic(jax.lax.stop_gradient(tokens.patches), self.neighbors)
+            adjacency |= graphs.semantic_adjacency(jax.lax.stop_gradient(tokens.patches), self.neighbors)
         return Graph(adjacency, graphs.inverse_root_degree(adjacency))
 
     def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:

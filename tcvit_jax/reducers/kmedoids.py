@@ -79,7 +79,7 @@ class KMedoids(Reducer):
     def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
         """Return 1 for medoids and 0 for other tokens, `[B, N]`."""
         x = jax.lax.stop_gradient(tokens.patches)
-        distance = matching.distances(x)
+        distance = matching.pairwise_distances(x)
         medoids, _ = split_by_score(received_attention(tokens, signals), keep)
         for _ in range(self.iterations):
             medoids = update_medoids(distance, medoids)

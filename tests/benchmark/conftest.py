@@ -1,4 +1,4 @@
-"""Small checkpoints with random weights, on the digits."""
+"""Fixtures: small checkpoints with random weights for the digits data."""
 
 from dataclasses import asdict
 
@@ -20,7 +20,7 @@ def save(directory, seed, overrides=()):
     model = build_model(settings.model, settings.reduction)
     images = jnp.zeros((1, *model.img_size, model.in_chans))
     variables = jax.jit(model.init)(jax.random.key(seed), images)
-    # With some spread, so that attention is not flat.
+    # Random noise avoids uniform attention.
     variables = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(7), leaf.shape), variables)
     meta = {
         "model": models.to_config(model), "preprocessing": asdict(build_preprocessing(settings.data, model)),
@@ -32,6 +32,6 @@ def save(directory, seed, overrides=()):
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory):
-    """Two seeds of one model."""
+    """Return checkpoints of one model with two seeds."""
     folder = tmp_path_factory.mktemp("weights")
     return [save(folder / str(seed), seed) for seed in (0, 1)]

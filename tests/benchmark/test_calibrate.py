@@ -12,13 +12,13 @@ from tcvit_jax.evaluation import EvaluationResult
 from tcvit_jax.reducers import REDUCERS
 
 
-def comparison(checkpoints, methods, share=0.88, **changes):
-    found = from_checkpoint(checkpoints[0]).updated({f"data.{name}": value for name, value in changes.items()})
-    return build([found], methods, shares=(share,), calibrate=50)
+def build_comparison(checkpoints, methods, macs_fraction=0.88, **changes):
+    pretrained = from_checkpoint(checkpoints[0]).updated({f"data.{name}": value for name, value in changes.items()})
+    return build([pretrained], methods, macs_fractions=(macs_fraction,), calibrate=50)
 
 
 @pytest.mark.parametrize("kind", REDUCERS.values())
-def test_what_is_tried_are_values_of_fields_that_are_no_defaults(kind):
+def test_search_space_values_are_valid_and_not_default(kind):
     defaults = {field.name: field.default for field in fields(kind)}
     for name, values in kind.SEARCH_SPACE.items():
         assert defaults[name] not in values
@@ -26,62 +26,63 @@ def test_what_is_tried_are_values_of_fields_that_are_no_defaults(kind):
             assert getattr(kind(**{name: value}), name) == value
 
 
-def test_a_part_is_spread_over_the_training_split(checkpoints):
-    part = calibrate.training_subset(comparison(checkpoints, [tc.GTP()]), 50)
-    whole = open_source("digits", "train", "")
-    assert len(part) == 50 and part.classes == whole.classes
+def test_training_subset_is_evenly_spaced(checkpoints):
+    subset = calibrate.training_subset(build_comparison(checkpoints, [tc.GTP()]), 50)
+    source = open_source("digits", "train", "")
+    assert len(subset) == 50 and subset.classes == source.classes
     for index in (0, 7, 49):
-        np.testing.assert_array_equal(part[index]["image"], whole[index * len(whole) // 50]["image"])
+        np.testing.assert_array_equal(subset[index]["image"], source[index * len(source) // 50]["image"])
 
 
-def test_the_split_that_is_evaluated_is_refused(checkpoints):
-    found = comparison(checkpoints, [tc.GTP()], train_split="val")
-    with pytest.raises(tc.InputError, match="data.train_split='val' is the split that is evaluated"):
-        calibrate.training_subset(found, 50)
+def test_calibration_on_the_evaluation_split_is_an_error(checkpoints):
+    comparison = build_comparison(checkpoints, [tc.GTP()], train_split="val")
+    with pytest.raises(tc.InputError, match="data.train_split='val': must be different from data.eval_split"):
+        calibrate.training_subset(comparison, 50)
 
 
-def test_more_images_than_there_are_are_refused(checkpoints):
-    with pytest.raises(tc.InputError, match="calibrate=5000 images of 'train', which has 1438"):
-        calibrate.training_subset(comparison(checkpoints, [tc.GTP()]), 5000)
+def test_too_many_calibration_images_are_an_error(checkpoints):
+    message = "--calibrate=5000: must be between 1 and 1438; split 'train' has 1,438 images"
+    with pytest.raises(tc.InputError, match=message):
+        calibrate.training_subset(build_comparison(checkpoints, [tc.GTP()]), 5000)
 
 
-def test_the_best_value_of_each_field_is_taken_one_after_the_other(checkpoints, monkeypatch):
-    """With a quality that is known, and only training images looked at."""
-    chosen = comparison(checkpoints, [tc.TCViT(), tc.ToMe()])
-    seen = []
+def test_fields_are_chosen_one_after_the_other(checkpoints, monkeypatch):
+    """The accuracy is a known function of the fields, and only training images are evaluated."""
+    comparison = build_comparison(checkpoints, [tc.TCViT(), tc.ToMe()])
+    image_counts = []
 
     def evaluate(step, variables, batches, mesh):
-        seen.append(sum(int(batch["mask"].sum()) for batch in batches))
-        good = step.order == 3, step.balance == 0.75, step.match_order is None
-        return EvaluationResult(top1=sum(good) / 3, top5=1.0, loss=1.0, examples=50, images_per_second=1.0)
+        image_counts.append(sum(int(batch["mask"].sum()) for batch in batches))
+        is_best = step.order == 3, step.balance == 0.75, step.match_order is None
+        return EvaluationResult(top1=sum(is_best) / 3, top5=1.0, loss=1.0, examples=50, images_per_second=1.0)
 
     monkeypatch.setattr(calibrate, "make_eval_step", lambda model, *_: model.reducer)
     monkeypatch.setattr(calibrate, "evaluate", evaluate)
-    part = calibrate.training_subset(chosen, 50)
-    found = calibrate.calibrate(chosen, part, chosen.budgets[0])
-    assert found == (tc.TCViT(order=3, balance=0.75), tc.ToMe())
-    # 1 + 3 + 3 + 1 candidates, none of them twice.
-    assert seen == [50] * 8
+    subset = calibrate.training_subset(comparison, 50)
+    calibrated = calibrate.calibrate(comparison, subset, comparison.budgets[0])
+    assert calibrated == (tc.TCViT(order=3, balance=0.75), tc.ToMe())
+    # There are 1 + 3 + 3 + 1 candidates, each evaluated once.
+    assert image_counts == [50] * 8
 
 
-def test_of_equally_accurate_values_the_one_with_the_lower_loss_is_taken(checkpoints, monkeypatch):
-    chosen = comparison(checkpoints, [tc.DiffRate()])
+def test_ties_in_accuracy_are_broken_by_loss(checkpoints, monkeypatch):
+    comparison = build_comparison(checkpoints, [tc.DiffRate()])
     monkeypatch.setattr(calibrate, "make_eval_step", lambda model, *_: model.reducer)
     monkeypatch.setattr(
         calibrate, "evaluate", lambda step, *_: EvaluationResult(0.5, 1.0, abs(step.pruned - 0.25), 50, 1.0)
     )
-    part = calibrate.training_subset(chosen, 50)
-    assert calibrate.calibrate(chosen, part, chosen.budgets[0]) == (tc.DiffRate(pruned=0.25),)
+    subset = calibrate.training_subset(comparison, 50)
+    assert calibrate.calibrate(comparison, subset, comparison.budgets[0]) == (tc.DiffRate(pruned=0.25),)
 
 
-def test_a_value_that_leaves_no_room_in_the_budget_is_passed_over(checkpoints, monkeypatch):
-    chosen, seen = comparison(checkpoints, [tc.TCViT()], share=0.8), []
+def test_values_that_exceed_the_budget_are_skipped(checkpoints, monkeypatch):
+    comparison, orders = build_comparison(checkpoints, [tc.TCViT()], macs_fraction=0.8), []
 
     def evaluate(step, *_):
-        seen.append(step.order)
+        orders.append(step.order)
         return EvaluationResult(step.order / 9, 1.0, 1.0, 50, 1.0)
 
     monkeypatch.setattr(calibrate, "make_eval_step", lambda model, *_: model.reducer)
     monkeypatch.setattr(calibrate, "evaluate", evaluate)
-    part = calibrate.training_subset(chosen, 50)
-    assert calibrate.calibrate(chosen, part, chosen.budgets[0])[0].order == max(seen) < 4
+    subset = calibrate.training_subset(comparison, 50)
+    assert calibrate.calibrate(comparison, subset, comparison.budgets[0])[0].order == max(orders) < 4

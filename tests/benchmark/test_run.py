@@ -1,4 +1,4 @@
-"""A whole benchmark: complete, resumable, and equal to itself."""
+"""Tests of complete and resumed benchmarks."""
 
 import json
 import signal
@@ -14,19 +14,17 @@ from tcvit_jax.benchmark.__main__ import main
 from tcvit_jax.benchmark.comparison import build
 from tcvit_jax.benchmark.run import Benchmark
 from tcvit_jax.benchmark.store import Store
-from tcvit_jax.benchmark.table import CELLS
+from tcvit_jax.benchmark.table import COLUMNS
 
-# What is counted, and not timed.
-EXACT = [
-    cell for cell in CELLS if not cell.startswith(("images_per", "seconds_", "latency", "speed", "over", "compile"))
-]
+TIME_COLUMNS = ("images_per", "seconds_", "latency", "speed", "over", "compile")
+EXACT_COLUMNS = [column for column in COLUMNS if not column.startswith(TIME_COLUMNS)]
 
 
-def comparison(checkpoints):
+def build_comparison(checkpoints):
     return build(
         [from_checkpoint(directory) for directory in checkpoints],
         [tc.GTP(), tc.EViT()],
-        shares=(0.85,),
+        macs_fractions=(0.85,),
         batch=4,
         rounds=3,
     )
@@ -34,23 +32,23 @@ def comparison(checkpoints):
 
 @pytest.fixture(scope="module")
 def finished(checkpoints, tmp_path_factory):
-    """A benchmark that nothing interrupted, and its directory."""
-    found, path = comparison(checkpoints), tmp_path_factory.mktemp("benchmark") / "out"
-    return Benchmark(found, Store(path, found.settings), log=lambda line: None).run(), path
+    """Return the rows of an uninterrupted benchmark and its directory."""
+    comparison, path = build_comparison(checkpoints), tmp_path_factory.mktemp("benchmark") / "out"
+    return Benchmark(comparison, Store(path, comparison.settings), log=lambda line: None).run(), path
 
 
-def test_rows_are_complete_and_files_hold_them(finished):
+def test_rows_are_complete_and_written_to_files(finished):
     rows, path = finished
     assert [row["reducer"] for row in rows] == ["dense", "GTP()", "EViT()"]
-    assert all(set(row) == set(CELLS) for row in rows)
+    assert all(set(row) == set(COLUMNS) for row in rows)
     assert json.loads((path / "results.json").read_text()) == rows
     assert (path / "results.csv").read_text().count("\n") == 4
     assert "| GTP() |" in (path / "results.md").read_text()
-    for picture in ("accuracy_macs.png", "accuracy_speed.png"):
-        assert (path / picture).read_bytes().startswith(b"\x89PNG")
+    for plot in ("accuracy_macs.png", "accuracy_speed.png"):
+        assert (path / plot).read_bytes().startswith(b"\x89PNG")
 
 
-def test_cells_are_what_they_are_called(finished, checkpoints):
+def test_columns_are_consistent(finished, checkpoints):
     rows, _ = finished
     dense, gtp, evit = rows
     assert dense["speedup"] == 1 and dense["overhead"] == 0 and dense["seconds_plan"] == 0
@@ -69,43 +67,43 @@ def test_cells_are_what_they_are_called(finished, checkpoints):
 
 
 class StoppedError(Exception):
-    """In place of a kill, at a known moment."""
+    """Interrupts a benchmark at a defined point."""
 
 
-def test_an_interrupted_benchmark_continues_with_the_same_numbers(finished, checkpoints, tmp_path):
+def test_interrupted_benchmark_resumes_with_the_same_results(finished, checkpoints, tmp_path):
     rows, _ = finished
-    found, said = comparison(checkpoints), []
+    comparison, log = build_comparison(checkpoints), []
 
     def stop(line):
-        said.append(line)
-        if len(said) > 5:
+        log.append(line)
+        if len(log) > 5:
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        Benchmark(found, Store(tmp_path, found.settings), log=stop).run()
-    kept = (tmp_path / "metrics.jsonl").read_text()
-    assert kept.count("\n") == 5
-    again = Benchmark(found, Store(tmp_path, found.settings), log=lambda line: None).run()
-    # What had been measured is what is reported, times too, and the rest was counted alike.
-    assert (tmp_path / "metrics.jsonl").read_text().startswith(kept)
-    for row, before in zip(again, rows, strict=True):
-        assert {cell: row[cell] for cell in EXACT} == {cell: before[cell] for cell in EXACT}
+        Benchmark(comparison, Store(tmp_path, comparison.settings), log=stop).run()
+    measurements = (tmp_path / "metrics.jsonl").read_text()
+    assert measurements.count("\n") == 5
+    resumed = Benchmark(comparison, Store(tmp_path, comparison.settings), log=lambda line: None).run()
+    # Stored measurements are reused, and all others agree except for times.
+    assert (tmp_path / "metrics.jsonl").read_text().startswith(measurements)
+    for actual, expected in zip(resumed, rows, strict=True):
+        assert {name: actual[name] for name in EXACT_COLUMNS} == {name: expected[name] for name in EXACT_COLUMNS}
 
 
-def test_a_finished_benchmark_measures_nothing_again(finished, checkpoints):
+def test_finished_benchmark_makes_no_measurements(finished, checkpoints):
     rows, path = finished
-    found = comparison(checkpoints)
+    comparison = build_comparison(checkpoints)
     before = (path / "metrics.jsonl").read_bytes()
-    assert Benchmark(found, Store(path, found.settings), log=lambda line: None).run() == rows
+    assert Benchmark(comparison, Store(path, comparison.settings), log=lambda line: None).run() == rows
     assert (path / "metrics.jsonl").read_bytes() == before
 
 
 @pytest.mark.slow
-def test_a_killed_process_continues_and_calibrated_parameters_are_in_the_row(checkpoints, tmp_path, capsys):
+def test_killed_process_resumes_and_rows_have_calibrated_parameters(checkpoints, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = [
-        "--checkpoint", checkpoints[0], "--reducers", "topk,evit(fuse=false)", "--share", "0.85", "--batch", "2", "--rounds",
-        "2", "--calibrate", "40", "--out", str(out),
+        "--checkpoint", checkpoints[0], "--reducers", "topk,evit(fuse=false)", "--macs-fraction", "0.85", "--batch", "2",
+        "--rounds", "2", "--calibrate", "40", "--out", str(out),
     ]  # fmt: skip
     log = out / "metrics.jsonl"
     process = subprocess.Popen(
@@ -118,15 +116,15 @@ def test_a_killed_process_continues_and_calibrated_parameters_are_in_the_row(che
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    kept = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    complete_lines = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
     assert main(arguments) == 0
-    assert log.read_text().startswith("".join(kept))
+    assert log.read_text().startswith("".join(complete_lines))
     rows = json.loads((out / "results.json").read_text())
     assert [row["reducer"] for row in rows] == ["dense", "TopK()", "EViT(fuse=False)"]
-    assert rows[1]["recipe"] == "off the shelf, calibrate on 40 training images"
-    # Two names of one method: the same tokens, and so the same answers.
+    assert rows[1]["recipe"] == "off the shelf, calibrated on 40 training images"
+    # Both are the same method, so their tokens and hits are equal.
     assert rows[1]["tokens"] == rows[2]["tokens"] and rows[1]["top1"] == rows[2]["top1"]
-    assert "saved in" in capsys.readouterr().out
+    assert "saved to" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -134,16 +132,16 @@ def test_a_killed_process_continues_and_calibrated_parameters_are_in_the_row(che
     [
         (["--checkpoint", "nowhere"], "error: no checkpoint"),
         (["--checkpoint", "{0}", "--reducers", "gpt"], "error: unknown reducer 'gpt': did you mean 'gtp'?"),
-        (["--checkpoint", "{0}", "--share", "half"], "error: --share 'half' should be numbers with commas, such as 0.75,0.5"),
-        (["--checkpoint", "{0}", "--share", ","], "error: no budget to compare at: use --share 0.75,0.5 or --gmacs 3.4"),
+        (["--checkpoint", "{0}", "--macs-fraction", "half"], "error: --macs-fraction='half': must be comma-separated numbers such as 0.75,0.5"),
+        (["--checkpoint", "{0}", "--macs-fraction", ","], "error: a benchmark requires budgets: set --macs-fraction 0.75,0.5 or --gmacs 3.4"),
         (["--checkpoint", "{0}", "--config.gmacs=3.4"], "error: cannot use --config.gmacs with a benchmark, whose methods are --reducers and budgets --gmacs: it reads data.name, "),
         (["--checkpoint", "{0}", "--reducers", "gtp,none"], "error: reducers='gtp,none': must not contain 'none'"),
         (["--checkpoint", "{0}", "--config.data.nam=x"], "error: unknown config key 'data.nam'"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_line(checkpoints, capsys, tmp_path, arguments, message):
-    code = main([*(argument.format(*checkpoints) for argument in arguments), "--out", str(tmp_path / "out")])
-    shown = capsys.readouterr()
-    assert code == 2
-    assert shown.err.startswith(message) and shown.err.count("\n") == 1
+def test_invalid_arguments_print_one_line(checkpoints, capsys, tmp_path, arguments, message):
+    status = main([*(argument.format(*checkpoints) for argument in arguments), "--out", str(tmp_path / "out")])
+    error = capsys.readouterr().err
+    assert status == 2
+    assert error.startswith(message) and error.count("\n") == 1
     assert not (tmp_path / "out").exists()

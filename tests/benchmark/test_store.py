@@ -4,30 +4,30 @@ from tcvit_jax import InputError
 from tcvit_jax.benchmark.store import Store
 
 
-def never():
-    raise AssertionError("measured again")
+def fail():
+    raise AssertionError("the measurement was repeated")
 
 
-def test_a_unit_is_measured_once_and_kept(tmp_path):
+def test_measurement_is_made_once_and_stored(tmp_path):
     store = Store(tmp_path, {"batch": 2})
     assert store.get("one", lambda: {"x": 0.1}) == {"x": 0.1}
-    assert store.get("one", never) == {"x": 0.1}
-    assert Store(tmp_path, {"batch": 2}).get("one", never) == {"x": 0.1}
+    assert store.get("one", fail) == {"x": 0.1}
+    assert Store(tmp_path, {"batch": 2}).get("one", fail) == {"x": 0.1}
 
 
-def test_a_line_that_a_kill_cut_short_is_measured_again_and_the_others_are_not(tmp_path):
+def test_only_the_incomplete_last_measurement_is_repeated(tmp_path):
     store = Store(tmp_path, {})
     for name in ("one", "two"):
-        store.get(name, lambda name=name: {"of": name})
+        store.get(name, lambda name=name: {"x": name})
     log = tmp_path / "metrics.jsonl"
     log.write_text(log.read_text()[:-9])
-    again = Store(tmp_path, {})
-    assert again.get("one", never) == {"of": "one"}
-    assert again.get("two", lambda: {"of": "again"}) == {"of": "again"}
-    assert Store(tmp_path, {}).get("two", never) == {"of": "again"}
+    resumed = Store(tmp_path, {})
+    assert resumed.get("one", fail) == {"x": "one"}
+    assert resumed.get("two", lambda: {"x": "new"}) == {"x": "new"}
+    assert Store(tmp_path, {}).get("two", fail) == {"x": "new"}
 
 
-def test_another_benchmark_in_the_directory_is_refused(tmp_path):
+def test_directory_of_another_benchmark_is_an_error(tmp_path):
     Store(tmp_path, {"batch": 2}).get("one", dict)
     with pytest.raises(InputError, match=r"holds a run with batch=2, not 3: choose another directory with --out=PATH"):
         Store(tmp_path, {"batch": 3})

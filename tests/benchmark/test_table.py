@@ -4,52 +4,53 @@ import io
 import pytest
 
 from tcvit_jax import InputError
-from tcvit_jax.benchmark.table import CELLS, as_csv, as_markdown, check
+from tcvit_jax.benchmark.table import COLUMNS, as_csv, as_markdown, check
 
 LISTS = {"seeds": [0, 1], "tokens": [9, 6, 3]}
 
 
-def row(**changes):
-    return {**dict.fromkeys(CELLS, 1.5), "reducer": "GTP()", **LISTS, "images": 10, "parameters": 7, **changes}
+def make_row(**changes):
+    return {**dict.fromkeys(COLUMNS, 1.5), "reducer": "GTP()", **LISTS, "images": 10, "parameters": 7, **changes}
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("nothing", [None, "gone"])
-def test_a_missing_cell_is_an_error(cell, nothing):
-    broken = row(**{cell: nothing})
-    if nothing == "gone":
-        del broken[cell]
-    with pytest.raises(InputError, match=f"has no {cell}$"):
-        check([row(), broken])
+@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_missing_value_is_an_error(column, is_deleted):
+    row = make_row(**{column: None})
+    if is_deleted:
+        del row[column]
+    with pytest.raises(InputError, match=f"column '{column}' is missing$"):
+        check([make_row(), row])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "", []])
-def test_a_cell_that_holds_nothing_is_missing(value):
-    with pytest.raises(InputError, match=r"the row of GTP\(\) at 1.5 GMACs has no top1"):
-        check([row(top1=value)])
+def test_empty_or_non_finite_value_is_missing(value):
+    with pytest.raises(InputError, match=r"row GTP\(\) at 1.5 GMACs: column 'top1' is missing"):
+        check([make_row(top1=value)])
 
 
-def test_a_cell_that_nobody_knows_is_an_error():
-    with pytest.raises(InputError, match="'topp1'"):
-        check([row(topp1=1.0)])
+def test_unknown_column_is_an_error():
+    with pytest.raises(InputError, match="unknown column 'topp1': did you mean 'top1'?"):
+        check([make_row(topp1=1.0)])
 
 
-def test_zero_is_a_value():
-    check([row(difference=0.0, seconds_plan=0.0)])
+def test_zero_is_not_missing():
+    check([make_row(difference=0.0, seconds_plan=0.0)])
 
 
-def test_csv_has_a_column_for_every_cell():
-    lines = list(csv.DictReader(io.StringIO(as_csv([row(), row(reducer="TCViT(fuse='soft', order=3)")]))))
-    assert list(lines[0]) == list(CELLS)
+def test_csv_has_all_columns():
+    lines = list(csv.DictReader(io.StringIO(as_csv([make_row(), make_row(reducer="TCViT(fuse='soft', order=3)")]))))
+    assert list(lines[0]) == list(COLUMNS)
     assert lines[1]["reducer"] == "TCViT(fuse='soft', order=3)"
     assert lines[0]["tokens"] == "9 6 3"
 
 
 @pytest.mark.parametrize("seeds", [[0], [0, 1, 2]])
-def test_markdown_is_a_table_with_as_many_cells_as_headings(seeds):
-    text = as_markdown([row(reducer="dense", seeds=seeds), row(seeds=seeds), row(reducer="ToMe()", seeds=seeds)])
+def test_markdown_rows_have_one_cell_per_heading(seeds):
+    reducers = ("dense", "GTP()", "ToMe()")
+    text = as_markdown([make_row(reducer=reducer, seeds=seeds) for reducer in reducers])
     lines = text.splitlines()[2:]
     assert len({line.count("|") for line in lines}) == 1
-    assert "against GTP(), 95 %" in lines[0]
-    assert ("lowest to highest" in lines[0]) == (len(seeds) > 1)
-    assert [line.split("|")[1].strip() for line in lines[2:]] == ["dense", "GTP()", "ToMe()"]
+    assert "difference to GTP() (95 % CI)" in lines[0]
+    assert ("range over seeds" in lines[0]) == (len(seeds) > 1)
+    assert [line.split("|")[1].strip() for line in lines[2:]] == list(reducers)

@@ -8,16 +8,15 @@ from tests.switches import METHODS
 
 
 @pytest.mark.parametrize("reducer", METHODS)
-def test_a_bound_keeps_as_many_tokens_and_costs_nothing_itself(reducer):
+def test_oracle_slice_has_the_same_tokens_and_no_cost(reducer):
     model = small(reducer, [5, 0, 9])
-    ideal = oracle(model)
-    assert ideal.cost().tokens == model.cost().tokens
-    assert ideal.cost().reducer == 0
-    own = model.cost()
-    assert ideal.cost().total == own.total - own.reducer
+    cost, oracle_cost = model.cost(), oracle(model).cost()
+    assert oracle_cost.tokens == cost.tokens
+    assert oracle_cost.reducer == 0
+    assert oracle_cost.total == cost.total - cost.reducer
 
 
-def test_it_cuts_the_last_tokens_off_without_a_gather_or_a_sort():
+def test_oracle_slice_removes_the_last_tokens_without_gather_or_sort():
     model, images = small(Oracle(), [5, 9], depth=2), images_of(2)
     variables = variables_of(model)
     _, trace = run_traced(model, variables, images)
@@ -28,5 +27,5 @@ def test_it_cuts_the_last_tokens_off_without_a_gather_or_a_sort():
     assert " gather(" not in program and " sort(" not in program
 
 
-def test_a_dense_model_is_its_own_bound():
+def test_oracle_slice_of_a_dense_model_is_the_dense_model():
     assert oracle(small()).cost() == small().cost()

@@ -1,4 +1,4 @@
-"""Attention and its signals against the explicit map in float64."""
+"""Tests of attention and its signals against the explicit attention map in float64."""
 
 from functools import partial
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tcvit_jax.ops import attention as ops
 from tcvit_jax.ops.attention import SIGNALS, recomputed_statistics, sparsify, statistics_of_map, unnormalized_weights
 
-# One compilation for all examples of a shape.
+# Compile once for all examples of a shape.
 attention = jax.jit(
     ops.attention, static_argnames=("signals", "class_tokens", "keep_fraction", "num_queries", "has_mask")
 )
@@ -33,9 +33,9 @@ def explicit(q, k, bias=None):
 
 @settings(max_examples=15)
 @given(st.integers(0, 999), st.booleans())
-def test_values_and_signals_are_those_of_the_map(seed, biased):
+def test_outputs_and_signals_match_the_explicit_map(seed, has_bias):
     q, k, v = random_qkv(seed)
-    bias = np.random.default_rng(seed).uniform(0, 2, (2, 7)).astype(np.float32) if biased else None
+    bias = np.random.default_rng(seed).uniform(0, 2, (2, 7)).astype(np.float32) if has_bias else None
     weights = explicit(q, k, bias)
     values, signals = attention(*map(jnp.asarray, (q, k, v)), key_bias=bias, signals=SIGNALS)
     np.testing.assert_allclose(values, weights @ v, atol=2e-6)
@@ -48,7 +48,7 @@ def test_values_and_signals_are_those_of_the_map(seed, biased):
     np.testing.assert_allclose(signals.keys, k.mean(1), atol=1e-6)
 
 
-def test_class_row_is_the_mean_of_all_class_tokens():
+def test_class_row_averages_all_class_tokens():
     q, k, v = random_qkv(5)
     _, signals = attention(*map(jnp.asarray, (q, k, v)), signals=("class_row",), class_tokens=2)
     np.testing.assert_allclose(signals.class_row, explicit(q, k)[:, :, :2].mean(2), atol=1e-6)
@@ -56,7 +56,7 @@ def test_class_row_is_the_mean_of_all_class_tokens():
 
 @settings(max_examples=20)
 @given(st.integers(0, 999), st.sampled_from([0.9, 0.5, 0.01, 1.0]), st.sampled_from([2, 7, 9]))
-def test_sparsification_drops_the_official_count(seed, keep, tokens):
+def test_sparsify_drops_the_official_count(seed, keep, tokens):
     q, k, v = random_qkv(seed, tokens)
     values, signals = attention(*map(jnp.asarray, (q, k, v)), keep_fraction=keep, signals=("received", "class_row"))
     dense = explicit(q, k)
@@ -68,7 +68,7 @@ def test_sparsification_drops_the_official_count(seed, keep, tokens):
                 threshold = np.sort(dense[image, head].ravel())[rank - 1]
                 expected[image, head][dense[image, head] < threshold] = 0
                 assert np.count_nonzero(expected[image, head]) == tokens**2 - rank + 1
-    # What is left is as it was; rows are not scaled up again. Signals are of what is left.
+    # The remaining entries are not normalized again, and signals are computed from them.
     np.testing.assert_allclose(values, expected @ v, atol=2e-6)
     np.testing.assert_allclose(signals.received, expected.sum(-2), atol=2e-6)
     np.testing.assert_allclose(signals.class_row, expected[:, :, 0], atol=1e-6)
@@ -77,37 +77,37 @@ def test_sparsification_drops_the_official_count(seed, keep, tokens):
 @pytest.mark.parametrize(
     ("tokens", "keep", "dropped"), [(190, 0.9, 3608), (10, 0.9, 8), (3, 0.9, 0), (197, 0.5, 19403)]
 )
-def test_the_count_is_that_of_double_precision(tokens, keep, dropped):
-    """36,100 entries times 1 - 0.9 are 3,609.9999...: the 3,609-th smallest is kept, and not the 3,610-th."""
+def test_sparsify_count_is_computed_in_double_precision(tokens, keep, dropped):
+    """36,100 entries times 1 - 0.9 are 3,609.9999..., so the 3,609-th smallest entry is the first one kept."""
     weights = jax.random.uniform(jax.random.key(0), (1, 2, tokens, tokens))
     np.testing.assert_array_equal((sparsify(weights, keep) == 0).sum((-2, -1)), dropped)
 
 
-def test_gradients_of_a_sparsified_map_pass_through_what_is_left():
+def test_sparsify_gradients_pass_through_kept_entries():
     weights = jax.random.uniform(jax.random.key(0), (1, 1, 6, 6))
     gradient = jax.jit(jax.grad(lambda w: (sparsify(w, 0.5) ** 2).sum()))(weights)
     np.testing.assert_array_equal(gradient, 2 * sparsify(weights, 0.5))
 
 
 @pytest.mark.parametrize("keep", [1.0, 0.6])
-def test_reading_the_first_queries_alone_gives_their_values(keep):
+def test_num_queries_returns_the_outputs_of_the_first_queries(keep):
     q, k, v = map(jnp.asarray, random_qkv(6))
     values, signals = attention(q, k, v, keep_fraction=keep, signals=SIGNALS)
-    first, same = attention(q, k, v, keep_fraction=keep, signals=SIGNALS, num_queries=2)
-    np.testing.assert_allclose(first, values[:, :, :2], atol=1e-6)
-    np.testing.assert_allclose(same.received, signals.received, atol=1e-6)
+    first_values, first_signals = attention(q, k, v, keep_fraction=keep, signals=SIGNALS, num_queries=2)
+    np.testing.assert_allclose(first_values, values[:, :, :2], atol=1e-6)
+    np.testing.assert_allclose(first_signals.received, signals.received, atol=1e-6)
     if keep == 1:
-        few, _ = attention(q[:, :, :2], k, v)
-        np.testing.assert_allclose(few, values[:, :, :2], atol=1e-6)
+        truncated, _ = attention(q[:, :, :2], k, v)
+        np.testing.assert_allclose(truncated, values[:, :, :2], atol=1e-6)
 
 
-def test_only_what_is_asked_for_is_handed_out():
+def test_only_requested_signals_are_returned():
     _, signals = attention(*map(jnp.asarray, random_qkv(0)), signals=("diagonal",))
     assert signals.diagonal is not None
     assert signals.received is signals.map is signals.keys is signals.class_row is None
 
 
-def test_log_size_counts_a_key_as_often_as_its_size():
+def test_log_size_bias_equals_repeating_keys():
     q, k, v = random_qkv(1, tokens=4)
     sizes = np.asarray([1, 3, 2, 1])
     bias = np.tile(np.log(sizes), (2, 1)).astype(np.float32)
@@ -122,71 +122,71 @@ def test_large_scores_do_not_overflow():
     assert all(bool(jnp.isfinite(x).all()) for x in (values, signals.received, signals.map))
 
 
-def test_bfloat16_inputs_give_float32_signals():
+def test_bfloat16_inputs_return_float32_signals():
     q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in random_qkv(3))
     values, signals = attention(q, k, v, signals=SIGNALS)
     assert values.dtype == jnp.bfloat16
     weights = explicit(*(np.asarray(x, np.float64) for x in (q, k)))
-    # The queries are scaled in bfloat16 by a power of two here, so that the map is exact but for float32 sums.
+    # Queries are scaled by a power of two, which is exact in bfloat16; only the float32 sums are rounded.
     np.testing.assert_allclose(signals.received, weights.sum(-2), atol=1e-5)
 
 
 @pytest.mark.parametrize("argument", [0, 1, 2])
-def test_gradient_equals_that_of_the_textbook_form(argument):
+def test_gradient_equals_that_of_textbook_attention(argument):
     qkv = list(map(jnp.asarray, random_qkv(4)))
 
     def textbook(q, k, v):
         scores = jnp.einsum("bhqd,bhkd->bhqk", q, k) / 2
         return (jax.nn.softmax(scores) @ v).sum(where=jnp.arange(4) > 0)
 
-    def ours(q, k, v):
+    def optimized(q, k, v):
         return attention(q, k, v)[0].sum(where=jnp.arange(4) > 0)
 
-    found, expected = (jax.jit(jax.grad(form, argument))(*qkv) for form in (ours, textbook))
-    np.testing.assert_allclose(found, expected, atol=2e-6)
+    actual, expected = (jax.jit(jax.grad(form, argument))(*qkv) for form in (optimized, textbook))
+    np.testing.assert_allclose(actual, expected, atol=2e-6)
 
 
-def test_removing_keys_is_masking_them():
-    """Fixed-size gathers against the masked form of the same: keys at minus infinity."""
+def test_removing_tokens_equals_masking_their_keys():
+    """Gathered tokens against all tokens with a bias of minus infinity on the other keys."""
     q, k, v = map(jnp.asarray, random_qkv(7))
-    left = np.asarray([0, 2, 3, 6])
-    gathered, _ = attention(q[:, :, left], k[:, :, left], v[:, :, left])
-    mask = jnp.full((2, 7), -jnp.inf).at[:, left].set(0)
+    kept = np.asarray([0, 2, 3, 6])
+    gathered, _ = attention(q[:, :, kept], k[:, :, kept], v[:, :, kept])
+    mask = jnp.full((2, 7), -jnp.inf).at[:, kept].set(0)
     masked, _ = attention(q, k, v, key_bias=mask)
-    np.testing.assert_allclose(gathered, masked[:, :, left], atol=1e-6)
+    np.testing.assert_allclose(gathered, masked[:, :, kept], atol=1e-6)
 
 
-OF_MAP = ("class_row", "diagonal", "received", "map", "map_max")
+MAP_SIGNALS = ("class_row", "diagonal", "received", "map", "map_max")
 
 
 @partial(jax.jit, static_argnames=("signals", "classes"))
-def forms(q, k, weight, signals, classes=2):
-    """Signals read from the stored map, and computed anew as a TPU does."""
+def compute_both(q, k, weight, signals, classes=2):
+    """Return signals from the stored map and from the recomputed map, as on a TPU."""
     e = unnormalized_weights(q, k, weight, None)
     inverse = 1 / e.sum(-1)
     stored = statistics_of_map(e, inverse, signals, classes)
     return stored, recomputed_statistics(q, k, weight, e, inverse, signals, classes)
 
 
-@pytest.mark.parametrize("signals", [OF_MAP, ("class_row", "received", "diagonal")], ids=["map", "no-map"])
-@pytest.mark.parametrize("weighted", [True, False])
-def test_signals_computed_anew_are_those_of_the_stored_map(signals, weighted):
+@pytest.mark.parametrize("signals", [MAP_SIGNALS, ("class_row", "received", "diagonal")], ids=["map", "no-map"])
+@pytest.mark.parametrize("has_weight", [True, False])
+def test_recomputed_signals_equal_those_of_the_stored_map(signals, has_weight):
     q, k, _ = map(jnp.asarray, random_qkv(8, scale=2.0))
-    weight = jnp.asarray(np.random.default_rng(8).uniform(1, 9, (2, 7)), jnp.float32) if weighted else None
-    stored, computed = forms(q, k, weight, signals)
-    assert set(stored) == set(computed) == set(signals)
+    weight = jnp.asarray(np.random.default_rng(8).uniform(1, 9, (2, 7)), jnp.float32) if has_weight else None
+    stored, recomputed = compute_both(q, k, weight, signals)
+    assert set(stored) == set(recomputed) == set(signals)
     for name in signals:
-        np.testing.assert_allclose(computed[name], stored[name], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(recomputed[name], stored[name], rtol=1e-5, atol=1e-6)
 
-    def loss(which):
-        return lambda q: sum((signal**2).sum() for signal in forms(q, k, weight, signals)[which].values())
+    def loss(index):
+        return lambda q: sum((signal**2).sum() for signal in compute_both(q, k, weight, signals)[index].values())
 
-    found, expected = (jax.jit(jax.grad(loss(which)))(q) for which in (1, 0))
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    actual, expected = (jax.jit(jax.grad(loss(index)))(q) for index in (1, 0))
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_map_in_half_precision_is_that_of_the_values_weights():
-    """On a TPU: entries of eight bits, and their mean over heads in float32."""
+def test_recomputed_map_of_bfloat16_weights_is_a_float32_mean():
+    """On a TPU, entries have eight significant bits, and their mean over heads is float32."""
     q, k, _ = map(jnp.asarray, random_qkv(8, scale=2.0))
     e = unnormalized_weights(q, k, None, None)
     inverse = 1 / e.sum(-1)
@@ -198,25 +198,25 @@ def test_a_map_in_half_precision_is_that_of_the_values_weights():
         assert float(jnp.abs(rounded[name] - expected).max()) > 0
 
 
-@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("has_mask", [True, False])
 @pytest.mark.parametrize("keep", [1.0, 0.9])
-def test_the_class_row_is_the_mean_of_the_first_rows_of_the_map(masked, keep):
+def test_class_row_is_the_mean_of_the_first_rows_of_the_map(has_mask, keep):
     q, k, v = map(jnp.asarray, random_qkv(8, scale=2.0))
     bias = jnp.asarray(np.random.default_rng(8).uniform(0, 2, (2, 7)), jnp.float32)
-    bias = bias.at[:, 4].set(-jnp.inf) if masked else bias
-    _, found = attention(
-        q[:, :1], k[:, :1], v[:, :1], key_bias=bias, has_mask=masked, keep_fraction=keep, class_tokens=2,
+    bias = bias.at[:, 4].set(-jnp.inf) if has_mask else bias
+    _, signals = attention(
+        q[:, :1], k[:, :1], v[:, :1], key_bias=bias, has_mask=has_mask, keep_fraction=keep, class_tokens=2,
         signals=("class_row", "map"),
     )  # fmt: skip
-    np.testing.assert_allclose(found.class_row[:, 0], found.map[:, :2].mean(1), rtol=1e-6)
+    np.testing.assert_allclose(signals.class_row[:, 0], signals.map[:, :2].mean(1), rtol=1e-6)
 
 
-def test_a_masked_key_leaves_no_trace_however_large_its_score():
+def test_masked_key_with_a_large_score_has_no_effect():
     q, k, v = map(jnp.asarray, random_qkv(9))
     q, k = q.at[..., 0].set(40.0), k.at[:, :, 3, 0].set(40.0)
     bias = jnp.zeros((2, 7)).at[:, 3].set(-jnp.inf)
     values, signals = attention(q, k, v, key_bias=bias, has_mask=True, signals=("received",))
-    left = np.asarray([0, 1, 2, 4, 5, 6])
-    expected, _ = attention(q[:, :, left], k[:, :, left], v[:, :, left])
-    np.testing.assert_allclose(values[:, :, left], expected, atol=1e-6)
+    kept = np.asarray([0, 1, 2, 4, 5, 6])
+    expected, _ = attention(q[:, :, kept], k[:, :, kept], v[:, :, kept])
+    np.testing.assert_allclose(values[:, :, kept], expected, atol=1e-6)
     np.testing.assert_array_equal(signals.received[:, :, 3], 0)

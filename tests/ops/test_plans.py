@@ -1,4 +1,4 @@
-"""Plans carried out, against the dense matrix they stand for."""
+"""Tests of plans against the equivalent dense matrices."""
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,8 @@ from tcvit_jax.tokens import Plan, Tokens
 
 SEEDS = st.integers(0, 999)
 
-# One compilation for all examples of a shape.
-apply, averaging, update_slots, restore = map(jax.jit, (plans.apply, plans.average, plans.update_slots, plans.restore))
+# Compile once for all examples of a shape.
+apply, average, update_slots, restore = map(jax.jit, (plans.apply, plans.average, plans.update_slots, plans.restore))
 by_product, by_index = (jax.jit(form, static_argnums=2) for form in (plans.combine_by_product, plans.combine_by_index))
 
 
@@ -31,20 +31,20 @@ def random_tokens(rng, patches, prefix=1):
 
 @settings(max_examples=20)
 @given(SEEDS, st.integers(0, 2))
-def test_apply_is_the_matrix_of_the_plan(seed, prefix):
+def test_apply_equals_the_matrix_of_the_plan(seed, prefix):
     rng = np.random.default_rng(seed)
     tokens = random_tokens(rng, 7, prefix)
     kept, removed = random_split(rng, 7, 4)
     weight, share = rng.uniform(0, 1, (2, 2, 4, 3)).astype(np.float32)
-    own = rng.uniform(0, 1, (2, 4)).astype(np.float32)
-    plan = Plan(*map(jnp.asarray, (kept, removed, weight, own, share)), target=jnp.zeros((2, 3), jnp.int32))
+    self_weight = rng.uniform(0, 1, (2, 4)).astype(np.float32)
+    plan = Plan(*map(jnp.asarray, (kept, removed, weight, self_weight, share)), target=jnp.zeros((2, 3), jnp.int32))
     out = apply(plan, tokens)
     np.testing.assert_array_equal(out.x[:, :prefix], tokens.x[:, :prefix])
     np.testing.assert_array_equal(out.origin, kept)
     for image in range(2):
         matrix, sizes = np.zeros((4, 7)), np.zeros((4, 7))
         for row in range(4):
-            matrix[row, kept[image, row]], sizes[row, kept[image, row]] = own[image, row], 1
+            matrix[row, kept[image, row]], sizes[row, kept[image, row]] = self_weight[image, row], 1
             for column in range(3):
                 matrix[row, removed[image, column]] = weight[image, row, column]
                 sizes[row, removed[image, column]] = share[image, row, column]
@@ -54,13 +54,13 @@ def test_apply_is_the_matrix_of_the_plan(seed, prefix):
 
 @settings(max_examples=20)
 @given(SEEDS)
-def test_averaging_conserves_size_and_weighted_features_and_stays_inside(seed):
+def test_average_conserves_size_and_weighted_features_within_range(seed):
     rng = np.random.default_rng(seed)
     tokens = random_tokens(rng, 8)
     kept, removed = random_split(rng, 8, 5)
     share = rng.uniform(0, 1, (2, 5, 3)).astype(np.float32)
     share /= share.sum(1, keepdims=True)
-    plan = averaging(jnp.asarray(kept), jnp.asarray(removed), jnp.asarray(share), tokens.size)
+    plan = average(jnp.asarray(kept), jnp.asarray(removed), jnp.asarray(share), tokens.size)
     out = apply(plan, tokens)
     np.testing.assert_allclose(out.size.sum(-1), tokens.size.sum(-1), rtol=1e-6)
     before = (tokens.size[..., None] * tokens.patches).sum(1)
@@ -69,7 +69,7 @@ def test_averaging_conserves_size_and_weighted_features_and_stays_inside(seed):
     assert (out.patches >= tokens.patches.min(1, keepdims=True) - 1e-6).all()
 
 
-def test_adding_leaves_kept_tokens_whole_and_counts_sizes_alike():
+def test_add_keeps_tokens_and_adds_weighted_features_and_sizes():
     rng = np.random.default_rng(0)
     tokens = random_tokens(rng, 6)
     kept, removed = random_split(rng, 6, 4)
@@ -84,13 +84,13 @@ def test_adding_leaves_kept_tokens_whole_and_counts_sizes_alike():
         assert out.size[image, 1] == tokens.size[image, kept[image, 1]] + 0.25 * tokens.size[image, removed[image, 0]]
 
 
-def test_the_strongest_share_is_the_target_and_ties_go_to_the_lower_row():
+def test_target_has_the_largest_share_and_ties_go_to_the_lower_row():
     share = jnp.asarray([[[0.2, 0.5, 0.0], [0.8, 0.5, 0.0]]])
     plan = plans.add(jnp.asarray([[0, 1]]), jnp.asarray([[2, 3, 4]]), share)
     np.testing.assert_array_equal(plan.target, [[1, 0, -1]])
 
 
-def test_dropping_gathers_and_nothing_else():
+def test_drop_only_gathers_kept_tokens():
     rng = np.random.default_rng(1)
     tokens = random_tokens(rng, 6)
     kept, removed = random_split(rng, 6, 4)
@@ -101,7 +101,7 @@ def test_dropping_gathers_and_nothing_else():
         np.testing.assert_array_equal(out.slots[image][removed[image]], [-1, -1])
 
 
-def test_pooling_puts_one_more_token_behind():
+def test_pool_appends_one_token():
     rng = np.random.default_rng(2)
     tokens = random_tokens(rng, 7)
     kept, removed = random_split(rng, 7, 4)
@@ -116,20 +116,22 @@ def test_pooling_puts_one_more_token_behind():
         np.testing.assert_array_equal(out.slots[image][removed[image]], [4, 4, 4])
 
 
-def test_representing_passes_sizes_and_patches_on_and_no_features():
+def test_represent_passes_on_sizes_and_patches_but_no_features():
     rng = np.random.default_rng(4)
     tokens = random_tokens(rng, 6)
     kept, removed = random_split(rng, 6, 4)
     share = jnp.zeros((2, 4, 2)).at[:, 1, 0].set(1).at[:, 3, 1].set(1)
     out = apply(plans.represent(jnp.asarray(kept), jnp.asarray(removed), share), tokens)
     for image in range(2):
-        size, passed = (np.asarray(tokens.size[image])[rows[image]] for rows in (kept, removed))
+        size, removed_size = (np.asarray(tokens.size[image])[rows[image]] for rows in (kept, removed))
         np.testing.assert_array_equal(out.patches[image], tokens.patches[image][kept[image]])
-        np.testing.assert_allclose(out.size[image], size + np.asarray([0, passed[0], 0, passed[1]]), rtol=1e-6)
+        np.testing.assert_allclose(
+            out.size[image], size + np.asarray([0, removed_size[0], 0, removed_size[1]]), rtol=1e-6
+        )
         np.testing.assert_array_equal(out.slots[image][removed[image]], [1, 3])
 
 
-def test_what_is_masked_has_no_size_and_no_patch_and_is_not_fewer_rows():
+def test_mask_keeps_the_shape_and_clears_sizes_and_slots():
     rng = np.random.default_rng(5)
     tokens = random_tokens(rng, 6)
     kept, removed = random_split(rng, 6, 4)
@@ -143,58 +145,58 @@ def test_what_is_masked_has_no_size_and_no_patch_and_is_not_fewer_rows():
         np.testing.assert_array_equal(out.slots[image][removed[image]], [-1, -1])
 
 
-def test_a_scaled_plan_scales_features_alone_and_a_sized_one_sizes_alone():
+def test_scale_features_and_with_shares_affect_only_features_and_only_sizes():
     rng = np.random.default_rng(6)
     tokens = random_tokens(rng, 6)
     kept, removed = map(jnp.asarray, random_split(rng, 6, 4))
     share, factor = jnp.full((2, 4, 2), 0.25), jnp.asarray(rng.uniform(1, 2, (2, 4)), jnp.float32)
-    for plan in (averaging(kept, removed, share, tokens.size), plans.add(kept, removed, share)):
-        out, scale_features = (apply(p, tokens) for p in (plan, plans.scale_features(plan, factor)))
-        np.testing.assert_allclose(scale_features.patches, out.patches * factor[..., None], rtol=1e-5)
-        np.testing.assert_array_equal(scale_features.size, out.size)
-        with_shares = apply(plans.with_shares(plan, 2 * share), tokens)
-        np.testing.assert_array_equal(with_shares.patches, out.patches)
-        own = np.take_along_axis(np.asarray(tokens.size), np.asarray(kept), 1)
-        np.testing.assert_allclose(with_shares.size - own, 2 * (out.size - own), rtol=1e-5)
+    for plan in (average(kept, removed, share, tokens.size), plans.add(kept, removed, share)):
+        out, scaled_out = (apply(p, tokens) for p in (plan, plans.scale_features(plan, factor)))
+        np.testing.assert_allclose(scaled_out.patches, out.patches * factor[..., None], rtol=1e-5)
+        np.testing.assert_array_equal(scaled_out.size, out.size)
+        reshared_out = apply(plans.with_shares(plan, 2 * share), tokens)
+        np.testing.assert_array_equal(reshared_out.patches, out.patches)
+        kept_size = np.take_along_axis(np.asarray(tokens.size), np.asarray(kept), 1)
+        np.testing.assert_allclose(reshared_out.size - kept_size, 2 * (out.size - kept_size), rtol=1e-5)
 
 
-def test_a_mean_without_any_mass_leaves_the_kept_token_as_it_is():
+def test_average_with_zero_mass_does_not_change_kept_tokens():
     rng = np.random.default_rng(3)
     tokens = random_tokens(rng, 4)
     kept, removed = jnp.asarray([[0, 1]] * 2), jnp.asarray([[2, 3]] * 2)
-    plan = averaging(kept, removed, jnp.full((2, 2, 2), 0.5), jnp.zeros((2, 4)))
+    plan = average(kept, removed, jnp.full((2, 2, 2), 0.5), jnp.zeros((2, 4)))
     np.testing.assert_array_equal(apply(plan, tokens).patches, tokens.patches[:, :2])
 
 
 @settings(max_examples=20)
 @given(SEEDS)
-def test_blends_compose_as_matrices_and_restore_by_shares(seed):
-    """Two plans in a row: every original patch gets the features its parts say."""
+def test_restore_weights_compose_as_matrices(seed):
+    """After two plans, each original patch is restored by the product of both matrices."""
     rng = np.random.default_rng(seed)
     tokens = random_tokens(rng, 8).with_restore_weights()
     expected = np.stack([np.eye(8)] * 2)
     for before, keep in ((8, 5), (5, 3)):
         kept, removed = random_split(rng, before, keep)
         share = rng.uniform(0, 1, (2, keep, before - keep)).astype(np.float32)
-        share[:, :, 0] = 0  # a token that found nobody
-        plan = averaging(*map(jnp.asarray, (kept, removed, share)), tokens.size)
+        share[:, :, 0] = 0  # This removed token is dropped.
+        plan = average(*map(jnp.asarray, (kept, removed, share)), tokens.size)
         tokens = apply(plan, tokens)
         step = np.zeros((2, before, keep))
         for image in range(2):
             step[image, kept[image], np.arange(keep)] = 1
-            for place, row in enumerate(removed[image][1:], start=1):
-                step[image, row] = share[image, :, place] / share[image, :, place].sum()
+            for column, row in enumerate(removed[image][1:], start=1):
+                step[image, row] = share[image, :, column] / share[image, :, column].sum()
         expected = expected @ step
     np.testing.assert_allclose(tokens.restore_weights, expected, atol=1e-6)
     restored = restore(tokens.patches, tokens.slots, tokens.restore_weights)
     np.testing.assert_allclose(restored, expected @ np.asarray(tokens.patches), atol=1e-5)
-    lost = expected.sum(-1) == 0
-    assert lost.any()
-    np.testing.assert_array_equal(np.asarray(restored)[lost], 0)
+    is_lost = expected.sum(-1) == 0
+    assert is_lost.any()
+    np.testing.assert_array_equal(np.asarray(restored)[is_lost], 0)
 
 
 @pytest.mark.parametrize("shape", [(), (2,), (2, 5)])
-def test_restoring_by_slots_gives_every_patch_its_token(shape):
+def test_restore_by_slots_returns_the_token_of_each_patch(shape):
     x = jnp.arange(6.0 * np.prod(shape, dtype=int)).reshape(2, 3, *shape)
     slots = jnp.asarray([[0, 2, 2, 1], [1, -1, 0, 2]])
     restored = np.asarray(restore(x, slots))
@@ -205,45 +207,45 @@ def test_restoring_by_slots_gives_every_patch_its_token(shape):
 
 @settings(max_examples=20)
 @given(SEEDS)
-def test_slots_compose_like_dictionaries(seed):
+def test_update_slots_composes_like_dictionaries(seed):
     rng = np.random.default_rng(seed)
-    left, slots = 9, np.tile(np.arange(9), (2, 1))
-    homes = [{patch: patch for patch in range(9)} for _ in range(2)]
+    tokens, slots = 9, np.tile(np.arange(9), (2, 1))
+    expected = [{patch: patch for patch in range(9)} for _ in range(2)]
     for keep in (7, 4, 2):
-        kept, removed = random_split(rng, left, keep)
+        kept, removed = random_split(rng, tokens, keep)
         target = rng.integers(-1, keep, removed.shape).astype(np.int32)
-        empty = jnp.zeros((2, keep, left - keep))
+        empty = jnp.zeros((2, keep, tokens - keep))
         plan = Plan(jnp.asarray(kept), jnp.asarray(removed), empty, empty[..., 0], empty, jnp.asarray(target))
         slots = update_slots(plan, jnp.asarray(slots, jnp.int32))
         for image in range(2):
-            moved = {int(row): place for place, row in enumerate(kept[image])}
-            moved |= {int(row): int(place) for row, place in zip(removed[image], target[image], strict=True)}
-            homes[image] = {patch: moved.get(home, -1) for patch, home in homes[image].items()}
-            np.testing.assert_array_equal(slots[image], list(homes[image].values()))
-        left = keep
+            new_row = {int(row): position for position, row in enumerate(kept[image])}
+            new_row |= {int(row): int(position) for row, position in zip(removed[image], target[image], strict=True)}
+            expected[image] = {patch: new_row.get(row, -1) for patch, row in expected[image].items()}
+            np.testing.assert_array_equal(slots[image], list(expected[image].values()))
+        tokens = keep
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("prefix", [0, 2])
-@pytest.mark.parametrize("kind", ["dropping", "adding", "averaging", "pooling"])
-def test_plans_carried_out_by_product_are_those_by_index(kind, prefix, dtype):
-    """The form of a TPU, on this machine: what nothing is added to is the same to the bit, gradients included."""
+@pytest.mark.parametrize("kind", ["drop", "add", "average", "pool"])
+def test_combine_by_product_equals_combine_by_index(kind, prefix, dtype):
+    """Rows without added tokens are equal to the bit. The TPU implementation runs on the CPU."""
     rng = np.random.default_rng(4)
     kept, removed = map(jnp.asarray, random_split(rng, 9, 5))
     weight = jnp.asarray(rng.uniform(0, 1, (2, 5, 4)), jnp.float32).at[:, 2].set(0)
     x = jnp.asarray(rng.standard_normal((2, prefix + 9, 6))).astype(dtype)
     plan = {
-        "dropping": lambda: plans.drop(kept, removed),
-        "adding": lambda: plans.add(kept, removed, weight),
-        "averaging": lambda: averaging(kept, removed, weight, jnp.ones((2, 9))),
-        "pooling": lambda: plans.pool(kept, removed, weight[:, 0]),
+        "drop": lambda: plans.drop(kept, removed),
+        "add": lambda: plans.add(kept, removed, weight),
+        "average": lambda: average(kept, removed, weight, jnp.ones((2, 9))),
+        "pool": lambda: plans.pool(kept, removed, weight[:, 0]),
     }[kind]()
     product, index = by_product(plan, x, prefix), by_index(plan, x, prefix)
     assert product.dtype == index.dtype == x.dtype
-    # One rounding to the dtype, of sums that may differ in their last float32 digit.
-    digits = 1e-6 if dtype == "float32" else 2**-8
-    np.testing.assert_allclose(product.astype(jnp.float32), index.astype(jnp.float32), rtol=digits, atol=1e-6)
-    rows = np.arange(prefix + 5) if kind in ("dropping", "pooling") else [*range(prefix), prefix + 2]
+    # Sums may differ in the last digit of float32 and are then rounded to the dtype.
+    tolerance = 1e-6 if dtype == "float32" else 2**-8
+    np.testing.assert_allclose(product.astype(jnp.float32), index.astype(jnp.float32), rtol=tolerance, atol=1e-6)
+    rows = np.arange(prefix + 5) if kind in ("drop", "pool") else [*range(prefix), prefix + 2]
     np.testing.assert_array_equal(product[:, rows], index[:, rows])
     if dtype == "float32":
         gradients = [

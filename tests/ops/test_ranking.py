@@ -1,4 +1,4 @@
-"""Rankings against plain sorts."""
+"""Tests of rankings against plain sorts."""
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,12 @@ from hypothesis.extra import numpy as hnp
 from tcvit_jax.ops import ranking
 from tcvit_jax.ops.ranking import midranks
 
-# One compilation for all examples of a shape.
+# Compile once for all examples of a shape.
 split_by_score = jax.jit(ranking.split_by_score, static_argnames="keep")
-largest = jax.jit(ranking.largest, static_argnames=("count", "axis"))
-ranks, smallest = jax.jit(ranking.ranks), jax.jit(ranking.smallest)
+largest_mask = jax.jit(ranking.largest_mask, static_argnames=("count", "axis"))
+ranks, kth_smallest = jax.jit(ranking.ranks), jax.jit(ranking.kth_smallest)
 
-# Few values, so that most entries are tied with others.
+# There are few different values, so that most entries are tied.
 ROWS = hnp.arrays(np.float32, (2, 9), elements=st.sampled_from([-2.0, -0.5, 0.0, 0.25, 1.0, 3.0]))
 
 
@@ -30,7 +30,7 @@ def test_split_is_a_stable_descending_sort(score, keep):
 
 
 def test_scores_are_ranked_in_float32():
-    # In bfloat16 these three are one value; given in float32 they must not be rounded to it.
+    # These scores are equal in bfloat16, so float32 scores must not be rounded to it.
     score = jnp.asarray([[1.0, 1.0001, 1.0002]], jnp.float32)
     kept, _ = split_by_score(score, 1)
     np.testing.assert_array_equal(kept, [[2]])
@@ -45,15 +45,15 @@ def split_standardized(x):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_rounding_within_a_program_never_loses_a_token(seed):
-    """Equal tokens, standardized: what is left is rounding, which a compiler may do anew for each comparison."""
-    kinds = np.random.default_rng(seed).standard_normal((2, 3, 8))
-    kept, removed = split_standardized(jnp.asarray(np.repeat(kinds, 12, axis=1), jnp.float32))
+def test_split_is_a_partition_despite_rounding(seed):
+    """Scores of identical tokens differ by rounding only, which a compiler may repeat for each comparison."""
+    distinct = np.random.default_rng(seed).standard_normal((2, 3, 8))
+    kept, removed = split_standardized(jnp.asarray(np.repeat(distinct, 12, axis=1), jnp.float32))
     assert (np.diff(kept) > 0).all() and (np.diff(removed) > 0).all()
     np.testing.assert_array_equal(np.sort(np.concatenate([kept, removed], axis=1)), [range(36)] * 2)
 
 
-def test_a_score_that_is_no_number_is_the_lowest():
+def test_nan_score_ranks_lowest():
     score = jnp.asarray([[0.5, jnp.nan, -3.0, jnp.nan]])
     kept, removed = split_by_score(score, 2)
     np.testing.assert_array_equal(kept, [[0, 2]])
@@ -61,27 +61,27 @@ def test_a_score_that_is_no_number_is_the_lowest():
 
 
 @given(ROWS, st.sampled_from([0, 1, 4, 9]))
-def test_the_largest_are_those_of_a_stable_sort(rows, count):
-    found = np.asarray(largest(jnp.asarray(rows), count))
-    np.testing.assert_array_equal(largest(jnp.asarray(rows.T), count, axis=-2), found.T)
+def test_largest_mask_equals_a_stable_sort(rows, count):
+    mask = np.asarray(largest_mask(jnp.asarray(rows), count))
+    np.testing.assert_array_equal(largest_mask(jnp.asarray(rows.T), count, axis=-2), mask.T)
     for image in range(2):
         order = sorted(range(9), key=lambda i: (-rows[image, i], i))
-        np.testing.assert_array_equal(np.flatnonzero(found[image]), sorted(order[:count]))
+        np.testing.assert_array_equal(np.flatnonzero(mask[image]), sorted(order[:count]))
 
 
 @settings(max_examples=30)
 @given(hnp.arrays(np.float32, (2, 50), elements=st.floats(0, 2, width=32)), st.integers(1, 50))
-def test_the_smallest_are_exact_down_to_denormals(rows, rank):
-    np.testing.assert_array_equal(smallest(jnp.asarray(rows), rank), np.sort(rows, axis=-1)[:, rank - 1])
+def test_kth_smallest_is_exact_for_subnormal_numbers(rows, rank):
+    np.testing.assert_array_equal(kth_smallest(jnp.asarray(rows), rank), np.sort(rows, axis=-1)[:, rank - 1])
 
 
-def test_standing_counts_the_lower_and_half_of_the_equal():
+def test_midranks_of_tied_entries_are_their_mean_rank():
     score = jnp.asarray([[0.3, 0.1, 0.3, 0.9], [1.0, 1.0, 1.0, 1.0]])
     np.testing.assert_array_equal(midranks(score), [[1.5, 0, 1.5, 3], [1.5] * 4])
 
 
 @given(ROWS)
-def test_places_are_those_of_a_stable_descending_sort(score):
+def test_ranks_equal_a_stable_descending_sort(score):
     order = np.argsort(-score, axis=-1, kind="stable")
-    found = np.take_along_axis(np.asarray(ranks(jnp.asarray(score))), order, axis=1)
-    np.testing.assert_array_equal(found, [range(9)] * 2)
+    actual = np.take_along_axis(np.asarray(ranks(jnp.asarray(score))), order, axis=1)
+    np.testing.assert_array_equal(actual, [range(9)] * 2)

@@ -117,7 +117,7 @@ def test_propagation_is_affine_in_alpha():
 def test_graph_has_the_degrees_of_its_kind(kind):
     example = scene(3)
     graph = tc.GTP(graph=kind, neighbors=3).build_graph(example.tokens, example.grid)
-    spatial = graphs.spatial(example.grid).sum(-1)
+    spatial = graphs.spatial_adjacency(example.grid).sum(-1)
     degree = np.asarray(graph.adjacency.sum(-1))
     lower = {"spatial": spatial, "semantic": 3, "mixed": np.maximum(spatial, 3)}[kind]
     upper = {"spatial": spatial, "semantic": 3, "mixed": spatial + 3}[kind]
@@ -194,5 +194,5 @@ def test_result_does_not_depend_on_the_order_of_patches(propagation):
 
 
 def test_too_many_neighbors_are_rejected():
-    with pytest.raises(tc.InputError, match="neighbors=20 is out of range: 20 patch tokens have between 0 and 19"):
+    with pytest.raises(tc.InputError, match="neighbors=20: must be between 0 and 19; there are 20 patch tokens"):
         condense(tc.GTP(neighbors=20), scene(0), 12)

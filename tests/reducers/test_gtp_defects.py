@@ -53,8 +53,8 @@ def test_zero_neighbors_are_rejected_or_add_no_edges():
         tc.GTP(graph="semantic", neighbors=0)
     example = scene(1)
     graph = tc.GTP(neighbors=0).build_graph(example.tokens, example.grid)
-    np.testing.assert_array_equal(graph.adjacency[0], graphs.spatial(example.grid))
-    with pytest.raises(tc.InputError, match="neighbors=36 is out of range: 36 patch tokens"):
+    np.testing.assert_array_equal(graph.adjacency[0], graphs.spatial_adjacency(example.grid))
+    with pytest.raises(tc.InputError, match="neighbors=36: must be between 0 and 35; there are 36 patch tokens"):
         small(tc.GTP(neighbors=36), 4)
 
 
@@ -89,7 +89,7 @@ def test_sparsification_of_a_small_map_keeps_all_entries():
 def test_duplicates_and_half_precision_keep_the_number_of_neighbors(dtype):
     """With ties, a token may not be its own nearest token, whose edge becomes -1, or it has up to twice the neighbors."""
     x = jnp.repeat(jax.random.normal(jax.random.key(0), (2, 5, 6)), 4, axis=1).astype(dtype)
-    adjacency = np.asarray(graphs.semantic(x, 3))
+    adjacency = np.asarray(graphs.semantic_adjacency(x, 3))
     assert adjacency.dtype == bool
     assert (adjacency.sum(-1) == 3).all()
     assert not np.diagonal(adjacency, axis1=1, axis2=2).any()

@@ -111,7 +111,7 @@ def test_nan_loss_ends_with_the_step(tmp_path):
         ("--config.log_every=0", "log_every=0: must be > 0"),
         ("--config.weights=gone.safetensors", "no weight file 'gone.safetensors'"),
         ("--config.seed=-1", r"seed=-1: must be in \[0, 2\*\*32\)"),
-        ("--config.reducer.neighbors=99", "neighbors=99 is out of range: 36 patch tokens"),
+        ("--config.reducer.neighbors=99", "neighbors=99: must be between 0 and 35; there are 36 patch tokens"),
         ("--config.optimizer.clip_norm=-1", "optimizer.clip_norm=-1.0: must be >= 0"),
         ("--config.model.drop_path_rate=1", r"drop_path_rate=1.0 is not in \[0, 1\)"),
         ("--config.epochs=0.001", "epochs=0.001 is less than half a step of 64 images"),
