@@ -85,11 +85,11 @@ def condense(model: ViT, reducer: Reducer | None = None, schedule: int | Sequenc
 
 
 def _height_and_width(img_size: Any) -> tuple[int, int]:
-    sides = (img_size, img_size)
+    sides: tuple[Any, ...] = (img_size, img_size)
     if isinstance(img_size, Sequence) and not isinstance(img_size, str):
         sides = tuple(cast("Sequence[Any]", img_size))
     if len(sides) != 2:
-        raise out_of_range("img_size", img_size, "an integer or (height, width)")
+        raise out_of_range("img_size", cast("object", img_size), "an integer or (height, width)")
     return as_integer("img_size", sides[0]), as_integer("img_size", sides[1])
 
 
