@@ -81,7 +81,7 @@ def check_unexpected(names: Iterable[str], problems: Sequence[Problem]) -> list[
     unexpected = []
     for name in sorted(names):
         near = difflib.get_close_matches(name, missing, n=1)
-        unexpected.append((name, "unexpected" + (f", did you mean {near[0]}?" if near else "")))
+        unexpected.append((name, "unexpected" + (f" (did you mean {near[0]}?)" if near else "")))
     return unexpected
 
 
