@@ -23,7 +23,7 @@ def shapes_of(model, batch):
 
 
 @pytest.mark.parametrize("reducer", [pytest.param(None, id="dense"), *COMPILED_SWITCHES])
-def test_forward_has_no_collectives_callbacks_or_map_products_and_is_traced_once(reducer):
+def test_forward_has_no_collectives_host_calls_or_map_products_and_is_traced_once(reducer):
     model = small(reducer, 4, depth=2)
     mesh = sharding.data_mesh()
     assert mesh.size == 8
@@ -40,6 +40,7 @@ def test_forward_has_no_collectives_callbacks_or_map_products_and_is_traced_once
     # The program is not run, so a low optimization level suffices.
     text = traced.lower().compile(compiler_options={"xla_backend_optimization_level": 0}).as_text()
     assert "ENTRY" in text
+    # The text includes the name of this test, which therefore must not contain any of these names.
     assert not [name for name in COLLECTIVES if name in text]
     assert "callback" not in text
     # Every product has a short dimension (width, head width or removed tokens); no map is multiplied by a map.
