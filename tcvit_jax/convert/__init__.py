@@ -1,4 +1,4 @@
-"""WeightFile of timm, AugReg and TokenLabeling in and out of our variables, by the architecture's parameter table."""
+"""Conversion between weight files of timm, AugReg or TokenLabeling and Flax variables, by the parameter tables."""
 
 from tcvit_jax.convert.command import Report, to_checkpoint, to_safetensors
 from tcvit_jax.convert.mapping import Conversion, convert, from_torch, to_torch

@@ -1,4 +1,4 @@
-"""Published weights to a checkpoint of ours, and a checkpoint of ours to weights for timm.
+"""Convert published weights to a checkpoint, or export a checkpoint to a weight file for timm.
 
 python -m tcvit_jax.convert deit_small_patch16_224.safetensors --model deit_small_patch16_224 --out ckpt
 python -m tcvit_jax.convert hf-hub:timm/deit_small_patch16_224.fb_in1k --out ckpt
@@ -14,55 +14,56 @@ from tcvit_jax.command import Command
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags."""
-    parser.add_argument("source", help=".safetensors, .npz, .pth, hf-hub:timm/NAME, or a checkpoint directory")
-    parser.add_argument("--out", required=True, help="a new directory; of a checkpoint, a new .safetensors file")
-    parser.add_argument("--model", help="timm's name, with or without tag; the hub's repositories bring theirs")
+    """Add the arguments of the command."""
+    parser.add_argument("source", help=".safetensors, .npz or .pth file, hf-hub:timm/NAME, or a checkpoint directory")
+    parser.add_argument("--out", required=True, help="new checkpoint directory, or new .safetensors file to export to")
+    parser.add_argument("--model", help="timm name, with or without tag; inferred for hf-hub:timm/NAME")
     parser.add_argument(
-        "--img-size", help="another resolution, 384 or 384x224 (height, width): positions are resampled"
+        "--img-size", help="image size, 384 or 384x224 (height x width); position embeddings are resampled"
     )
-    parser.add_argument("--num-classes", type=int, help="classes of the model, where they are not those of its name")
-    parser.add_argument("--new-head", action="store_true", help="leave out the classifier; the model's starts at zero")
+    parser.add_argument("--num-classes", type=int, help="number of classes, if not that of the pretrained model")
+    parser.add_argument("--new-head", action="store_true", help="replace the classifier with a zero-initialized one")
     parser.add_argument(
-        "--entry", help="of a training checkpoint, which tensors: state_dict_ema, state_dict, model, ..."
+        "--entry", help="key of the tensors in a training checkpoint: state_dict_ema, state_dict, model, ..."
     )
-    parser.add_argument("--grid", help="patches that the file has positions for, where they are no square: 16x8")
-    parser.add_argument("--photo", help="an image to compare with timm on; by default one that scikit-learn brings")
-    parser.add_argument("--no-parity", action="store_true", help="do not compare with timm, where it is installed")
+    parser.add_argument("--grid", help="patch grid of the position embeddings in the file, if not square: 16x8")
+    parser.add_argument("--photo", help="image for the comparison with timm; by default a sample photo of scikit-learn")
+    parser.add_argument("--no-parity", action="store_true", help="skip the comparison with timm")
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Convert in the direction that `--out` says, and print the account."""
+    """Convert to a checkpoint, or export one if `--out` is a `.safetensors` file, and print the report."""
     from tcvit_jax.convert.command import to_checkpoint, to_safetensors
-    from tcvit_jax.errors import InputError
+    from tcvit_jax.errors import conflicts
 
     if flags.out.endswith(".safetensors"):
-        given = {name: getattr(flags, name) for name in ("model", "img_size", "num_classes", "grid", "photo")}
-        unused = [name for name, value in given.items() if value is not None] + ["new_head"] * flags.new_head
-        if unused:
-            raise InputError(
-                f"--{unused[0].replace('_', '-')} is not for writing {flags.out!r}: a model is written as it is"
-            )
+        names = [
+            name for name in ("model", "img_size", "num_classes", "grid", "photo") if getattr(flags, name) is not None
+        ]
+        names += ["new_head"] * flags.new_head
+        if names:
+            option = f"--{names[0].replace('_', '-')}"
+            raise conflicts(option, f"--out {flags.out}", "a checkpoint is exported unchanged")
         print(to_safetensors(flags.source, flags.out, flags.entry))
     else:
-        overrides = {"img_size": _sides("img-size", flags.img_size), "num_classes": flags.num_classes}
+        overrides = {"img_size": _parse_size("img-size", flags.img_size), "num_classes": flags.num_classes}
         print(
             to_checkpoint(
                 flags.source, flags.out, flags.model, new_head=flags.new_head, entry=flags.entry,
                 overrides={key: value for key, value in overrides.items() if value is not None},
-                compare=not flags.no_parity, photo=flags.photo, grid=_sides("grid", flags.grid),
+                compare=not flags.no_parity, photo=flags.photo, grid=_parse_size("grid", flags.grid),
             )
         )  # fmt: skip
 
 
-def _sides(flag: str, text: str | None) -> tuple[int, int] | None:
+def _parse_size(flag: str, text: str | None) -> tuple[int, int] | None:
     from tcvit_jax.convert.files import parse_size
-    from tcvit_jax.errors import InputError
+    from tcvit_jax.errors import out_of_range
 
-    found = None if text is None else parse_size(text)
-    if text is not None and found is None:
-        raise InputError(f"--{flag} {text!r} should be like 24 or 24x16, height and width")
-    return found
+    size = None if text is None else parse_size(text)
+    if text is not None and size is None:
+        raise out_of_range(f"--{flag}", text, "SIZE or HEIGHTxWIDTH, such as 24 or 24x16")
+    return size
 
 
 main = Command(__doc__, add_arguments, run, prog="python -m tcvit_jax.convert")

@@ -1,4 +1,4 @@
-"""A whole conversion, either way, and the account it gives of itself."""
+"""Conversion of a weight file to a checkpoint and back, with a report."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from tcvit_jax.convert import hub, parity
 from tcvit_jax.convert.files import WeightFile, write_safetensors
 from tcvit_jax.convert.mapping import Conversion, convert, to_torch
 from tcvit_jax.convert.sources import read_state_dict
-from tcvit_jax.errors import InputError, printable
+from tcvit_jax.errors import cannot_read, invalid, printable
 from tcvit_jax.models import ViT, zoo
 
-# What a difference from timm may be, where both compute in float32, of logits about 1; 2e-6 is usual.
+# Largest accepted difference from timm for logits of magnitude 1, in float32. 2e-6 is typical.
 TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of which tensors; print it for a table.
+    """Report of a conversion. `str` formats it as a table.
 
     Attributes:
-        source: what was read.
-        sha256: of that file.
-        model: the name, with its tag.
-        conversion: names that were mapped, resampled, replaced, ignored.
-        parameters: how many numbers the model learns.
-        expected: how many the name has, at its own resolution and classes.
+        source: File or repository that was read.
+        sha256: SHA-256 of the file.
+        model: Name of the model, with its tag.
+        conversion: Converted variables, and how each tensor was used.
+        parameters: Number of parameters of the model.
+        published_parameters: Number of parameters at the original resolution and number of classes.
         checksum: SHA-256 of the variables.
-        parity: what a comparison with timm found, or why there was none.
-        out: where it was written.
+        parity: Result of the comparison with timm, or why there was none.
+        out: Path of the checkpoint.
     """
 
     source: str
@@ -44,34 +44,35 @@ class Report:
     model: str
     conversion: Conversion
     parameters: int
-    expected: int
+    published_parameters: int
     checksum: str
     parity: str
     out: str
 
     def __str__(self) -> str:
-        done = self.conversion
-        kinds = {"resampled": done.resampled, "replaced": done.replaced, "ignored": done.ignored}
-        counts = [f"{len(done.mapped)} mapped", *(f"{len(names)} {kind}" for kind, names in kinds.items())]
-        # A tensor that is refused is an error, and there is no report.
+        conversion = self.conversion
+        kinds = {"resampled": conversion.resampled, "replaced": conversion.replaced, "ignored": conversion.ignored}
+        counts = [f"{len(conversion.mapped)} mapped", *(f"{len(names)} {kind}" for kind, names in kinds.items())]
+        # No tensor is rejected, because a rejected tensor is an error without a report.
         rows = [
             ("source", f"{self.source}, sha256 {self.sha256}"),
             ("model", self.model),
-            ("tensors", f"{', '.join(counts)}, 0 refused, {done.dtype}"),
+            ("tensors", f"{', '.join(counts)}, 0 rejected, {conversion.dtype}"),
             *((kind, ", ".join(names)) for kind, names in kinds.items() if names),
-            ("parameters", f"{self.parameters:,}, where the name has {self.expected:,}"),
+            ("parameters", f"{self.parameters:,} (published model: {self.published_parameters:,})"),
             ("parity", self.parity),
-            ("checkpoint", f"{self.out}, sha256 of the variables {self.checksum}"),
+            ("checkpoint", f"{self.out}, variables sha256 {self.checksum}"),
         ]
         return "\n".join(f"{label:11} {printable(text)}" for label, text in rows)
 
     def provenance(self) -> dict[str, Any]:
-        """What a checkpoint says of where it comes from."""
-        done = self.conversion
-        names = {kind: list(getattr(done, kind)) for kind in ("resampled", "replaced", "ignored")}
+        """Return the origin of the weights as plain values, for the metadata of the checkpoint."""
+        conversion = self.conversion
+        names = {kind: list(getattr(conversion, kind)) for kind in ("resampled", "replaced", "ignored")}
         return {
-            "source": self.source, "sha256": self.sha256, "mapped": len(done.mapped), **names, "dtype": done.dtype,
-            "parameters": self.parameters, "parity": self.parity, "versions": {"jax": jax.__version__},
+            "source": self.source, "sha256": self.sha256, "mapped": len(conversion.mapped), **names,
+            "dtype": conversion.dtype, "parameters": self.parameters, "parity": self.parity,
+            "versions": {"jax": jax.__version__},
         }  # fmt: skip
 
 
@@ -87,42 +88,47 @@ def to_checkpoint(
     compare: bool = True,
     photo: str | Path | None = None,
 ) -> Report:
-    """Convert published weights to a checkpoint directory that `load` and `eval.py` need nothing beside.
+    """Convert published weights to a self-contained checkpoint directory for `load` and `eval.py`.
 
     Args:
-        source, entry: as for `read_state_dict`.
-        out: the directory, made here.
-        name: of the model; by default the one of the hub's repository.
-        overrides: of `create_model`, such as `img_size` and `num_classes`.
-        new_head, grid: as for `from_torch`.
-        compare: run the model beside timm's on `photo`, where torch and timm are installed.
-        photo: an image file; by default a photo that comes with scikit-learn.
+        source: Weight file or Hugging Face repository, as in `read_state_dict`.
+        out: New directory.
+        name: Model name; by default inferred from the repository.
+        overrides: Overrides of `create_model`, such as `img_size` and `num_classes`.
+        new_head: Whether to discard the classifiers, as in `from_torch`.
+        grid: Patch grid of the position embeddings, as in `from_torch`.
+        entry: Key of the tensors in a training checkpoint, as in `read_state_dict`.
+        compare: Whether to compare the logits with timm's on `photo`, if torch and timm are installed.
+        photo: Image file; by default a sample photo of scikit-learn.
+
+    Returns:
+        Report of the conversion.
 
     Raises:
-        InputError: weights that do not fit, or whose logits are not timm's; nothing is written then.
+        InputError: The weights do not match the model, or the logits differ from timm's. Nothing is written.
     """
     checkpoint.check_empty(Path(out).absolute())
-    image = parity.photograph(photo) if photo is not None else None
+    image = parity.read_photo(photo) if photo is not None else None
     source = str(source)
     repo = hub.repository(source)
     if name is None:
         if repo is None:
-            raise InputError(f"which model {source!r} is of has to be said: --model NAME, one of tc.list_models()")
+            raise cannot_read(source, "cannot infer the model", "pass --model NAME, one of tc.list_models()")
         name = zoo.name_from_repository(repo)
     model = models.create_model(zoo.full_name(name), **(overrides or {}))
     weights = read_state_dict(source, entry)
     if not weights.path.is_file():
-        raise InputError(f"{source!r} is a checkpoint already: --out FILE.safetensors writes its weights for timm")
-    done = convert(weights, model, new_head=new_head, grid=grid)
+        raise cannot_read(source, "already a checkpoint", "pass --out FILE.safetensors to export its weights for timm")
+    conversion = convert(weights, model, new_head=new_head, grid=grid)
     report = Report(
         source=(repo or weights.path.name) + (f" ({weights.entry})" if weights.entry else ""),
         sha256=_sha256(weights.path),
         model=model.variant,
-        conversion=done,
+        conversion=conversion,
         parameters=models.count_parameters(model),
-        expected=zoo.get_entry(name).parameters,
+        published_parameters=zoo.get_entry(name).parameters,
         checksum="",
-        parity=_parity(weights, entry, model, done, image) if compare else "not compared",
+        parity=_compare(weights, entry, model, conversion, image) if compare else "not compared",
         out=str(out),
     )
     meta = {
@@ -131,21 +137,24 @@ def to_checkpoint(
         "classes": None,
         "provenance": report.provenance(),
     }
-    # A file that is mapped into memory leaves it before its copy is written.
+    # Release a memory-mapped file before the checkpoint is written.
     del weights
-    return replace(report, checksum=checkpoint.save(out, done.variables, meta))
+    return replace(report, checksum=checkpoint.save(out, conversion.variables, meta))
 
 
 def to_safetensors(directory: str | Path, out: str | Path, weights: str | None = None) -> str:
-    """Write a checkpoint's weights under timm's names, for timm or anybody else; returns what was done, in one line.
+    """Export the weights of a checkpoint to a `.safetensors` file with timm's names.
 
     Args:
-        directory: as for `load`.
-        out: the `.safetensors` file, made here.
-        weights: `"ema"` or `"variables"`, as for `load`.
+        directory: Checkpoint directory, as in `load`.
+        out: New `.safetensors` file.
+        weights: `"ema"` or `"variables"`, as in `load`.
+
+    Returns:
+        Summary in one line.
 
     Raises:
-        InputError: no checkpoint, or a file that is there already.
+        InputError: The directory contains no checkpoint, or the file already exists.
     """
     model, variables, _ = checkpoint.load(directory, weights)
     tensors = to_torch(variables, model)
@@ -159,21 +168,32 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _parity(weights: WeightFile, entry: str | None, model: ViT, done: Conversion, photo: np.ndarray | None) -> str:
-    """The comparison with timm in words; raises where the logits are not the same."""
+def _compare(
+    weights: WeightFile, entry: str | None, model: ViT, conversion: Conversion, photo: np.ndarray | None
+) -> str:
+    """Compare a converted model with timm.
+
+    Returns:
+        The largest difference of the logits, or the reason why they were not compared.
+
+    Raises:
+        InputError: The logits differ.
+    """
     try:
-        if done.replaced:
-            raise parity.CannotCompareError("the head is new")
+        if conversion.replaced:
+            raise parity.CannotCompareError("the classifier is new")
         if model.in_chans != 3:
-            raise parity.CannotCompareError(f"a photo has 3 channels, and the model in_chans={model.in_chans}")
+            raise parity.CannotCompareError(f"the photo requires in_chans=3, got in_chans={model.in_chans}")
         if entry is not None:
-            raise parity.CannotCompareError("timm chooses the entry by itself")
-        gap, scale = parity.largest_difference(
-            weights.path, model, done.variables, zoo.preprocessing(model.variant), photo
+            raise parity.CannotCompareError("timm selects the checkpoint entry itself")
+        difference, scale = parity.compare_logits(
+            weights.path, model, conversion.variables, zoo.preprocessing(model.variant), photo
         )
-    except parity.CannotCompareError as reason:
-        return f"not compared with timm: {reason}"
-    found = f"largest logit difference from timm {gap:.1e} (of logits up to {scale:.1f}) on a photo"
-    if not gap <= TOLERANCE * max(1.0, scale):
-        raise InputError(f"{found}: nothing was written (--no-parity does not compare)")
-    return found
+    except parity.CannotCompareError as error:
+        return f"not compared with timm: {error}"
+    result = f"largest logit difference from timm {difference:.1e} (logits up to {scale:.1f}) on a photo"
+    limit = TOLERANCE * max(1.0, scale)
+    if not difference <= limit:
+        hint = "nothing was written; pass --no-parity to skip the comparison"
+        raise invalid(model.variant, f"{result} must be <= {limit:.1e}", hint)
+    return result

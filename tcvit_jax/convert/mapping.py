@@ -1,4 +1,4 @@
-"""Named tensors to a model's variables and back: every tensor and every variable exactly once, or an error."""
+"""Conversion between named tensors and variables. Every tensor and every variable is used exactly once."""
 
 from __future__ import annotations
 
@@ -10,23 +10,32 @@ import numpy as np
 from flax import traverse_util
 
 from tcvit_jax.convert.formats import TIMM, Format, format_of
-from tcvit_jax.convert.problems import Problem, listed, of_dtypes, of_names, of_shapes, of_unread, of_values
-from tcvit_jax.errors import InputError, first_line
+from tcvit_jax.convert.problems import (
+    NOT_FOUND,
+    Problem,
+    check_dtypes,
+    check_shapes,
+    check_unexpected,
+    check_values,
+    map_names,
+    summarize,
+)
+from tcvit_jax.errors import first_line, invalid
 from tcvit_jax.models import ViT, variable_shapes
 from tcvit_jax.ops.positions import resample_positions
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """Variables, and what was done with which tensors.
+    """Converted variables, and how each tensor was used.
 
     Attributes:
-        variables: `{"params": ...}`, and `"batch_stats"` where the model has any; float32 NumPy arrays.
-        mapped: names that were taken as they are, but for their layout.
-        resampled: names whose positions were resampled for the model's grid.
-        replaced: names of a classifier that was left out; the model's own starts at zero.
-        ignored: names that hold no weight.
-        dtype: that of the tensors.
+        variables: `{"params": ...}` and, if the model has any, `"batch_stats"`; float32 NumPy arrays.
+        mapped: Names of tensors that were converted without resampling.
+        resampled: Names of position embeddings that were resampled to the grid of the model.
+        replaced: Names of classifier tensors that were discarded; the new classifier is zero.
+        ignored: Names of tensors that are not weights.
+        dtype: Dtype of the tensors.
     """
 
     variables: dict[str, Any]
@@ -40,98 +49,107 @@ class Conversion:
 def from_torch(
     state_dict: Mapping[str, Any], model: ViT, *, new_head: bool = False, grid: tuple[int, int] | None = None
 ) -> dict[str, Any]:
-    """The variables of `model` from named tensors: timm's names, those of LV-ViT's authors, or of AugReg's `.npz`.
+    """Convert named tensors of timm, the official LV-ViT code or AugReg `.npz` files to the variables of a model.
 
     Args:
-        state_dict: names to arrays: NumPy, torch, or anything `np.asarray` takes; of one floating-point dtype.
-        model: from `create_model`, of the same sizes. Reducers have no parameters, so any of them fits. Where its
-            `img_size` is another one, positions are resampled as timm does: bicubic with antialiasing, and those of
-            AugReg's `.npz` bilinear without.
-        new_head: leave out the classifiers of `state_dict`; those of `model`, of any number of classes, start at zero.
-        grid: patches in height and width that `state_dict` has positions for; by default what its file says, or else
-            a square.
+        state_dict: Tensors by name: NumPy, torch, or anything that `np.asarray` accepts, of one floating-point dtype.
+        model: Model of `create_model` with matching sizes. Its reducer has no parameters and may be any. For another
+            `img_size`, position embeddings are resampled as in timm: bicubic with antialiasing, or bilinear without
+            antialiasing for AugReg `.npz` files.
+        new_head: Whether to discard the classifiers of `state_dict`. Those of `model`, with any number of classes, are
+            then zero.
+        grid: Patch grid `(height, width)` of the position embeddings in `state_dict`. By default the grid that the file
+            records, or else a square.
 
     Returns:
-        `{"params": ...}`, and `"batch_stats"` where the model has any; float32.
+        `{"params": ...}` and, if the model has any, `"batch_stats"`; float32.
 
     Raises:
-        InputError: names missing, names nobody reads, shapes that differ, dtypes that are mixed or not of numbers,
-            values that are not finite: all of them, in one line.
+        InputError: Names are missing, unexpected or duplicate, shapes or dtypes do not match, or values are not finite.
+            The message lists all problems in one line.
     """
     return convert(state_dict, model, new_head=new_head, grid=grid).variables
 
 
 def to_torch(variables: Mapping[str, Any], model: ViT) -> dict[str, np.ndarray]:
-    """The inverse of `from_torch`: timm's names and layouts, float32, for `model`'s variables.
+    """Convert the variables of a model to float32 tensors with timm's names and layouts. Inverse of `from_torch`.
 
     Raises:
-        InputError: they are another model's.
+        InputError: The variables do not match the model, or timm's format cannot store one of them.
     """
-    given: dict[str, Any] = traverse_util.flatten_dict(dict(variables), sep=".")
+    arrays: dict[str, Any] = traverse_util.flatten_dict(dict(variables), sep=".")
     expected: dict[str, Any] = traverse_util.flatten_dict(variable_shapes(model), sep=".")
-    problems = [(path, "has no place in the model") for path in set(given) - set(expected)]
-    problems += [(path, "is missing") for path in set(expected) - set(given)]
-    for path in set(given) & set(expected):
-        problems += of_shapes([path], [given[path].shape], [expected[path].shape])
+    problems = [(path, "unexpected") for path in set(arrays) - set(expected)]
+    problems += [(path, NOT_FOUND) for path in set(expected) - set(arrays)]
+    for path in set(arrays) & set(expected):
+        problems += check_shapes([path], [arrays[path].shape], [expected[path].shape])
     if problems:
-        raise InputError(f"the variables do not fit {model.variant}: {listed(problems)}")
+        raise invalid(f"variables of {model.variant}", summarize(problems))
     tensors: dict[str, np.ndarray] = {}
-    for path, value in given.items():
+    for path, value in arrays.items():
         entry = model.PARAMETERS.tensors(_table_path(path), TIMM.name)
         if entry is None or entry.layout.dump is None:
-            problems.append((path, f"has no tensor in {TIMM.name} files"))
+            problems.append((path, f"cannot be stored in {TIMM.name} files"))
             continue
         (name,) = entry.names
         tensors[name] = np.ascontiguousarray(entry.layout.dump(np.asarray(value, np.float32)))
     if problems:
-        raise InputError(f"cannot write {model.variant}: {listed(problems)}")
+        raise invalid(f"variables of {model.variant}", summarize(problems))
     return tensors
 
 
 def convert(
     tensors: Mapping[str, Any], model: ViT, *, new_head: bool = False, grid: tuple[int, int] | None = None
 ) -> Conversion:
-    """As `from_torch`, with an account of what was done."""
+    """Convert named tensors as `from_torch` does, and also return how each tensor was used.
+
+    Args:
+        tensors: Tensors by name.
+        model: Model of `create_model`.
+        new_head: Whether to discard the classifiers.
+        grid: Patch grid of the position embeddings.
+
+    Raises:
+        InputError: The tensors do not match the model, as for `from_torch`.
+    """
     grid = grid or getattr(tensors, "grid", None)
     table, file_format = model.PARAMETERS, format_of(tensors)
-    names, problems = of_names(file_format.canonical_names(tensors))
+    names, problems = map_names(file_format.canonical_names(tensors))
     classifiers = table.classifier_tensors(file_format.name)
     dropped = classifiers & set(names) if new_head else frozenset[str]()
-    unread, variables, resampled, dtypes = set(names) - dropped, {}, [], {}
+    remaining, variables, resampled, dtypes = set(names) - dropped, {}, [], {}
     shapes: dict[str, Any] = traverse_util.flatten_dict(variable_shapes(model), sep=".")
     for path, expected in shapes.items():
         role = table.row(_table_path(path)).role
         entry = table.tensors(_table_path(path), file_format.name)
         if entry is None:
-            problems.append((path, f"has no tensor in {file_format.name} files"))
+            problems.append((path, f"cannot be stored in {file_format.name} files"))
             continue
-        wanted = entry.names
         if role == "classifier" and new_head:
             variables[path] = np.zeros(expected.shape, np.float32)
             continue
-        missing = [name for name in wanted if name not in unread]
-        unread.difference_update(wanted)
+        missing = [name for name in entry.names if name not in remaining]
+        remaining.difference_update(entry.names)
         if missing:
-            problems += [(name, "is missing") for name in missing]
+            problems += [(name, NOT_FOUND) for name in missing]
             continue
-        sources, wrong = _read(tensors, {name: names[name] for name in wanted})
-        if not wrong:
-            dtypes.update({name: source.dtype.name for name, source in zip(wanted, sources, strict=True)})
+        sources, errors = _read(tensors, {name: names[name] for name in entry.names})
+        if not errors:
+            dtypes.update({name: source.dtype.name for name, source in zip(entry.names, sources, strict=True)})
             if role == "positions":
-                before = sources[0]
-                sources[0], wrong = _regridded(wanted[0], before, model, grid, file_format)
-                resampled += wanted if sources[0] is not before else []
-            stored = entry.layout.shapes(expected.shape, model.num_heads)
-            wrong = wrong or of_shapes(wanted, [source.shape for source in sources], stored)
-        if not wrong:
+                original = sources[0]
+                sources[0], errors = _fit_positions(entry.names[0], original, model, grid, file_format)
+                resampled += entry.names if sources[0] is not original else []
+            tensor_shapes = entry.layout.shapes(expected.shape, model.num_heads)
+            errors = errors or check_shapes(entry.names, [source.shape for source in sources], tensor_shapes)
+        if not errors:
             variables[path] = np.ascontiguousarray(entry.layout.load(sources, expected.shape), np.float32)
-        problems += wrong
-    problems += [*of_dtypes(dtypes), *of_unread(unread, problems)]
+        problems += errors
+    problems += [*check_dtypes(dtypes), *check_unexpected(remaining, problems)]
     if problems:
-        advice = ""
-        if all(name in classifiers for name, _ in problems):
-            advice = "; another classifier replaces it with new_head (--new-head)"
-        raise InputError(f"the weights do not fit {model.variant}: {listed(problems)}{advice}")
+        is_classifier_only = all(name in classifiers for name, _ in problems)
+        hint = "use new_head=True (--new-head) for a new classifier" if is_classifier_only else ""
+        raise invalid(f"weights for {model.variant}", summarize(problems), hint)
     return Conversion(
         variables=traverse_util.unflatten_dict(variables, sep="."),
         mapped=tuple(sorted(names[name] for name in set(names) - dropped - set(resampled))),
@@ -143,26 +161,34 @@ def convert(
 
 
 def _table_path(path: str) -> str:
-    """Return the path of a variable as parameter tables have it: `params/blocks_0/norm1/scale`."""
+    """Return the path of a variable as in the parameter tables, such as `params/blocks_0/norm1/scale`."""
     return path.replace(".", "/")
 
 
 def _read(tensors: Mapping[str, Any], names: Mapping[str, str]) -> tuple[list[np.ndarray], list[Problem]]:
-    """The tensors that `names` are in the file, and what is wrong with them."""
+    """Read tensors as NumPy arrays.
+
+    Args:
+        tensors: Tensors by their name in the file.
+        names: Names in the file by canonical name.
+
+    Returns:
+        The arrays in the order of `names`, and their problems.
+    """
     sources, problems = [], []
-    for known, name in names.items():
+    for canonical_name, name in names.items():
         value = tensors[name]
         try:
             sources.append(_to_numpy(value))
-        except Exception as error:  # sparse, quantized, of no storage: each has a kind of its own
-            problems.append((known, f"cannot be read: {first_line(error)}"))
-    return sources, problems or of_values(list(names), sources)
+        except Exception as error:  # sparse, quantized and meta tensors raise different types
+            problems.append((canonical_name, f"cannot be read: {first_line(error)}"))
+    return sources, problems or check_values(list(names), sources)
 
 
 def _to_numpy(value: Any) -> np.ndarray:
     if hasattr(value, "detach"):
         value = value.detach().cpu()
-        # torch has no NumPy counterpart of bfloat16: its bits are read as JAX's.
+        # torch cannot convert bfloat16 to NumPy, so its bits are reinterpreted.
         if str(value.dtype) == "torch.bfloat16":
             import torch
             from ml_dtypes import bfloat16
@@ -172,20 +198,33 @@ def _to_numpy(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-def _regridded(
+def _fit_positions(
     name: str, positions: np.ndarray, model: ViT, grid: tuple[int, int] | None, file_format: Format
 ) -> tuple[np.ndarray, list[Problem]]:
-    """Positions on the model's grid: themselves where they are of it, and where nothing can be resampled."""
+    """Resample position embeddings to the grid of a model.
+
+    Args:
+        name: Canonical name of the tensor.
+        positions: Tensor of the file.
+        model: Model of `create_model`.
+        grid: Patch grid of `positions`, or None if it is not specified.
+        file_format: Format of the file.
+
+    Returns:
+        Resampled positions, and problems with the grid. `positions` itself is returned if the grid matches or the shape
+        is invalid, which the check of shapes reports.
+    """
     prefix = 0 if model.no_embed_class else model.prefix
     if positions.ndim != 3 or positions.shape[0] != 1 or positions.shape[2] != model.embed_dim:
         return positions, []
     count, (height, width) = positions.shape[1] - prefix, model.grid
     side = round(max(count, 0) ** 0.5)
     if grid is not None and grid[0] * grid[1] != count:
-        return positions, [(name, f"has {count} positions, and a grid of {grid[0]}x{grid[1]} is said to be theirs")]
+        expected = f"expected {grid[0] * grid[1]} positions for grid {grid[0]}x{grid[1]}"
+        return positions, [(name, f"{expected}, got {count}")]
     if grid is None and count > 0 and side * side == count:
         if count == height * width and height != width:
-            return positions, [(name, f"may be of {side}x{side} or of {height}x{width} patches: say which (--grid)")]
+            return positions, [(name, f"ambiguous grid, {side}x{side} or {height}x{width} (set grid or --grid)")]
         grid = (side, side)
     if grid is None or grid == model.grid:
         return positions, []

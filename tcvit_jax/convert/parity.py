@@ -1,4 +1,4 @@
-"""The converted model beside timm's own, on a photograph."""
+"""Comparison of a converted model with timm on a photo."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ import jax.numpy as jnp
 import numpy as np
 
 from tcvit_jax.data import EvalTransform
-from tcvit_jax.errors import InputError, first_line
+from tcvit_jax.errors import cannot_read, first_line
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing, full_name
 from tcvit_jax.ops.images import normalize
 
 
 class CannotCompareError(Exception):
-    """There is nothing to compare with, for the reason given."""
+    """The comparison with timm is not possible. The message is the reason."""
 
 
-def photograph(path: str | Path) -> np.ndarray:
-    """The image of a file, uint8 `[h, w, 3]`.
+def read_photo(path: str | Path) -> np.ndarray:
+    """Return the image of a file, uint8 `[h, w, 3]`.
 
     Raises:
-        InputError: it is none.
+        InputError: The file cannot be read as an image.
     """
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
-    except Exception as error:  # Pillow's or the system's
-        raise InputError(f"cannot read the photo {str(path)!r}: {first_line(error)}") from error
+    except Exception as error:  # raised by Pillow or the system
+        raise cannot_read(path, f"cannot read the photo: {first_line(error)}") from error
 
 
-def stock_photograph() -> np.ndarray:
-    """A photo that comes with scikit-learn, uint8 `[h, w, 3]`.
+def sample_photo() -> np.ndarray:
+    """Return a sample photo of scikit-learn, uint8 `[h, w, 3]`.
 
     Raises:
         CannotCompareError: scikit-learn is not installed.
@@ -45,37 +45,48 @@ def stock_photograph() -> np.ndarray:
     try:
         from sklearn.datasets import load_sample_image
     except ImportError as error:
-        raise CannotCompareError("no --photo, and no scikit-learn to bring one") from error
+        raise CannotCompareError("requires --photo FILE or scikit-learn") from error
     return np.asarray(load_sample_image("china.jpg"))
 
 
-def largest_difference(
+def compare_logits(
     file: Path, model: ViT, variables: dict[str, Any], preprocessing: Preprocessing, photo: np.ndarray | None
 ) -> tuple[float, float]:
-    """The largest difference of a logit from what timm makes of the same file and photo, and the largest logit.
+    """Compare the logits of a converted model with those of timm for the same weight file and photo.
 
-    timm reads, resamples and preprocesses by itself; both compute in float32. Without a photo it is a stock one.
+    timm reads the file, resamples position embeddings and preprocesses the photo itself. Both models compute in
+    float32.
+
+    Args:
+        file: Weight file that was converted.
+        model: Converted model; its reducer is ignored.
+        variables: Variables of the converted model.
+        preprocessing: Preprocessing of the converted model.
+        photo: uint8 `[h, w, 3]`, or None for a sample photo.
+
+    Returns:
+        The largest absolute difference of a logit, and the largest absolute logit of timm.
 
     Raises:
-        CannotCompareError: torch or timm is missing, or timm cannot build the model or read the file.
+        CannotCompareError: torch or timm is not installed, or timm cannot create the model or load the file.
     """
     timm = _import_timm()
-    photo = stock_photograph() if photo is None else photo
-    theirs = _timm_logits(timm, file, model, photo)
+    photo = sample_photo() if photo is None else photo
+    expected = _timm_logits(timm, file, model, photo)
     size, crop = model.img_size, preprocessing
     transform = EvalTransform(size, model.in_chans, crop.crop_pct, crop.interpolation, crop.crop_mode)
     images = normalize(jnp.asarray(transform(photo))[None], crop.mean, crop.std)
     plain = replace(model, reducer=None, removed=(), dtype="float32")
     with jax.default_matmul_precision("highest"):
-        ours = np.asarray(jax.jit(plain.apply)(variables, images))
-    return float(np.abs(ours - theirs).max()), float(np.abs(theirs).max())
+        actual = np.asarray(jax.jit(plain.apply)(variables, images))
+    return float(np.abs(actual - expected).max()), float(np.abs(expected).max())
 
 
 def _import_timm() -> Any:
     try:
-        import timm  # which imports torch
-    except Exception as error:  # a torchvision that does not fit torch raises more than ImportError
-        raise CannotCompareError(f"torch or timm cannot be imported: {first_line(error)}") from error
+        import timm  # imports torch
+    except Exception as error:  # a torchvision that does not match torch raises more than ImportError
+        raise CannotCompareError(f"cannot import torch and timm: {first_line(error)}") from error
     return timm
 
 
@@ -85,16 +96,16 @@ def _timm_logits(timm: Any, file: Path, model: ViT, photo: np.ndarray) -> np.nda
 
     name = full_name(model.variant)
     if not timm.is_model(name.partition(".")[0]):
-        raise CannotCompareError(f"timm has no {name.partition('.')[0]}")
+        raise CannotCompareError(f"{name.partition('.')[0]} not found in timm")
     overlay = {"file": str(file), "num_classes": model.num_classes, "custom_load": file.suffix == ".npz"}
     try:
-        theirs = timm.create_model(
+        timm_model = timm.create_model(
             name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=model.num_classes,
             img_size=model.img_size,
         )  # fmt: skip
-    except Exception as error:  # whatever timm makes of the file
-        raise CannotCompareError(f"timm cannot load it: {first_line(error)}") from error
-    config = timm.data.resolve_data_config({"input_size": (model.in_chans, *model.img_size)}, model=theirs)
+    except Exception as error:  # timm raises many types for a file that it cannot load
+        raise CannotCompareError(f"timm cannot load the file: {first_line(error)}") from error
+    config = timm.data.resolve_data_config({"input_size": (model.in_chans, *model.img_size)}, model=timm_model)
     images = timm.data.create_transform(**config)(Image.fromarray(photo))[None]
     with torch.inference_mode():
-        return theirs.eval()(images).numpy()
+        return timm_model.eval()(images).numpy()

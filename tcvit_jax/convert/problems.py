@@ -1,4 +1,4 @@
-"""What can be wrong with tensors, and how all of it is said in one line."""
+"""Problems with named tensors, and their summary in one line."""
 
 from __future__ import annotations
 
@@ -8,83 +8,107 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-# The name of a tensor or variable, and what is wrong with it.
+# The name of a tensor or variable, and its problem.
 Problem = tuple[str, str]
 
+NOT_FOUND = "not found"
 
-def of_names(pairs: Iterable[tuple[str, str]]) -> tuple[dict[str, str], list[Problem]]:
-    """Names as the rules have them, to those of the file; two for one are a problem."""
+
+def map_names(pairs: Iterable[tuple[str, str]]) -> tuple[dict[str, str], list[Problem]]:
+    """Map canonical names to names in the file.
+
+    Args:
+        pairs: Canonical name and name in the file of each tensor.
+
+    Returns:
+        The mapping, and a problem for every canonical name that occurs more than once.
+    """
     names: dict[str, str] = {}
     problems = []
-    for known, name in pairs:
-        if known in names:
-            problems.append((name, f"is there twice, also as {names[known]}"))
-        names[known] = name
+    for canonical_name, name in pairs:
+        if canonical_name in names:
+            problems.append((name, f"duplicate of {names[canonical_name]}"))
+        names[canonical_name] = name
     return names, problems
 
 
-def of_values(names: Sequence[str], tensors: Sequence[np.ndarray]) -> list[Problem]:
-    """Those that are not of real numbers, or hold some that float32 cannot."""
+def check_values(names: Sequence[str], tensors: Sequence[np.ndarray]) -> list[Problem]:
+    """Return a problem for each tensor that is not floating-point or not finite in float32."""
     problems = []
     for name, tensor in zip(names, tensors, strict=True):
         if not np.issubdtype(tensor.dtype, np.floating) and tensor.dtype.name != "bfloat16":
-            problems.append((name, f"has dtype {tensor.dtype.name}, which is not one of weights"))
+            problems.append((name, f"expected a floating-point dtype, got {tensor.dtype.name}"))
             continue
         with np.errstate(over="ignore"):
             finite = np.isfinite(tensor.astype(np.float32, copy=False)).all()
         if not finite:
-            problems.append((name, "holds values that are not finite"))
+            problems.append((name, "must be finite in float32"))
     return problems
 
 
-def of_shapes(
+def check_shapes(
     names: Sequence[str], shapes: Sequence[Sequence[int]], expected: Sequence[Sequence[int]]
 ) -> list[Problem]:
-    """Those of another shape than the model's."""
+    """Return a problem for each shape that differs from the expected one."""
     return [
-        (name, f"has shape {tuple(shape)}, the model's is {tuple(wanted)}")
-        for name, shape, wanted in zip(names, shapes, expected, strict=True)
-        if tuple(shape) != tuple(wanted)
+        (name, f"expected shape {tuple(expected_shape)}, got {tuple(shape)}")
+        for name, shape, expected_shape in zip(names, shapes, expected, strict=True)
+        if tuple(shape) != tuple(expected_shape)
     ]
 
 
-def of_dtypes(dtypes: Mapping[str, str]) -> list[Problem]:
-    """A file has one dtype; a tensor that differs has been tampered with, or rounded by mistake."""
-    most = max(set(dtypes.values()), key=list(dtypes.values()).count, default="")
-    return [(name, f"has dtype {dtype}, and most have {most}") for name, dtype in dtypes.items() if dtype != most]
+def check_dtypes(dtypes: Mapping[str, str]) -> list[Problem]:
+    """Return a problem for each tensor whose dtype differs from the most common dtype of the file.
+
+    A file has one dtype. A tensor with another one was changed or rounded by mistake.
+    """
+    common = max(set(dtypes.values()), key=list(dtypes.values()).count, default="")
+    return [
+        (name, f"expected dtype {common} of the other tensors, got {dtype}")
+        for name, dtype in dtypes.items()
+        if dtype != common
+    ]
 
 
-def of_unread(names: Iterable[str], problems: Sequence[Problem]) -> list[Problem]:
-    """Those that nobody asked for, each with the missing one that it may have been meant to be."""
-    missing, found = [name for name, what in problems if what == "is missing"], []
+def check_unexpected(names: Iterable[str], problems: Sequence[Problem]) -> list[Problem]:
+    """Return a problem for each unexpected name, with the nearest name that was not found.
+
+    Args:
+        names: Names that the model does not have.
+        problems: Other problems, including the names that were not found.
+    """
+    missing = [name for name, problem in problems if problem == NOT_FOUND]
+    unexpected = []
     for name in sorted(names):
         near = difflib.get_close_matches(name, missing, n=1)
-        found.append((name, "has no place in the model" + (f", which lacks {near[0]}" if near else "")))
-    return found
+        unexpected.append((name, "unexpected" + (f" (did you mean {near[0]}?)" if near else "")))
+    return unexpected
 
 
-def listed(problems: Iterable[Problem]) -> str:
-    """All of them in one line; what is the same in several blocks is said once, with their numbers."""
-    # A control character, which no name keeps in a message, stands for the number of the block.
-    blank, block = "\0", re.compile(r"(?<=blocks[._])\d+|(?<=encoderblock_)\d+")
+def summarize(problems: Iterable[Problem]) -> str:
+    """Return all problems in one line. A problem that occurs in several blocks is listed once, with their numbers."""
+    # A control character as the placeholder of the block number, because messages never contain one.
+    placeholder, block = "\0", re.compile(r"(?<=blocks[._])\d+|(?<=encoderblock_)\d+")
     numbers: dict[Problem, list[int]] = {}
-    for name, what in sorted(set(problems)):
-        found = block.search(name)
-        if found:
-            other = block.search(what)
-            same = what if not other or other[0] != found[0] else block.sub(blank, what)
-            numbers.setdefault((block.sub(blank, name), same), []).append(int(found[0]))
+    for name, problem in sorted(set(problems)):
+        match = block.search(name)
+        if match:
+            other = block.search(problem)
+            is_own = other is not None and other[0] == match[0]
+            template = block.sub(placeholder, problem) if is_own else problem
+            numbers.setdefault((block.sub(placeholder, name), template), []).append(int(match[0]))
         else:
-            numbers[name, what] = []
-    said = (
-        f"{name} {what}".replace(blank, _span(of)) if of else f"{name} {what}" for (name, what), of in numbers.items()
+            numbers[name, problem] = []
+    lines = (
+        f"{name}: {problem}".replace(placeholder, _format_numbers(blocks)) if blocks else f"{name}: {problem}"
+        for (name, problem), blocks in numbers.items()
     )
-    return "; ".join(said)
+    return "; ".join(lines)
 
 
-def _span(numbers: Sequence[int]) -> str:
+def _format_numbers(numbers: Sequence[int]) -> str:
     if len(numbers) == 1:
         return str(numbers[0])
     ordered = sorted(numbers)
-    whole = ordered == list(range(ordered[0], ordered[-1] + 1))
-    return "{" + (f"{ordered[0]}-{ordered[-1]}" if whole else ",".join(map(str, ordered))) + "}"
+    is_range = ordered == list(range(ordered[0], ordered[-1] + 1))
+    return "{" + (f"{ordered[0]}-{ordered[-1]}" if is_range else ",".join(map(str, ordered))) + "}"

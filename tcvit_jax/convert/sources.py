@@ -1,4 +1,4 @@
-"""WeightFile from wherever they are: a file, the hub, or a checkpoint of ours."""
+"""Weights from a file, a Hugging Face repository, or a checkpoint directory."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from tcvit_jax.convert.mapping import to_torch
 
 
 def read_state_dict(source: str | Path, entry: str | None = None) -> WeightFile:
-    """Named tensors of a file, a repository of the hub, or a checkpoint directory. Nothing in them is ever executed.
+    """Read named tensors from a file, a Hugging Face repository, or a checkpoint directory.
+
+    Code in pickled files is never executed.
 
     Args:
-        source: a `.safetensors` file; an `.npz`, as the AugReg models were published; a pickled `.pth`, `.pt`, `.tar`
-            or `.bin` (which needs torch, and is read with `weights_only=True`); `hf-hub:timm/NAME` or `timm/NAME`;
-            or a directory that `load` reads, whose averages are taken where it has any.
-        entry: of a pickled checkpoint, the key of its tensors; by default the first there is of `state_dict_ema`,
-            `model_ema`, `state_dict`, `model`, or else the checkpoint itself. Of a directory, `"ema"` or
-            `"variables"`.
+        source: A `.safetensors` file; an AugReg `.npz` file; a pickled `.pth`, `.pt`, `.tar` or `.bin` file (requires
+            torch, and is read with `weights_only=True`); `hf-hub:timm/NAME` or `timm/NAME`; or a directory for `load`,
+            whose averaged weights are preferred.
+        entry: Key of the tensors in a pickled checkpoint; by default the first of `state_dict_ema`, `model_ema`,
+            `state_dict` and `model`, or else the checkpoint itself. For a directory, `"ema"` or `"variables"`.
 
     Returns:
-        A mapping that reads its tensors one at a time, for `from_torch`.
+        A mapping for `from_torch` that reads its tensors one at a time.
 
     Raises:
-        InputError: nothing there, an unknown kind, something that cannot be read, or torch missing.
+        InputError: The source is not found, has an unknown format or cannot be read, or torch is not installed.
     """
     if Path(source).is_dir():
         model, variables, _ = checkpoint.load(source, entry)

@@ -1,4 +1,4 @@
-"""Vision Transformers as Flax linen modules, and the registry of their names."""
+"""Vision Transformers as Flax linen modules, and the registry of pretrained models."""
 
 from tcvit_jax.models.create import (
     condense,

@@ -1,33 +1,64 @@
-"""Checks of sizes that several parts of a model share; each names the first value that is wrong."""
+"""Range checks that several parts of a model share. Each error names the first invalid argument."""
 
 from __future__ import annotations
 
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import out_of_range
 
 
 def check_positive(**values: float) -> None:
-    """Raise an `InputError` unless every value is positive."""
+    """Check that every value is positive.
+
+    Args:
+        **values: Values by argument name.
+
+    Raises:
+        InputError: A value is not positive.
+    """
     for key, value in values.items():
         if not value > 0:
-            raise InputError(f"{key}={value} is not positive")
+            raise out_of_range(key, value, "> 0")
 
 
 def check_count(**values: int) -> None:
-    """Raise an `InputError` unless every value is 0 or more."""
+    """Check that no value is negative.
+
+    Args:
+        **values: Values by argument name.
+
+    Raises:
+        InputError: A value is negative.
+    """
     for key, value in values.items():
         if value < 0:
-            raise InputError(f"{key}={value} is negative: 0 is none")
+            raise out_of_range(key, value, ">= 0")
 
 
 def check_drop_rate(**values: float) -> None:
-    """Raise an `InputError` unless every value can be the probability that something is dropped."""
+    """Check that every value is a drop probability, at least 0 and less than 1.
+
+    Args:
+        **values: Values by argument name.
+
+    Raises:
+        InputError: A value is outside of [0, 1).
+    """
     for key, value in values.items():
         if not 0 <= value < 1:
-            raise InputError(f"{key}={value} is not in [0, 1)")
+            raise out_of_range(key, value, "in [0, 1)")
 
 
 def check_multiple(key: str, value: int, factor_key: str, factor: int) -> None:
-    """Raise an `InputError` unless `value` is a positive multiple of `factor`, which is positive."""
+    """Check that a value is a positive multiple of another one.
+
+    Args:
+        key: Name of the value.
+        value: Value to check.
+        factor_key: Name of the factor.
+        factor: Positive number that must divide `value`.
+
+    Raises:
+        InputError: `value` is not a positive multiple of `factor`. The message names the nearest one.
+    """
     if value % factor or value <= 0:
         nearest = max(factor, round(value / factor) * factor)
-        raise InputError(f"{key}={value} is not a multiple of {factor_key}={factor}: use {nearest}")
+        raise out_of_range(key, value, f"a positive multiple of {factor_key}={factor}", f"use {nearest}")

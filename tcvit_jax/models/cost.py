@@ -1,11 +1,11 @@
-"""Multiply-adds (MACs) of a Vision Transformer, for any number of tokens in each block.
+"""Multiply-adds (MACs) of a Vision Transformer for any number of tokens in each block.
 
-The convention of the field: of the backbone, matrix products alone (linear layers, attention, patch embedding, head),
-attention at the length that enters a block and MLP at the length that leaves it; norms, softmax, GELU and biases are
-free. Reducers report their own products, which the papers leave out; here they are counted, on lines of their own.
+Backbone MACs follow the convention of the papers. Only matrix products count: linear layers, attention, patch
+embedding and head. Attention counts the tokens that enter a block, the MLP those that leave it. Norms, softmax, GELU
+and biases are free. The products of the reducer itself, which the papers leave out, are counted separately.
 
-What nobody reads is not computed: the patch tokens of the last block, where the head reads prefix tokens alone. Papers
-count it all the same, and so does `Cost.total`; `Cost.skipped` is what the program leaves out.
+If the head reads prefix tokens only, the patch tokens of the last block are never computed. Papers count them anyway,
+and so does `Cost.total`; `Cost.skipped` is the part that the program skips.
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ from tcvit_jax.reducers.parts import BlockContext
 
 @dataclass(frozen=True)
 class Shape:
-    """What the cost of a model's blocks depends on."""
+    """Dimensions that determine the cost of the blocks.
+
+    Attributes:
+        patches: Number of patch tokens before the first block.
+        prefix: Number of prefix tokens.
+        width: Embedding dimension.
+        heads: Number of attention heads.
+        mlp_hidden: Hidden dimension of the MLP.
+    """
 
     patches: int
     prefix: int
@@ -30,15 +38,16 @@ class Shape:
 
 @dataclass(frozen=True)
 class BlockCost:
-    """MACs of one block, stage by stage, and which patch tokens enter and leave it.
+    """MACs of one block by stage, and its numbers of patch tokens.
 
     Attributes:
-        tokens_in, tokens_out: patch tokens.
-        qkv: the projection to queries, keys and values.
-        attention: scores, and their product with the values.
-        projection: of the attended values.
-        mlp: its two layers, for the tokens that are left.
-        reducer_macs: of the reducer.
+        tokens_in: Patch tokens that enter the block.
+        tokens_out: Patch tokens that leave the block.
+        qkv: MACs of the projection to queries, keys and values.
+        attention: MACs of the attention scores and of their product with the values.
+        projection: MACs of the output projection of the attention.
+        mlp: MACs of both MLP layers, for the remaining tokens.
+        reducer_macs: MACs of the reducer.
     """
 
     tokens_in: int
@@ -51,18 +60,26 @@ class BlockCost:
 
     @property
     def reducer(self) -> int:
-        """What the method costs here."""
+        """MACs of the reducer in this block."""
         return self.reducer_macs.total
 
     @property
     def total(self) -> int:
-        """All of the block's products."""
+        """MACs of this block, including the reducer."""
         return self.qkv + self.attention + self.projection + self.mlp + self.reducer
 
 
 @dataclass(frozen=True)
 class Cost:
-    """MACs of one image, part by part; `skipped` of them, in the last block, are not computed."""
+    """MACs of one image by part of the model.
+
+    Attributes:
+        embed: MACs of the embedding.
+        prepare: MACs of the reducer's preparation, once per image.
+        blocks: Cost of each block.
+        head: MACs of the head.
+        skipped: MACs in the last block that the program does not compute.
+    """
 
     embed: int
     prepare: ReducerMacs
@@ -72,68 +89,79 @@ class Cost:
 
     @property
     def reducer(self) -> int:
-        """What the method itself costs: preparation, signals, plans and their application."""
+        """MACs of the reducer: preparation, signals, plans and their application."""
         return self.prepare.total + sum(block.reducer for block in self.blocks)
 
     @property
     def total(self) -> int:
-        """Everything, the method's own products included."""
+        """All MACs, including the reducer and the skipped ones."""
         return self.embed + self.prepare.total + sum(block.total for block in self.blocks) + self.head
 
     @property
     def computed_macs(self) -> int:
-        """What the program computes for logits: everything but what nobody reads."""
+        """MACs that the program computes for the logits: `total` without `skipped`."""
         return self.total - self.skipped
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """Patch tokens at the start and after each block."""
+        """Numbers of patch tokens before the first block and after each block."""
         return (self.blocks[0].tokens_in, *(block.tokens_out for block in self.blocks))
 
 
 def blocks_cost(
     shape: Shape, removed: Sequence[int], reducer: Reducer | None
 ) -> tuple[ReducerMacs, tuple[BlockCost, ...]]:
-    """Return the MACs of one image when `removed[l]` patch tokens leave block `l`: of the preparation, and per block.
+    """Return the MACs of one image for the preparation and for each block.
 
-    `reducer` is None where nothing is removed.
+    Args:
+        shape: Dimensions of the model.
+        removed: Number of patch tokens to remove in each block.
+        reducer: Reducer, or None if no block removes tokens.
+
+    Returns:
+        The MACs of the preparation and the cost of each block.
     """
     blocks: list[BlockCost] = []
     patches = shape.patches
     for index, count in enumerate(removed):
-        leaving = patches - count + (reducer.extra_tokens if reducer and count else 0)
+        tokens_out = patches - count + (reducer.extra_tokens if reducer and count else 0)
         context = BlockContext(patches, patches - count, shape.prefix, shape.heads, shape.width, index, len(removed))
         reducer_macs = reducer.macs(context) if reducer and count else ReducerMacs()
-        blocks.append(_block(shape, patches, leaving, reducer_macs))
-        patches = leaving
+        blocks.append(_block_cost(shape, patches, tokens_out, reducer_macs))
+        patches = tokens_out
     prepare = reducer.prepare_macs(shape.patches, shape.width) if reducer else ReducerMacs()
     return prepare, tuple(blocks)
 
 
 def skipped_macs(shape: Shape, removed: Sequence[int], reducer: Reducer | None) -> int:
-    """Return the MACs that are not computed where only prefix tokens are read after the last block.
+    """Return the MACs that are skipped if the head reads prefix tokens only.
 
-    The last block's queries, attention, projection and MLP of its patch tokens, and its plan; the preparation too where
-    no other block has a plan.
+    These are the queries, attention, projection and MLP of the patch tokens in the last block, and its plan. If no
+    other block has a plan, the preparation is skipped too.
+
+    Args:
+        shape: Dimensions of the model.
+        removed: Number of patch tokens to remove in each block.
+        reducer: Reducer, or None if no block removes tokens.
     """
     prepare, blocks = blocks_cost(shape, removed, reducer)
     width, last = shape.width, blocks[-1]
     tokens = last.tokens_in + shape.prefix
     projection, row = last.tokens_in * width**2, last.tokens_in * tokens * width
-    # Sparsification compares the whole map, and needs every query.
+    # Sparsification compares the entries of the full map, so it needs every query.
     scores = 0 if reducer is not None and reducer.attention_keep < 1 else projection + row
     mlp = 2 * last.tokens_out * width * shape.mlp_hidden
     return scores + row + projection + mlp + last.reducer + (0 if any(removed[:-1]) else prepare.total)
 
 
-def _block(shape: Shape, entering: int, leaving: int, reducer_macs: ReducerMacs) -> BlockCost:
-    width, tokens = shape.width, entering + shape.prefix
+def _block_cost(shape: Shape, tokens_in: int, tokens_out: int, reducer_macs: ReducerMacs) -> BlockCost:
+    width, tokens = shape.width, tokens_in + shape.prefix
     return BlockCost(
-        tokens_in=entering,
-        tokens_out=leaving,
+        tokens_in=tokens_in,
+        tokens_out=tokens_out,
         qkv=3 * tokens * width**2,
         attention=2 * tokens**2 * width,
         projection=tokens * width**2,
-        mlp=2 * (leaving + shape.prefix) * width * shape.mlp_hidden,
+        mlp=2 * (tokens_out + shape.prefix) * width * shape.mlp_hidden,
         reducer_macs=reducer_macs,
     )

@@ -1,4 +1,4 @@
-"""From a name and overrides to a model, from one model to another, and from a model to plain values and back."""
+"""Create models by name, replace their reducer, and convert them to and from plain values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from tcvit_jax import reducers
 from tcvit_jax import schedule as schedules
-from tcvit_jax.errors import InputError, as_integer, requires, unknown
+from tcvit_jax.errors import as_integer, out_of_range, requires, unknown
 from tcvit_jax.models import zoo
 from tcvit_jax.models.vit import ViT
 from tcvit_jax.reducers.base import Reducer
@@ -24,43 +24,49 @@ def create_model(
     schedule: int | Sequence[int] | schedules.Schedule = 0,
     **overrides: Any,
 ) -> ViT:
-    """A Vision Transformer by timm's name, condensed by `reducer`.
+    """Create a Vision Transformer by its timm name, optionally with token reduction.
 
     Args:
-        name: one of `list_models()`, with or without a tag.
-        reducer: the method, e.g. `GTP()`; `None` gives the plain model, whatever the schedule.
-        schedule: patch tokens that leave each block: an int, a sequence, or an object of `schedule`.
-        **overrides: any of `zoo.override_names`, timm's names; `img_size` is an int or a `(height, width)` pair.
+        name: One of `list_models()`, with or without a tag.
+        reducer: Token reduction method, such as `GTP()`. None gives the plain model, whatever the schedule.
+        schedule: Number of patch tokens to remove in each block: an int, a sequence, or an object of `schedule`.
+        **overrides: Any of `zoo.override_names`, with timm's names. `img_size` is an int or a `(height, width)` pair.
 
     Returns:
-        A Flax linen module. It holds no parameters: `model.init(key, images)` makes them, `convert` loads them.
+        A Flax linen module without parameters: initialize them with `model.init(key, images)` or load them with
+        `convert`.
 
     Raises:
-        InputError: an unknown name, sizes that do not fit each other, a schedule that does not fit the model.
+        InputError: The name is unknown, an override is invalid, or the schedule does not fit the model.
     """
     entry = zoo.get_entry(name)
-    sizes, known = dict(entry.overrides), zoo.override_names(entry.architecture)
+    arguments, valid_names = dict(entry.overrides), zoo.override_names(entry.architecture)
     for key, value in overrides.items():
-        if key not in known:
-            raise unknown(f"override of {name!r}:", key, known)
-        sizes[key] = as_integer(key, value) if type(getattr(entry.architecture, key)) is int else value
-    sizes["img_size"] = _sides(sizes.get("img_size", ViT.img_size))
-    model = entry.architecture(variant=name, **sizes)
+        if key not in valid_names:
+            raise unknown(f"{entry.architecture.__name__} override", key, valid_names)
+        arguments[key] = as_integer(key, value) if type(getattr(entry.architecture, key)) is int else value
+    arguments["img_size"] = _height_and_width(arguments.get("img_size", ViT.img_size))
+    model = entry.architecture(variant=name, **arguments)
     model.check()
     return condense(model, reducer, schedule)
 
 
 def condense(model: ViT, reducer: Reducer | None = None, schedule: int | Sequence[int] | schedules.Schedule = 0) -> ViT:
-    """The same model, condensed by another reducer and schedule (see `create_model`); its parameters are the same.
+    """Return a copy of a model with another reducer and schedule. Its parameters stay the same.
+
+    Args:
+        model: Model of `create_model`; its own reducer and schedule are ignored.
+        reducer: Token reduction method, or None for the plain model.
+        schedule: Number of patch tokens to remove in each block, as in `create_model`.
 
     Raises:
-        InputError: a reducer or a schedule that does not fit the model.
+        InputError: The reducer or the schedule does not fit the model.
     """
     model = replace(model, reducer=None, removed=())
     if reducer is None:
         return model
-    if not isinstance(reducer, Reducer):  # pyright: ignore[reportUnnecessaryIsInstance]  (users pass names, too)
-        raise InputError(f"reducer={reducer!r} is not a reducer: use tc.GTP(), for example")
+    if not isinstance(reducer, Reducer):  # pyright: ignore[reportUnnecessaryIsInstance]  (users also pass names)
+        raise out_of_range("reducer", reducer, "a Reducer", "use tc.GTP(), for example")
     if reducer.needs_class_token and not model.class_token:
         raise requires(f"reducer={reducer!r}", "class_token=True", reducer.CLASS_TOKEN_ADVICE)
     model = replace(model, reducer=reducer)
@@ -70,7 +76,7 @@ def condense(model: ViT, reducer: Reducer | None = None, schedule: int | Sequenc
         model.depth,
         cost=lambda counts: model.cost(counts).total,
         extra_tokens=reducer.extra_tokens,
-        max_removable=lambda left: reducer.max_removable(left, model.prefix),
+        max_removable=lambda remaining: reducer.max_removable(remaining, model.prefix),
         family=reducer.DEFAULT_SCHEDULE,
     )
     removed = schedules.resolve(schedule, stack)
@@ -78,13 +84,12 @@ def condense(model: ViT, reducer: Reducer | None = None, schedule: int | Sequenc
     return replace(model, removed=removed)
 
 
-def _sides(size: Any) -> tuple[int, int]:
-    """`img_size` as height and width."""
-    sides = (size, size)
-    if isinstance(size, Sequence) and not isinstance(size, str):
-        sides = tuple(cast("Sequence[Any]", size))
+def _height_and_width(img_size: Any) -> tuple[int, int]:
+    sides: tuple[Any, ...] = (img_size, img_size)
+    if isinstance(img_size, Sequence) and not isinstance(img_size, str):
+        sides = tuple(cast("Sequence[Any]", img_size))
     if len(sides) != 2:
-        raise InputError(f"img_size={size!r} should be one number, or height and width")
+        raise out_of_range("img_size", cast("object", img_size), "an integer or (height, width)")
     return as_integer("img_size", sides[0]), as_integer("img_size", sides[1])
 
 
@@ -95,27 +100,30 @@ def _variable_shapes(model: ViT) -> dict[str, Any]:
 
 
 def variable_shapes(model: ViT) -> dict[str, Any]:
-    """The tree of variables that `model` expects, as `jax.ShapeDtypeStruct`; nothing is computed.
+    """Return the shapes and dtypes of a model's variables without computing anything.
 
-    `"params"`, and where the model has any `"batch_stats"`. A reducer has none.
+    Reducers have no variables, so they do not change the result.
+
+    Returns:
+        A tree of `jax.ShapeDtypeStruct` with the collections `"params"` and, if the model has any, `"batch_stats"`.
     """
     plain = replace(model, variant="", reducer=None, removed=())
     return _variable_shapes(plain)  # pyright: ignore[reportArgumentType]  (Flax makes modules hashable)
 
 
 def parameter_shapes(model: ViT) -> dict[str, Any]:
-    """Of `variable_shapes`, what is learned."""
+    """Return the shapes and dtypes of a model's trainable parameters."""
     return variable_shapes(model)["params"]
 
 
 def count_parameters(model: ViT) -> int:
-    """How many numbers `model` learns."""
+    """Return the number of trainable parameters of a model."""
     leaves: list[jax.ShapeDtypeStruct] = jax.tree.leaves(parameter_shapes(model))
     return sum(leaf.size for leaf in leaves)
 
 
 def to_config(model: ViT) -> dict[str, Any]:
-    """Everything that rebuilds `model`, as plain values for JSON; `from_config` is the inverse."""
+    """Return plain values for JSON that define a model. `from_config` is the inverse."""
     config: dict[str, Any] = {key: getattr(model, key) for key in zoo.override_names(type(model))}
     return {
         "name": model.variant,
@@ -129,6 +137,6 @@ def to_config(model: ViT) -> dict[str, Any]:
 
 
 def from_config(config: Mapping[str, Any]) -> ViT:
-    """The model that `to_config` wrote down."""
+    """Create the model that `to_config` describes."""
     reducer = reducers.from_config(config["reducer"])
     return create_model(config["name"], reducer, list(config["removed"]), **config["overrides"])

@@ -1,4 +1,4 @@
-"""From images to tokens: patches, prefix tokens and positions."""
+"""Embedding of images: patches, prefix tokens and position embeddings."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from tcvit_jax.ops.rows import Rows, swap_pairs
 
 @runtime_checkable
 class Stem(Protocol):
-    """The layers from images to patches, a Flax module."""
+    """A Flax module that maps images to patch features."""
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of one image."""
+        """Multiply-adds for one image."""
         ...
 
     def __call__(self, images: Float[Array, "B height width C"], train: bool) -> Float[Array, "B rows columns D"]:
-        """`[B, H, W, C]` to `[B, H / patch_size, W / patch_size, D]`."""
+        """Map images `[B, H, W, C]` to patch features `[B, H / patch_size, W / patch_size, D]`."""
         ...
 
 
 class PatchStem(nn.Module):
-    """One convolution, whose windows are the patches."""
+    """Patch embedding by one convolution whose stride is its kernel size."""
 
     img_size: tuple[int, int]
     in_chans: int
@@ -40,11 +40,11 @@ class PatchStem(nn.Module):
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of one image."""
+        """Multiply-adds for one image."""
         return self.img_size[0] * self.img_size[1] * self.in_chans * self.width
 
     def setup(self) -> None:
-        """The convolution, with the parameters of this module."""
+        """Create the convolution in the scope of this module."""
         patch = (self.patch_size, self.patch_size)
         self.conv = nn.Conv(
             self.width, patch, strides=patch, padding="VALID", use_bias=self.use_bias, dtype=self.dtype,
@@ -53,12 +53,12 @@ class PatchStem(nn.Module):
         nn.share_scope(self, self.conv)
 
     def __call__(self, images: Float[Array, "B height width C"], train: bool) -> Float[Array, "B rows columns D"]:
-        """`[B, H, W, C]` to `[B, H / patch_size, W / patch_size, D]`."""
+        """Map images `[B, H, W, C]` to patch features `[B, H / patch_size, W / patch_size, D]`."""
         return self.conv(images)
 
 
 class PatchEmbedding(nn.Module):
-    """The `Embedding` of a ViT; another one of its kind overrides `make_stem`."""
+    """`Embedding` of a ViT. Subclasses override `make_stem` for another stem."""
 
     img_size: tuple[int, int]
     patch_size: int
@@ -75,26 +75,30 @@ class PatchEmbedding(nn.Module):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Patches in height and width."""
+        """Number of patches along height and width."""
         return self.img_size[0] // self.patch_size, self.img_size[1] // self.patch_size
 
     @property
     def class_tokens(self) -> int:
-        """The number of class and distillation tokens."""
+        """Number of class and distillation tokens."""
         return int(self.class_token) + int(self.distilled)
 
     @property
     def prefix(self) -> int:
-        """The number of protected tokens in front of the patches."""
+        """Number of prefix tokens in front of the patches; reducers never remove them."""
         return self.class_tokens + self.reg_tokens
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of one image."""
+        """Multiply-adds for one image."""
         return self.make_stem().macs
 
     def check(self) -> None:
-        """Raise an `InputError` for sizes that do not fit each other."""
+        """Check the fields.
+
+        Raises:
+            InputError: A field is out of range, or `img_size` is not a multiple of `patch_size`.
+        """
         check_positive(patch_size=self.patch_size, in_chans=self.in_chans)
         check_count(reg_tokens=self.reg_tokens)
         check_drop_rate(pos_drop_rate=self.pos_drop_rate)
@@ -102,13 +106,13 @@ class PatchEmbedding(nn.Module):
             check_multiple("img_size", side, "patch_size", self.patch_size)
 
     def make_stem(self) -> Stem:
-        """Return the layers from images to patches, unbound."""
+        """Return the unbound stem."""
         return PatchStem(
             self.img_size, self.in_chans, self.patch_size, self.embed_dim, not self.pre_norm, self.dtype, parent=None
         )
 
     def setup(self) -> None:
-        """Sub-modules and parameters, under timm's names."""
+        """Create submodules and parameters with timm's names."""
         self.patch_embed = self.make_stem()
         counts = {"cls_token": int(self.class_token), "dist_token": int(self.distilled), "reg_token": self.reg_tokens}
         self.prefix_tokens = [
@@ -129,7 +133,7 @@ class PatchEmbedding(nn.Module):
         rows: Rows | None = None,
         mix_mask: Bool[Array, " N0"] | None = None,
     ) -> Float[Array, "B T D"]:
-        """Embed images; see `Embedding`."""
+        """Embed images, see `Embedding`."""
         x = self.patch_embed(images.astype(self.dtype), train)
         x = x.reshape(x.shape[0], -1, self.embed_dim)
         if mix_mask is not None:

@@ -1,6 +1,6 @@
-"""The layers of a Vision Transformer, with the numerics of the weights they load: exact GELU, exact variance.
+"""Layers of a Vision Transformer, with the numerics of timm: exact GELU and two-pass variance.
 
-Sub-module and parameter names are timm's, with `blocks_0` for `blocks.0`: they are the checkpoint's contract.
+Submodules and parameters have timm's names, with `blocks_0` for `blocks.0`. Checkpoints depend on these names.
 """
 
 from __future__ import annotations
@@ -18,37 +18,57 @@ from tcvit_jax.ops.attention import Signals, attention
 from tcvit_jax.ops.linear import linear
 from tcvit_jax.ops.rows import Rows
 
-# As in the original ViT, and not timm's 0.02, which leaves a narrow model without a signal for its first epochs.
+# As in the original ViT. With timm's standard deviation of 0.02, narrow models learn nothing in their first epochs.
 kernel_init = nn.initializers.xavier_uniform()
 
 
 def dense(features: int, name: str, dtype: str, use_bias: bool = True) -> nn.Dense:
-    """A linear layer over the last axis, `[..., in]` to `[..., features]`, with float32 parameters, in `dtype`."""
+    """Return a linear layer over the last axis, `[..., in]` to `[..., features]`.
+
+    Args:
+        features: Number of output features.
+        name: Name of the submodule.
+        dtype: Computation dtype. Parameters are float32.
+        use_bias: Whether the layer has a bias.
+    """
     return nn.Dense(
-        features, use_bias=use_bias, dtype=dtype, kernel_init=kernel_init, dot_general=_times_kernel, name=name
+        features, use_bias=use_bias, dtype=dtype, kernel_init=kernel_init, dot_general=_matmul, name=name
     )  # fmt: skip
 
 
-def _times_kernel(
+def _matmul(
     x: Float[Array, "... in"], kernel: Float[Array, "in out"], *_: object, **__: object
 ) -> Float[Array, "... out"]:
-    """What `flax.linen.Dense` does by `lax.dot_general`, over the last axis of `x`."""
+    """Multiply the last axis of `x` with a kernel, in place of `lax.dot_general` in `flax.linen.Dense`."""
     return linear(x, kernel)
 
 
 def layer_norm(epsilon: float, name: str | None, dtype: str) -> nn.LayerNorm:
-    """LayerNorm with the two-pass variance; Flax's default, E[x^2] - E[x]^2, loses digits that torch keeps."""
+    """Return a LayerNorm with two-pass variance, as in torch.
+
+    Flax's default variance, E[x^2] - E[x]^2, is less precise.
+    """
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al., 2016): drops a residual branch for whole images, and scales the others up."""
+    """Stochastic depth (Huang et al., 2016): drop a residual branch per image and rescale it for the other images.
+
+    Attributes:
+        rate: Probability that the branch is dropped.
+    """
 
     rate: float
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], train: bool, rows: Rows | None = None) -> Float[Array, "B T D"]:
-        """`x [B, T, D]`, unchanged unless training; `rows` of the global batch, None for all of it."""
+        """Apply drop path to `x [B, T, D]` in training; otherwise return `x`.
+
+        Args:
+            x: `[B, T, D]` output of the branch.
+            train: Whether to drop.
+            rows: Rows of the global batch, None if `x` holds the full batch.
+        """
         if not train or self.rate == 0:
             return x
         keep = 1 - self.rate
@@ -57,13 +77,25 @@ class DropPath(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Dropout (Srivastava et al., 2014), drawn row by row: the same on however many devices."""
+    """Dropout (Srivastava et al., 2014) whose mask does not depend on the number of devices.
+
+    Each row of the global batch has its own random key.
+
+    Attributes:
+        rate: Probability that a value is dropped.
+    """
 
     rate: float
 
     @nn.compact
     def __call__(self, x: Float[Array, "B ..."], train: bool, rows: Rows | None = None) -> Float[Array, "B ..."]:
-        """`x [B, ...]`, unchanged unless training; `rows` of the global batch, None for all of it."""
+        """Apply dropout to `x [B, ...]` in training; otherwise return `x`.
+
+        Args:
+            x: `[B, ...]` features.
+            train: Whether to drop.
+            rows: Rows of the global batch, None if `x` holds the full batch.
+        """
         if not train or self.rate == 0:
             return x
         keep = 1 - self.rate
@@ -73,19 +105,23 @@ class Dropout(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned factor per channel on a residual branch (CaiT, DeiT-III)."""
+    """LayerScale: a learned factor per channel on a residual branch (CaiT, DeiT-III).
+
+    Attributes:
+        init_value: Initial value of all factors.
+    """
 
     init_value: float
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        """`x [..., D] * gamma [D]`."""
+        """Return `x [..., D] * gamma [D]`."""
         gamma = self.param("gamma", nn.initializers.constant(self.init_value), (x.shape[-1],))
         return x * gamma.astype(x.dtype)
 
 
 class Qkv(nn.Module):
-    """The joint projection to queries, keys and values, of which queries can be left out where nobody reads them."""
+    """Joint projection to queries, keys and values. Unneeded queries can be skipped."""
 
     num_heads: int
     use_bias: bool
@@ -95,7 +131,15 @@ class Qkv(nn.Module):
     def __call__(
         self, x: Float[Array, "B T D"], num_queries: int | None
     ) -> tuple[Float[Array, "B H Q d"], Float[Array, "B H T d"], Float[Array, "B H T d"]]:
-        """From `x [B, T, D]` to `q [B, H, num_queries, d]` of the first `num_queries` tokens (None: all), and `k, v [B, H, T, d]`."""
+        """Project tokens to queries, keys and values.
+
+        Args:
+            x: `[B, T, D]` tokens.
+            num_queries: Number of leading tokens to compute queries for; None for all.
+
+        Returns:
+            Queries `[B, H, num_queries, d]`, keys `[B, H, T, d]` and values `[B, H, T, d]`.
+        """
         width = x.shape[-1]
         kernel = self.param("kernel", kernel_init, (width, 3 * width)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (3 * width,)) if self.use_bias else jnp.zeros(3 * width)
@@ -110,14 +154,14 @@ class Qkv(nn.Module):
     def _project(
         self, x: Float[Array, "B T D"], kernel: Float[Array, "D out"], bias: Float[Array, " out"]
     ) -> Float[Array, "parts B H T d"]:
-        """`[parts, B, H, T, d]`."""
+        """Apply a linear layer and return its heads, `[parts, B, H, T, d]`."""
         batch, tokens, width = x.shape
         y = linear(x, kernel) + bias
         return jnp.transpose(y.reshape(batch, tokens, -1, self.num_heads, width // self.num_heads), (2, 0, 3, 1, 4))
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention that returns the signals its caller asks for."""
+    """Multi-head self-attention that also returns the requested signals."""
 
     num_heads: int
     qkv_bias: bool
@@ -139,28 +183,47 @@ class Attention(nn.Module):
         train: bool,
         rows: Rows | None = None,
     ) -> tuple[Float[Array, "B Q D"], Signals]:
-        """From `x [B, T, D]` and `key_bias [B, T]` to the attended `[B, T, D]` and its signals.
+        """Apply self-attention.
 
-        `class_tokens`, `keep_fraction` and `has_mask` are those of `ops.attention.attention`; with `num_queries`, only the first `num_queries`
-        tokens are returned, and what only the others need is not computed. `rows` are those of the global batch.
+        Args:
+            x: `[B, T, D]` normalized tokens.
+            key_bias: `[B, T]` bias that is added to the scores of each key, or None.
+            signals: Names of the signals to return, from `ops.attention.SIGNALS`.
+            class_tokens: Number of leading class tokens, as in `ops.attention.attention`.
+            keep_fraction: Fraction of the attention map to keep, as in `ops.attention.attention`.
+            num_queries: Number of leading tokens to compute outputs for; None for all.
+            has_mask: Whether `key_bias` can be -inf, as in `ops.attention.attention`.
+            train: Whether dropout is on.
+            rows: Rows of the global batch, None if `x` holds the full batch.
+
+        Returns:
+            Output `[B, T, D]`, or `[B, num_queries, D]`, and the signals.
         """
         batch, _, width = x.shape
-        # Sparsification compares the rows of all queries.
+        # Signals and sparsification need the rows of all queries.
         queries = None if signals or keep_fraction < 1 else num_queries
         q, k, v = Qkv(self.num_heads, self.qkv_bias, self.dtype, name="qkv")(x, queries)
         if self.qk_norm:
             q = layer_norm(self.norm_eps, "q_norm", self.dtype)(q)
             k = layer_norm(self.norm_eps, "k_norm", self.dtype)(k)
-        values, found = attention(
-            q, k, v, key_bias=key_bias, signals=signals, class_tokens=class_tokens, keep_fraction=keep_fraction, num_queries=num_queries, has_mask=has_mask
-        )  # fmt: skip
+        values, attention_signals = attention(
+            q,
+            k,
+            v,
+            key_bias=key_bias,
+            signals=signals,
+            class_tokens=class_tokens,
+            keep_fraction=keep_fraction,
+            num_queries=num_queries,
+            has_mask=has_mask,
+        )
         values = jnp.transpose(values, (0, 2, 1, 3)).reshape(batch, -1, width)
         out = dense(width, "proj", self.dtype)(values)
-        return Dropout(self.drop_rate)(out, train, rows), found
+        return Dropout(self.drop_rate)(out, train, rows), attention_signals
 
 
 class Mlp(nn.Module):
-    """Two linear layers around an activation."""
+    """MLP: two linear layers with an activation in between."""
 
     hidden_features: int
     act_layer: str
@@ -169,7 +232,13 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], train: bool, rows: Rows | None = None) -> Float[Array, "B T D"]:
-        """`[B, T, D]` to `[B, T, D]`."""
+        """Apply the MLP to `x [B, T, D]`.
+
+        Args:
+            x: `[B, T, D]` normalized tokens.
+            train: Whether dropout is on.
+            rows: Rows of the global batch, None if `x` holds the full batch.
+        """
         width = x.shape[-1]
         x = ACTIVATIONS[self.act_layer](dense(self.hidden_features, "fc1", self.dtype)(x))
         x = Dropout(self.drop_rate)(x, train, rows)

@@ -1,4 +1,4 @@
-"""Layouts of a parameter in the weight files of other projects."""
+"""Layouts of parameters in the weight files of other projects."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """Conversion between our array and the tensors of a file.
+    """Conversion between a Flax parameter and the tensors of a weight file.
 
     Attributes:
-        shapes: maps our shape and the number of heads to the shapes of the tensors in the file.
-        load: maps those tensors and our shape to our array.
-        dump: the inverse of `load`, for formats that are written: maps our array to the one tensor of the file.
+        shapes: Maps the shape of the parameter and the number of heads to the shapes of the tensors.
+        load: Maps the tensors and the shape of the parameter to the parameter.
+        dump: Inverse of `load` that maps the parameter to a single tensor; None for formats that are not written.
     """
 
     shapes: Callable[[Shape, int], list[Shape]]
@@ -25,13 +25,13 @@ class Layout:
     dump: Callable[[np.ndarray], np.ndarray] | None = None
 
 
-SAME = Layout(lambda shape, heads: [shape], lambda tensors, shape: tensors[0], lambda ours: ours)
-# Torch stores kernels as `[out, in]` and `[out, in, h, w]`; ours are `[in, out]` and `[h, w, in, out]`.
-LINEAR = Layout(lambda shape, heads: [shape[::-1]], lambda tensors, shape: tensors[0].T, lambda ours: ours.T)
+SAME = Layout(lambda shape, heads: [shape], lambda tensors, shape: tensors[0], lambda array: array)
+# Torch stores kernels as `[out, in]` and `[out, in, h, w]`, Flax as `[in, out]` and `[h, w, in, out]`.
+LINEAR = Layout(lambda shape, heads: [shape[::-1]], lambda tensors, shape: tensors[0].T, lambda array: array.T)
 CONV = Layout(
     lambda shape, heads: [(shape[3], shape[2], shape[0], shape[1])],
     lambda tensors, shape: tensors[0].transpose(2, 3, 1, 0),
-    lambda ours: ours.transpose(3, 2, 0, 1),
+    lambda array: array.transpose(3, 2, 0, 1),
 )
 # AugReg files store queries, keys and values separately, with an axis for the heads.
 QKV_KERNEL = Layout(

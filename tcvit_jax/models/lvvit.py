@@ -1,4 +1,4 @@
-"""LV-ViT (Jiang et al., 2021, "All Tokens Matter"): a convolutional stem, scaled residuals, a head on every token."""
+"""LV-ViT (Jiang et al., 2021, "All Tokens Matter"): convolutional stem, scaled residuals, and a head on every token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import out_of_range
 from tcvit_jax.models import tables
 from tcvit_jax.models.checks import check_count, check_drop_rate, check_positive
 from tcvit_jax.models.embedding import PatchEmbedding, Stem
@@ -24,7 +24,7 @@ from tcvit_jax.tokens import Tokens
 
 
 class ConvStem(nn.Module):
-    """Three convolutions with batch norm, the first of stride 2, and one that cuts what they see into patches."""
+    """Stem of three convolutions with batch norm, the first of stride 2, followed by a patch convolution."""
 
     img_size: tuple[int, int]
     in_chans: int
@@ -35,23 +35,23 @@ class ConvStem(nn.Module):
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of one image."""
+        """Multiply-adds for one image."""
         half, channels = (self.img_size[0] // 2) * (self.img_size[1] // 2), self.channels
         convolutions = half * channels * (49 * self.in_chans + 2 * 9 * channels)
         return convolutions + half * channels * self.width
 
     @nn.compact
     def __call__(self, images: Float[Array, "B height width C"], train: bool) -> Float[Array, "B rows columns D"]:
-        """`[B, H, W, C]` to `[B, H / patch_size, W / patch_size, D]`.
+        """Map images `[B, H, W, C]` to patch features `[B, H / patch_size, W / patch_size, D]`.
 
-        Batch norm uses its running statistics unless training. In training they are those of the global batch,
-        on however many devices, and `apply` has to be called with `mutable=["batch_stats"]`.
+        In evaluation, batch norm uses its running statistics. In training it uses the statistics of the global batch
+        across all devices, and `apply` must be called with `mutable=["batch_stats"]`.
         """
-        # Where a device sees its own rows alone, the axes that the others lie on.
+        # Inside `shard_map` a device sees only its own rows, so the statistics are averaged over these mesh axes.
         axes: Any = jax.sharding.get_abstract_mesh().manual_axes or None
         x = images
         for index, (size, stride) in enumerate(((7, 2), (3, 1), (3, 1)), 1):
-            # "SAME" would pad a stride of 2 on one side alone.
+            # "SAME" would pad only one side for a stride of 2.
             x = nn.Conv(
                 self.channels, (size, size), strides=stride, padding=size // 2, use_bias=False, dtype=self.dtype,
                 name=f"conv{index}",
@@ -66,28 +66,32 @@ class ConvStem(nn.Module):
 
 
 class ConvEmbedding(PatchEmbedding):
-    """The `Embedding` of a ViT behind a `ConvStem`."""
+    """`Embedding` with a `ConvStem`."""
 
     stem_channels: int
 
     def check(self) -> None:
-        """Raise an `InputError` for sizes that do not fit each other."""
+        """Check the fields.
+
+        Raises:
+            InputError: A field is out of range, or sizes do not fit each other.
+        """
         super().check()
         if self.patch_size % 2:
-            raise InputError(f"patch_size={self.patch_size} is odd: the stem halves images before it cuts them")
+            raise out_of_range("patch_size", self.patch_size, "even", "the stem has a convolution of stride 2")
         check_positive(stem_channels=self.stem_channels)
 
     def make_stem(self) -> Stem:
-        """Return the layers from images to patches, unbound."""
+        """Return the unbound stem."""
         return ConvStem(
             self.img_size, self.in_chans, self.patch_size, self.embed_dim, self.stem_channels, self.dtype, parent=None
         )
 
 
 class TokenLabelHead(nn.Module):
-    """The `Head` of LV-ViT: logits are the class token's plus half the greatest, class by class, of the patch tokens'.
+    """`Head` of LV-ViT: class-token logits plus half of the maximum, per class, of the patch-token logits.
 
-    Without classes (`num_classes=0`) the features of the class token `[B, D]` stand for the logits.
+    Without classes (`num_classes=0`) the features of the class token `[B, D]` take the place of the logits.
     """
 
     embed_dim: int
@@ -100,25 +104,29 @@ class TokenLabelHead(nn.Module):
 
     @property
     def reads_prefix_only(self) -> bool:
-        """Whether it reads no patch token: with classes it reads all of them."""
+        """Whether the head reads no patch token, which is the case only without classes."""
         return self.num_classes == 0
 
     @property
     def has_patch_logits(self) -> bool:
-        """Whether it has logits for every patch token."""
+        """Whether the head returns logits for every patch token."""
         return self.num_classes > 0
 
     def macs(self, patches: int) -> int:
-        """Return the multiply-adds of one image of which `patches` patch tokens are left."""
+        """Return the multiply-adds for one image with `patches` remaining patch tokens."""
         return self.embed_dim * self.num_classes * (1 + patches)
 
     def check(self) -> None:
-        """Raise an `InputError` for values that no layer takes."""
+        """Check the fields.
+
+        Raises:
+            InputError: A field is out of range.
+        """
         check_count(num_classes=self.num_classes)
         check_drop_rate(drop_rate=self.drop_rate)
 
     def setup(self) -> None:
-        """Sub-modules, under the names of the official code."""
+        """Create submodules with the names of the official code."""
         self.norm = layer_norm(self.norm_eps, None, self.dtype)
         self.head_drop = Dropout(self.drop_rate)
         if self.num_classes:
@@ -126,26 +134,30 @@ class TokenLabelHead(nn.Module):
             self.aux_head = classifier(self.num_classes, self.dtype)
 
     def normalize(self, tokens: Tokens) -> Tokens:
-        """Apply the last norm."""
+        """Apply the final norm."""
         return tokens.with_x(self.norm(tokens.x))
 
     def __call__(self, tokens: Tokens, train: bool, rows: Rows | None = None) -> HeadOutputs:
-        """Classify normalized tokens; see `Head`."""
+        """Classify normalized tokens, see `Head`."""
         x = self.head_drop(tokens.x, train, rows)
         if not self.num_classes:
             pooled = x[:, 0].astype(jnp.float32)
             return HeadOutputs(pooled, pooled, pooled)
-        of_class, of_patches = self.head(x[:, 0]), self.aux_head(x[:, self.prefix :])
-        best = of_patches
+        class_logits, patch_logits = self.head(x[:, 0]), self.aux_head(x[:, self.prefix :])
+        masked_logits = patch_logits
         if self.active_reducer is not None and self.active_reducer.has_padding:
-            best = jnp.where(tokens.size[..., None] > 0, of_patches, -jnp.inf)
-        logits = (of_class + 0.5 * best.max(1)).astype(jnp.float32)
-        of_class = of_class.astype(jnp.float32)
-        return HeadOutputs(logits, of_class, of_class, of_patches.astype(jnp.float32))
+            masked_logits = jnp.where(tokens.size[..., None] > 0, patch_logits, -jnp.inf)
+        logits = (class_logits + 0.5 * masked_logits.max(1)).astype(jnp.float32)
+        class_logits = class_logits.astype(jnp.float32)
+        return HeadOutputs(logits, class_logits, class_logits, patch_logits.astype(jnp.float32))
 
 
 class LVViT(ViT):
-    """LV-ViT; make one with `create_model`. Its variables have batch statistics beside the parameters."""
+    """LV-ViT, created by `create_model`. Its variables include batch statistics.
+
+    Attributes:
+        stem_channels: Number of channels of the convolutions in the stem.
+    """
 
     mlp_ratio: float = 3.0
     qkv_bias: bool = False

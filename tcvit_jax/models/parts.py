@@ -1,7 +1,7 @@
-"""What a model asks of its exchangeable parts: an architecture is an embedding, a trunk and a head.
+"""Protocols for the exchangeable parts of a model: an architecture is an embedding, a trunk and a head.
 
-A part is a Flax module that shares the model's scope, so that parameters have the names they have in checkpoints. Its
-fields are attributes of the model by the same names. It answers for itself: sizes, multiply-adds, what it reads.
+A part is a Flax module in the scope of the model, so its parameters keep the names of the checkpoint. Its fields are
+attributes of the model with the same names.
 """
 
 from __future__ import annotations
@@ -17,30 +17,34 @@ from tcvit_jax.tokens import Tokens
 
 @runtime_checkable
 class Embedding(Protocol):
-    """From images to tokens."""
+    """A Flax module that maps images to tokens."""
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Patches in height and width."""
+        """Number of patches along height and width."""
         ...
 
     @property
     def class_tokens(self) -> int:
-        """The number of tokens, the first, that stand for the whole image."""
+        """Number of leading tokens that represent the image: class and distillation token."""
         ...
 
     @property
     def prefix(self) -> int:
-        """The number of protected tokens in front of the patches, class tokens among them."""
+        """Number of prefix tokens in front of the patches, including class tokens; reducers never remove them."""
         ...
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of one image."""
+        """Multiply-adds for one image."""
         ...
 
     def check(self) -> None:
-        """Raise an `InputError` for sizes that do not fit each other."""
+        """Check the fields.
+
+        Raises:
+            InputError: A field is out of range, or fields do not fit each other.
+        """
         ...
 
     def __call__(
@@ -54,25 +58,25 @@ class Embedding(Protocol):
 
         Args:
             images: `[B, H, W, C]` float.
-            train: whether dropout is on.
-            rows: of the global batch; None where the batch is all of it.
-            mix_mask: `[N0]` bool, the patches to take from a row's partner (MixToken; Jiang et al., 2021).
+            train: Whether dropout is on.
+            rows: Rows of the global batch, None if `images` is the full batch.
+            mix_mask: `[N0]` bool, the patches to take from each row's partner (MixToken; Jiang et al., 2021).
 
         Returns:
-            `[B, T, D]`, prefix tokens first, in the compute dtype.
+            `[B, T, D]` tokens in the computation dtype, prefix tokens first.
         """
         ...
 
 
 class HeadOutputs(NamedTuple):
-    """The outputs of a head's classifiers.
+    """Outputs of a head's classifiers.
 
     Attributes:
-        logits: `[B, num_classes]` float32, what evaluation reads.
-        class_token: `[B, num_classes]` float32, of the head of the class token, or of the pooled patches.
-        distillation_token: `[B, num_classes]` float32, of the head that learns from a teacher: the same one unless the
-            model has a distillation token.
-        patch_tokens: `[B, N, num_classes]` float32, of every patch token that is left; None for a model without.
+        logits: `[B, num_classes]` float32 logits for evaluation.
+        class_token: `[B, num_classes]` float32 logits of the class token, or of the pooled patch tokens.
+        distillation_token: `[B, num_classes]` float32 logits that learn from a teacher; equal to `class_token` unless
+            the model has a distillation token.
+        patch_tokens: `[B, N, num_classes]` float32 logits of the remaining patch tokens; None if the head has none.
     """
 
     logits: Float[Array, "B classes"]
@@ -83,36 +87,40 @@ class HeadOutputs(NamedTuple):
 
 @runtime_checkable
 class Head(Protocol):
-    """From the tokens after the last block to logits: the last norm, and the classifiers."""
+    """A Flax module that maps the tokens after the last block to logits: final norm and classifiers."""
 
     @property
     def reads_prefix_only(self) -> bool:
-        """Whether it reads no patch token, so that the last block need not compute them."""
+        """Whether the head reads no patch token, so that the last block can skip them."""
         ...
 
     @property
     def has_patch_logits(self) -> bool:
-        """Whether it has logits for every patch token."""
+        """Whether the head returns logits for every patch token."""
         ...
 
     def macs(self, patches: int) -> int:
-        """Return the multiply-adds of one image of which `patches` patch tokens are left."""
+        """Return the multiply-adds for one image with `patches` remaining patch tokens."""
         ...
 
     def check(self) -> None:
-        """Raise an `InputError` for values that do not fit each other."""
+        """Check the fields.
+
+        Raises:
+            InputError: A field is out of range, or fields do not fit each other.
+        """
         ...
 
     def normalize(self, tokens: Tokens) -> Tokens:
-        """Apply the last norm, where it comes before the pooling; all of the tokens, or prefix tokens alone."""
+        """Apply the final norm if it comes before the pooling, to all tokens or to prefix tokens only."""
         ...
 
     def __call__(self, tokens: Tokens, train: bool, rows: Rows | None = None) -> HeadOutputs:
         """Classify normalized tokens.
 
         Args:
-            tokens: of `normalize`; without patch tokens where the head reads none.
-            train: whether dropout is on.
-            rows: of the global batch; None where the batch is all of it.
+            tokens: Output of `normalize`, without patch tokens if the head reads none.
+            train: Whether dropout is on.
+            rows: Rows of the global batch, None if `tokens` holds the full batch.
         """
         ...

@@ -1,12 +1,12 @@
-"""The parameter tables of the architectures."""
+"""Parameter tables of the architectures."""
 
 from __future__ import annotations
 
 from tcvit_jax.models.layouts import CONV, HEADS_OUT, LINEAR, QKV_BIAS, QKV_KERNEL, SAME, Layout
 from tcvit_jax.models.parameters import Layer, Parameter, ParameterTable, Role, Tensors
 
-# Formats of weight files. The first is timm's, also used by DeiT, DINO, MAE and TokenLabeling; the second is the .npz
-# format of "How to train your ViT?", written by google-research/vision_transformer.
+# Weight file formats. TIMM is also the format of DeiT, DINO, MAE and TokenLabeling. AUGREG is the .npz format of "How
+# to train your ViT?", written by google-research/vision_transformer.
 TIMM, AUGREG = "timm", "AugReg"
 
 _BLOCK = "Transformer/encoderblock_{block}"
@@ -14,7 +14,7 @@ _ATTENTION = f"{_BLOCK}/MultiHeadDotProductAttention_1"
 
 
 def _files(timm: str, layout: Layout = SAME, augreg: str | None = None) -> dict[str, Tensors]:
-    """Return the tensor of a variable in timm files, and its tensor of our layout in AugReg files, if any."""
+    """Return the timm tensor of a variable and, if any, its AugReg tensor, which has the layout of Flax."""
     files = {TIMM: Tensors((timm,), layout)}
     return files if augreg is None else {**files, AUGREG: Tensors((augreg,))}
 
@@ -47,7 +47,10 @@ def _kernel_and_bias(
 
 
 def _classifier(path: str, augreg: str | None = None) -> tuple[Parameter, ...]:
-    """Return the rows of a classifier. The input features are sharded: the number of classes can be any number."""
+    """Return the rows of a classifier.
+
+    The input features are sharded, because the number of classes may not be divisible by the mesh axis.
+    """
     return _kernel_and_bias(path, "head", path, augreg, roles=("classifier", "classifier"), mesh_axis=-2)
 
 
@@ -104,7 +107,7 @@ VIT = ParameterTable("ViT", _VIT_ROWS)
 
 
 def _conv_and_norm(index: int) -> tuple[Parameter, ...]:
-    """Return the rows of one convolution of LV-ViT's stem and of its batch norm."""
+    """Return the rows of one convolution of the LV-ViT stem and its batch norm."""
     conv, norm = f"conv{index}", f"bn{index}"
     return (
         Parameter(

@@ -1,4 +1,4 @@
-"""The blocks of a Vision Transformer, with token reduction between their layers."""
+"""Blocks of a Vision Transformer with token reduction between attention and MLP."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ from tcvit_jax.tokens import Tokens, Trace
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """What one block does, all static.
+    """Static configuration of one block.
 
     Attributes:
-        num_removed: how many patch tokens leave between attention and MLP; 0 asks for no signal and no plan.
-        uses_size_bias: whether any token may stand for several, so that keys are biased by `log(size)`.
-        has_padding: whether any token may only fill the width, so that nobody attends to it.
-        keep: the part of the attention map's entries to keep.
-        num_queries: how many of the first tokens anybody reads after this block; None for all. The others are neither
-            computed nor returned.
+        num_removed: Number of patch tokens to remove between attention and MLP; 0 computes no signals and no plan.
+        uses_size_bias: Whether to add `log(size)` to the scores of each key, because tokens may be merged.
+        has_padding: Whether some tokens may be padding, which is masked in attention.
+        attention_keep: Fraction of the attention map's entries to keep.
+        num_queries: Number of leading tokens to compute and return; None for all.
     """
 
     num_removed: int = 0
@@ -41,12 +40,12 @@ class BlockSpec:
 
     @property
     def has_plan(self) -> bool:
-        """Whether there is a plan: not where nobody reads what it would leave."""
+        """Whether the block plans a reduction. It does not if only the leading tokens are computed."""
         return self.num_removed > 0 and self.num_queries is None
 
 
 class Block(nn.Module):
-    """Attention, token reduction, MLP: `Tokens` in, fewer `Tokens` out."""
+    """Transformer block: attention, token reduction, MLP."""
 
     num_heads: int
     mlp_hidden: int
@@ -62,7 +61,7 @@ class Block(nn.Module):
     dtype: str
 
     def setup(self) -> None:
-        """The two residual branches."""
+        """Create both residual branches."""
         self.norm1 = layer_norm(self.norm_eps, None, self.dtype)
         self.attn = Attention(
             self.num_heads, self.qkv_bias, self.qk_norm, self.norm_eps, self.drop_rate, self.dtype
@@ -74,24 +73,44 @@ class Block(nn.Module):
         self.drop_path1, self.drop_path2 = DropPath(self.drop_path_rate), DropPath(self.drop_path_rate)
 
     def __call__(self, tokens: Tokens, spec: BlockSpec, train: bool, rows: Rows | None = None) -> Tokens:
-        """One block; `rows` of the global batch, None for all of it."""
+        """Apply attention, token reduction and MLP.
+
+        Args:
+            tokens: Tokens that enter the block.
+            spec: Static configuration of the block.
+            train: Whether dropout and drop path are on.
+            rows: Rows of the global batch, None if `tokens` holds the full batch.
+
+        Returns:
+            The remaining tokens.
+        """
         tokens, signals = self.attend(tokens, spec, train, rows)
         if self.reducer and spec.has_plan:
             before = tokens
             tokens, plan = self.reducer.reduce(before, signals, before.origin.shape[1] - spec.num_removed)
-            # For who asks with `mutable=["intermediates"]` (`measure.diagnosis`); nothing otherwise.
+            # `measure.diagnosis` collects this with `mutable=["intermediates"]`; otherwise it has no effect.
             self.sow("intermediates", "reduction", (before, signals, plan))
         return self.feed_forward(tokens, train, rows)
 
     def attend(self, tokens: Tokens, spec: BlockSpec, train: bool, rows: Rows | None = None) -> tuple[Tokens, Signals]:
-        """The attention branch, and the signals that the reducer reads of it."""
+        """Apply the attention branch.
+
+        Args:
+            tokens: Tokens that enter the block.
+            spec: Static configuration of the block.
+            train: Whether dropout and drop path are on.
+            rows: Rows of the global batch, None if `tokens` holds the full batch.
+
+        Returns:
+            Tokens after the attention residual, and the signals for the reducer.
+        """
         signals = self.reducer.signals if self.reducer and spec.has_plan else ()
         key_bias = (
             size_bias(tokens, spec.uses_size_bias, spec.has_padding)
             if spec.uses_size_bias or spec.has_padding
             else None
         )
-        y, found = self.attn(
+        y, attention_signals = self.attn(
             self.norm1(tokens.x),
             key_bias,
             signals,
@@ -103,19 +122,32 @@ class Block(nn.Module):
             rows,
         )
         y = self.ls1(y) if self.init_values else y
-        return tokens.with_x(tokens.x[:, : spec.num_queries] + self.drop_path1(y, train, rows) / self.skip_lam), found
+        x = tokens.x[:, : spec.num_queries] + self.drop_path1(y, train, rows) / self.skip_lam
+        return tokens.with_x(x), attention_signals
 
     def feed_forward(self, tokens: Tokens, train: bool, rows: Rows | None = None) -> Tokens:
-        """The MLP branch; the block ends here."""
+        """Apply the MLP branch, the end of the block.
+
+        Args:
+            tokens: Remaining tokens.
+            train: Whether dropout and drop path are on.
+            rows: Rows of the global batch, None if `tokens` holds the full batch.
+        """
         y = self.mlp(self.norm2(tokens.x), train, rows)
         y = self.ls2(y) if self.init_values else y
         return replace(tokens, x=tokens.x + self.drop_path2(y, train, rows) / self.skip_lam, block=tokens.block + 1)
 
 
 def size_bias(tokens: Tokens, uses_size_bias: bool, has_padding: bool) -> Float[Array, "B T"]:
-    """What is added to every score of a key, `[B, T]`: `log(size)` where sizes count, -inf where it only fills.
+    """Return the bias that is added to the attention scores of each key.
 
-    A prefix token stands for itself alone.
+    Args:
+        tokens: Tokens that enter the block.
+        uses_size_bias: Whether to add `log(size)`.
+        has_padding: Whether to mask tokens of size 0 with -inf.
+
+    Returns:
+        `[B, T]` float32, 0 for prefix tokens.
     """
     bias = jnp.log(jnp.where(tokens.size > 0, tokens.size, 1)) if uses_size_bias else jnp.zeros_like(tokens.size)
     if has_padding:
@@ -124,9 +156,10 @@ def size_bias(tokens: Tokens, uses_size_bias: bool, has_padding: bool) -> Float[
 
 
 class Trunk(nn.Module):
-    """All blocks, from embedded tokens to those that are left after the last one.
+    """All blocks of a Vision Transformer, from embedded tokens to the tokens after the last block.
 
-    `active_reducer` is the model's reducer, or None where its schedule removes nothing.
+    Fields are attributes of the model with the same names. `active_reducer` is the reducer of the model, or None if its
+    schedule removes no token.
     """
 
     embed_dim: int
@@ -150,7 +183,7 @@ class Trunk(nn.Module):
 
     @property
     def shape(self) -> Shape:
-        """What the cost of the blocks depends on."""
+        """Dimensions that determine the cost of the blocks."""
         return Shape(
             patches=self.grid[0] * self.grid[1],
             prefix=self.prefix,
@@ -160,7 +193,11 @@ class Trunk(nn.Module):
         )
 
     def check(self) -> None:
-        """Raise an `InputError` for sizes that do not fit each other."""
+        """Check the fields.
+
+        Raises:
+            InputError: A field is out of range, or fields do not fit each other.
+        """
         check_positive(
             embed_dim=self.embed_dim, depth=self.depth, num_heads=self.num_heads, mlp_ratio=self.mlp_ratio,
             skip_lam=self.skip_lam,
@@ -171,7 +208,7 @@ class Trunk(nn.Module):
             raise unknown("act_layer", self.act_layer, ACTIVATIONS)
 
     def setup(self) -> None:
-        """The blocks, under timm's names."""
+        """Create the blocks with timm's names."""
         self.blocks = [
             Block(
                 num_heads=self.num_heads,
@@ -191,18 +228,22 @@ class Trunk(nn.Module):
         ]
 
     def block_specs(self, prefix_only: bool) -> tuple[BlockSpec, ...]:
-        """Return what every block does; with `prefix_only` the last one computes prefix tokens and nothing else."""
+        """Return the static configuration of every block.
+
+        Args:
+            prefix_only: Whether the last block computes only prefix tokens.
+        """
         reducer = self.active_reducer
         removed = self.removed or (0,) * self.depth
         specs: list[BlockSpec] = []
-        for index, remove in enumerate(removed):
-            # As soon as tokens have left, those that are left may stand for several, or for none.
-            after = reducer if any(removed[:index]) else None
+        for index, num_removed in enumerate(removed):
+            # After the first reduction, tokens may be merged or padding.
+            earlier_reducer = reducer if any(removed[:index]) else None
             specs.append(
                 BlockSpec(
-                    remove,
-                    uses_size_bias=after is not None and after.proportional_attention,
-                    has_padding=after is not None and after.has_padding,
+                    num_removed,
+                    uses_size_bias=earlier_reducer is not None and earlier_reducer.proportional_attention,
+                    has_padding=earlier_reducer is not None and earlier_reducer.has_padding,
                     attention_keep=1.0 if reducer is None else reducer.attention_keep,
                     num_queries=self.prefix if prefix_only and index == self.depth - 1 else None,
                 )
@@ -210,7 +251,7 @@ class Trunk(nn.Module):
         return tuple(specs)
 
     def start(self, x: Float[Array, "B T D"]) -> Tokens:
-        """Return embedded tokens `x [B, T, D]` with what the reducer prepares once."""
+        """Return embedded tokens `x [B, T, D]` with the prepared state of the reducer."""
         tokens = Tokens.start(x, self.prefix, self.class_tokens, self.depth)
         if self.active_reducer is None:
             return tokens
@@ -228,15 +269,14 @@ class Trunk(nn.Module):
         """Run all blocks.
 
         Args:
-            tokens: of `start`.
-            train: whether dropout and drop-path are on.
-            rows: of the global batch; None where the batch is all of it.
-            prefix_only: nobody reads the patch tokens after the last block, which then computes neither them nor a
-                plan.
-            restore_weights: carry what restores shared tokens.
+            tokens: Output of `start`.
+            train: Whether dropout and drop path are on.
+            rows: Rows of the global batch, None if `tokens` holds the full batch.
+            prefix_only: Whether the last block computes only prefix tokens, and no plan.
+            restore_weights: Whether to track the weights that restore original patches after soft fusion.
 
         Returns:
-            The tokens after the last block, and the trace of all of them.
+            The tokens after the last block, and the trace of all blocks.
         """
         if self.active_reducer is not None and self.active_reducer.is_soft and restore_weights:
             tokens = tokens.with_restore_weights()

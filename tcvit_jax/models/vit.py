@@ -1,4 +1,4 @@
-"""The Vision Transformer (Dosovitskiy et al., 2021), as timm builds it, with token reduction between its layers."""
+"""Vision Transformer (Dosovitskiy et al., 2021) as in timm, with token reduction inside its blocks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
 
-from tcvit_jax.errors import InputError, unknown
+from tcvit_jax.errors import invalid, out_of_range, unknown
 from tcvit_jax.models import tables
 from tcvit_jax.models.cost import Cost, blocks_cost, skipped_macs
 from tcvit_jax.models.embedding import PatchEmbedding
@@ -28,7 +28,7 @@ _Part = TypeVar("_Part")
 
 
 class ModelParts(NamedTuple):
-    """The three parts of a model, unbound: they answer questions, and hold no parameters."""
+    """The three unbound parts of a model, which give access to its properties without parameters."""
 
     embedding: Embedding
     trunk: Trunk
@@ -36,14 +36,21 @@ class ModelParts(NamedTuple):
 
 
 class ViT(nn.Module):
-    """A Vision Transformer; make one with `create_model`, which knows the names and checks the values.
+    """Vision Transformer, created by `create_model`, which looks up the name and checks the fields.
 
-    An architecture derived from this one chooses its own `EMBEDDING_CLASS` or `HEAD_CLASS`, and adds the fields that they read.
+    Fields have timm's names. Without classes (`num_classes=0`) the pooled features `[B, D]` take the place of the
+    logits. A derived architecture sets its own `EMBEDDING_CLASS` or `HEAD_CLASS` and adds the fields that they read.
 
-    Attributes carry timm's names; without classes (`num_classes=0`) the pooled features `[B, D]` stand for the logits.
-    `removed` is the resolved schedule: patch tokens that leave each block. `dtype` is that of the computation;
-    parameters, softmax, norm statistics and rankings stay float32. On a TPU a map averaged over heads, which TC-ViT
-    ranks by, has entries rounded as the values are.
+    Attributes:
+        variant: Name of the model, with or without a tag.
+        reducer: Token reduction method, or None.
+        removed: Resolved schedule: number of patch tokens to remove in each block.
+        dtype: Computation dtype. Parameters, softmax, norm statistics and rankings stay float32. On a TPU the map
+            averaged over heads, from which TC-ViT ranks tokens, is rounded to the dtype of the values.
+        EMBEDDING_CLASS: Class of the embedding.
+        HEAD_CLASS: Class of the head.
+        FIXED_FIELDS: Fields that must keep these values in a derived architecture.
+        PARAMETERS: Parameter table.
     """
 
     variant: str
@@ -76,57 +83,61 @@ class ViT(nn.Module):
     removed: tuple[int, ...] = ()
     dtype: str = "float32"
 
-    # The classes of the exchangeable parts.
     EMBEDDING_CLASS: ClassVar[type[Embedding]] = PatchEmbedding
     HEAD_CLASS: ClassVar[type[Head]] = PooledHead
-    # Values that an architecture derived from this one leaves no choice in.
     FIXED_FIELDS: ClassVar[dict[str, Any]] = {}
-    # A row for every parameter: its role, weight decay, layer, mesh axis and tensors in files.
     PARAMETERS: ClassVar[tables.ParameterTable] = tables.VIT
 
     @property
     def parts(self) -> ModelParts:
-        """The three parts, unbound."""
-        return ModelParts(self._part(self.EMBEDDING_CLASS), self._part(Trunk), self._part(self.HEAD_CLASS))
+        """The three unbound parts."""
+        return ModelParts(
+            self._make_part(self.EMBEDDING_CLASS), self._make_part(Trunk), self._make_part(self.HEAD_CLASS)
+        )
 
-    def _part(self, kind: type[_Part]) -> _Part:
-        """Return an unbound part, whose fields are the attributes of this model by the same names."""
-        module: Any = kind
-        values = {field.name: getattr(self, field.name) for field in fields(module) if field.name not in _OF_MODULES}
-        return module(**values, parent=None)
+    def _make_part(self, part_class: type[_Part]) -> _Part:
+        """Return an unbound part, with the attributes of this model as its fields."""
+        module: Any = part_class
+        names = [field.name for field in fields(module) if field.name not in _MODULE_FIELDS]
+        return module(**{name: getattr(self, name) for name in names}, parent=None)
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Patches in height and width."""
-        return self._part(self.EMBEDDING_CLASS).grid
+        """Number of patches along height and width."""
+        return self._make_part(self.EMBEDDING_CLASS).grid
 
     @property
     def prefix(self) -> int:
-        """Protected tokens in front of the patches."""
-        return self._part(self.EMBEDDING_CLASS).prefix
+        """Number of prefix tokens in front of the patches; reducers never remove them."""
+        return self._make_part(self.EMBEDDING_CLASS).prefix
 
     @property
     def class_tokens(self) -> int:
-        """The first of them, which stand for the image: class and distillation token."""
-        return self._part(self.EMBEDDING_CLASS).class_tokens
+        """Number of leading prefix tokens that represent the image: class and distillation token."""
+        return self._make_part(self.EMBEDDING_CLASS).class_tokens
 
     @property
     def active_reducer(self) -> Reducer | None:
-        """The reducer, or None where the schedule removes nothing."""
+        """The reducer, or None if the schedule removes no token."""
         return self.reducer if any(self.removed) else None
 
     @property
     def reads_prefix_only(self) -> bool:
-        """Whether the head reads nothing of the patch tokens, so that the last block need not compute them."""
-        return self._part(self.HEAD_CLASS).reads_prefix_only
+        """Whether the head reads no patch token, so that the last block can skip them."""
+        return self._make_part(self.HEAD_CLASS).reads_prefix_only
 
     @property
     def has_patch_logits(self) -> bool:
-        """Whether it has a head on every patch token."""
-        return self._part(self.HEAD_CLASS).has_patch_logits
+        """Whether the head returns logits for every patch token."""
+        return self._make_part(self.HEAD_CLASS).has_patch_logits
 
     def cost(self, removed: tuple[int, ...] | None = None) -> Cost:
-        """Multiply-adds of one image, for this schedule or another one; zeros give the dense model's."""
+        """Return the multiply-adds for one image.
+
+        Args:
+            removed: Number of patch tokens to remove in each block; None for the schedule of this model, zeros for the
+                dense model.
+        """
         embedding, trunk, head = self.parts
         removed = removed or self.removed or (0,) * self.depth
         reducer = self.reducer if any(removed) else None
@@ -140,31 +151,39 @@ class ViT(nn.Module):
         )
 
     def check(self) -> None:
-        """Raise what a layer would otherwise trip over, an `InputError` in the words of the attribute that is wrong."""
+        """Check the fields of this model and its parts.
+
+        Raises:
+            InputError: A field is out of range, or fields do not fit each other. The message names the field.
+        """
         for key, value in self.FIXED_FIELDS.items():
             if getattr(self, key) != value:
-                raise InputError(f"{key}={getattr(self, key)!r} is not for {self.variant}: it has {key}={value!r}")
-        # Sizes of the embedding come first: the other parts derive theirs from it.
-        self._part(self.EMBEDDING_CLASS).check()
-        self._part(Trunk).check()
-        self._part(self.HEAD_CLASS).check()
+                raise out_of_range(key, getattr(self, key), f"{value!r} for {self.variant}")
+        # The embedding comes first, because the other parts depend on its sizes.
+        self._make_part(self.EMBEDDING_CLASS).check()
+        self._make_part(Trunk).check()
+        self._make_part(self.HEAD_CLASS).check()
         if self.dtype not in ("float32", "bfloat16"):
             raise unknown("dtype", self.dtype, ("float32", "bfloat16"))
 
     def setup(self) -> None:
-        """The three parts, whose sub-modules and parameters are this module's own, under the names `convert` knows."""
+        """Create the three parts in the scope of this module, so that parameters have timm's names."""
         self.embedding, self.trunk, self.classifiers = self.parts
         parts: Any = (self.embedding, self.trunk, self.classifiers)
         for part in parts:
             nn.share_scope(self, part)
 
     def block_specs(self, prefix_only: bool) -> tuple[BlockSpec, ...]:
-        """Return what every block does; with `prefix_only` the last one computes prefix tokens and nothing else."""
-        return self._part(Trunk).block_specs(prefix_only)
+        """Return the static configuration of every block.
+
+        Args:
+            prefix_only: Whether the last block computes only prefix tokens.
+        """
+        return self._make_part(Trunk).block_specs(prefix_only)
 
     @property
     def blocks(self) -> Sequence[Block]:
-        """The blocks of a bound model."""
+        """Blocks of a bound model."""
         return self.trunk.blocks
 
     def start(
@@ -174,16 +193,33 @@ class ViT(nn.Module):
         rows: Rows | None = None,
         mix_mask: Bool[Array, " N0"] | None = None,
     ) -> Tokens:
-        """Return the embedded tokens of images, with what the reducer prepares once; arguments as for `outputs`."""
+        """Embed images and prepare the state of the reducer.
+
+        Args:
+            images: `[B, H, W, C]` float.
+            train: Whether dropout is on.
+            rows: Rows of the global batch, None if `images` is the full batch.
+            mix_mask: `[N0]` bool, the patches to take from each row's partner, as in `outputs`.
+
+        Raises:
+            InputError: The images do not have the shape that the model expects.
+        """
         expected = (*self.img_size, self.in_chans)
         if images.shape[1:] != expected:
-            raise InputError(
-                f"images have shape {tuple(images.shape)}: {self.variant} takes [B, {', '.join(map(str, expected))}]"
-            )
+            shape = f"[B, {', '.join(map(str, expected))}]"
+            raise invalid("images", f"expected shape {shape} for {self.variant}, got {tuple(images.shape)}")
         return self.trunk.start(self.embedding(jnp.asarray(images), train, rows, mix_mask))
 
     def logits(self, tokens: Tokens, train: bool) -> Float[Array, "B classes"]:
-        """From the tokens after the last block, or its prefix alone, to `[B, num_classes]`."""
+        """Return the logits of the tokens after the last block.
+
+        Args:
+            tokens: Tokens after the last block, or only their prefix if `reads_prefix_only`.
+            train: Whether dropout is on.
+
+        Returns:
+            `[B, num_classes]` float32.
+        """
         return self.classifiers(self.classifiers.normalize(tokens), train).logits
 
     def outputs(
@@ -195,24 +231,26 @@ class ViT(nn.Module):
         patches: bool = False,
         mix_mask: Bool[Array, " N0"] | None = None,
     ) -> tuple[HeadOutputs, Tokens]:
-        """Everything that a training loss reads.
+        """Return all outputs that a training loss may need.
 
         Args:
             images: `[B, H, W, C]` float.
-            train: as for logits.
-            rows: as for logits.
-            patches: whether anybody reads the tokens; where not, and where the head does not either, the last block
-                computes prefix tokens alone.
-            mix_mask: `[N0]` bool, the patches that come of a row's partner (0 and 1, 2 and 3) instead of the row itself:
-                MixToken (Jiang et al., 2021). None for none.
+            train: Whether dropout and drop path are on; `apply` then requires `rngs={"dropout": key}`.
+            rows: Rows of the global batch, for random numbers; None if `images` is the full batch.
+            patches: Whether to compute all patch tokens and the weights that restore them. If False and the head reads
+                prefix tokens only, the last block computes only those.
+            mix_mask: `[N0]` bool, the patches to take from each row's partner (0 and 1, 2 and 3) for MixToken (Jiang et
+                al., 2021); None for none.
 
         Returns:
-            The outputs of the head, and the `Tokens` that it reads, after the last norm; with `patches` they carry what
-            restores them.
+            The outputs of the head, and the `Tokens` after the final norm.
+
+        Raises:
+            InputError: The images do not have the shape that the model expects.
         """
-        alone = self.classifiers.reads_prefix_only and not patches
+        prefix_only = self.classifiers.reads_prefix_only and not patches
         tokens = self.start(images, train, rows, mix_mask)
-        tokens, _ = self.trunk(tokens, train, rows, prefix_only=alone, restore_weights=patches)
+        tokens, _ = self.trunk(tokens, train, rows, prefix_only=prefix_only, restore_weights=patches)
         tokens = self.classifiers.normalize(tokens)
         return self.classifiers(tokens, train, rows), tokens
 
@@ -224,25 +262,26 @@ class ViT(nn.Module):
         trace: bool = False,
         rows: Rows | None = None,
     ) -> Float[Array, "B classes"] | tuple[Float[Array, "B classes"], Trace]:
-        """Logits of normalized images.
+        """Return the logits of normalized images.
 
-        Where the head reads prefix tokens alone and no trace is asked for, the last block computes nothing else: its
-        patch tokens would not change the logits. (With dropout, a trace changes which numbers are drawn there.)
+        If the head reads prefix tokens only and `trace` is False, the last block skips its patch tokens, which do not
+        change the logits. With dropout, `trace` changes the random numbers of that block.
 
         Args:
             images: `[B, H, W, C]` float.
-            train: turns dropout and drop-path on; `apply` then needs `rngs={"dropout": key}`.
-            trace: also return what every block kept.
-            rows: which rows of the global batch these are, for what dropout draws; None where they are all of it.
+            train: Whether dropout and drop path are on; `apply` then requires `rngs={"dropout": key}`.
+            trace: Whether to also return the trace of all blocks.
+            rows: Rows of the global batch, for random numbers; None if `images` is the full batch.
 
         Returns:
-            Logits `[B, num_classes]` float32, the mean of both heads' for a distilled model; or `(logits, Trace)`.
+            Logits `[B, num_classes]` float32, averaged over both heads for a distilled model. With `trace`,
+            `(logits, Trace)`.
 
         Raises:
-            InputError: images of another shape than the model's.
+            InputError: The images do not have the shape that the model expects.
         """
-        alone = self.classifiers.reads_prefix_only and not trace
-        tokens, history = self.trunk(self.start(images, train, rows), train, rows, prefix_only=alone)
+        prefix_only = self.classifiers.reads_prefix_only and not trace
+        tokens, history = self.trunk(self.start(images, train, rows), train, rows, prefix_only=prefix_only)
         logits = self.classifiers(self.classifiers.normalize(tokens), train, rows).logits
         return (logits, history) if trace else logits
 
@@ -255,21 +294,23 @@ class ViT(nn.Module):
         trace: bool = False,
         rows: Rows | None = None,
     ) -> Float[Array, "B ... D"] | tuple[Float[Array, "B ... D"], Trace]:
-        """The tokens that the head reads, after the last norm (timm's `forward_features`).
+        """Return the tokens after the final norm (timm's `forward_features`).
 
         Args:
             images: `[B, H, W, C]` float.
-            restore: the patch tokens back on their grid instead, each patch with the features of the token that holds
-                it, or the most of it; zero where it was lost. Patches that a method splits among several tokens (soft
-                fusion) get their weighted mean.
-            train, trace, rows: as for logits.
+            restore: Whether to return the patch tokens on their original grid. Each patch gets the features of the
+                token that holds most of it, or zero if it was lost. After soft fusion, which splits a patch among
+                several tokens, it gets their weighted mean.
+            train: Whether dropout and drop path are on; `apply` then requires `rngs={"dropout": key}`.
+            trace: Whether to also return the trace of all blocks.
+            rows: Rows of the global batch, for random numbers; None if `images` is the full batch.
 
         Returns:
-            `[B, T, D]`, prefix tokens first, in the compute dtype; with `restore`, `[B, height, width, D]` in patches.
-            With `trace`, `(features, Trace)`.
+            `[B, T, D]` in the computation dtype, prefix tokens first; with `restore`, `[B, height, width, D]` on the
+            patch grid. With `trace`, `(features, Trace)`.
 
         Raises:
-            InputError: images of another shape than the model's.
+            InputError: The images do not have the shape that the model expects.
         """
         tokens, history = self.trunk(self.start(images, train, rows), train, rows, restore_weights=restore)
         x = self.classifiers.normalize(tokens).x
@@ -279,5 +320,5 @@ class ViT(nn.Module):
         return (x, history) if trace else x
 
 
-# What every Flax module has beside its own fields.
-_OF_MODULES = ("parent", "name")
+# Fields of every Flax module.
+_MODULE_FIELDS = ("parent", "name")

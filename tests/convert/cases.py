@@ -1,4 +1,4 @@
-"""Small models of every family, with the names and shapes that timm or the authors of LV-ViT give their tensors."""
+"""Small models of every family, with the tensor names and shapes of timm or of the official LV-ViT code."""
 
 from functools import cache
 
@@ -7,7 +7,7 @@ import numpy as np
 import tcvit_jax as tc
 from tests import golden
 
-# The variant of a case of `timm.npz` that each family is; overrides are the case's.
+# Model name of each family. Its overrides are those of the case in `timm.npz`.
 FAMILIES = {
     "deit": "deit_tiny_patch16_224",
     "deit_distilled": "deit_tiny_distilled_patch16_224",
@@ -25,12 +25,12 @@ FAMILIES = {
 
 @cache
 def case(family):
-    """`(name, overrides, shapes of the tensors, seed)`."""
+    """Return the name, overrides, tensor shapes and seed of a family."""
     if family == "lvvit":
-        found = golden.read("lvvit")[0]["cases"][0]
-        return FAMILIES[family], found["base"], found["shapes"], found["seed"]
-    found = next(case for case in golden.read("timm")[0]["cases"] if case["name"] == family)
-    return FAMILIES[family], {**found["base"], **found["overrides"]}, found["shapes"], found["seed"]
+        meta = golden.read("lvvit")[0]["cases"][0]
+        return FAMILIES[family], meta["base"], meta["shapes"], meta["seed"]
+    meta = next(case for case in golden.read("timm")[0]["cases"] if case["name"] == family)
+    return FAMILIES[family], {**meta["base"], **meta["overrides"]}, meta["shapes"], meta["seed"]
 
 
 @cache
@@ -40,15 +40,15 @@ def model(family):
 
 
 def weights(family="deit"):
-    """The tensors of a family's file."""
+    """Return the tensors of a family."""
     _, _, shapes, seed = case(family)
     return golden.state_dict(shapes, seed)
 
 
 def augreg(tensors, heads):
-    """The same weights as the AugReg files have them, by timm's names; float32."""
+    """Convert float32 tensors of timm to the names and layouts of AugReg files."""
     width = tensors["cls_token"].shape[-1]
-    found = {
+    converted = {
         "embedding/kernel": tensors["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
         "embedding/bias": tensors["patch_embed.proj.bias"],
         "cls": tensors["cls_token"],
@@ -60,20 +60,20 @@ def augreg(tensors, heads):
     }
     depth = sum(name.endswith("norm1.weight") for name in tensors)
     for block in range(depth):
-        ours, theirs = f"blocks.{block}", f"Transformer/encoderblock_{block}"
-        for own, other in (("norm1", "LayerNorm_0"), ("norm2", "LayerNorm_2")):
-            found[f"{theirs}/{other}/scale"] = tensors[f"{ours}.{own}.weight"]
-            found[f"{theirs}/{other}/bias"] = tensors[f"{ours}.{own}.bias"]
-        for own, other in (("fc1", "Dense_0"), ("fc2", "Dense_1")):
-            found[f"{theirs}/MlpBlock_3/{other}/kernel"] = tensors[f"{ours}.mlp.{own}.weight"].T
-            found[f"{theirs}/MlpBlock_3/{other}/bias"] = tensors[f"{ours}.mlp.{own}.bias"]
-        attention = f"{theirs}/MultiHeadDotProductAttention_1"
+        source, target = f"blocks.{block}", f"Transformer/encoderblock_{block}"
+        for timm_name, name in (("norm1", "LayerNorm_0"), ("norm2", "LayerNorm_2")):
+            converted[f"{target}/{name}/scale"] = tensors[f"{source}.{timm_name}.weight"]
+            converted[f"{target}/{name}/bias"] = tensors[f"{source}.{timm_name}.bias"]
+        for timm_name, name in (("fc1", "Dense_0"), ("fc2", "Dense_1")):
+            converted[f"{target}/MlpBlock_3/{name}/kernel"] = tensors[f"{source}.mlp.{timm_name}.weight"].T
+            converted[f"{target}/MlpBlock_3/{name}/bias"] = tensors[f"{source}.mlp.{timm_name}.bias"]
+        attention = f"{target}/MultiHeadDotProductAttention_1"
         for index, part in enumerate(("query", "key", "value")):
             rows = slice(index * width, (index + 1) * width)
-            kernel = tensors[f"{ours}.attn.qkv.weight"][rows]
-            found[f"{attention}/{part}/kernel"] = np.stack(np.split(kernel, heads), 0).transpose(2, 0, 1)
-            found[f"{attention}/{part}/bias"] = tensors[f"{ours}.attn.qkv.bias"][rows].reshape(heads, -1)
-        out = tensors[f"{ours}.attn.proj.weight"]
-        found[f"{attention}/out/kernel"] = np.stack([part.T for part in np.split(out, heads, axis=1)])
-        found[f"{attention}/out/bias"] = tensors[f"{ours}.attn.proj.bias"]
-    return found
+            kernel = tensors[f"{source}.attn.qkv.weight"][rows]
+            converted[f"{attention}/{part}/kernel"] = np.stack(np.split(kernel, heads), 0).transpose(2, 0, 1)
+            converted[f"{attention}/{part}/bias"] = tensors[f"{source}.attn.qkv.bias"][rows].reshape(heads, -1)
+        out = tensors[f"{source}.attn.proj.weight"]
+        converted[f"{attention}/out/kernel"] = np.stack([part.T for part in np.split(out, heads, axis=1)])
+        converted[f"{attention}/out/bias"] = tensors[f"{source}.attn.proj.bias"]
+    return converted

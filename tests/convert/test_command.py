@@ -1,4 +1,4 @@
-"""Whole conversions: what they print, what they write, and what they leave behind when they fail."""
+"""Conversion command: report, checkpoint, and errors."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ from tests.convert.cases import augreg, weights
 from tests.models.builders import images_of
 
 
-def written(tmp_path, family="deit"):
+def write_weights(tmp_path, family="deit"):
     path = tmp_path / f"{family}.safetensors"
     save_file(weights(family), path)
     return path
@@ -30,13 +30,13 @@ def convert(tmp_path, family="deit", **options):
     name, overrides, _, _ = cases.case(family)
     overrides = {**overrides, **options.pop("overrides", {})}
     return tc.convert.to_checkpoint(
-        written(tmp_path, family), tmp_path / "ckpt", name, overrides=overrides, compare=False, **options
+        write_weights(tmp_path, family), tmp_path / "ckpt", name, overrides=overrides, compare=False, **options
     )
 
 
-# The others go there and back in memory, in `test_mapping.py`.
+# `test_mapping.py` tests the round trip of the other families in memory.
 @pytest.mark.parametrize("family", ["deit", "deit_distilled", "gap_fc_norm", "reg4", "lvvit"])
-def test_timm_to_orbax_to_timm_is_the_same_to_the_bit(tmp_path, family):
+def test_round_trip_is_bit_exact(tmp_path, family):
     report = convert(tmp_path, family)
     assert report.parameters == models.count_parameters(cases.model(family))
     assert len(report.conversion.mapped) == len(weights(family))
@@ -49,18 +49,18 @@ def test_timm_to_orbax_to_timm_is_the_same_to_the_bit(tmp_path, family):
     assert re.fullmatch(
         rf".*back.safetensors: {len(weights(family))} tensors of {model.variant}, sha256 [0-9a-f]{{64}}", line
     )
-    back = load_file(tmp_path / "back.safetensors")
-    assert set(back) == set(weights(family))
+    exported = load_file(tmp_path / "back.safetensors")
+    assert set(exported) == set(weights(family))
     for key, value in weights(family).items():
-        np.testing.assert_array_equal(back[key], value)
+        np.testing.assert_array_equal(exported[key], value)
     assert {path.name for path in tmp_path.iterdir()} == {"back.safetensors", "ckpt", f"{family}.safetensors"}
 
 
 def test_report_and_provenance(tmp_path):
     name, overrides, _, _ = cases.case("lvvit")
-    given = {f"module.{key}": value for key, value in weights("lvvit").items()}
-    given["module.patch_embed.bn1.num_batches_tracked"] = np.asarray(5)
-    save_file(given, tmp_path / "lv.safetensors")
+    tensors = {f"module.{key}": value for key, value in weights("lvvit").items()}
+    tensors["module.patch_embed.bn1.num_batches_tracked"] = np.asarray(5)
+    save_file(tensors, tmp_path / "lv.safetensors")
     report = tc.convert.to_checkpoint(
         str(tmp_path / "lv.safetensors"), tmp_path / "ckpt", name, new_head=True, compare=False,
         overrides={**overrides, "img_size": (96, 160), "num_classes": 3},
@@ -69,32 +69,30 @@ def test_report_and_provenance(tmp_path):
     assert text[0] == f"source      lv.safetensors, sha256 {report.sha256}"
     assert text[1:3] == [
         "model       lvvit_s.tlt_in1k",
-        f"tensors     {len(given) - 6} mapped, 1 resampled, 4 replaced, 1 ignored, 0 refused, float32",
+        f"tensors     {len(tensors) - 6} mapped, 1 resampled, 4 replaced, 1 ignored, 0 rejected, float32",
     ]
     assert text[3:6] == [
         "resampled   module.pos_embed",
         "replaced    module.aux_head.bias, module.aux_head.weight, module.head.bias, module.head.weight",
         "ignored     module.patch_embed.bn1.num_batches_tracked",
     ]
-    assert text[6] == f"parameters  {report.parameters:,}, where the name has 26,151,824"
+    assert text[6] == f"parameters  {report.parameters:,} (published model: 26,151,824)"
     assert text[7] == "parity      not compared"
     assert tc.load(tmp_path / "ckpt")[2]["checksum"] == report.checksum
-    assert text[8] == f"checkpoint  {tmp_path / 'ckpt'}, sha256 of the variables {report.checksum}"
+    assert text[8] == f"checkpoint  {tmp_path / 'ckpt'}, variables sha256 {report.checksum}"
     provenance = tc.load(tmp_path / "ckpt")[2]["provenance"]
     assert provenance["source"] == "lv.safetensors"
-    assert provenance["mapped"] == len(given) - 6
+    assert provenance["mapped"] == len(tensors) - 6
     assert provenance["ignored"] == ["module.patch_embed.bn1.num_batches_tracked"]
-    # A rectangle is read back as the rectangle it is.
-    again = tc.convert.read_state_dict(tmp_path / "ckpt")
-    assert again.grid == (6, 10)
+    # The checkpoint records a rectangular grid.
+    assert tc.convert.read_state_dict(tmp_path / "ckpt").grid == (6, 10)
 
 
-def test_a_converted_model_has_its_weights_and_can_be_condensed(tmp_path):
+def test_converted_model_has_its_weights_and_can_be_condensed(tmp_path):
     convert(tmp_path, overrides={"img_size": 24})
     model, variables, _ = tc.load(tmp_path / "ckpt")
     condensed = tc.condense(model, tc.GTP(neighbors=3), 2)
     assert condensed.cost().tokens == (9, 7, 5, 3)
-    # Of the same variables, the same logits.
     expected = tc.convert.from_torch(weights(), model)
     jax.tree.map(np.testing.assert_array_equal, variables, expected)
     assert jax.eval_shape(condensed.apply, variables, images_of(1)).shape == (1, 10)
@@ -113,23 +111,23 @@ def test_augreg_files_are_converted(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["w.safetensors", "--out", "ckpt"], "which model 'w.safetensors' is of has to be said: --model NAME, one of tc.list_models()"),
+        (["w.safetensors", "--out", "ckpt"], "w.safetensors: cannot infer the model; pass --model NAME, one of tc.list_models()"),
         (["w.safetensors", "--out", "ckpt", "--model", "deit_smal_patch16_224"], "unknown model 'deit_smal_patch16_224': did you mean 'deit_small_patch16_224'?"),
-        (["w.safetensors", "--out", "ckpt", "--model", "deit_small_patch16_224", "--img-size", "225"], "img_size=225 is not a multiple of patch_size=16: use 224"),
-        (["w.safetensors", "--out", "ckpt", "--model", "deit_small_patch16_224", "--img-size", "a"], "--img-size 'a' should be like 24 or 24x16, height and width"),
-        (["w.safetensors", "--out", "ckpt", "--model", "deit_small_patch16_224", "--num-classes", "-1"], "num_classes=-1 is negative: 0 is none"),
-        (["gone.safetensors", "--out", "ckpt", "--model", "deit_small_patch16_224"], "no weight file 'gone.safetensors'"),
+        (["w.safetensors", "--out", "ckpt", "--model", "deit_small_patch16_224", "--img-size", "225"], "img_size=225: must be a positive multiple of patch_size=16; use 224"),
+        (["w.safetensors", "--out", "ckpt", "--model", "deit_small_patch16_224", "--img-size", "a"], "--img-size='a': must be SIZE or HEIGHTxWIDTH, such as 24 or 24x16"),
+        (["w.safetensors", "--out", "ckpt", "--model", "deit_small_patch16_224", "--num-classes", "-1"], "num_classes=-1: must be >= 0"),
+        (["gone.safetensors", "--out", "ckpt", "--model", "deit_small_patch16_224"], "gone.safetensors: not found; expected a weight file"),
         (["w.safetensors", "--out", "full", "--model", "deit_small_patch16_224"], "'{cwd}/full' is there already: choose another directory, or remove it"),
-        (["w.safetensors", "--out", "w.safetensors/ckpt", "--model", "deit_tiny_patch16_224"], "the weights do not fit"),
+        (["w.safetensors", "--out", "w.safetensors/ckpt", "--model", "deit_tiny_patch16_224"], "weights for deit_tiny_patch16_224.fb_in1k: "),
         (["full", "--out", "back.safetensors"], "no checkpoint in 'full'"),
-        (["full", "--out", "back.safetensors", "--model", "deit_tiny_patch16_224"], "--model is not for writing 'back.safetensors': a model is written as it is"),
-        (["full", "--out", "back.safetensors", "--num-classes", "0"], "--num-classes is not for writing 'back.safetensors': a model is written as it is"),
-        (["w.safetensors", "--out", "ckpt", "--model", "deit_tiny_patch16_224", "--grid", "9" * 5000], "--grid '999"),
-        (["w.safetensors", "--out", "ckpt", "--model", "deit_tiny_patch16_224", "--entry", "model"], "'w.safetensors' has no entries to choose 'model' from: only pickled checkpoints have"),
-        (["w.safetensors", "--out", "ckpt", "--model", "deit_tiny_patch16_224", "--photo", "gone.jpg"], "cannot read the photo 'gone.jpg': [Errno 2] No such file or directory: "),
+        (["full", "--out", "back.safetensors", "--model", "deit_tiny_patch16_224"], "--model cannot be combined with --out back.safetensors: a checkpoint is exported unchanged"),
+        (["full", "--out", "back.safetensors", "--num-classes", "0"], "--num-classes cannot be combined with --out back.safetensors: a checkpoint is exported unchanged"),
+        (["w.safetensors", "--out", "ckpt", "--model", "deit_tiny_patch16_224", "--grid", "9" * 5000], "--grid='999"),
+        (["w.safetensors", "--out", "ckpt", "--model", "deit_tiny_patch16_224", "--entry", "model"], "entry='model' requires a pickled checkpoint: w.safetensors has no entries"),
+        (["w.safetensors", "--out", "ckpt", "--model", "deit_tiny_patch16_224", "--photo", "gone.jpg"], "gone.jpg: cannot read the photo: [Errno 2] No such file or directory: "),
     ],
 )  # fmt: skip
-def test_mistakes_are_one_line_and_leave_nothing(tmp_path, monkeypatch, capsys, arguments, message):
+def test_errors_are_one_line_and_write_nothing(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     save_file(weights(), tmp_path / "w.safetensors")
     (tmp_path / "full").mkdir()
@@ -142,26 +140,28 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, monkeypatch, capsys, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "w.safetensors"]
 
 
-def test_a_checkpoint_is_not_converted_again(tmp_path):
+def test_checkpoint_is_not_converted_again(tmp_path):
     convert(tmp_path)
-    with pytest.raises(tc.InputError, match="ckpt' is a checkpoint already: --out FILE.safetensors writes its weights"):
+    with pytest.raises(
+        tc.InputError, match="ckpt: already a checkpoint; pass --out FILE.safetensors to export its weights"
+    ):
         tc.convert.to_checkpoint(str(tmp_path / "ckpt"), tmp_path / "two", "deit_tiny_patch16_224")
 
 
-def test_parity_that_fails_writes_nothing(tmp_path, monkeypatch):
+def test_parity_failure_writes_nothing(tmp_path, monkeypatch):
     from tcvit_jax.convert import parity
 
-    monkeypatch.setattr(parity, "largest_difference", lambda *arguments: (6.1e-4, 6.0))
+    monkeypatch.setattr(parity, "compare_logits", lambda *arguments: (6.1e-4, 6.0))
     name, overrides, _, _ = cases.case("deit")
     with pytest.raises(
         tc.InputError,
-        match=r"difference from timm 6.1e-04 \(of logits up to 6.0\) on a photo: nothing was written",
+        match=r"difference from timm 6.1e-04 \(logits up to 6.0\) on a photo must be <= 6.0e-04; nothing was written",
     ):
-        tc.convert.to_checkpoint(str(written(tmp_path)), tmp_path / "ckpt", name, overrides=overrides)
+        tc.convert.to_checkpoint(str(write_weights(tmp_path)), tmp_path / "ckpt", name, overrides=overrides)
     assert [path.name for path in tmp_path.iterdir()] == ["deit.safetensors"]
 
 
-def test_what_cannot_be_compared_says_why(tmp_path):
+def test_skipped_comparison_reports_reason(tmp_path):
     name, overrides, _, _ = cases.case("deit")
     gray = {**weights(), "patch_embed.proj.weight": weights()["patch_embed.proj.weight"][:, :1]}
     save_file(gray, tmp_path / "gray.safetensors")
@@ -169,19 +169,19 @@ def test_what_cannot_be_compared_says_why(tmp_path):
         (
             tmp_path / "gray.safetensors",
             {"overrides": {**overrides, "in_chans": 1}},
-            "a photo has 3 channels, and the model in_chans=1",
+            "the photo requires in_chans=3, got in_chans=1",
         ),
-        (written(tmp_path), {"overrides": overrides, "new_head": True}, "the head is new"),
+        (write_weights(tmp_path), {"overrides": overrides, "new_head": True}, "the classifier is new"),
     ):
         report = tc.convert.to_checkpoint(source, tmp_path / reason, name, **options)
         assert report.parity == f"not compared with timm: {reason}"
 
 
-def test_without_timm_the_reason_is_said(tmp_path, monkeypatch):
+def test_comparison_without_timm_reports_reason(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     name, overrides, _, _ = cases.case("deit")
-    report = tc.convert.to_checkpoint(str(written(tmp_path)), tmp_path / "ckpt", name, overrides=overrides)
-    assert report.parity.startswith("not compared with timm: torch or timm cannot be imported: ")
+    report = tc.convert.to_checkpoint(str(write_weights(tmp_path)), tmp_path / "ckpt", name, overrides=overrides)
+    assert report.parity.startswith("not compared with timm: cannot import torch and timm: ")
 
 
 MEASURE = """
@@ -197,10 +197,10 @@ print(time.process_time(), peak() - before)
 """
 
 
-def test_deit_s_takes_seconds_and_less_memory_than_three_files(tmp_path):
-    """A process of its own, start of Python and JAX included in the time, their own memory not in the memory.
+def test_conversion_of_deit_s_is_fast_and_needs_less_memory_than_three_files(tmp_path):
+    """Measure a separate process. The time includes the start of Python and JAX, the memory does not.
 
-    The time is that of the processor, which other processes of the machine do not change.
+    CPU time does not depend on other processes.
     """
     rng = np.random.default_rng(0)
     model = tc.create_model("deit_small_patch16_224")
@@ -208,24 +208,24 @@ def test_deit_s_takes_seconds_and_less_memory_than_three_files(tmp_path):
     path = tmp_path / "w.safetensors"
     save_file(tc.convert.to_torch(variables, model), path)
     arguments = [str(path), "--model", "deit_small_patch16_224", "--out", str(tmp_path / "ckpt"), "--no-parity"]
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=True, cwd=ROOT,
     )  # fmt: skip
-    seconds, kibibytes = done.stdout.splitlines()[-1].split()
+    seconds, kibibytes = result.stdout.splitlines()[-1].split()
     assert float(seconds) < 10
     assert int(kibibytes) * 1024 < 3 * path.stat().st_size
 
 
-def test_an_oblong_is_converted_when_its_grid_is_said(tmp_path):
+def test_rectangular_grid_is_converted_with_grid_argument(tmp_path):
     name, overrides, _, _ = cases.case("deit")
-    oblong = {**overrides, "img_size": (32, 128)}
+    overrides = {**overrides, "img_size": (32, 128)}
     report = tc.convert.to_checkpoint(
-        written(tmp_path), tmp_path / "ckpt", name, overrides=oblong, grid=(4, 16), compare=False
+        write_weights(tmp_path), tmp_path / "ckpt", name, overrides=overrides, grid=(4, 16), compare=False
     )
     assert not report.conversion.resampled
-    # Its own exports say their grid.
+    # Exported files record their grid.
     tc.convert.to_safetensors(tmp_path / "ckpt", tmp_path / "back.safetensors")
-    again = tc.convert.to_checkpoint(
-        tmp_path / "back.safetensors", tmp_path / "two", name, overrides=oblong, compare=False
+    second_report = tc.convert.to_checkpoint(
+        tmp_path / "back.safetensors", tmp_path / "two", name, overrides=overrides, compare=False
     )
-    assert again.checksum == report.checksum
+    assert second_report.checksum == report.checksum

@@ -1,4 +1,4 @@
-"""Formats of weight files: names, and layouts that dump what they load."""
+"""Weight file formats: names and layouts."""
 
 import numpy as np
 import pytest
@@ -16,32 +16,32 @@ def names_of(model, file_format):
 
 
 @pytest.mark.parametrize("family", cases.FAMILIES)
-def test_tensors_of_a_timm_file_are_those_of_the_table(family):
+def test_timm_names_equal_parameter_table(family):
     assert sorted(names_of(cases.model(family), TIMM)) == sorted(cases.weights(family))
 
 
-def test_tensors_of_an_augreg_file_are_those_of_the_table():
+def test_augreg_names_equal_parameter_table():
     assert sorted(names_of(cases.model("deit"), AUGREG)) == sorted(cases.augreg(cases.weights(), 3))
 
 
 @pytest.mark.parametrize(("layout", "shape"), [(SAME, (5,)), (LINEAR, (3, 5)), (CONV, (2, 3, 4, 5))])
-def test_dump_undoes_load(layout, shape):
-    (theirs,) = layout.shapes(shape, 1)
-    given = np.random.default_rng(0).standard_normal(theirs)
-    ours = layout.load([given], shape)
-    assert ours.shape == shape
-    np.testing.assert_array_equal(layout.dump(ours), given)
+def test_dump_inverts_load(layout, shape):
+    (tensor_shape,) = layout.shapes(shape, 1)
+    tensor = np.random.default_rng(0).standard_normal(tensor_shape)
+    array = layout.load([tensor], shape)
+    assert array.shape == shape
+    np.testing.assert_array_equal(layout.dump(array), tensor)
 
 
-def test_heads_on_an_axis_of_their_own():
+def test_layouts_with_head_axis():
     rng = np.random.default_rng(0)
     kernels = [rng.standard_normal((6, 2, 3)) for _ in range(3)]
     assert QKV_KERNEL.shapes((6, 18), 2) == [(6, 2, 3)] * 3
-    joint = QKV_KERNEL.load(kernels, (6, 18))
+    qkv_kernel = QKV_KERNEL.load(kernels, (6, 18))
     x = rng.standard_normal(6)
     for index, kernel in enumerate(kernels):
         expected = np.einsum("w,whd->hd", x, kernel)
-        np.testing.assert_allclose((x @ joint).reshape(3, 2, 3)[index], expected)
+        np.testing.assert_allclose((x @ qkv_kernel).reshape(3, 2, 3)[index], expected)
     biases = [rng.standard_normal((2, 3)) for _ in range(3)]
     assert QKV_BIAS.shapes((18,), 2) == [(2, 3)] * 3
     np.testing.assert_array_equal(QKV_BIAS.load(biases, (18,)).reshape(3, 2, 3), np.stack(biases))
@@ -51,19 +51,19 @@ def test_heads_on_an_axis_of_their_own():
     np.testing.assert_allclose(values.reshape(-1) @ HEADS_OUT.load([out], (6, 6)), np.einsum("hd,hdw->w", values, out))
 
 
-def test_formats_are_told_by_their_names():
+def test_format_is_inferred_from_names():
     assert format_of(["cls_token", "head.weight"]) is TIMM
     assert format_of(list(cases.augreg(cases.weights(), 3))) is AUGREG
-    # One odd name does not make a file another's.
+    # The majority of the names decides.
     assert format_of([*cases.weights(), "a/b"]) is TIMM
     assert format_of([]) is TIMM
 
 
-def test_names_of_others_and_what_holds_no_weight():
-    given = [
+def test_aliases_and_ignored_names():
+    names = [
         "module.blocks.0.gamma_1",
         "mask_token",
         "patch_embed.bn1.num_batches_tracked",
         "_orig_mod.module.cls_token",
     ]
-    assert dict(TIMM.canonical_names(given)) == {"blocks.0.ls1.gamma": given[0], "cls_token": given[3]}
+    assert dict(TIMM.canonical_names(names)) == {"blocks.0.ls1.gamma": names[0], "cls_token": names[3]}

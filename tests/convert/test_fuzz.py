@@ -1,6 +1,6 @@
-"""Damaged and hostile files: each is one error in one line, leaves nothing behind, and runs nothing.
+"""Damaged and hostile files: each raises one error in one line, writes nothing, and executes nothing.
 
-Without torch every pickle is refused, damaged or not; with it, each for what is wrong with it.
+Without torch, every pickle is rejected because torch is required.
 """
 
 import io
@@ -21,15 +21,15 @@ FILES = 200
 
 
 class Payload:
-    """What a pickle would run."""
+    """An object whose unpickling creates the sentinel file."""
 
-    def __init__(self, sentinel, how):
-        self.sentinel, self.how = sentinel, how
+    def __init__(self, sentinel, function):
+        self.sentinel, self.function = sentinel, function
 
     def __reduce__(self):
-        if self.how == "system":
+        if self.function == "system":
             return os.system, (f"touch {self.sentinel}",)
-        if self.how == "eval":
+        if self.function == "eval":
             return eval, (f"open({str(self.sentinel)!r}, 'w').close()",)
         return open, (str(self.sentinel), "w")
 
@@ -41,7 +41,7 @@ def npz(tensors):
 
 
 def pth(tensors):
-    """As torch writes them, where it is installed; otherwise a pickle that looks like one."""
+    """Return a torch file, or a plain pickle if torch is not installed."""
     try:
         import torch
     except ImportError:
@@ -60,33 +60,33 @@ def tensors_of(suffix):
     return augreg(weights(), 3) if suffix == ".npz" else weights()
 
 
-def truncated(rng, suffix, sentinel):
+def truncate(rng, suffix, sentinel):
     content = FORMATS[suffix](tensors_of(suffix))
     return content[: rng.integers(0, len(content))]
 
 
-def flipped(rng, suffix, sentinel):
-    """One bit of what says where things are."""
+def flip_bit(rng, suffix, sentinel):
+    """Flip one bit of the metadata."""
     content = bytearray(FORMATS[suffix](tensors_of(suffix)))
     if suffix == ".safetensors":
         position = rng.integers(0, 8 + struct.unpack("<Q", content[:8])[0])
     elif suffix == ".npz":
         with zipfile.ZipFile(io.BytesIO(content)) as file:
             member = rng.choice(file.infolist())
-        # The array's own header, behind the one of the archive.
+        # The header of the array, after the header of the archive member.
         position = member.header_offset + 30 + len(member.filename) + 20 + rng.integers(0, 60)
     else:
-        with_torch = zipfile.is_zipfile(io.BytesIO(content))
+        is_zip = zipfile.is_zipfile(io.BytesIO(content))
         position = (
             rng.integers(0, 4)
-            if not with_torch
+            if not is_zip
             else zipfile.ZipFile(io.BytesIO(content)).infolist()[0].header_offset + rng.integers(64, 300)
         )
     content[position] ^= 1 << rng.integers(0, 8)
     return bytes(content)
 
 
-def changed(change):
+def change_tensor(change):
     def damage(rng, suffix, sentinel):
         tensors = tensors_of(suffix)
         name = str(rng.choice(sorted(tensors)))
@@ -96,38 +96,38 @@ def changed(change):
     return damage
 
 
-def spoil(rng, name, value):
+def make_nonfinite(rng, name, value):
     value = value.copy()
     value.flat[rng.integers(0, value.size)] = rng.choice([np.nan, np.inf, -np.inf])
     return {name: value}
 
 
-def hostile(rng, suffix, sentinel):
+def insert_payload(rng, suffix, sentinel):
     payload = Payload(sentinel, rng.choice(["system", "eval", "open"]))
     if suffix == ".npz":
         file = io.BytesIO()
         np.savez(file, **tensors_of(suffix) | {"cls": np.array([payload], object)})
         return file.getvalue()
-    raw = pickle.dumps({**tensors_of(suffix), "norm.weight": payload}, protocol=rng.integers(0, 5))
+    content = pickle.dumps({**tensors_of(suffix), "norm.weight": payload}, protocol=rng.integers(0, 5))
     if suffix == ".safetensors" or rng.random() < 0.5:
-        return raw
-    # The container that torch writes, with a pickle of ours in it.
+        return content
+    # The archive format of torch, with the pickle inside.
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("archive/data.pkl", raw)
+        archive.writestr("archive/data.pkl", content)
         archive.writestr("archive/version", "3\n")
     return file.getvalue()
 
 
 DAMAGES = {
-    "truncated": truncated,
-    "flipped": flipped,
-    "renamed": changed(lambda rng, name, value: {name + rng.choice(["s", "\n", ".x", "/y"]): value}),
-    "reshaped": changed(lambda rng, name, value: {name: value[None] if rng.random() < 0.5 else value[..., :-1]}),
-    "recast": changed(lambda rng, name, value: {name: value.astype(rng.choice(["f2", "f8", "i4", "u1", "?"]))}),
-    "extra": changed(lambda rng, name, value: {name: value, f"{name}_{rng.integers(99)}": value}),
-    "not finite": changed(spoil),
-    "hostile": hostile,
+    "truncated": truncate,
+    "flipped": flip_bit,
+    "renamed": change_tensor(lambda rng, name, value: {name + rng.choice(["s", "\n", ".x", "/y"]): value}),
+    "reshaped": change_tensor(lambda rng, name, value: {name: value[None] if rng.random() < 0.5 else value[..., :-1]}),
+    "recast": change_tensor(lambda rng, name, value: {name: value.astype(rng.choice(["f2", "f8", "i4", "u1", "?"]))}),
+    "extra": change_tensor(lambda rng, name, value: {name: value, f"{name}_{rng.integers(99)}": value}),
+    "not finite": change_tensor(make_nonfinite),
+    "hostile": insert_payload,
 }
 
 
@@ -143,7 +143,7 @@ def test_undamaged_files_are_converted(request, tmp_path, suffix):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_every_damage_is_one_line_and_nothing_is_left_or_run(tmp_path, damage):
+def test_damaged_file_is_one_error_and_writes_or_executes_nothing(tmp_path, damage):
     rng = np.random.default_rng(list(damage.encode()))
     name, overrides, _, _ = cases.case("deit")
     sentinel = tmp_path / "executed"
@@ -151,8 +151,8 @@ def test_every_damage_is_one_line_and_nothing_is_left_or_run(tmp_path, damage):
         suffix = list(FORMATS)[index % len(FORMATS)]
         path = tmp_path / f"w{suffix}"
         path.write_bytes(DAMAGES[damage](rng, suffix, sentinel))
-        with pytest.raises(tc.InputError) as caught:
+        with pytest.raises(tc.InputError) as error:
             tc.convert.to_checkpoint(str(path), tmp_path / "ckpt", name, overrides=overrides, compare=False)
-        assert str(caught.value).isprintable(), str(caught.value)
+        assert str(error.value).isprintable(), str(error.value)
         path.unlink()
         assert not list(tmp_path.iterdir())

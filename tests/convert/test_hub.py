@@ -1,4 +1,4 @@
-"""WeightFile from the hub: the real client against a server on this machine."""
+"""Weights from the Hugging Face Hub: the real client with a local server."""
 
 import hashlib
 import http.server
@@ -27,11 +27,11 @@ NAME, OTHER = "deit_tiny_patch16_224.fb_in1k", "deit_small_patch16_224.fb_in1k"
         ("deit.pth", None),
     ],
 )
-def test_what_names_a_repository(source, repo):
+def test_repository_names(source, repo):
     assert hub.repository(source) == repo
 
 
-def test_a_file_comes_before_a_repository(tmp_path, monkeypatch):
+def test_file_takes_precedence_over_repository(tmp_path, monkeypatch):
     (tmp_path / "timm").mkdir()
     (tmp_path / "timm" / "x.pth").write_bytes(b"")
     monkeypatch.chdir(tmp_path)
@@ -39,16 +39,16 @@ def test_a_file_comes_before_a_repository(tmp_path, monkeypatch):
     assert hub.repository("hf-hub:timm/x.pth") == "timm/x.pth"
 
 
-def test_other_repositories_are_refused():
+def test_other_repositories_are_rejected():
     with pytest.raises(
-        tc.InputError, match="cannot use 'hf-hub:facebook/deit-small': the hub's weights that fit are those of timm"
+        tc.InputError, match="hf-hub:facebook/deit-small: expected a repository of timm; use hf-hub:timm/NAME"
     ):
         hub.repository("hf-hub:facebook/deit-small")
 
 
 @pytest.fixture(scope="module")
-def served():
-    """The address of a hub that has the weights of one model, and those."""
+def hub_server():
+    """Yield the address of a hub with the weights of one model, and the content of the weight file."""
     import jax
     import numpy as np
 
@@ -60,16 +60,16 @@ def served():
 
     class Hub(http.server.BaseHTTPRequestHandler):
         def do_HEAD(self):
-            self.answer(with_body=False)
+            self.respond(has_body=False)
 
         def do_GET(self):
-            self.answer(with_body=True)
+            self.respond(has_body=True)
 
-        def answer(self, with_body):
-            found = re.fullmatch(rf"/timm/({NAME}|empty)/resolve/main/(.+)", self.path)
-            if not found or found[1] == "empty" or found[2] != "model.safetensors":
+        def respond(self, has_body):
+            match = re.fullmatch(rf"/timm/({NAME}|empty)/resolve/main/(.+)", self.path)
+            if not match or match[1] == "empty" or match[2] != "model.safetensors":
                 self.send_response(404)
-                self.send_header("X-Error-Code", "EntryNotFound" if found else "RepoNotFound")
+                self.send_header("X-Error-Code", "EntryNotFound" if match else "RepoNotFound")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
@@ -78,7 +78,7 @@ def served():
             self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            if with_body:
+            if has_body:
                 self.wfile.write(content)
 
         def log_message(self, *arguments):
@@ -96,29 +96,29 @@ def served():
 CALLS = """
 import contextlib, io, json, sys
 from tcvit_jax.convert.__main__ import main
-answers = []
+results = []
 for arguments in json.loads(sys.argv[1]):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = main(arguments)
-    answers.append((status, out.getvalue(), err.getvalue()))
-print(json.dumps(answers))
+    results.append((status, out.getvalue(), err.getvalue()))
+print(json.dumps(results))
 """
 
 
-def answers(script, home, calls, **variables):
-    """Status, output and errors of the command with each of these arguments, all in one process."""
+def run_commands(script, home, calls, **variables):
+    """Return status, output and errors of the command for each list of arguments, run in one process."""
     (home / "calls.py").write_text(CALLS)
-    done = script(
+    result = script(
         str(home / "calls.py"), json.dumps(calls), cwd=home, HF_HOME=str(home / "hf"), HF_HUB_DISABLE_PROGRESS_BARS="1",
         **variables,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
 
 
-def test_a_repository_is_converted_and_what_is_not_there_is_one_line(script, served, tmp_path):
-    found, unknown, other, empty = answers(
+def test_repository_is_converted_and_missing_weights_are_reported(script, hub_server, tmp_path):
+    converted, unknown, other, empty = run_commands(
         script,
         tmp_path,
         [
@@ -127,11 +127,11 @@ def test_a_repository_is_converted_and_what_is_not_there_is_one_line(script, ser
             [f"hf-hub:timm/{OTHER}", "--out", "two"],
             ["timm/empty", "--model", NAME, "--out", "two"],
         ],
-        HF_ENDPOINT=served[0],
+        HF_ENDPOINT=hub_server[0],
     )
-    assert found[0] == 0, found[2]
-    digest = hashlib.sha256(served[1]).hexdigest()
-    assert f"source      timm/{NAME}, sha256 {digest}" in found[1].splitlines()
+    assert converted[0] == 0, converted[2]
+    digest = hashlib.sha256(hub_server[1]).hexdigest()
+    assert f"source      timm/{NAME}, sha256 {digest}" in converted[1].splitlines()
     model, _, meta = tc.load(tmp_path / "ckpt")
     assert model.variant == NAME
     assert meta["provenance"]["source"] == f"timm/{NAME}"
@@ -139,12 +139,14 @@ def test_a_repository_is_converted_and_what_is_not_there_is_one_line(script, ser
         assert status == 2
         assert error.count("\n") == 1
     assert unknown[2].startswith("error: unknown model 'empty'")
-    assert other[2].startswith(f"error: cannot download 'timm/{OTHER}': ")
-    assert empty[2] == "error: 'timm/empty' holds none of model.safetensors, pytorch_model.bin\n"
+    assert other[2].startswith(f"error: timm/{OTHER}: cannot download: ")
+    assert empty[2] == "error: timm/empty: weight file not found; expected model.safetensors or pytorch_model.bin\n"
     assert not (tmp_path / "two").exists()
 
 
-def test_without_a_network_a_file_is_advised(script, tmp_path):
-    ((status, _, error),) = answers(script, tmp_path, [[f"timm/{NAME}", "--out", "ckpt"]], HF_HUB_OFFLINE="1")
+def test_error_without_network_suggests_file(script, tmp_path):
+    ((status, _, error),) = run_commands(script, tmp_path, [[f"timm/{NAME}", "--out", "ckpt"]], HF_HUB_OFFLINE="1")
     assert status == 2
-    assert re.fullmatch(rf"error: cannot download 'timm/{NAME}': .*give the path of a file\)\n", error), error
+    assert re.fullmatch(
+        rf"error: timm/{NAME}: cannot download: .*; without a network, pass the path of a file\n", error
+    ), error

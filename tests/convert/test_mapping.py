@@ -1,4 +1,4 @@
-"""Named tensors to variables and back: all of them, or an error that says everything that is wrong."""
+"""Conversion between named tensors and variables, and the errors that list all problems."""
 
 import jax
 import numpy as np
@@ -12,68 +12,68 @@ from tests.convert.cases import augreg, weights
 MODEL = cases.model("deit")
 
 
-def message_of(given, model=MODEL, **options):
-    with pytest.raises(tc.InputError) as caught:
-        tc.convert.from_torch(given, model, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value).removeprefix(f"the weights do not fit {model.variant}: ")
+def message_of(tensors, model=MODEL, **options):
+    with pytest.raises(tc.InputError) as error:
+        tc.convert.from_torch(tensors, model, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value).removeprefix(f"weights for {model.variant}: ")
 
 
 def test_layouts():
-    given = weights()
-    params = tc.convert.from_torch(given, MODEL)["params"]
-    np.testing.assert_array_equal(params["blocks_1"]["attn"]["qkv"]["kernel"], given["blocks.1.attn.qkv.weight"].T)
+    tensors = weights()
+    params = tc.convert.from_torch(tensors, MODEL)["params"]
+    np.testing.assert_array_equal(params["blocks_1"]["attn"]["qkv"]["kernel"], tensors["blocks.1.attn.qkv.weight"].T)
     np.testing.assert_array_equal(
-        params["patch_embed"]["kernel"][2, 5, 1], given["patch_embed.proj.weight"][:, 1, 2, 5]
+        params["patch_embed"]["kernel"][2, 5, 1], tensors["patch_embed.proj.weight"][:, 1, 2, 5]
     )
-    np.testing.assert_array_equal(params["norm"]["scale"], given["norm.weight"])
+    np.testing.assert_array_equal(params["norm"]["scale"], tensors["norm.weight"])
 
 
 @pytest.mark.parametrize("family", cases.FAMILIES)
-def test_there_and_back_is_the_same_to_the_bit(family):
-    given, model = weights(family), cases.model(family)
-    done = convert(given, model)
-    assert sorted(done.mapped) == sorted(given)
-    assert not done.resampled + done.replaced + done.ignored
-    back = tc.convert.to_torch(done.variables, model)
-    assert set(back) == set(given)
-    for name, value in given.items():
-        assert back[name].dtype == np.float32
-        np.testing.assert_array_equal(back[name], value)
+def test_round_trip_is_bit_exact(family):
+    tensors, model = weights(family), cases.model(family)
+    conversion = convert(tensors, model)
+    assert sorted(conversion.mapped) == sorted(tensors)
+    assert not conversion.resampled + conversion.replaced + conversion.ignored
+    exported = tc.convert.to_torch(conversion.variables, model)
+    assert set(exported) == set(tensors)
+    for name, value in tensors.items():
+        assert exported[name].dtype == np.float32
+        np.testing.assert_array_equal(exported[name], value)
 
 
-def test_to_torch_refuses_the_variables_of_another_model():
+def test_to_torch_rejects_variables_of_another_model():
     variables = tc.convert.from_torch(weights(), MODEL)
     with pytest.raises(
-        tc.InputError, match=r"do not fit vit_small_patch14_dinov2: params.blocks_\{0-2\}.ls1.gamma is missing; "
+        tc.InputError, match=r"variables of vit_small_patch14_dinov2: params.blocks_\{0-2\}.ls1.gamma: not found; "
     ):
         tc.convert.to_torch(variables, cases.model("dinov2_like"))
-    with pytest.raises(tc.InputError, match=r"params.head.kernel has shape \(48, 10\), the model's is \(48, 7\)"):
+    with pytest.raises(tc.InputError, match=r"params.head.kernel: expected shape \(48, 7\), got \(48, 10\)"):
         tc.convert.to_torch(variables, tc.create_model(MODEL.variant, **{**cases.case("deit")[1], "num_classes": 7}))
 
 
-def test_statistics_are_variables_of_their_own():
-    given = weights("lvvit")
-    variables = tc.convert.from_torch(given, cases.model("lvvit"))
+def test_statistics_are_in_batch_stats():
+    tensors = weights("lvvit")
+    variables = tc.convert.from_torch(tensors, cases.model("lvvit"))
     np.testing.assert_array_equal(
-        variables["batch_stats"]["patch_embed"]["bn2"]["var"], given["patch_embed.bn2.running_var"]
+        variables["batch_stats"]["patch_embed"]["bn2"]["var"], tensors["patch_embed.bn2.running_var"]
     )
     assert "batch_stats" not in tc.convert.from_torch(weights(), MODEL)
 
 
-def test_augreg_names_give_the_same_variables():
+def test_augreg_files_give_the_same_variables():
     expected = tc.convert.from_torch(weights(), MODEL)
-    found = tc.convert.from_torch(augreg(weights(), 3), MODEL)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    actual = tc.convert.from_torch(augreg(weights(), 3), MODEL)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
-def test_augreg_files_say_how_many_heads_they_are_of():
-    """The same numbers on two heads: the tensors of timm's files could not tell."""
-    two = {key: value for key, value in augreg(weights(), 2).items() if "query" not in key}
-    two |= {key: value for key, value in augreg(weights(), 3).items() if "query" in key}
+def test_augreg_files_with_wrong_number_of_heads_are_rejected():
+    """The same weights with two heads. In timm's files the number of heads is not visible."""
+    tensors = {key: value for key, value in augreg(weights(), 2).items() if "query" not in key}
+    tensors |= {key: value for key, value in augreg(weights(), 3).items() if "query" in key}
     assert (
-        "Transformer/encoderblock_{0-2}/MultiHeadDotProductAttention_1/key/kernel has shape (48, 2, 24), the model's is (48, 3, 16)"
-        in message_of(two)
+        "Transformer/encoderblock_{0-2}/MultiHeadDotProductAttention_1/key/kernel: expected shape (48, 3, 16), got (48, 2, 24)"
+        in message_of(tensors)
     )
 
 
@@ -82,167 +82,168 @@ def test_other_precisions_are_converted(kind):
     import ml_dtypes
 
     dtype = np.dtype(ml_dtypes.bfloat16 if kind == "bfloat16" else kind)
-    given = {key: value.astype(dtype) for key, value in weights().items()}
-    done = convert(given, MODEL)
-    assert done.dtype == kind
-    kernel = done.variables["params"]["head"]["kernel"]
+    tensors = {key: value.astype(dtype) for key, value in weights().items()}
+    conversion = convert(tensors, MODEL)
+    assert conversion.dtype == kind
+    kernel = conversion.variables["params"]["head"]["kernel"]
     assert kernel.dtype == np.float32
-    np.testing.assert_array_equal(kernel, given["head.weight"].T.astype(np.float32))
+    np.testing.assert_array_equal(kernel, tensors["head.weight"].T.astype(np.float32))
 
 
-def test_wrappers_and_counters_of_others():
-    given = {f"module.{name}": value for name, value in weights("lvvit").items()}
-    given["module.patch_embed.bn1.num_batches_tracked"] = np.asarray(7)
-    done = convert(given, cases.model("lvvit"))
-    assert done.ignored == ("module.patch_embed.bn1.num_batches_tracked",)
-    assert len(done.mapped) == len(weights("lvvit"))
+def test_wrapper_prefixes_and_counters():
+    tensors = {f"module.{name}": value for name, value in weights("lvvit").items()}
+    tensors["module.patch_embed.bn1.num_batches_tracked"] = np.asarray(7)
+    conversion = convert(tensors, cases.model("lvvit"))
+    assert conversion.ignored == ("module.patch_embed.bn1.num_batches_tracked",)
+    assert len(conversion.mapped) == len(weights("lvvit"))
     jax.tree.map(
-        np.testing.assert_array_equal, done.variables, tc.convert.from_torch(weights("lvvit"), cases.model("lvvit"))
+        np.testing.assert_array_equal,
+        conversion.variables,
+        tc.convert.from_torch(weights("lvvit"), cases.model("lvvit")),
     )
 
 
-def test_two_names_for_one_variable_are_an_error():
-    assert "cls_token is there twice, also as module.cls_token" in message_of(
+def test_two_names_for_one_variable_are_rejected():
+    assert "cls_token: duplicate of module.cls_token" in message_of(
         {"module.cls_token": weights()["cls_token"], **weights()}
     )
 
 
-def test_missing_and_superfluous_names_are_reported_together_and_completely():
-    given = weights()
-    given["blocks.0.attn.qkv.weights"] = given.pop("blocks.0.attn.qkv.weight")
-    given["head_dist.weight"] = given["head.weight"]
+def test_missing_and_unexpected_names_are_all_reported():
+    tensors = weights()
+    tensors["blocks.0.attn.qkv.weights"] = tensors.pop("blocks.0.attn.qkv.weight")
+    tensors["head_dist.weight"] = tensors["head.weight"]
     for block in range(3):
-        del given[f"blocks.{block}.norm2.bias"]
-    assert message_of(given) == (
-        "blocks.0.attn.qkv.weight is missing; "
-        "blocks.0.attn.qkv.weights has no place in the model, which lacks blocks.0.attn.qkv.weight; "
-        "blocks.{0-2}.norm2.bias is missing; head_dist.weight has no place in the model"
+        del tensors[f"blocks.{block}.norm2.bias"]
+    assert message_of(tensors) == (
+        "blocks.0.attn.qkv.weight: not found; "
+        "blocks.0.attn.qkv.weights: unexpected (did you mean blocks.0.attn.qkv.weight?); "
+        "blocks.{0-2}.norm2.bias: not found; head_dist.weight: unexpected"
     )
     empty = message_of({})
-    named = {name.replace("{0-2}", str(block)) for name in empty.split(" is missing") for block in range(3)}
-    assert set(weights()) <= {name.removeprefix("; ") for name in named}
+    names = {name.replace("{0-2}", str(block)) for name in empty.split(": not found") for block in range(3)}
+    assert set(weights()) <= {name.removeprefix("; ") for name in names}
 
 
 @pytest.mark.parametrize(
     ("name", "change", "problem"),
     [
-        ("norm.weight", lambda x: x[:-1], "norm.weight has shape (47,), the model's is (48,)"),
-        ("head.weight", lambda x: x.T, "head.weight has shape (48, 10), the model's is (10, 48)"),
-        ("pos_embed", lambda x: x[0], "pos_embed has shape (65, 48), the model's is (1, 65, 48)"),
-        ("pos_embed", lambda x: x[:, :51], "pos_embed has shape (1, 51, 48), the model's is (1, 65, 48)"),
-        ("pos_embed", lambda x: x[..., :40], "pos_embed has shape (1, 65, 40), the model's is (1, 65, 48)"),
-        ("pos_embed", lambda x: x[:, :17, :40], "pos_embed has shape (1, 17, 40), the model's is (1, 65, 48)"),
-        ("norm.bias", lambda x: x.astype(np.int32), "norm.bias has dtype int32, which is not one of weights"),
-        ("norm.bias", lambda x: x.astype(np.float64), "norm.bias has dtype float64, and most have float32"),
-        ("norm.bias", lambda x: np.array(["a"] * 48), "norm.bias has dtype str32, which is not one of weights"),
-        ("blocks.2.mlp.fc1.bias", lambda x: x * np.nan, "blocks.2.mlp.fc1.bias holds values that are not finite"),
-        ("pos_embed", lambda x: np.concatenate([x[:, :17]] * 2), "pos_embed has shape (2, 17, 48), the model's is (1, 65, 48)"),
-        ("pos_embed", lambda x: x[:0, :17], "pos_embed has shape (0, 17, 48), the model's is (1, 65, 48)"),
-        ("pos_embed", lambda x: x[:, :17, :0], "pos_embed has shape (1, 17, 0), the model's is (1, 65, 48)"),
-        ("norm.bias", lambda x: [[1.0], [1.0, 2.0]], "norm.bias cannot be read: setting an array element with a sequence."),
-        ("cls_token", lambda x: x.astype(np.float64) * 1e300, "cls_token holds values that are not finite"),
-        ("cls_token", lambda x: x / 0, "cls_token holds values that are not finite"),
+        ("norm.weight", lambda x: x[:-1], "norm.weight: expected shape (48,), got (47,)"),
+        ("head.weight", lambda x: x.T, "head.weight: expected shape (10, 48), got (48, 10)"),
+        ("pos_embed", lambda x: x[0], "pos_embed: expected shape (1, 65, 48), got (65, 48)"),
+        ("pos_embed", lambda x: x[:, :51], "pos_embed: expected shape (1, 65, 48), got (1, 51, 48)"),
+        ("pos_embed", lambda x: x[..., :40], "pos_embed: expected shape (1, 65, 48), got (1, 65, 40)"),
+        ("pos_embed", lambda x: x[:, :17, :40], "pos_embed: expected shape (1, 65, 48), got (1, 17, 40)"),
+        ("norm.bias", lambda x: x.astype(np.int32), "norm.bias: expected a floating-point dtype, got int32"),
+        ("norm.bias", lambda x: x.astype(np.float64), "norm.bias: expected dtype float32 of the other tensors, got float64"),
+        ("norm.bias", lambda x: np.array(["a"] * 48), "norm.bias: expected a floating-point dtype, got str32"),
+        ("blocks.2.mlp.fc1.bias", lambda x: x * np.nan, "blocks.2.mlp.fc1.bias: must be finite in float32"),
+        ("pos_embed", lambda x: np.concatenate([x[:, :17]] * 2), "pos_embed: expected shape (1, 65, 48), got (2, 17, 48)"),
+        ("pos_embed", lambda x: x[:0, :17], "pos_embed: expected shape (1, 65, 48), got (0, 17, 48)"),
+        ("pos_embed", lambda x: x[:, :17, :0], "pos_embed: expected shape (1, 65, 48), got (1, 17, 0)"),
+        ("norm.bias", lambda x: [[1.0], [1.0, 2.0]], "norm.bias: cannot be read: setting an array element with a sequence."),
+        ("cls_token", lambda x: x.astype(np.float64) * 1e300, "cls_token: must be finite in float32"),
+        ("cls_token", lambda x: x / 0, "cls_token: must be finite in float32"),
     ],
 )  # fmt: skip
-def test_a_wrong_tensor_is_named(name, change, problem):
-    given = weights()
+def test_invalid_tensor_is_reported(name, change, problem):
+    tensors = weights()
     with np.errstate(all="ignore"):
-        given[name] = change(given[name])
-    assert message_of(given).startswith(problem)
+        tensors[name] = change(tensors[name])
+    assert message_of(tensors).startswith(problem)
 
 
-def test_names_are_said_as_they_are_and_stay_on_the_line():
-    assert r"bad\nname has no place" in message_of({**weights(), "bad\nname": np.zeros(1)})
-    assert "a*b has no place" in message_of({**weights(), "a*b": np.zeros(1)})
-    assert message_of({**weights(), "a/b": np.zeros(1)}) == "a/b has no place in the model"
+def test_special_characters_in_names_stay_on_one_line():
+    assert r"bad\nname: unexpected" in message_of({**weights(), "bad\nname": np.zeros(1)})
+    assert "a*b: unexpected" in message_of({**weights(), "a*b": np.zeros(1)})
+    assert message_of({**weights(), "a/b": np.zeros(1)}) == "a/b: unexpected"
 
 
-def test_a_number_of_another_block_is_not_taken_for_the_own():
-    given = weights()
-    given["blocks.12.norm1.weight"] = given.pop("blocks.1.norm1.weight")
-    assert message_of(given) == (
-        "blocks.1.norm1.weight is missing; blocks.12.norm1.weight has no place in the model, which lacks blocks.1.norm1.weight"
+def test_block_number_of_another_block_is_preserved():
+    tensors = weights()
+    tensors["blocks.12.norm1.weight"] = tensors.pop("blocks.1.norm1.weight")
+    assert message_of(tensors) == (
+        "blocks.1.norm1.weight: not found; blocks.12.norm1.weight: unexpected (did you mean blocks.1.norm1.weight?)"
     )
 
 
-def test_a_part_that_augreg_files_lack_is_named_with_the_rest():
-    given = augreg(weights(), 3)
-    del given["cls"]
+def test_parameters_without_augreg_tensor_are_reported():
+    tensors = augreg(weights(), 3)
+    del tensors["cls"]
     name, overrides, _, _ = cases.case("deit3")
-    message = message_of(given, tc.create_model(name, **{**overrides, "no_embed_class": False}))
+    message = message_of(tensors, tc.create_model(name, **{**overrides, "no_embed_class": False}))
     assert (
         message
-        == "cls is missing; params.blocks_{0-2}.ls1.gamma has no tensor in AugReg files; params.blocks_{0-2}.ls2.gamma has no tensor in AugReg files"
+        == "cls: not found; params.blocks_{0-2}.ls1.gamma: cannot be stored in AugReg files; params.blocks_{0-2}.ls2.gamma: cannot be stored in AugReg files"
     )
 
 
-def test_a_head_of_other_classes_is_replaced_when_asked_to():
+def test_new_head_replaces_classifier():
     name, overrides, _, _ = cases.case("deit")
     ten, three, none = (tc.create_model(name, **{**overrides, "num_classes": classes}) for classes in (10, 3, 0))
-    given = weights()
-    advice = "; another classifier replaces it with new_head (--new-head)"
+    tensors = weights()
+    hint = "; use new_head=True (--new-head) for a new classifier"
     assert (
-        message_of(given, three)
-        == "head.bias has shape (10,), the model's is (3,); head.weight has shape (10, 48), the model's is (3, 48)"
-        + advice
+        message_of(tensors, three)
+        == "head.bias: expected shape (3,), got (10,); head.weight: expected shape (3, 48), got (10, 48)" + hint
     )
-    assert message_of(given, none).endswith("head.weight has no place in the model" + advice)
+    assert message_of(tensors, none).endswith("head.weight: unexpected" + hint)
     for model in (ten, three, none):
-        done = convert(given, model, new_head=True)
-        assert done.replaced == ("head.bias", "head.weight")
-        head = done.variables["params"].get("head")
+        conversion = convert(tensors, model, new_head=True)
+        assert conversion.replaced == ("head.bias", "head.weight")
+        head = conversion.variables["params"].get("head")
         assert (head is None) if model is none else not head["kernel"].any() and not head["bias"].any()
-        np.testing.assert_array_equal(done.variables["params"]["norm"]["scale"], given["norm.weight"])
-    del given["head.weight"], given["head.bias"]
-    assert message_of(given, ten) == "head.bias is missing; head.weight is missing" + advice
-    assert tc.convert.from_torch(given, ten, new_head=True)["params"]["head"]["kernel"].shape == (48, 10)
+        np.testing.assert_array_equal(conversion.variables["params"]["norm"]["scale"], tensors["norm.weight"])
+    del tensors["head.weight"], tensors["head.bias"]
+    assert message_of(tensors, ten) == "head.bias: not found; head.weight: not found" + hint
+    assert tc.convert.from_torch(tensors, ten, new_head=True)["params"]["head"]["kernel"].shape == (48, 10)
 
 
-def test_the_heads_of_lvvit_and_of_distilled_models_are_replaced_together():
+def test_new_head_replaces_all_classifiers():
     for family, names in (("lvvit", ("aux_head", "head")), ("deit_distilled", ("head", "head_dist"))):
         name, overrides, _, _ = cases.case(family)
         model = tc.create_model(name, **{**overrides, "num_classes": 4})
-        done = convert(weights(family), model, new_head=True)
-        assert done.replaced == tuple(f"{head}.{part}" for head in names for part in ("bias", "weight"))
+        conversion = convert(weights(family), model, new_head=True)
+        assert conversion.replaced == tuple(f"{head}.{part}" for head in names for part in ("bias", "weight"))
         for head in names:
-            assert done.variables["params"][head]["kernel"].shape == (48, 4)
+            assert conversion.variables["params"][head]["kernel"].shape == (48, 4)
 
 
 @pytest.mark.parametrize("family", ["deit", "deit3", "gap", "reg4", "deit_distilled"])
 def test_positions_are_resampled_for_another_resolution(family):
     name, overrides, _, _ = cases.case(family)
-    given = weights(family)
+    tensors = weights(family)
     model = tc.create_model(name, **{**overrides, "img_size": (48, 80)})
-    done = convert(given, model)
-    assert done.resampled == ("pos_embed",)
-    positions = done.variables["params"]["pos_embed"]
-    kept = given["pos_embed"].shape[1] - 64
-    assert positions.shape == (1, kept + 60, 48)
-    np.testing.assert_array_equal(positions[:, :kept], given["pos_embed"][:, :kept])
-    # Exported and read again, at its own size.
-    again = tc.convert.from_torch(tc.convert.to_torch(done.variables, model), model, grid=(6, 10))
-    jax.tree.map(np.testing.assert_array_equal, again, done.variables)
+    conversion = convert(tensors, model)
+    assert conversion.resampled == ("pos_embed",)
+    positions = conversion.variables["params"]["pos_embed"]
+    prefix = tensors["pos_embed"].shape[1] - 64
+    assert positions.shape == (1, prefix + 60, 48)
+    np.testing.assert_array_equal(positions[:, :prefix], tensors["pos_embed"][:, :prefix])
+    # The exported positions are not resampled.
+    variables = tc.convert.from_torch(tc.convert.to_torch(conversion.variables, model), model, grid=(6, 10))
+    jax.tree.map(np.testing.assert_array_equal, variables, conversion.variables)
 
 
-def test_an_oblong_of_as_many_patches_as_a_square_has_to_be_told():
+def test_ambiguous_grid_requires_grid_argument():
     name, overrides, _, _ = cases.case("deit")
     model = tc.create_model(name, **{**overrides, "img_size": (32, 128)})
-    assert message_of(weights(), model) == "pos_embed may be of 8x8 or of 4x16 patches: say which (--grid)"
+    assert message_of(weights(), model) == "pos_embed: ambiguous grid, 8x8 or 4x16 (set grid or --grid)"
     assert convert(weights(), model, grid=(8, 8)).resampled == ("pos_embed",)
     assert convert(weights(), model, grid=(4, 16)).resampled == ()
-    assert message_of(weights(), grid=(5, 5)) == "pos_embed has 64 positions, and a grid of 5x5 is said to be theirs"
+    assert message_of(weights(), grid=(5, 5)) == "pos_embed: expected 25 positions for grid 5x5, got 64"
 
 
-def test_positions_of_augreg_are_resampled_by_their_own_rule():
+def test_augreg_positions_are_resampled_bilinearly():
     name, overrides, _, _ = cases.case("deit")
     model = tc.create_model(name, **{**overrides, "img_size": 96})
-    found = tc.convert.from_torch(augreg(weights(), 3), model)["params"]["pos_embed"][0, 1:].reshape(12, 12, 48)
-    given = weights()["pos_embed"][0, 1:].reshape(8, 8, 48)
-    # Two of three pixels lie between two others: weights 2/3 and 1/3, or 1/3 and 2/3, and so on by rows and columns.
-    at = (np.arange(12) + 0.5) * 8 / 12 - 0.5
-    low = np.clip(np.floor(at).astype(int), 0, 7)
-    high = np.clip(np.floor(at).astype(int) + 1, 0, 7)
-    part = (at - np.floor(at))[:, None, None]
-    rows = given[low] * (1 - part) + given[high] * part
-    expected = rows[:, low] * (1 - part[:, 0]) + rows[:, high] * part[:, 0]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    actual = tc.convert.from_torch(augreg(weights(), 3), model)["params"]["pos_embed"][0, 1:].reshape(12, 12, 48)
+    positions = weights()["pos_embed"][0, 1:].reshape(8, 8, 48)
+    # Bilinear interpolation at pixel centers, first along rows and then along columns.
+    coordinates = (np.arange(12) + 0.5) * 8 / 12 - 0.5
+    low = np.clip(np.floor(coordinates).astype(int), 0, 7)
+    high = np.clip(np.floor(coordinates).astype(int) + 1, 0, 7)
+    fraction = (coordinates - np.floor(coordinates))[:, None, None]
+    rows = positions[low] * (1 - fraction) + positions[high] * fraction
+    expected = rows[:, low] * (1 - fraction[:, 0]) + rows[:, high] * fraction[:, 0]
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)

@@ -1,11 +1,11 @@
-"""The whole way of a full-size model of each family, beside the timm that is installed; skipped where none is."""
+"""Conversion of a full-size model of each family, compared with the installed timm; skipped without timm."""
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 import tcvit_jax as tc
-from tcvit_jax.convert.parity import CannotCompareError, photograph, stock_photograph
+from tcvit_jax.convert.parity import CannotCompareError, read_photo, sample_photo
 from tests import golden
 from tests.convert.cases import augreg
 
@@ -27,8 +27,8 @@ FAMILIES = [
 ]
 
 
-def drawn(timm, name, **options):
-    """WeightFile with enough spread that every block counts, under timm's names."""
+def random_weights(timm, name, **options):
+    """Return weights with timm's names and enough spread that every block affects the logits."""
     shapes = {key: list(value.shape) for key, value in timm.create_model(name, **options).state_dict().items()}
     return golden.state_dict(shapes, 5)
 
@@ -40,18 +40,18 @@ def difference(report):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_logits_on_a_photo_are_timm_s_and_the_file_comes_back(timm, tmp_path, name):
+def test_logits_equal_timm_and_export_is_bit_exact(timm, tmp_path, name):
     path = tmp_path / "w.safetensors"
-    weights = drawn(timm, name)
+    weights = random_weights(timm, name)
     save_file(weights, path)
     report = tc.convert.to_checkpoint(str(path), tmp_path / "ckpt", name)
     assert difference(report) < 1e-4
-    assert report.parameters == report.expected == sum(value.size for value in weights.values())
+    assert report.parameters == report.published_parameters == sum(value.size for value in weights.values())
     tc.convert.to_safetensors(tmp_path / "ckpt", tmp_path / "back.safetensors")
-    back = load_file(tmp_path / "back.safetensors")
-    assert set(back) == set(weights)
+    exported = load_file(tmp_path / "back.safetensors")
+    assert set(exported) == set(weights)
     for key, value in weights.items():
-        np.testing.assert_array_equal(back[key], value)
+        np.testing.assert_array_equal(exported[key], value)
     timm.create_model(name, checkpoint_path=str(tmp_path / "back.safetensors"))
 
 
@@ -59,48 +59,48 @@ def test_logits_on_a_photo_are_timm_s_and_the_file_comes_back(timm, tmp_path, na
     ("name", "size"),
     [("deit_tiny_patch16_224", (192, 320)), ("vit_small_patch14_reg4_dinov2", 224), ("deit3_small_patch16_224", 384)],
 )
-def test_another_resolution_is_resampled_as_timm_does(timm, tmp_path, name, size):
+def test_resampled_positions_equal_timm(timm, tmp_path, name, size):
     path = tmp_path / "w.safetensors"
-    save_file(drawn(timm, name), path)
+    save_file(random_weights(timm, name), path)
     report = tc.convert.to_checkpoint(str(path), tmp_path / "ckpt", name, overrides={"img_size": size})
     assert report.conversion.resampled == ("pos_embed",)
     assert difference(report) < 1e-4
 
 
-def test_augreg_files_are_read_as_timm_reads_them(timm, tmp_path):
+def test_augreg_files_equal_timm(timm, tmp_path):
     name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
-    np.savez(tmp_path / "w.npz", **augreg(drawn(timm, name), 3))
+    np.savez(tmp_path / "w.npz", **augreg(random_weights(timm, name), 3))
     assert difference(tc.convert.to_checkpoint(tmp_path / "w.npz", tmp_path / "ckpt", name)) < 1e-4
     larger = tc.convert.to_checkpoint(tmp_path / "w.npz", tmp_path / "ckpt2", name, overrides={"img_size": 288})
     assert larger.conversion.resampled
     assert difference(larger) < 1e-4
 
 
-def test_other_classes_and_training_checkpoints(torch, timm, tmp_path):
+def test_training_checkpoint_with_other_classes_equals_timm(torch, timm, tmp_path):
     import argparse
 
     name = "deit_tiny_patch16_224"
-    tensors = {key: torch.from_numpy(value) for key, value in drawn(timm, name, num_classes=7).items()}
+    tensors = {key: torch.from_numpy(value) for key, value in random_weights(timm, name, num_classes=7).items()}
     torch.save({"epoch": 3, "args": argparse.Namespace(lr=1e-3), "state_dict": tensors}, tmp_path / "w.pth.tar")
     source = str(tmp_path / "w.pth.tar")
     report = tc.convert.to_checkpoint(source, tmp_path / "ckpt", name, overrides={"num_classes": 7})
     assert difference(report) < 1e-4
 
 
-def test_a_wrong_default_is_noticed(timm, tmp_path, monkeypatch):
-    """The comparison can fail: the same weights with the tanh approximation, as other converters have it."""
+def test_comparison_can_fail(timm, tmp_path, monkeypatch):
+    """The comparison detects the tanh approximation of GELU."""
     import jax
 
     from tcvit_jax.ops import activations
 
     monkeypatch.setitem(activations.ACTIVATIONS, "gelu", lambda x: jax.nn.gelu(x, approximate=True))
-    save_file(drawn(timm, "deit_tiny_patch16_224"), tmp_path / "w.safetensors")
+    save_file(random_weights(timm, "deit_tiny_patch16_224"), tmp_path / "w.safetensors")
     with pytest.raises(tc.InputError, match="largest logit difference from timm .* nothing was written"):
         tc.convert.to_checkpoint(str(tmp_path / "w.safetensors"), tmp_path / "ckpt", "deit_tiny_patch16_224")
 
 
-def test_every_name_is_timm_s(torch, timm):
-    """Parameters without making any, preprocessing, and which weights a name without a tag means."""
+def test_zoo_equals_timm(torch, timm):
+    """Compare parameter counts, preprocessing, and the default tag of each name."""
     from tcvit_jax.models import zoo
 
     for name, entry in zoo.ZOO.items():
@@ -123,12 +123,12 @@ def test_every_name_is_timm_s(torch, timm):
             assert timm.get_pretrained_cfg(name).tag == tag, name
 
 
-def test_without_a_photo_there_is_nothing_to_compare(monkeypatch, tmp_path):
+def test_missing_or_invalid_photo_is_reported(monkeypatch, tmp_path):
     import sys
 
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(CannotCompareError, match="no --photo, and no scikit-learn to bring one"):
-        stock_photograph()
+    with pytest.raises(CannotCompareError, match="requires --photo FILE or scikit-learn"):
+        sample_photo()
     (tmp_path / "photo.jpg").write_bytes(b"junk")
-    with pytest.raises(tc.InputError, match="cannot read the photo '.*photo.jpg': "):
-        photograph(tmp_path / "photo.jpg")
+    with pytest.raises(tc.InputError, match="photo.jpg: cannot read the photo: "):
+        read_photo(tmp_path / "photo.jpg")

@@ -1,9 +1,10 @@
-"""Outputs of published code, and the deterministic weights and images that they were computed from.
+"""Reference outputs of published code, and the deterministic weights and images that they were computed from.
 
-`gtp.npz` and `lvvit.npz` come from the official GTP-ViT code (timm 0.9.2, torch 2.13, CPU), `timm.npz`, `photos.npz`
-and `timm_zoo.json` from timm 1.0.31. The archives hold a JSON string `meta`: the configurations, with the state dict's
-names and shapes, and the cases. `photos.npz` is what timm's evaluation transform makes of scikit-learn's two photos,
-`augment.npz` what the training transforms of timm 1.0.31 and torchvision 0.29, on Pillow 13.0, make of small images.
+`gtp.npz` and `lvvit.npz` come from the official GTP-ViT code (timm 0.9.2, torch 2.13, CPU); `timm.npz`, `photos.npz`
+and `timm_zoo.json` come from timm 1.0.31. The archives contain a JSON string `meta` with the configurations, the names
+and shapes of the state dicts, and the cases. `photos.npz` contains the outputs of timm's evaluation transform for the
+two photos of scikit-learn. `augment.npz` contains the outputs of the training transforms of timm 1.0.31 and torchvision
+0.29, on Pillow 13.0, for small images.
 """
 
 import json
@@ -14,13 +15,13 @@ import numpy as np
 
 
 def read(name: str) -> tuple[dict, dict[str, np.ndarray]]:
-    """`meta` and the arrays of `name.npz`."""
+    """Return `meta` and the arrays of `name.npz`."""
     with np.load(Path(__file__).parent / f"{name}.npz") as file:
         return json.loads(str(file["meta"])), {key: file[key] for key in file if key != "meta"}
 
 
 def weight(name: str, shape: list[int], seed: int) -> np.ndarray:
-    """The tensor of that state-dict name; the same wherever NumPy runs."""
+    """Return the tensor of a state-dict name, which does not depend on the platform."""
     z = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape)
     if name.endswith("running_var"):
         value = 1 + 0.2 * np.abs(z)
@@ -38,12 +39,12 @@ def weight(name: str, shape: list[int], seed: int) -> np.ndarray:
 
 
 def state_dict(shapes: dict[str, list[int]], seed: int) -> dict[str, np.ndarray]:
-    """All tensors of a configuration."""
+    """Return all tensors of a configuration."""
     return {name: weight(name, shape, seed) for name, shape in shapes.items()}
 
 
 def images(batch: int, size: tuple[int, int], seed: int) -> np.ndarray:
-    """Smooth random images, `[batch, height, width, 3]` float32."""
+    """Return smooth random images, `[batch, height, width, 3]` float32."""
     z = np.random.default_rng([seed, 12345]).standard_normal((batch, 3, *size))
     frequency = np.hypot(np.fft.fftfreq(size[0])[:, None], np.fft.fftfreq(size[1]))
     x = np.real(np.fft.ifft2(np.fft.fft2(z) / (0.02 + frequency)))

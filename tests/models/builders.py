@@ -1,4 +1,4 @@
-"""Small Vision Transformers with their parameters and images, for the tests of all packages."""
+"""Small Vision Transformers with parameters and images, for the tests of all packages."""
 
 from dataclasses import replace
 from functools import cache, partial
@@ -17,7 +17,7 @@ def small(reducer=None, schedule=0, **overrides):
 
 
 def variables_of(model, seed=0):
-    """Parameters with enough spread that attention is not flat; reducers have none, so that they share them."""
+    """Parameters with enough spread that attention is not uniform, shared by all reducers, which have none."""
     return _variables(replace(model, reducer=None, removed=(), dtype="float32"), seed)
 
 
@@ -33,17 +33,17 @@ def _variables(model, seed):
 
 
 @partial(jax.jit, static_argnums=(0, 3))
-def _applied(model, variables, images, trace):
+def _apply(model, variables, images, trace):
     return model.apply(variables, images, trace=trace)
 
 
 def run(model, variables, images):
-    """Logits; equal models share one compilation."""
-    return _applied(model, variables, images, False)
+    """Logits. Equal models share one compilation."""
+    return _apply(model, variables, images, False)
 
 
 def run_traced(model, variables, images):
-    return _applied(model, variables, images, True)
+    return _apply(model, variables, images, True)
 
 
 def images_of(batch, seed=0):

@@ -1,12 +1,12 @@
-"""What a traced or compiled program holds."""
+"""Matrix products of a traced program."""
 
 import numpy as np
 
 
 def products(jaxpr):
-    """Of every matrix product in a program: its sides `(m, n, k)` for one entry of the batch, and its multiply-adds."""
+    """Yield, for every matrix product of a program, the dimensions `(m, n, k)` of one batch entry and the multiply-adds."""
     for equation in jaxpr.eqns:
-        # Of forms by platform, the one for all others.
+        # Of the branches by platform, take the default one.
         platforms = equation.params.get("branches_platforms")
         branches = () if platforms is None else [equation.params["branches"][platforms.index(None)]]
         for value in (*equation.params.values(), *branches):
@@ -14,10 +14,10 @@ def products(jaxpr):
             if inner is not None:
                 yield from products(getattr(inner, "jaxpr", inner))
         if equation.primitive.name == "dot_general":
-            (contracted, _), (batched, _) = equation.params["dimension_numbers"]
+            (contracting, _), (batching, _) = equation.params["dimension_numbers"]
             left, right = (variable.aval for variable in equation.invars)
-            depth = int(np.prod([left.shape[axis] for axis in contracted], dtype=int))
-            batch = int(np.prod([left.shape[axis] for axis in batched], dtype=int))
+            depth = int(np.prod([left.shape[axis] for axis in contracting], dtype=int))
+            batch = int(np.prod([left.shape[axis] for axis in batching], dtype=int))
             sides = (left.size // depth // batch, right.size // depth // batch, depth)
             yield sides, batch * int(np.prod(sides, dtype=int))
         elif equation.primitive.name == "conv_general_dilated":

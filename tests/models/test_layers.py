@@ -1,4 +1,4 @@
-"""The layers of blocks."""
+"""Layers of a Vision Transformer."""
 
 import jax
 import jax.numpy as jnp

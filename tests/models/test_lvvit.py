@@ -1,4 +1,4 @@
-"""LV-ViT: what it has beside a ViT, and that reducers run on it as on any other."""
+"""LV-ViT: stem, heads and statistics, with and without reducers."""
 
 from functools import cache
 
@@ -23,8 +23,8 @@ def lvvit(reducer=None, schedule=0, **overrides):
 
 @cache
 def variables():
-    given = {name: value for name, value in cases.weights("lvvit").items() if not name.startswith("blocks.2.")}
-    return tc.convert.from_torch(given, lvvit())
+    tensors = {name: value for name, value in cases.weights("lvvit").items() if not name.startswith("blocks.2.")}
+    return tc.convert.from_torch(tensors, lvvit())
 
 
 def images(batch):
@@ -34,23 +34,23 @@ def images(batch):
 @pytest.mark.parametrize(
     "reducer", [REDUCERS[0], *(pytest.param(r, marks=pytest.mark.slow) for r in REDUCERS[1:])], ids=str
 )
-def test_removing_nothing_is_the_plain_model_and_batches_do_not_matter(reducer):
+def test_zero_schedule_is_the_plain_model_and_batch_size_does_not_matter(reducer):
     plain = jax.jit(lvvit().apply)(variables(), images(3))
     np.testing.assert_array_equal(jax.jit(lvvit(reducer, 0).apply)(variables(), images(3)), plain)
     condensed = jax.jit(lvvit(reducer, 20).apply)
-    together = condensed(variables(), images(3))
-    alone = jnp.concatenate([condensed(variables(), image[None]) for image in images(3)])
-    np.testing.assert_allclose(together, alone, rtol=0, atol=5e-6)
-    assert float(jnp.abs(together - plain).max()) > 1e-3
+    batched = condensed(variables(), images(3))
+    single = jnp.concatenate([condensed(variables(), image[None]) for image in images(3)])
+    np.testing.assert_allclose(batched, single, rtol=0, atol=5e-6)
+    assert float(jnp.abs(batched - plain).max()) > 1e-3
 
 
 @pytest.mark.parametrize("reducer", [None, tc.GTP(), tc.TCViT(fuse="single")], ids=str)
-def test_the_heads_read_every_token_that_is_left(reducer):
-    """`head(class) + max(aux_head(patches)) / 2`, from the features."""
+def test_heads_read_every_remaining_token(reducer):
+    """The logits are `head(class) + max(aux_head(patches)) / 2` of the features."""
     model = lvvit(reducer, 20)
     params = variables()["params"]
     both = jax.jit(lambda v, x: (model.apply(v, x), model.apply(v, x, method="features")))
-    logits, tokens = (np.asarray(found) for found in both(variables(), images(2)))
+    logits, tokens = (np.asarray(output) for output in both(variables(), images(2)))
     assert tokens.shape[1] == 1 + model.cost().tokens[-1]
     head, aux = ({key: np.asarray(value) for key, value in params[name].items()} for name in ("head", "aux_head"))
     expected = tokens[:, 0] @ head["kernel"] + head["bias"]
@@ -58,37 +58,38 @@ def test_the_heads_read_every_token_that_is_left(reducer):
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
 
 
-def test_sparsified_attention_changes_the_logits():
+def test_sparsified_attention_changes_logits():
     full, sparse = (jax.jit(lvvit(tc.GTP(attention_keep=keep), 20).apply) for keep in (1.0, 0.5))
     assert float(jnp.abs(full(variables(), images(1)) - sparse(variables(), images(1))).max()) > 1e-3
 
 
-def test_the_stem_is_three_padded_convolutions_and_one_that_cuts():
-    """Against NumPy: explicit padding, running statistics, ReLU."""
+def test_stem_equals_numpy_reference():
+    """Three convolutions with explicit padding, running statistics and ReLU, and a patch convolution."""
     model = lvvit(depth=1)
     x = images(1)[:, :32, :32]
     small = tc.create_model("lvvit_s", **{**SIZES, "img_size": 32, "depth": 1})
-    given = {
+    tensors = {
         name: value for name, value in cases.weights("lvvit").items() if not name.startswith(("blocks.1.", "blocks.2."))
     }
-    found = tc.convert.from_torch(given, small)
-    stem = small.apply(found, jnp.asarray(x), method=lambda self, images: self.embedding.patch_embed(images, False))
+    small_variables = tc.convert.from_torch(tensors, small)
+    stem = small.apply(
+        small_variables, jnp.asarray(x), method=lambda self, images: self.embedding.patch_embed(images, False)
+    )
     expected = x[0].transpose(2, 0, 1).astype(np.float64)
     for index, (size, stride) in enumerate(((7, 2), (3, 1), (3, 1)), 1):
-        expected = convolved(expected, given[f"patch_embed.conv{index}.weight"], size // 2, stride)
+        expected = convolve(expected, tensors[f"patch_embed.conv{index}.weight"], size // 2, stride)
         scale, bias, mean, var = (
-            given[f"patch_embed.bn{index}.{part}"][:, None, None]
+            tensors[f"patch_embed.bn{index}.{part}"][:, None, None]
             for part in ("weight", "bias", "running_mean", "running_var")
         )
         expected = np.maximum((expected - mean) / np.sqrt(var + 1e-5) * scale + bias, 0)
-    expected = (
-        convolved(expected, given["patch_embed.proj.weight"], 0, 8) + given["patch_embed.proj.bias"][:, None, None]
-    )
+    bias = tensors["patch_embed.proj.bias"][:, None, None]
+    expected = convolve(expected, tensors["patch_embed.proj.weight"], 0, 8) + bias
     np.testing.assert_allclose(stem[0], expected.transpose(1, 2, 0), rtol=0, atol=1e-4)
     assert model.grid == (8, 8)
 
 
-def convolved(x, kernel, padding, stride):
+def convolve(x, kernel, padding, stride):
     x = np.pad(x, ((0, 0), (padding, padding), (padding, padding)))
     size = kernel.shape[-1]
     windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), (1, 2))[:, ::stride, ::stride]
@@ -96,32 +97,35 @@ def convolved(x, kernel, padding, stride):
 
 
 @pytest.mark.parametrize("reducer", [tc.GTP(), tc.TCViT()], ids=str)
-def test_compiled_on_eight_devices_nothing_is_exchanged(reducer):
+def test_forward_on_eight_devices_has_no_collectives(reducer):
     model, mesh = lvvit(reducer, 20), sharding.data_mesh()
-    whole, cut = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    replicated, by_row = sharding.replicated(mesh), sharding.batch_sharding(mesh)
     shapes = models.variable_shapes(model), jax.ShapeDtypeStruct((8, 128, 128, 3), np.float32)
-    text = jax.jit(model.apply, in_shardings=(whole, cut), out_shardings=cut).lower(*shapes).compile().as_text()
+    forward = jax.jit(model.apply, in_shardings=(replicated, by_row), out_shardings=by_row)
+    text = forward.lower(*shapes).compile().as_text()
     assert not [name for name in COLLECTIVES if name in text]
 
 
-def test_statistics_follow_the_batches_of_training_alone():
+def test_batch_statistics_change_only_in_training():
     model = lvvit(depth=1)
-    given = jax.tree.map(jnp.asarray, {"params": {**variables()["params"]}, "batch_stats": variables()["batch_stats"]})
-    del given["params"]["blocks_1"]
+    initial = jax.tree.map(
+        jnp.asarray, {"params": {**variables()["params"]}, "batch_stats": variables()["batch_stats"]}
+    )
+    del initial["params"]["blocks_1"]
     x = images(4)
-    logits, changed = model.apply(given, x, train=True, rngs={"dropout": jax.random.key(0)}, mutable=["batch_stats"])
-    before, after = given["batch_stats"]["patch_embed"]["bn1"], changed["batch_stats"]["patch_embed"]["bn1"]
-    kernel = given["params"]["patch_embed"]["conv1"]["kernel"]
+    logits, changed = model.apply(initial, x, train=True, rngs={"dropout": jax.random.key(0)}, mutable=["batch_stats"])
+    before, after = initial["batch_stats"]["patch_embed"]["bn1"], changed["batch_stats"]["patch_embed"]["bn1"]
+    kernel = initial["params"]["patch_embed"]["conv1"]["kernel"]
     first = jax.lax.conv_general_dilated(
         jnp.asarray(x), kernel, (2, 2), ((3, 3), (3, 3)), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     np.testing.assert_allclose(after["mean"], 0.9 * before["mean"] + 0.1 * first.mean((0, 1, 2)), rtol=0, atol=1e-5)
     np.testing.assert_allclose(after["var"], 0.9 * before["var"] + 0.1 * first.var((0, 1, 2)), rtol=1e-4)
-    assert float(jnp.abs(logits - model.apply(given, x)).max()) > 1e-3
+    assert float(jnp.abs(logits - model.apply(initial, x)).max()) > 1e-3
 
 
-def test_costs():
-    """The stem's convolutions and the head of every patch are counted: 6.551 G, as a profiler of the official code has it."""
+def test_cost_equals_profiler_count():
+    """The convolutions of the stem and the heads of all patches are counted: 6.551 G for the official code."""
     dense = tc.create_model("lvvit_s").cost()
     assert round(dense.total / 1e9, 3) == 6.551
     assert dense.skipped == 0
@@ -134,5 +138,5 @@ def test_costs():
         .lower(models.variable_shapes(lvvit(depth=1)), jnp.zeros((1, 128, 128, 3)))
         .compile()
     )
-    # The compiler counts norms and the like, and does not count products with the zeros around an image.
+    # The compiler also counts norms and other element-wise operations, but no products with padding.
     assert 0.97 < compiled.cost_analysis()["flops"] / (2 * lvvit(depth=1).cost().total) < 1.03

@@ -1,4 +1,4 @@
-"""Parameter tables: one row per variable, and what optimizer, sharding and converter make of it."""
+"""Parameter tables: one row per variable, and its effect on optimizer, sharding and converter."""
 
 import json
 from pathlib import Path
@@ -18,9 +18,9 @@ from tcvit_jax.training.step import make_init
 
 DEPTH = 2
 SMALL = {"depth": DEPTH, "embed_dim": 24, "num_heads": 3, "img_size": (8, 8), "patch_size": 4, "num_classes": 5}
-# For every structure of variables in the zoo, and three that overrides make, recorded when optimizer, sharding and
-# converter had rules of their own: the paths, and of each path the weight decay, the layer of `DEPTH` blocks, the mesh
-# axis, and the tensors of files.
+# For every structure of variables in the zoo, and for the three in `OVERRIDES`: the paths, and for each path the weight
+# decay, the layer for `DEPTH` blocks, the mesh axis, and the tensors of weight files. Recorded before parameter tables
+# existed, when optimizer, sharding and converter had separate rules.
 RECORD = json.loads((Path(__file__).parent.parent / "golden" / "parameters.json").read_text())
 OVERRIDES = {
     "vit_small_patch16_224, qk_norm": {"qk_norm": True},
@@ -32,7 +32,7 @@ OVERRIDES = {
 
 
 def small(key):
-    """A small model with the variables of a structure in `RECORD`."""
+    """Return a small model with the variables of a structure in `RECORD`."""
     name = key.partition(",")[0]
     classes = 0 if zoo.get_entry(name).overrides.get("num_classes") == 0 else 5
     return tc.create_model(name, **{**SMALL, "num_classes": classes, **OVERRIDES.get(key, {})})
@@ -42,22 +42,22 @@ def shapes_of(model):
     return traverse_util.flatten_dict(models.variable_shapes(model), sep="/")
 
 
-def recorded(key):
-    """The outcome of every variable of a structure; `None` for what is not trained."""
+def recorded_outcomes(key):
+    """Return the recorded outcome of every variable of a structure."""
     return {path: RECORD["outcomes"][path] for path in RECORD["structures"][key]}
 
 
-def test_every_structure_of_the_zoo_is_recorded():
-    found = {tuple(sorted(shapes_of(small(name)))) for name in zoo.ZOO}
-    assert found <= {tuple(paths) for paths in RECORD["structures"].values()}
+def test_every_zoo_structure_is_recorded():
+    structures = {tuple(sorted(shapes_of(small(name)))) for name in zoo.ZOO}
+    assert structures <= {tuple(paths) for paths in RECORD["structures"].values()}
 
 
 @pytest.mark.parametrize("key", RECORD["structures"])
-def test_every_variable_has_one_row_and_its_recorded_outcome(key):
+def test_every_variable_has_one_row_with_recorded_tensors(key):
     model = small(key)
     table, shapes = model.PARAMETERS, shapes_of(model)
     assert sorted(shapes) == RECORD["structures"][key]
-    for path, expected in recorded(key).items():
+    for path, expected in recorded_outcomes(key).items():
         row = table.row(path)
         assert [other.path for other in table.rows].count(row.path) == 1
         assert {"classifier": "head", "positions": "positions"}.get(row.role, "") == expected["files"]["timm"]["kind"]
@@ -70,18 +70,18 @@ def test_every_variable_has_one_row_and_its_recorded_outcome(key):
 
 
 @pytest.mark.parametrize("key", RECORD["structures"])
-def test_optimizer_and_sharding_do_as_recorded(key):
+def test_optimizer_and_sharding_match_record(key):
     model = small(key)
     table, shapes = model.PARAMETERS, models.variable_shapes(model)
     params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes["params"])
     mask = traverse_util.flatten_dict(optimizer.decay_mask(params, table), sep="/")
     scaled, _ = optimizer.scale_by_layer(0.5, table, DEPTH).update(params, optax.EmptyState())
     scales = {path: float(leaf.flat[0]) for path, leaf in traverse_util.flatten_dict(scaled, sep="/").items()}
-    placed = traverse_util.flatten_dict(sharding.specs(shapes, sharding.make_mesh(0, 4), table), sep="/")
-    for path, expected in recorded(key).items():
+    specs = traverse_util.flatten_dict(sharding.specs(shapes, sharding.make_mesh(0, 4), table), sep="/")
+    for path, expected in recorded_outcomes(key).items():
         axis = expected["axis"]
-        wanted = () if axis is None else tuple("model" if i == axis else None for i in range(expected["ndim"]))
-        assert tuple(placed[path]) == wanted, path
+        spec = () if axis is None else tuple("model" if i == axis else None for i in range(expected["ndim"]))
+        assert tuple(specs[path]) == spec, path
         collection, _, name = path.partition("/")
         if collection == "params":
             assert mask[name] == expected["decays"], path
@@ -89,8 +89,8 @@ def test_optimizer_and_sharding_do_as_recorded(key):
 
 
 @pytest.mark.parametrize("key", ["deit_tiny_patch16_224.fb_in1k", "lvvit_s, everything"])
-def test_parameters_are_found_in_the_training_state(key):
-    """Averages lie as their parameters do, and Adam's moments as well, wherever Optax puts them."""
+def test_training_state_is_sharded_like_parameters(key):
+    """Averages and Adam's moments have the sharding of their parameters."""
     model, mesh = small(key), sharding.make_mesh(0, 4)
     table = model.PARAMETERS
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(lambda count: 1e-3), optax.trace(0.9))
@@ -105,7 +105,7 @@ def test_parameters_are_found_in_the_training_state(key):
 
 
 UNKNOWN = {"blocks_0": {"attn": {"gate": {"kernel": np.ones((4, 4), np.float32)}}}}
-MESSAGE = "^unknown parameter 'blocks_0/attn/gate/kernel': not in the ViT parameter table$"
+MESSAGE = "^parameter 'blocks_0/attn/gate/kernel': not found in the ViT parameter table; add a row$"
 
 
 @pytest.mark.parametrize(
@@ -119,44 +119,44 @@ MESSAGE = "^unknown parameter 'blocks_0/attn/gate/kernel': not in the ViT parame
     ],
     ids=["weight decay", "layer decay", "specs", "optimizer state", "check_shardable"],
 )
-def test_a_parameter_without_a_row_is_named(use):
+def test_parameter_without_row_is_rejected(use):
     with pytest.raises(tc.InputError, match=MESSAGE):
         use(tables.VIT)
 
 
 class Prompted(models.ViT):
-    """An architecture with a token of its own, and no row for it."""
+    """An architecture with an additional token, which has no row."""
 
     def setup(self):
         super().setup()
         self.prompt = self.param("prompt", jax.nn.initializers.zeros, (1, 4, self.embed_dim))
 
 
-def prompted(*rows):
-    """A small model of an architecture whose table is ViT's and these rows."""
-    kind = type("Prompted", (Prompted,), {"PARAMETERS": ParameterTable("Prompted", (*tables.VIT.rows, *rows))})
-    return kind("prompted", **SMALL)
+def prompted_model(*rows):
+    """Return a small `Prompted` model whose parameter table adds `rows` to the one of ViT."""
+    architecture = type("Prompted", (Prompted,), {"PARAMETERS": ParameterTable("Prompted", (*tables.VIT.rows, *rows))})
+    return architecture("prompted", **SMALL)
 
 
 PROMPT = Parameter("prompt", "token", "embedding", files={tables.TIMM: Tensors(("prompt.tokens",))})
 
 
-def test_an_architecture_adds_rows_and_everything_knows_its_parameters():
-    model = prompted(PROMPT)
+def test_added_row_applies_to_converter_optimizer_and_sharding():
+    model = prompted_model(PROMPT)
     params = jax.tree.map(lambda leaf: np.full(leaf.shape, 2.0, np.float32), models.parameter_shapes(model))
     tensors = tc.convert.to_torch({"params": params}, model)
     assert tensors["prompt.tokens"].shape == (1, 4, SMALL["embed_dim"])
-    back = tc.convert.from_torch(tensors, model)
-    jax.tree.map(np.testing.assert_array_equal, back, {"params": params})
+    variables = tc.convert.from_torch(tensors, model)
+    jax.tree.map(np.testing.assert_array_equal, variables, {"params": params})
     assert optimizer.decay_mask(params, model.PARAMETERS)["prompt"] is False
     scaled, _ = optimizer.scale_by_layer(0.5, model.PARAMETERS, model.depth).update(params, optax.EmptyState())
     assert scaled["prompt"].flat[0] == 2 * 0.5 ** (model.depth + 1)
     assert sharding.specs(params, sharding.make_mesh(0, 4), model.PARAMETERS)["prompt"] == jax.sharding.PartitionSpec()
 
 
-def test_the_converter_names_a_parameter_without_a_row():
-    model = prompted()
-    message = "^unknown parameter 'params/prompt': not in the Prompted parameter table$"
+def test_converter_rejects_parameter_without_row():
+    model = prompted_model()
+    message = "^parameter 'params/prompt': not found in the Prompted parameter table; add a row$"
     with pytest.raises(tc.InputError, match=message):
         tc.convert.from_torch({"cls_token": np.zeros(1)}, model)
     variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), models.variable_shapes(model))
@@ -164,10 +164,10 @@ def test_the_converter_names_a_parameter_without_a_row():
         tc.convert.to_torch(variables, model)
 
 
-def test_a_parameter_that_no_file_stores_is_not_written():
-    model = prompted(Parameter("prompt", "token", "embedding"))
+def test_parameter_without_tensor_cannot_be_exported():
+    model = prompted_model(Parameter("prompt", "token", "embedding"))
     variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), models.variable_shapes(model))
-    with pytest.raises(tc.InputError, match="^cannot write prompted: params.prompt has no tensor in timm files$"):
+    with pytest.raises(tc.InputError, match="^variables of prompted: params.prompt: cannot be stored in timm files$"):
         tc.convert.to_torch(variables, model)
 
 
@@ -178,31 +178,33 @@ def test_a_parameter_that_no_file_stores_is_not_written():
         "blocks_x/norm1/scale", "blocks_{block}/norm1/scale/blocks_0", "patch_embed/conv4/kernel", "",
     ],
 )  # fmt: skip
-def test_a_path_is_the_whole_of_a_row_s_and_in_its_collection(path):
-    with pytest.raises(tc.InputError, match=f"^unknown parameter '{path}': not in the LV-ViT parameter table$"):
+def test_path_must_match_row_and_collection_exactly(path):
+    with pytest.raises(
+        tc.InputError, match=f"^parameter '{path}': not found in the LV-ViT parameter table; add a row$"
+    ):
         tables.LVVIT.row(path)
 
 
-def test_a_leaf_outside_of_all_dictionaries_is_named():
+def test_leaf_outside_of_dictionaries_is_rejected():
     state = optax.TraceState(trace=[np.ones(3)])
-    with pytest.raises(tc.InputError, match="^unknown parameter 'trace/0': not in the ViT parameter table$"):
+    with pytest.raises(tc.InputError, match="^parameter 'trace/0': not found in the ViT parameter table; add a row$"):
         sharding.specs(state, sharding.make_mesh(), tables.VIT)
 
 
-def test_variables_within_longer_trees():
+def test_variable_path_in_larger_tree():
     inner = {"params": {"norm": {"scale": 0}}}
     tree = optax.TraceState(trace=({"teacher": inner}, inner["params"], inner))
     paths = [variable_path(path) for path, _ in jax.tree.leaves_with_path(tree)]
     assert paths == ["params/norm/scale", "norm/scale", "params/norm/scale"]
 
 
-def test_a_table_with_two_rows_for_a_path_is_refused():
+def test_duplicate_rows_are_rejected():
     row = Parameter("norm/scale", "norm", "head")
-    with pytest.raises(ValueError, match="the Toy parameter table has several rows for norm/scale"):
+    with pytest.raises(ValueError, match="Toy parameter table: duplicate rows for norm/scale"):
         ParameterTable("Toy", (row, row))
 
 
-def test_the_table_of_lvvit_is_that_of_vit_and_its_own():
+def test_lvvit_table_extends_vit_table():
     assert tables.LVVIT.rows[: len(tables.VIT.rows)] == tables.VIT.rows
     assert tables.VIT.classifier_tensors("timm") == {
         f"{head}.{part}" for head in ("head", "head_dist") for part in ("weight", "bias")

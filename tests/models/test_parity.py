@@ -1,4 +1,4 @@
-"""The plain model against timm, the condensed ones against the official code, on weights drawn by name."""
+"""Parity of plain models with timm, and of GTP and LV-ViT with the official code, on deterministic weights."""
 
 from operator import itemgetter
 
@@ -32,7 +32,7 @@ def test_plain_model_equals_timm(case):
     side, overrides = case["base"]["img_size"], case["overrides"]
     images = golden.images(case["batch"], (side, side), case["seed"])
     if case["name"] == "dynamic_size_rect":
-        # The weights of a square, resampled for its left half.
+        # The positions of the square grid are resampled for its left half.
         overrides, images = {"img_size": (side, side // 2)}, images[:, :, : side // 2]
     model = tc.create_model("deit_tiny_patch16_224", **{**case["base"], **overrides})
     variables = tc.convert.from_torch(golden.state_dict(case["shapes"], case["seed"]), model)
@@ -42,8 +42,8 @@ def test_plain_model_equals_timm(case):
     np.testing.assert_allclose(tokens, TIMM_ARRAYS[f"{case['name']}/tokens"], rtol=0, atol=2e-5)
 
 
-def official(case):
-    """The model, its variables and images of one case of the official code."""
+def official_case(case):
+    """Return the model, variables and images of one case of the official code."""
     config = GTP["configs"][case["config"]]
     reducer = tc.GTP(
         score=SCORES[case.get("sel", "MixedAttnMax")],
@@ -71,24 +71,24 @@ def official(case):
     return model, variables, golden.images(config["batch"], model.img_size, config["seed"])
 
 
-def _in_order_of(rows, others):
-    """`rows [T, D]` in the order of those of `others` that they are nearest to, each of them once."""
-    nearest = np.abs(others[:, None] - rows).max(-1).argmin(1)
+def _match_order(rows, reference):
+    """Return `rows [T, D]` in the order of their nearest rows in `reference`; each row must be matched once."""
+    nearest = np.abs(reference[:, None] - rows).max(-1).argmin(1)
     assert sorted(nearest) == list(range(len(rows)))
     return rows[nearest]
 
 
 @pytest.mark.parametrize("case", GTP["cases"], ids=itemgetter("key"))
-def test_gtp_equals_the_official_code(case):
-    model, variables, images = official(case)
+def test_gtp_equals_official_code(case):
+    model, variables, images = official_case(case)
     both = jax.jit(lambda v, x: (model.apply(v, x), *model.apply(v, x, trace=True, method="features")))
     logits, tokens, trace = both(variables, images)
     np.testing.assert_allclose(logits, GTP_ARRAYS[f"{case['key']}/logits"], rtol=0, atol=2e-5)
     expected = GTP_ARRAYS[f"{case['key']}/tokens"]
     if case.get("prop") == "Mean":
-        # Tokens that are means of others have no index to sort by: these are in the official code's own order.
+        # The official code does not return indices of mean tokens, so its tokens are matched by their features.
         assert f"{case['key']}/kept0" not in GTP_ARRAYS
-        tokens = np.stack([_in_order_of(*pair) for pair in zip(np.asarray(tokens), expected, strict=True)])
+        tokens = np.stack([_match_order(*pair) for pair in zip(np.asarray(tokens), expected, strict=True)])
     np.testing.assert_allclose(tokens, expected, rtol=0, atol=2e-5)
     for block in range(model.depth if case["P"] and case.get("prop") != "Mean" else 0):
         np.testing.assert_array_equal(trace.kept[block], GTP_ARRAYS[f"{case['key']}/kept{block}"])
@@ -97,7 +97,7 @@ def test_gtp_equals_the_official_code(case):
 @pytest.mark.parametrize(
     "case", LVVIT["cases"], ids=lambda case: f"{case['P']}-{case.get('graph', 'Mixed')}-{case.get('scale', True)}"
 )
-def test_lvvit_equals_the_official_code(case):
+def test_lvvit_equals_official_code(case):
     reducer = tc.GTP(
         graph=case.get("graph", "Mixed").lower(),
         alpha=case.get("alpha", 0.1),

@@ -1,4 +1,4 @@
-"""An architecture is an embedding, a trunk and a head: another head needs nothing but its module."""
+"""Exchangeable parts of a model: embedding, trunk and head."""
 
 from typing import ClassVar
 
@@ -10,13 +10,14 @@ import pytest
 
 import tcvit_jax as tc
 from tcvit_jax import models
+from tcvit_jax.errors import out_of_range
 from tcvit_jax.models import zoo
 from tcvit_jax.models.parts import Embedding, Head, HeadOutputs
 from tests.models.builders import SMALL, images_of, small, variables_of
 
 
 class MeanHead(nn.Module):
-    """A linear map of the mean of all tokens, without a norm."""
+    """A linear layer on the mean of all tokens, without a norm."""
 
     num_classes: int
     embed_dim: int
@@ -30,7 +31,7 @@ class MeanHead(nn.Module):
 
     def check(self):
         if not self.temperature > 0:
-            raise tc.InputError(f"temperature={self.temperature}: must be > 0")
+            raise out_of_range("temperature", self.temperature, "> 0")
 
     def setup(self):
         self.mean_head = nn.Dense(self.num_classes)
@@ -44,7 +45,7 @@ class MeanHead(nn.Module):
 
 
 class MeanViT(models.ViT):
-    """A ViT with another head, which has a field of its own."""
+    """A ViT with another head and its field."""
 
     temperature: float = 2.0
 
@@ -53,12 +54,12 @@ class MeanViT(models.ViT):
 
 @pytest.fixture
 def name(monkeypatch):
-    line = zoo.ZooEntry(0, {}, zoo.IMAGENET, MeanViT)
-    monkeypatch.setitem(zoo.ZOO, "mean_vit", line)
+    entry = zoo.ZooEntry(0, {}, zoo.IMAGENET, MeanViT)
+    monkeypatch.setitem(zoo.ZOO, "mean_vit", entry)
     return "mean_vit"
 
 
-def test_another_head_is_its_module_and_its_line(name):
+def test_custom_head_requires_only_module_and_zoo_entry(name):
     model = tc.create_model(name, tc.GTP(), [4, 4], **{**SMALL, "depth": 2}, temperature=0.5)
     variables, images = variables_of(model), images_of(2)
     backbone = set(models.parameter_shapes(small(depth=2))) - {"head", "norm"}
@@ -72,7 +73,7 @@ def test_another_head_is_its_module_and_its_line(name):
     assert models.from_config(models.to_config(model)) == model
 
 
-def test_a_head_checks_its_own_values(name):
+def test_head_checks_its_fields(name):
     with pytest.raises(tc.InputError, match="temperature=0: must be > 0"):
         tc.create_model(name, temperature=0)
 
@@ -80,15 +81,15 @@ def test_a_head_checks_its_own_values(name):
 @pytest.mark.parametrize(
     "model", [small(), tc.create_model("lvvit_t"), MeanViT("mean_vit")], ids=lambda m: type(m).__name__
 )
-def test_parts_keep_the_protocol_and_are_the_model_s(model):
+def test_parts_implement_protocols_and_match_model(model):
     embedding, trunk, head = model.parts
     assert isinstance(embedding, Embedding)
     assert isinstance(head, Head)
     assert (embedding.grid, embedding.prefix, trunk.depth) == (model.grid, model.prefix, model.depth)
 
 
-def test_parts_share_the_scope_of_their_model():
-    """Parameters have the names and the numbers that they would have in one module."""
+def test_parts_share_scope_of_model():
+    """Parameters have the same names and initial values as in a single module."""
     model = small(depth=1)
     params = model.init(jax.random.key(3), jnp.zeros((1, 24, 24, 3)))["params"]
     assert set(params) == {"patch_embed", "cls_token", "pos_embed", "blocks_0", "norm", "head"}

@@ -1,4 +1,4 @@
-"""What must hold of a Vision Transformer under any reducer; that it is the right one, `test_parity.py` says."""
+"""Properties of a Vision Transformer with any reducer. `test_parity.py` compares the outputs with published code."""
 
 from dataclasses import replace
 from functools import cache, partial
@@ -16,13 +16,13 @@ from tests import golden
 from tests.models.builders import images_of, run, run_traced, small, variables_of
 from tests.switches import COMPILED_METHODS, COMPILED_SWITCHES, OWN, REDUCERS_AND_SWITCHES, WAYS
 
-# Those of the library's own methods run three blocks, of which the middle one removes nothing.
+# These reducers run three blocks, and the middle block removes nothing.
 REFERENCES = [param.values[0] for param in OWN]
 
 
 @pytest.mark.parametrize("reducer", COMPILED_METHODS)
-def test_a_model_of_any_method_follows_every_patch_of_every_image_for_itself(reducer):
-    """One compilation: a trace, other images beside an image, a constant image, and nothing removed."""
+def test_traces_are_valid_and_images_are_independent(reducer):
+    """Check the trace, other images in the batch, constant images and a zero schedule with one compilation."""
     removed = (9, 0, 4) if reducer in REFERENCES else (9, 4)
     model, images = small(reducer, removed, depth=len(removed)), images_of(3)
     variables = variables_of(model)
@@ -30,9 +30,9 @@ def test_a_model_of_any_method_follows_every_patch_of_every_image_for_itself(red
     assert len(np.unique(logits, axis=0)) == 3
     check_trace(reducer, trace, removed)
     for others in (images_of(3, 1), np.zeros_like(images)):
-        beside, _ = run_traced(model, variables, np.stack([others[0], images[1], others[2]]))
-        np.testing.assert_array_equal(beside[1], logits[1])
-        assert bool(jnp.isfinite(beside).all())
+        new_logits, _ = run_traced(model, variables, np.stack([others[0], images[1], others[2]]))
+        np.testing.assert_array_equal(new_logits[1], logits[1])
+        assert bool(jnp.isfinite(new_logits).all())
     plain, *others = (small(), small(reducer, 0), small(reducer, [0, 0, 0]), small(None, 5))
     variables = variables_of(plain)
     program = str(jax.make_jaxpr(plain.apply)(variables, images))
@@ -41,47 +41,47 @@ def test_a_model_of_any_method_follows_every_patch_of_every_image_for_itself(red
 
 
 @pytest.mark.parametrize("reducer", OWN)
-def test_an_image_gives_the_same_answer_alone_and_in_a_batch(reducer):
+def test_batch_size_does_not_change_logits(reducer):
     model, images = small(reducer, 8, depth=2), images_of(4)
     variables = variables_of(model)
-    together = run(model, variables, images)
-    alone = jnp.concatenate([run(model, variables, image[None]) for image in images])
-    # The kept sets are equal; only the order of sums inside matrix products differs with the batch.
-    np.testing.assert_allclose(together, alone, rtol=0, atol=5e-6)
+    batched = run(model, variables, images)
+    single = jnp.concatenate([run(model, variables, image[None]) for image in images])
+    # The kept tokens are equal, but matrix products sum in an order that depends on the batch size.
+    np.testing.assert_allclose(batched, single, rtol=0, atol=5e-6)
 
 
 def check_trace(reducer, trace, removed):
-    left, before = 36, [set(range(36))] * 3
+    remaining, previous = 36, [set(range(36))] * 3
     for count, kept, slots, sizes, counts in zip(
         removed, trace.kept, trace.slots, trace.sizes, trace.counts, strict=True
     ):
-        left -= count - (reducer.extra_tokens if count else 0)
-        assert kept.shape == sizes.shape == (3, left)
+        remaining -= count - (reducer.extra_tokens if count else 0)
+        assert kept.shape == sizes.shape == (3, remaining)
         assert slots.shape == (3, 36)
-        real = sizes > 0
-        assert reducer.has_padding or real.all()
+        is_real = sizes > 0
+        assert reducer.has_padding or is_real.all()
         assert reducer.extra_tokens or (kept >= 0).all()
-        np.testing.assert_array_equal(counts, real.sum(-1))
+        np.testing.assert_array_equal(counts, is_real.sum(-1))
         for image in range(3):
-            rows = np.flatnonzero(real[image] & (kept[image] >= 0))
-            own = kept[image][rows]
-            assert (np.diff(own) > 0).all()
-            assert set(own) <= before[image]
-            # A survivor sits in its own slot, and nothing in that of what only fills the width.
-            np.testing.assert_array_equal(slots[image, own], rows)
-            assert set(slots[image]) - {-1} <= set(np.flatnonzero(real[image]))
-            before[image] = set(own)
+            rows = np.flatnonzero(is_real[image] & (kept[image] >= 0))
+            patches = kept[image][rows]
+            assert (np.diff(patches) > 0).all()
+            assert set(patches) <= previous[image]
+            # The slot of a kept patch is its own token, and no slot refers to padding.
+            np.testing.assert_array_equal(slots[image, patches], rows)
+            assert set(slots[image]) - {-1} <= set(np.flatnonzero(is_real[image]))
+            previous[image] = set(patches)
 
 
 @pytest.mark.parametrize("reducer", WAYS)
-def test_bfloat16_ranks_in_float32_and_stays_close(reducer):
+def test_bfloat16_logits_stay_close(reducer):
     images = images_of(2)
-    exact, half = small(reducer, 8, depth=2), small(reducer, 8, depth=2, dtype="bfloat16")
-    variables = variables_of(exact)
-    logits = run(half, variables, images)
+    model, model_bf16 = small(reducer, 8, depth=2), small(reducer, 8, depth=2, dtype="bfloat16")
+    variables = variables_of(model)
+    logits = run(model_bf16, variables, images)
     assert logits.dtype == jnp.float32
-    # Features carry 8 bits, so some borderline tokens may swap: agreement is coarse, and scale-free.
-    expected = run(exact, variables, images)
+    # With 8-bit features, tokens of similar score may swap, so the tolerance is coarse and relative.
+    expected = run(model, variables, images)
     assert float(jnp.abs(logits - expected).max() / jnp.abs(expected).max()) < 0.1
 
 
@@ -93,7 +93,7 @@ def test_bfloat16_ranks_in_float32_and_stays_close(reducer):
     ],
     ids=str,
 )  # fmt: skip
-def test_gradients_are_finite_and_reach_every_parameter(reducer):
+def test_gradients_are_finite_and_nonzero_for_every_parameter(reducer):
     gradients = gradients_of(reducer)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
         assert bool(jnp.isfinite(leaf).all()), path
@@ -107,29 +107,29 @@ def gradients_of(reducer, trace=False):
     @jax.jit
     @jax.grad
     def gradients(variables):
-        found = model.apply(variables, images, trace=trace)
-        return ((found[0] if trace else found) ** 2).sum()
+        outputs = model.apply(variables, images, trace=trace)
+        return ((outputs[0] if trace else outputs) ** 2).sum()
 
     return gradients(variables_of(model))
 
 
 @pytest.mark.parametrize("reducer", OWN)
 @pytest.mark.parametrize("fill", [0.0, 1.0])
-def test_constant_image_gives_no_nan(reducer, fill):
+def test_constant_image_gives_finite_logits(reducer, fill):
     model = small(reducer, 8, depth=2)
     logits = run(model, variables_of(model), jnp.full((1, 24, 24, 3), fill))
     assert bool(jnp.isfinite(logits).all())
 
 
 @pytest.mark.parametrize("reducer", WAYS)
-def test_one_patch_may_be_all_that_is_left_and_a_reduction_in_the_last_block_changes_no_logit(reducer):
-    """Or as few patches as the method can leave at once."""
-    most = reducer.max_removable(36, 1)
-    plain, last = small(depth=2), small(reducer, [0, most], depth=2)
+def test_maximal_reduction_in_last_block_keeps_logits(reducer):
+    """The last block removes all patch tokens but one, or as many as the method can remove in one block."""
+    count = reducer.max_removable(36, 1)
+    plain, reduced = small(depth=2), small(reducer, [0, count], depth=2)
     variables, images = variables_of(plain), images_of(2)
-    logits, trace = run_traced(last, variables, images)
-    assert trace.kept[-1].shape == (2, 36 - most + reducer.extra_tokens)
-    assert most == 35 or reducer.parts.score.is_bipartite
+    logits, trace = run_traced(reduced, variables, images)
+    assert trace.kept[-1].shape == (2, 36 - count + reducer.extra_tokens)
+    assert count == 35 or reducer.parts.score.is_bipartite
     np.testing.assert_allclose(logits, run(plain, variables, images), rtol=0, atol=3e-6)
 
 
@@ -138,7 +138,7 @@ PREFIXES = {
     "class and distillation": {"distilled": True},
     "class and registers": {"reg_tokens": 4, "no_embed_class": True},
     "none": {"class_token": False, "global_pool": "avg"},
-    "registers alone": {"class_token": False, "global_pool": "avg", "reg_tokens": 2},
+    "registers": {"class_token": False, "global_pool": "avg", "reg_tokens": 2},
 }
 
 
@@ -149,7 +149,7 @@ PREFIXES = {
 )  # fmt: skip
 @pytest.mark.slow
 def test_any_grid_prefix_batch_and_schedule(reducer, prefix, grid, batch, data):
-    """Shapes follow the schedule, and every patch is followed."""
+    """Shapes match the schedule, and the trace locates every kept patch."""
     height, width = grid
     if isinstance(reducer, tc.GTP):
         reducer = replace(reducer, neighbors=min(3, reducer.neighbors))
@@ -160,7 +160,7 @@ def test_any_grid_prefix_batch_and_schedule(reducer, prefix, grid, batch, data):
     sizes = {"img_size": (4 * height, 4 * width), "depth": 2, **PREFIXES[prefix]}
     protected, patches = small(None, 0, **sizes).prefix, height * width
     first = data.draw(st.integers(0, min(patches - 2, reducer.max_removable(patches, protected))))
-    # As many as are added in their place would be no reduction, and an error.
+    # Removing no more tokens than the method adds is an error.
     first = first if first > reducer.extra_tokens else 0
     between = patches - first + (reducer.extra_tokens if first else 0)
     second = data.draw(st.integers(0, min(patches - 2 - first, reducer.max_removable(between, protected))))
@@ -174,21 +174,21 @@ def test_any_grid_prefix_batch_and_schedule(reducer, prefix, grid, batch, data):
         return *features(trace=True), features(restore=True)
 
     tokens, trace, restored = both(variables, images)
-    left = height * width
+    remaining = height * width
     for block, count in enumerate((first, second)):
-        left -= count - (reducer.extra_tokens if count else 0)
-        assert trace.kept[block].shape == trace.sizes[block].shape == (batch, left)
-        assert (np.asarray(trace.slots[block]) < left).all()
-        real = np.asarray(trace.sizes[block]) > 0
-        assert reducer.has_padding or real.all()
-        np.testing.assert_array_equal(trace.counts[block], real.sum(-1))
+        remaining -= count - (reducer.extra_tokens if count else 0)
+        assert trace.kept[block].shape == trace.sizes[block].shape == (batch, remaining)
+        assert (np.asarray(trace.slots[block]) < remaining).all()
+        is_real = np.asarray(trace.sizes[block]) > 0
+        assert reducer.has_padding or is_real.all()
+        np.testing.assert_array_equal(trace.counts[block], is_real.sum(-1))
         for image in range(batch):
-            own = np.asarray(trace.kept[block][image])
-            rows = np.flatnonzero(real[image] & (own >= 0))
-            assert (np.diff(own[rows]) > 0).all()
-            np.testing.assert_array_equal(trace.slots[block][image][own[rows]], rows)
-    assert tokens.shape == (batch, model.prefix + left, 24)
-    assert model.cost().tokens[-1] == left
+            origin = np.asarray(trace.kept[block][image])
+            rows = np.flatnonzero(is_real[image] & (origin >= 0))
+            assert (np.diff(origin[rows]) > 0).all()
+            np.testing.assert_array_equal(trace.slots[block][image][origin[rows]], rows)
+    assert tokens.shape == (batch, model.prefix + remaining, 24)
+    assert model.cost().tokens[-1] == remaining
     assert restored.shape == (batch, height, width, 24)
 
 
@@ -200,33 +200,33 @@ def test_any_grid_prefix_batch_and_schedule(reducer, prefix, grid, batch, data):
     ],
     ids=str,
 )  # fmt: skip
-def test_the_last_block_computes_what_is_read_and_the_logits_are_the_same(reducer):
-    """With a trace the last block is computed whole, plan and all."""
+def test_skipped_patch_tokens_do_not_change_logits(reducer):
+    """With a trace, the last block computes all tokens and its plan."""
     model = small(reducer, 5, depth=2, distilled=True, reg_tokens=1)
     both = jax.jit(lambda v, x: (model.apply(v, x), *model.apply(v, x, trace=True)))
-    short, whole, trace = both(variables_of(model), images_of(2))
-    np.testing.assert_allclose(short, whole, rtol=0, atol=3e-6)
-    extra = reducer.extra_tokens if reducer is not None else 0
-    assert trace.kept[1].shape[1] == (36 if reducer is None else 36 - 10 + 2 * extra)
+    logits, full_logits, trace = both(variables_of(model), images_of(2))
+    np.testing.assert_allclose(logits, full_logits, rtol=0, atol=3e-6)
+    extra_tokens = reducer.extra_tokens if reducer is not None else 0
+    assert trace.kept[1].shape[1] == (36 if reducer is None else 36 - 10 + 2 * extra_tokens)
 
 
 @pytest.mark.parametrize("reducer", [None, *OWN])
-def test_gradients_do_not_know_what_the_last_block_left_out(reducer):
+def test_skipped_patch_tokens_do_not_change_gradients(reducer):
     chex.assert_trees_all_close(gradients_of(reducer), gradients_of(reducer, trace=True), rtol=1e-4, atol=1e-5)
 
 
 @cache
-def twins(seed=0):
-    """A model without positions whose tokens attend to their like, an image of three patches twelve times, its logits."""
+def duplicate_patches(seed=0):
+    """Variables without positions for a small model, an image of three patches repeated twelve times, and its logits."""
     model = small(depth=2)
     params = dict(variables_of(model, seed)["params"])
     params["pos_embed"] = jnp.zeros_like(params["pos_embed"])
-    params["cls_token"] = jnp.zeros_like(params["cls_token"])  # attends to all alike in the first block too
-    turn = np.linalg.qr(np.random.default_rng(seed).standard_normal((24, 24)))[0]
-    # In the first block to their like alone, in the second to all: it sees how many there are of each.
+    params["cls_token"] = jnp.zeros_like(params["cls_token"])  # uniform attention in the first block too
+    rotation = np.linalg.qr(np.random.default_rng(seed).standard_normal((24, 24)))[0]
+    # Tokens attend to equal tokens in the first block and to all tokens in the second, which depends on their counts.
     for block, peak in (("blocks_0", 5), ("blocks_1", 0)):
         kernel = params[block]["attn"]["qkv"]["kernel"]
-        kernel = kernel.at[:, :24].set(peak * turn).at[:, 24:48].set(peak * turn)
+        kernel = kernel.at[:, :24].set(peak * rotation).at[:, 24:48].set(peak * rotation)
         attn = {**params[block]["attn"], "qkv": {"kernel": kernel, "bias": jnp.zeros(72)}}
         params[block] = {**params[block], "attn": attn, "norm1": {"scale": jnp.ones(24), "bias": jnp.zeros(24)}}
     rng = np.random.default_rng(seed)
@@ -240,8 +240,8 @@ def _merges(reducer):
     return reducer.removal == "merge" and reducer.proportional_attention and reducer.attention_keep == 1
 
 
-# GTP's scores choose among copies, and nothing else: one of them stands for all. Of the baselines those that merge.
-COPIED = [
+# Only one score of GTP, since scores only choose among equal tokens; of the other methods, those that merge.
+DUPLICATE_SWITCHES = [
     switch
     for switch in COMPILED_SWITCHES
     if not switch.id.startswith("GTP(score")
@@ -249,30 +249,30 @@ COPIED = [
 ]
 
 
-@pytest.mark.parametrize("reducer", COPIED)
-def test_copies_merged_into_their_like_change_no_logit(reducer):
-    """Two equal keys are one key with log 2: the one test that all of a merging method has to be right for.
+@pytest.mark.parametrize("reducer", DUPLICATE_SWITCHES)
+def test_merging_equal_tokens_keeps_logits(reducer):
+    """Two equal keys equal one key with bias log 2. This test depends on every part of a merging method.
 
-    Methods that merge pass it; those that drop or add parts do not, by what they are.
+    Methods that drop or propagate tokens change the logits by design.
     """
-    variables, images, dense = twins()
-    condensed = run(small(reducer, [9, 0], depth=2), variables, images)
-    gap = float(jnp.abs(condensed - dense).max())
+    variables, images, expected = duplicate_patches()
+    logits = run(small(reducer, [9, 0], depth=2), variables, images)
+    difference = float(jnp.abs(logits - expected).max())
     if _merges(reducer):
-        assert gap < 1e-5
+        assert difference < 1e-5
     else:
-        assert gap > 1e-3
+        assert difference > 1e-3
 
 
-def test_restored_features_are_those_of_each_patch_s_token():
+def test_restored_features_are_those_of_the_surviving_token():
     for reducer in (tc.GTP(), tc.TCViT(), tc.TCViT(fuse="single"), tc.ATS()):
         model, images = small(reducer, 8, depth=2), images_of(2)
         variables = variables_of(model)
 
         @jax.jit
         def both(v, x, model=model):
-            flat = model.apply(v, x, method="features", trace=True)
-            return *flat, model.apply(v, x, method="features", restore=True)
+            traced = model.apply(v, x, method="features", trace=True)
+            return *traced, model.apply(v, x, method="features", restore=True)
 
         tokens, trace, grid = both(variables, images)
         grid = np.asarray(grid).reshape(2, 36, 24)
@@ -280,12 +280,11 @@ def test_restored_features_are_those_of_each_patch_s_token():
             for patch, slot in enumerate(np.asarray(trace.slots[-1][image])):
                 expected = tokens[image, 1 + slot] if slot >= 0 else 0
                 np.testing.assert_allclose(grid[image, patch], expected, atol=1e-5)
-        np.testing.assert_allclose(
-            grid, tc.restore(tokens[:, 1:], trace.slots[-1]), atol=1e-5
-        )  # what a user does with a trace
+        # The same from the trace, as users do.
+        np.testing.assert_allclose(grid, tc.restore(tokens[:, 1:], trace.slots[-1]), atol=1e-5)
 
 
-def test_shared_patches_are_restored_by_the_product_of_all_shares():
+def test_soft_fusion_is_restored_by_product_of_shares():
     model, images = small(tc.TCViT(fuse="soft"), 8, depth=2), images_of(2)
     variables = variables_of(model)
     features = partial(model.apply, method="features")
@@ -302,7 +301,7 @@ def test_shared_patches_are_restored_by_the_product_of_all_shares():
     np.testing.assert_allclose(np.asarray(grid).reshape(2, 36, 24), matrix @ np.asarray(tokens[:, 1:]), atol=1e-5)
 
 
-def test_dense_features_are_restored_as_they_are():
+def test_dense_features_are_restored_unchanged():
     model, images = small(depth=2), images_of(2)
     features = partial(model.apply, method="features")
     both = jax.jit(lambda v, x: (features(v, x), *features(v, x, restore=True, trace=True)))
@@ -311,7 +310,7 @@ def test_dense_features_are_restored_as_they_are():
     assert [kept.shape[1] for kept in trace.kept] == [36, 36]
 
 
-def test_dropout_and_drop_path_act_in_training_alone():
+def test_dropout_and_drop_path_act_only_in_training():
     rates = {"drop_path_rate": 0.5, "proj_drop_rate": 0.2, "pos_drop_rate": 0.1, "drop_rate": 0.1}
     model, images = small(depth=2, **rates), images_of(4)
     variables = variables_of(model)
@@ -328,7 +327,7 @@ def test_dropout_and_drop_path_act_in_training_alone():
 
 
 @pytest.mark.parametrize("reducer", OWN)
-def test_training_without_dropout_is_evaluation(reducer):
+def test_training_without_dropout_equals_evaluation(reducer):
     model, images = small(reducer, 8, depth=2), images_of(2)
     variables = variables_of(model)
     train = jax.jit(lambda v, x: model.apply(v, x, train=True, rngs={"dropout": jax.random.key(0)}))
@@ -336,9 +335,9 @@ def test_training_without_dropout_is_evaluation(reducer):
 
 
 @pytest.mark.parametrize("shape", [(2, 24, 20, 3), (2, 24, 24, 1), (24, 24, 3)])
-def test_images_of_another_shape_are_refused(shape):
+def test_images_of_wrong_shape_are_rejected(shape):
     model = small()
     variables = variables_of(model)
-    with pytest.raises(tc.InputError) as caught:
+    with pytest.raises(tc.InputError) as error:
         model.apply(variables, jnp.zeros(shape))
-    assert caught.value.args == (f"images have shape {shape}: deit_tiny_patch16_224 takes [B, 24, 24, 3]",)
+    assert str(error.value) == f"images: expected shape [B, 24, 24, 3] for deit_tiny_patch16_224, got {shape}"

@@ -1,4 +1,4 @@
-"""The table of names against timm's own facts, and how names are looked up."""
+"""Registry of models: lookup of names, and comparison with timm's metadata."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,13 @@ import tcvit_jax as tc
 from tcvit_jax import models
 from tcvit_jax.models import zoo
 
-# What timm 1.0.31 says of published models, by their names.
+# Metadata of timm 1.0.31 by model name.
 FACTS = json.loads((Path(__file__).parent.parent / "golden" / "timm_zoo.json").read_text())
-# Attention pooling is no part of any model here.
-ABSENT = {"vit_base_patch16_siglip_224"}
+# Attention pooling is not supported.
+UNSUPPORTED = {"vit_base_patch16_siglip_224"}
 
 
-def test_list_models_takes_a_pattern():
+def test_list_models_matches_pattern():
     names = tc.list_models()
     assert names == sorted(set(names))
     assert {name.partition(".")[0] for name in zoo.ZOO} == set(names)
@@ -25,7 +25,7 @@ def test_list_models_takes_a_pattern():
     assert tc.list_models(pretrained=True) == sorted(zoo.ZOO)
 
 
-def test_a_name_without_a_tag_is_the_first_of_its_lines():
+def test_name_without_tag_refers_to_first_entry():
     assert zoo.full_name("vit_base_patch16_224") == "vit_base_patch16_224.augreg2_in21k_ft_in1k"
     assert zoo.full_name("vit_base_patch16_224.mae") == "vit_base_patch16_224.mae"
     assert zoo.get_entry("vit_base_patch16_224").preprocessing.mean == (0.5, 0.5, 0.5)
@@ -38,23 +38,22 @@ def test_a_name_without_a_tag_is_the_first_of_its_lines():
 
 
 @pytest.mark.parametrize("name", zoo.ZOO)
-def test_every_model_has_as_many_parameters_as_its_line_says(name):
-    """By shape alone."""
+def test_parameter_count_equals_zoo_entry(name):
     model = tc.create_model(name)
     assert models.count_parameters(model) == zoo.ZOO[name].parameters
     assert model.variant == name
 
 
-@pytest.mark.parametrize("name", [name for name in FACTS if name not in ABSENT])
-def test_lines_are_timm_s_facts(name):
+@pytest.mark.parametrize("name", [name for name in FACTS if name not in UNSUPPORTED])
+def test_zoo_entry_equals_timm_metadata(name):
     facts, entry = FACTS[name], zoo.get_entry(name)
     assert zoo.full_name(name).partition(".")[2] == facts["tag"]
     assert entry.parameters == facts["params"]
-    found = entry.preprocessing
-    assert [*found.mean] == facts["mean"]
-    assert [*found.std] == facts["std"]
-    assert found.crop_pct == facts["crop_pct"]
-    assert found.interpolation == facts["interpolation"]
+    preprocessing = entry.preprocessing
+    assert [*preprocessing.mean] == facts["mean"]
+    assert [*preprocessing.std] == facts["std"]
+    assert preprocessing.crop_pct == facts["crop_pct"]
+    assert preprocessing.interpolation == facts["interpolation"]
     model = tc.create_model(name)
     assert [3, *model.img_size] == facts["input_size"]
     assert model.num_classes == facts["num_classes"]
@@ -63,18 +62,18 @@ def test_lines_are_timm_s_facts(name):
 @pytest.mark.parametrize(
     ("name", "millions"), [("lvvit_t", 8.53), ("lvvit_s", 26.15), ("lvvit_m", 55.83), ("lvvit_l", 150.47)]
 )
-def test_lvvit_has_the_sizes_that_its_authors_publish(name, millions):
+def test_lvvit_parameter_counts_equal_published_values(name, millions):
     assert round(zoo.get_entry(name).parameters / 1e6, 2) == millions
 
 
-def test_repositories_of_the_hub():
+def test_repository_names():
     assert zoo.repository("deit_small_patch16_224") == "timm/deit_small_patch16_224.fb_in1k"
-    quick = "vit_base_patch16_clip_quickgelu_224.openai"
-    assert zoo.name_from_repository("timm/vit_base_patch16_clip_224.openai") == quick
+    name_quickgelu = "vit_base_patch16_clip_quickgelu_224.openai"
+    assert zoo.name_from_repository("timm/vit_base_patch16_clip_224.openai") == name_quickgelu
     for name in zoo.ZOO:
         assert zoo.name_from_repository(zoo.repository(name)) == name
     for name, facts in FACTS.items():
-        if name not in ABSENT:
+        if name not in UNSUPPORTED:
             assert zoo.repository(name) == facts["hf"]
 
 
