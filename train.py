@@ -1,6 +1,6 @@
 """Train a model: `python train.py --config configs/digits_gtp.py [--config.key=value ...]`.
 
-The same command continues a run that was interrupted. On `SIGTERM` it saves and ends with status 75.
+The same command resumes an interrupted run. On `SIGTERM`, it saves a checkpoint and exits with status 75.
 """
 
 import argparse
@@ -10,13 +10,13 @@ from tcvit_jax.command import Command
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags."""
-    parser.add_argument("--config", required=True, help="a file of configs/ or your own: FILE.py, or FILE.py:RECIPE")
-    parser.add_argument("--distributed", default="auto", help="join other processes: auto (the default), on or off")
+    """Add the arguments of the command."""
+    parser.add_argument("--config", required=True, help="configuration file: FILE.py or FILE.py:RECIPE")
+    parser.add_argument("--distributed", default="auto", help="multi-process training: auto (default), on or off")
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Train as a configuration says."""
+    """Train the model of a configuration."""
     from tcvit_jax import config
     from tcvit_jax.training import runtime
     from tcvit_jax.training.loop import train

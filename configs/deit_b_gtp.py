@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from tcvit_jax import GTP
 from tcvit_jax import config as base
 
-recipes = base.module(Path(__file__).with_name("_recipes.py"))
+recipes = base.load_module(Path(__file__).with_name("_recipes.py"))
 
 ROW = recipes.Row(
     dense=recipes.DEIT_B,

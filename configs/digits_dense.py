@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from tcvit_jax import config as base
 
-recipes = base.module(Path(__file__).with_name("_recipes.py"))
+recipes = base.load_module(Path(__file__).with_name("_recipes.py"))
 
 RESULT = recipes.Result("dense", 98.05, gmacs=0.00799, source="README", note="352 of 359 images, seed 0")
 

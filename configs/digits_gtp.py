@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from tcvit_jax import GTP, reducers
 from tcvit_jax import config as base
 
-recipes = base.module(Path(__file__).with_name("_recipes.py"))
+recipes = base.load_module(Path(__file__).with_name("_recipes.py"))
 
 RESULT = recipes.Result("GTP", 97.49, gmacs=0.00528, source="README", note="350 of 359 images, seed 0")
 

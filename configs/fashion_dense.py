@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from tcvit_jax import config as base
 
-recipes = base.module(Path(__file__).with_name("_recipes.py"))
+recipes = base.load_module(Path(__file__).with_name("_recipes.py"))
 
 RESULT = recipes.Result("dense", 88.10, gmacs=0.01672, source="README", note="8,810 of 10,000 images, seed 0")
 

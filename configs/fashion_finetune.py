@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from tcvit_jax import TCViT, reducers
 from tcvit_jax import config as base
 
-recipes = base.module(Path(__file__).with_name("_recipes.py"))
+recipes = base.load_module(Path(__file__).with_name("_recipes.py"))
 
 # Before and after the epoch, by reducer: means of three seeds, README. The dense models have 88.36 %.
 OFF_THE_SHELF = {

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from tcvit_jax import config as base
 
-recipes = base.module(Path(__file__).with_name("_recipes.py"))
+recipes = base.load_module(Path(__file__).with_name("_recipes.py"))
 
 # By reducer: means of three seeds, README.
 SELFDISTILLED = {

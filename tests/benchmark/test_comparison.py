@@ -39,7 +39,7 @@ def test_a_configuration_brings_a_model_and_names_its_weights(checkpoints):
     found = build([assembly.from_weights(loaded)], [tc.GTP()], shares=(0.85,))
     assert found.model.reducer is None and found.model.depth == 2
     assert found.weights[0].checksum == checkpoint.checksum(weights_of(checkpoints[:1])[0].variables)
-    with pytest.raises(tc.InputError, match="no weights: set --weights FILE"):
+    with pytest.raises(tc.InputError, match="requires weights: set --weights FILE"):
         assembly.from_weights(config.load("configs/digits_gtp.py", small))
 
 

@@ -132,11 +132,11 @@ def test_a_killed_process_continues_and_calibrated_parameters_are_in_the_row(che
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--checkpoint", "nowhere"], "error: no checkpoint"),
+        (["--checkpoint", "nowhere"], "error: nowhere: checkpoint not found"),
         (["--checkpoint", "{0}", "--reducers", "gpt"], "error: unknown reducer 'gpt': did you mean 'gtp'?"),
         (["--checkpoint", "{0}", "--share", "half"], "error: --share 'half' should be numbers with commas, such as 0.75,0.5"),
         (["--checkpoint", "{0}", "--share", ","], "error: no budget to compare at: use --share 0.75,0.5 or --gmacs 3.4"),
-        (["--checkpoint", "{0}", "--config.gmacs=3.4"], "error: cannot use --config.gmacs with a benchmark, whose methods are --reducers and budgets --gmacs: it reads data.name, "),
+        (["--checkpoint", "{0}", "--config.gmacs=3.4"], "error: --config.gmacs cannot be combined with tcvit_jax.benchmark, which has --reducers and --gmacs: it uses data.name, "),
         (["--checkpoint", "{0}", "--reducers", "gtp,none"], "error: reducers 'gtp,none' hold 'none', which reduces nothing"),
         (["--checkpoint", "{0}", "--config.data.nam=x"], "error: unknown config key 'data.nam'"),
     ],
