@@ -1,4 +1,4 @@
-"""The two scripts as a user runs them."""
+"""End-to-end tests of `train.py` and `eval.py`."""
 
 import re
 
@@ -16,17 +16,17 @@ def test_train_then_eval_prints_the_same_line(script, tmp_path):
     trained = script("train.py", "--config", GTP, *TINY, f"--config.workdir={run}", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert trained.stderr == ""
-    # What took long to compile is there for the next start.
+    # Programs that are slow to compile are cached for the next run.
     assert any(path.name.startswith("jit_train_step") for path in (run / ".jax_cache").iterdir())
     banner = trained.stdout.splitlines()[:6]
     assert banner[0].startswith("model   deit_tiny_patch16_224, reducer gtp,")
     assert banner[1] == "tokens  36 -> 28 -> 20"
     assert re.fullmatch(r"GMACs   0\.0\d+, dense 0\.0\d+ \(\d\d\.\d% saved\)", banner[2])
     assert banner[4] == "devices 1 x cpu, 64 images a step"
-    found = next(line for line in reversed(trained.stdout.splitlines()) if line.startswith("top1"))
+    result = next(line for line in reversed(trained.stdout.splitlines()) if line.startswith("top1"))
     evaluated = script("eval.py", "--checkpoint", str(run), cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
-    assert found in evaluated.stdout.splitlines()
+    assert result in evaluated.stdout.splitlines()
 
 
 DIGITS = {
@@ -50,7 +50,7 @@ DIGITS_DATA = (
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """A file in timm's names, and the checkpoint that it is converted to."""
+    """A weight file with timm's names, and the checkpoint converted from it."""
     import jax
     from safetensors.numpy import save_file
 
@@ -67,35 +67,35 @@ def published(tmp_path_factory):
     return folder
 
 
-def counted(done):
-    assert done.returncode == 0, done.stderr
-    return re.search(r"^top1 0\.\d{6} \(\d+/359\)", done.stdout, re.MULTILINE)[0]
+def top1_of(process):
+    assert process.returncode == 0, process.stderr
+    return re.search(r"^top1 0\.\d{6} \(\d+/359\)", process.stdout, re.MULTILINE)[0]
 
 
 @pytest.mark.slow
-def test_eval_of_published_weights_and_of_the_checkpoint_they_were_converted_to(script, published):
+def test_eval_of_weights_equals_eval_of_the_converted_checkpoint(script, published):
     overrides = [f"--config.model.{key}={value}" for key, value in DIGITS.items()]
     config = ("--config", "configs/digits_dense.py", "--config.schedule=4", "--config.reducer.name=gtp", *overrides)
     weights = script("eval.py", "--weights", str(published / "w.safetensors"), *config, *DIGITS_DATA)
     reduction = ("--config.reducer.name=gtp", "--config.schedule=4")
     checkpoint = script("eval.py", "--checkpoint", str(published / "ckpt"), *reduction, *DIGITS_DATA)
-    assert counted(weights) == counted(checkpoint)
+    assert top1_of(weights) == top1_of(checkpoint)
     assert "tokens  36 -> 32 -> 28" in checkpoint.stdout
-    alone = script("eval.py", "--checkpoint", str(published / "ckpt"), "--config.schedule=4", *DIGITS_DATA)
-    assert alone.returncode == 2
-    assert alone.stderr == "error: schedule=4 has no effect: it requires reducer.name\n"
-    other = script("eval.py", "--checkpoint", str(published / "ckpt"), "--config.model.depth=3")
-    assert other.returncode == 2
-    assert other.stderr.startswith(
-        "error: cannot use --config.model.depth with a checkpoint, which brings its model: it"
+    schedule_only = script("eval.py", "--checkpoint", str(published / "ckpt"), "--config.schedule=4", *DIGITS_DATA)
+    assert schedule_only.returncode == 2
+    assert schedule_only.stderr == "error: schedule=4 requires a reducer: set --config.reducer.name=NAME, such as gtp\n"
+    resized = script("eval.py", "--checkpoint", str(published / "ckpt"), "--config.model.depth=3")
+    assert resized.returncode == 2
+    assert resized.stderr.startswith(
+        "error: --config.model.depth cannot be combined with eval.py --checkpoint: it uses"
     )
     dense = script("eval.py", "--checkpoint", str(published / "ckpt"), *DIGITS_DATA)
-    assert counted(dense)
+    assert top1_of(dense)
     assert "tokens  36 -> 36 -> 36" in dense.stdout
 
 
-def test_what_a_checkpoint_says_of_its_images_is_used(published, tmp_path):
-    """Not what its name says: another mean in its meta is another accuracy."""
+def test_preprocessing_of_a_checkpoint_is_used(published, tmp_path):
+    """The metadata take precedence over the model's name: changing the mean changes the loss."""
     import json
     import shutil
 
@@ -103,7 +103,7 @@ def test_what_a_checkpoint_says_of_its_images_is_used(published, tmp_path):
     from tcvit_jax.assembly.evaluate import evaluate
 
     data = {"data.name": "digits", "eval_batch_size": 64}
-    found = []
+    losses = []
     for mean in (0.1, 0.9):
         folder = tmp_path / str(mean)
         shutil.copytree(published / "ckpt", folder)
@@ -114,9 +114,9 @@ def test_what_a_checkpoint_says_of_its_images_is_used(published, tmp_path):
         meta["preprocessing"].update(mean=[mean], std=[0.2])
         file.write_text(json.dumps(meta))
         weights = assembly.from_checkpoint(folder)
-        found.append(evaluate(weights.updated(data)).loss)
-        assert evaluate(weights.updated({**data, "data.mean": (mean,)})).loss == found[-1]
-    assert found[0] != found[1]
+        losses.append(evaluate(weights.updated(data)).loss)
+        assert evaluate(weights.updated({**data, "data.mean": (mean,)})).loss == losses[-1]
+    assert losses[0] != losses[1]
 
 
 def test_training_starts_from_a_converted_checkpoint(published):
@@ -126,8 +126,8 @@ def test_training_starts_from_a_converted_checkpoint(published):
     overrides = [f"--config.model.{key}={value}" for key, value in {**DIGITS, "img_size": 16}.items()]
     weights = f"--config.weights={published / 'ckpt'}"
     job = build(config.load(ROOT / "configs/digits_gtp.py", [*overrides, weights, "--config.schedule=4"]))
-    given = convert.read_state_dict(published / "w.safetensors")
-    np.testing.assert_array_equal(job.variables["params"]["head"]["kernel"], given["head.weight"].T)
+    state_dict = convert.read_state_dict(published / "w.safetensors")
+    np.testing.assert_array_equal(job.variables["params"]["head"]["kernel"], state_dict["head.weight"].T)
     assert job.variables["params"]["pos_embed"].shape == (1, 65, 24)
     job = build(
         config.load(
@@ -144,22 +144,22 @@ def test_training_starts_from_a_converted_checkpoint(published):
         (("train.py", "--config", "configs/digits_gpt.py"), r"unknown config file 'configs/digits_gpt.py': did you mean 'configs/digits_gtp.py'\?"),
         (("train.py", "--config", "configs/digits_gtp.py", "--config.sede=1"), r"unknown config key 'sede': did you mean 'seed'\?"),
         (("train.py", "--config", "configs/digits_gtp.py", "--config.data.name=fashon_mnist"), r"unknown dataset 'fashon_mnist': did you mean 'fashion_mnist'\?"),
-        (("eval.py", "--checkpoint", "configs"), r"no checkpoint in 'configs'.*"),
+        (("eval.py", "--checkpoint", "configs"), r"configs: checkpoint not found"),
     ],
 )  # fmt: skip
-def test_mistakes_are_one_line_and_a_status(script, arguments, message, tmp_path):
+def test_input_errors_are_one_line_and_status_2(script, arguments, message, tmp_path):
     name, *rest = arguments
-    done = script(name, *rest, *([f"--config.workdir={tmp_path / 'run'}"] if name == "train.py" else []))
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert re.fullmatch(f"error: .*{message}.*\n", done.stderr), done.stderr
+    process = script(name, *rest, *([f"--config.workdir={tmp_path / 'run'}"] if name == "train.py" else []))
+    assert process.returncode == 2
+    assert process.stdout == ""
+    assert re.fullmatch(f"error: .*{message}.*\n", process.stderr), process.stderr
     assert not (tmp_path / "run").exists()
 
 
-def test_eval_needs_a_checkpoint_or_weights(script):
-    done = script("eval.py", "--config", "configs/digits_gtp.py")
-    assert done.returncode == 2
-    assert "give --checkpoint DIR, or --config FILE and --weights FILE" in done.stderr
+def test_eval_requires_a_checkpoint_or_weights(script):
+    process = script("eval.py", "--config", "configs/digits_gtp.py")
+    assert process.returncode == 2
+    assert "eval.py requires either --checkpoint DIR, or --config FILE and --weights FILE" in process.stderr
 
 
 def test_scripts_stay_short():
