@@ -1,4 +1,4 @@
-"""A small dense ViT on scikit-learn's 1,797 real digits: the twin that the condensed ones are measured against.
+"""A small dense ViT on scikit-learn's 1,797 digits: the baseline of the configurations with reduction.
 
 python train.py --config configs/digits_dense.py
 """
@@ -15,7 +15,7 @@ RESULT = recipes.Result("dense", 98.05, gmacs=0.00799, source="README", note="35
 
 
 def get_config() -> ConfigDict:
-    """12x12 images, 36 patches of 2x2, four blocks of width 64."""
+    """Return the configuration: 12x12 images, 36 patches of 2x2, four blocks of width 64."""
     config = base.default()
     config.update(
         model={
