@@ -33,8 +33,8 @@ def run(flags: argparse.Namespace) -> None:
         pretrained = pretrained.with_config(config.override(pretrained.config, flags.overrides, scope))
     else:
         scope = config.Scope("eval.py --weights", (*keys, "model.", "new_head"))
-        loaded = config.load(flags.config, flags.overrides, scope, {"weights": flags.weights})
-        pretrained = assembly.from_weights(loaded)
+        loaded_config = config.load(flags.config, flags.overrides, scope, {"weights": flags.weights})
+        pretrained = assembly.from_weights(loaded_config)
     evaluate(pretrained)
 
 

@@ -25,8 +25,8 @@ def run(flags: argparse.Namespace) -> int:
     try:
         with runtime.together(flags.distributed):
             train(config.load(flags.config, flags.overrides), enable_compilation_cache=True)
-    except Preempted as preempted:
-        print(preempted, file=sys.stderr)
+    except Preempted as error:
+        print(error, file=sys.stderr)
         return EXIT_STATUS
     return 0
 

@@ -151,13 +151,13 @@ def evaluate(
         InputError: There are no examples.
     """
     totals = {"top1": 0, "top5": 0, "loss": 0.0, "examples": 0}
-    seconds, timed = 0.0, 0
+    seconds, timed_images = 0.0, 0
     for index, batch in enumerate(batches):
         start = time.perf_counter()
         sums = jax.device_get(step(variables, sharding.place(batch, mesh)))
         if index:
             seconds += time.perf_counter() - start
-            timed += len(batch["mask"]) * jax.process_count()
+            timed_images += len(batch["mask"]) * jax.process_count()
         totals = {key: totals[key] + sums[key].item() for key in totals}
         if stop():
             raise EvaluationStopped
@@ -169,5 +169,5 @@ def evaluate(
         top5=totals["top5"] / examples,
         loss=totals["loss"] / examples,
         examples=examples,
-        images_per_second=timed / seconds if timed else float("nan"),
+        images_per_second=timed_images / seconds if timed_images else float("nan"),
     )

@@ -57,18 +57,18 @@ def make_mesh(data: int = 0, model: int = 1, devices: Sequence[Any] | None = Non
     Raises:
         InputError: The sizes do not match the number of devices.
     """
-    ordered: list[Any] = sorted(
+    sorted_devices: list[Any] = sorted(
         devices or jax.devices(),  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
         key=lambda device: (device.process_index, device.id),
     )
-    count = len(ordered)
+    count = len(sorted_devices)
     if model < 1 or count % model:
         nearest = min((n for n in range(1, count + 1) if count % n == 0), key=lambda n: (abs(n - model), n))
         raise out_of_range("mesh.model", model, f"a divisor of {count}, the number of devices", f"use {nearest}")
     if data not in (0, count // model):
         condition = f"{count // model}, for {count} devices and mesh.model={model}"
         raise out_of_range("mesh.data", data, condition, "use 0 for all remaining devices")
-    return Mesh(np.array(ordered).reshape(-1, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    return Mesh(np.array(sorted_devices).reshape(-1, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 
 
 def model_size(mesh: Mesh) -> int:

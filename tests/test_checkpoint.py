@@ -24,10 +24,10 @@ def test_load_returns_what_was_saved(tmp_path, family):
     model = cases.model(family)
     variables = tc.convert.from_torch(cases.weights(family), model)
     checkpoint.save(tmp_path / "new" / "ckpt", variables, {"model": models.to_config(model)})
-    loaded_model, loaded, meta = tc.load(tmp_path / "new" / "ckpt")
+    loaded_model, loaded_variables, meta = tc.load(tmp_path / "new" / "ckpt")
     assert loaded_model == model
     assert meta == {"model": models.to_config(model), "checksum": checkpoint.checksum(variables)}
-    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+    jax.tree.map(np.testing.assert_array_equal, loaded_variables, variables)
     jax.tree.map(np.testing.assert_array_equal, tc.load(tmp_path / "new" / "ckpt", "variables")[1], variables)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["ckpt"]
 

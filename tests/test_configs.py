@@ -38,8 +38,8 @@ def load(stem, recipe=None, overrides=()):
 
 
 def model_of(stem, recipe=None, overrides=()):
-    loaded = load(stem, recipe, overrides)
-    return build_model(loaded.model, loaded.reduction)
+    run_config = load(stem, recipe, overrides)
+    return build_model(run_config.model, run_config.reduction)
 
 
 def docstring(stem):
@@ -53,9 +53,9 @@ def test_each_row_is_one_file():
 
 @pytest.mark.parametrize(("stem", "recipe"), RUNS)
 def test_every_recipe_builds_its_model(stem, recipe):
-    loaded = load(stem, recipe)
-    model = build_model(loaded.model, loaded.reduction)
-    assert loaded.run.workdir == (f"runs/{stem}" if recipe in (None, "scratch") else f"runs/{stem}_{recipe}")
+    run_config = load(stem, recipe)
+    model = build_model(run_config.model, run_config.reduction)
+    assert run_config.run.workdir == (f"runs/{stem}" if recipe in (None, "scratch") else f"runs/{stem}_{recipe}")
     mean = config.read(CONFIGS / f"{stem}.py", recipe).data.mean or models.preprocessing(model.variant).mean
     assert len(mean) == model.in_chans
 
@@ -79,12 +79,12 @@ def test_recipes_train_as_published(stem, recipe):
     dense, method = stem.rsplit("_", 1)
     row = MODULES[stem].ROW
     values = config.read(CONFIGS / f"{stem}.py", recipe)
-    loaded = load(stem, recipe)
-    model = build_model(loaded.model, loaded.reduction)
+    run_config = load(stem, recipe)
+    model = build_model(run_config.model, run_config.reduction)
     per_epoch = STEPS_PER_EPOCH[values.batch_size]
     total = round(values.epochs * per_epoch)
-    rate = optimizer.learning_rate(loaded.optimizer, total, per_epoch, values.batch_size)
-    schedules = stages(loaded.reduction_warmup, model, total, per_epoch)
+    rate = optimizer.learning_rate(run_config.optimizer, total, per_epoch, values.batch_size)
+    schedules = stages(run_config.reduction_warmup, model, total, per_epoch)
     assert schedules[-1].removed == model.removed
     assert (len(schedules) > 1) == (method == "evit" and recipe == "scratch")
     assert (values.label_smoothing, values.random_erasing) == (0.1, 0.25)

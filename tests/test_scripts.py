@@ -13,20 +13,20 @@ from tests.training.settings import GTP, TINY
 @pytest.mark.slow
 def test_train_then_eval_prints_the_same_line(script, tmp_path):
     run = tmp_path / "run"
-    trained = script("train.py", "--config", GTP, *TINY, f"--config.workdir={run}", cwd=tmp_path)
-    assert trained.returncode == 0, trained.stderr
-    assert trained.stderr == ""
+    train_process = script("train.py", "--config", GTP, *TINY, f"--config.workdir={run}", cwd=tmp_path)
+    assert train_process.returncode == 0, train_process.stderr
+    assert train_process.stderr == ""
     # Programs that are slow to compile are cached for the next run.
     assert any(path.name.startswith("jit_train_step") for path in (run / ".jax_cache").iterdir())
-    banner = trained.stdout.splitlines()[:6]
+    banner = train_process.stdout.splitlines()[:6]
     assert banner[0].startswith("model   deit_tiny_patch16_224, reducer gtp,")
     assert banner[1] == "tokens  36 -> 28 -> 20"
     assert re.fullmatch(r"GMACs   0\.0\d+, dense 0\.0\d+ \(\d\d\.\d% saved\)", banner[2])
     assert banner[4] == "devices 1 x cpu, 64 images a step"
-    result = next(line for line in reversed(trained.stdout.splitlines()) if line.startswith("top1"))
-    evaluated = script("eval.py", "--checkpoint", str(run), cwd=tmp_path)
-    assert evaluated.returncode == 0, evaluated.stderr
-    assert result in evaluated.stdout.splitlines()
+    result = next(line for line in reversed(train_process.stdout.splitlines()) if line.startswith("top1"))
+    eval_process = script("eval.py", "--checkpoint", str(run), cwd=tmp_path)
+    assert eval_process.returncode == 0, eval_process.stderr
+    assert result in eval_process.stdout.splitlines()
 
 
 DIGITS = {
@@ -49,7 +49,7 @@ DIGITS_DATA = (
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory):
+def published_weights(tmp_path_factory):
     """A weight file with timm's names, and the checkpoint converted from it."""
     import jax
     from safetensors.numpy import save_file
@@ -73,28 +73,30 @@ def top1_of(process):
 
 
 @pytest.mark.slow
-def test_eval_of_weights_equals_eval_of_the_converted_checkpoint(script, published):
+def test_eval_of_weights_equals_eval_of_the_converted_checkpoint(script, published_weights):
     overrides = [f"--config.model.{key}={value}" for key, value in DIGITS.items()]
     config = ("--config", "configs/digits_dense.py", "--config.schedule=4", "--config.reducer.name=gtp", *overrides)
-    weights = script("eval.py", "--weights", str(published / "w.safetensors"), *config, *DIGITS_DATA)
+    weights = script("eval.py", "--weights", str(published_weights / "w.safetensors"), *config, *DIGITS_DATA)
     reduction = ("--config.reducer.name=gtp", "--config.schedule=4")
-    checkpoint = script("eval.py", "--checkpoint", str(published / "ckpt"), *reduction, *DIGITS_DATA)
+    checkpoint = script("eval.py", "--checkpoint", str(published_weights / "ckpt"), *reduction, *DIGITS_DATA)
     assert top1_of(weights) == top1_of(checkpoint)
     assert "tokens  36 -> 32 -> 28" in checkpoint.stdout
-    schedule_only = script("eval.py", "--checkpoint", str(published / "ckpt"), "--config.schedule=4", *DIGITS_DATA)
+    schedule_only = script(
+        "eval.py", "--checkpoint", str(published_weights / "ckpt"), "--config.schedule=4", *DIGITS_DATA
+    )
     assert schedule_only.returncode == 2
     assert schedule_only.stderr == "error: schedule=4 requires a reducer: set --config.reducer.name=NAME, such as gtp\n"
-    resized = script("eval.py", "--checkpoint", str(published / "ckpt"), "--config.model.depth=3")
+    resized = script("eval.py", "--checkpoint", str(published_weights / "ckpt"), "--config.model.depth=3")
     assert resized.returncode == 2
     assert resized.stderr.startswith(
         "error: --config.model.depth cannot be combined with eval.py --checkpoint: it uses"
     )
-    dense = script("eval.py", "--checkpoint", str(published / "ckpt"), *DIGITS_DATA)
+    dense = script("eval.py", "--checkpoint", str(published_weights / "ckpt"), *DIGITS_DATA)
     assert top1_of(dense)
     assert "tokens  36 -> 36 -> 36" in dense.stdout
 
 
-def test_preprocessing_of_a_checkpoint_is_used(published, tmp_path):
+def test_preprocessing_of_a_checkpoint_is_used(published_weights, tmp_path):
     """The metadata take precedence over the model's name: changing the mean changes the loss."""
     import json
     import shutil
@@ -106,7 +108,7 @@ def test_preprocessing_of_a_checkpoint_is_used(published, tmp_path):
     losses = []
     for mean in (0.1, 0.9):
         folder = tmp_path / str(mean)
-        shutil.copytree(published / "ckpt", folder)
+        shutil.copytree(published_weights / "ckpt", folder)
         file = next(
             path for path in (folder / "meta").rglob("*") if path.is_file() and b"preprocessing" in path.read_bytes()
         )
@@ -119,14 +121,14 @@ def test_preprocessing_of_a_checkpoint_is_used(published, tmp_path):
     assert losses[0] != losses[1]
 
 
-def test_training_starts_from_a_converted_checkpoint(published):
+def test_training_starts_from_a_converted_checkpoint(published_weights):
     from tcvit_jax import config
     from tcvit_jax.training.job import build
 
     overrides = [f"--config.model.{key}={value}" for key, value in {**DIGITS, "img_size": 16}.items()]
-    weights = f"--config.weights={published / 'ckpt'}"
+    weights = f"--config.weights={published_weights / 'ckpt'}"
     job = build(config.load(ROOT / "configs/digits_gtp.py", [*overrides, weights, "--config.schedule=4"]))
-    state_dict = convert.read_state_dict(published / "w.safetensors")
+    state_dict = convert.read_state_dict(published_weights / "w.safetensors")
     np.testing.assert_array_equal(job.variables["params"]["head"]["kernel"], state_dict["head.weight"].T)
     assert job.variables["params"]["pos_embed"].shape == (1, 65, 24)
     job = build(

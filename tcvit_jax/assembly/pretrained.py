@@ -99,10 +99,10 @@ def from_checkpoint(directory: str | Path) -> Pretrained:
         InputError: No checkpoint is found, or it cannot be read.
     """
     model, variables, meta = checkpoint.load(directory)
-    saved = meta.get("config")
-    if saved is None:
-        saved = {"reducer": reducers.to_config(model.reducer), "schedule": list(model.removed) or 0}
-    config = restore(saved, meta.get("versions", {}).get("tcvit_jax"))
+    saved_config = meta.get("config")
+    if saved_config is None:
+        saved_config = {"reducer": reducers.to_config(model.reducer), "schedule": list(model.removed) or 0}
+    config = restore(saved_config, meta.get("versions", {}).get("tcvit_jax"))
     classes = None if meta["classes"] is None else tuple(meta["classes"])
     base = Preprocessing.from_config(meta["preprocessing"])
     return Pretrained(str(directory), config, model, variables, base, classes, meta.get("seed"), model.reducer)

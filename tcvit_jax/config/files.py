@@ -152,9 +152,9 @@ def load_module(path: str | Path) -> ModuleType:
         raise unknown("config file", str(path), others) if others else cannot_read(path, "config file not found")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None and spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _split(path: str | Path) -> tuple[Path, str | None]:

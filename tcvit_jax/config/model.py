@@ -52,16 +52,16 @@ class Model(Section):
 
     def check(self) -> None:
         """Check the types of the overrides; `create_model` checks their values."""
-        checked: dict[str, Any] = {}
+        overrides: dict[str, Any] = {}
         for name, value in self.overrides.items():
             if name not in OVERRIDE_NAMES:
                 raise unknown("config key", self.PREFIX + name, [self.PREFIX + option for option in OVERRIDE_NAMES])
             example = _OVERRIDE_EXAMPLES[name]
             declared = _override_type(name)
-            checked[name] = normalize(value, declared)
-            if not has_type(checked[name], declared):
+            overrides[name] = normalize(value, declared)
+            if not has_type(overrides[name], declared):
                 raise wrong_type(self.PREFIX + name, value, declared, example)
-        object.__setattr__(self, "overrides", checked)
+        object.__setattr__(self, "overrides", overrides)
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Self:

@@ -12,12 +12,12 @@ CONFIGS = Path(__file__).parent.parent.parent / "configs"
 GTP = str(CONFIGS / "digits_gtp.py")
 
 
-def build_model(loaded):
-    return assembly.build_model(loaded.model, loaded.reduction)
+def build_model(run_config):
+    return assembly.build_model(run_config.model, run_config.reduction)
 
 
 def test_overrides_are_parsed_as_the_type_of_their_key():
-    loaded = config.load(
+    run_config = config.load(
         GTP,
         [
             "--config.reducer.alpha=1",
@@ -30,23 +30,23 @@ def test_overrides_are_parsed_as_the_type_of_their_key():
             "--config.data.mean=(0.5,)",
         ],
     )
-    method = loaded.reduction.reducer
+    method = run_config.reduction.reducer
     assert (method.alpha, type(method.alpha)) == (1.0, float)
-    assert loaded.reduction.schedule == (1, 2, 3, 4)
-    assert loaded.run.batch_size == 64
-    assert (loaded.data.name, loaded.data.dir) == ("folder", "/photos=old")
+    assert run_config.reduction.schedule == (1, 2, 3, 4)
+    assert run_config.run.batch_size == 64
+    assert (run_config.data.name, run_config.data.dir) == ("folder", "/photos=old")
     assert method.proportional_attention is False
-    model = build_model(loaded)
+    model = build_model(run_config)
     assert model.mlp_ratio == 3
     assert model.removed == (1, 2, 3, 4)
-    assert build_preprocessing(loaded.data, model).mean == (0.5,)
+    assert build_preprocessing(run_config.data, model).mean == (0.5,)
 
 
 def test_overrides_set_sizes_of_every_architecture():
-    loaded = config.load(
+    run_config = config.load(
         GTP, ["--config.model.name=lvvit_t", "--config.model.stem_channels=32", "--config.model.embed_dim=48"]
     )
-    assert loaded.model.overrides["stem_channels"] == 32
+    assert run_config.model.overrides["stem_channels"] == 32
 
 
 def test_last_override_of_budget_and_schedule_wins():
@@ -137,8 +137,8 @@ def test_invalid_files_are_errors(tmp_path):
 )  # fmt: skip
 def test_overrides_that_do_not_fit_the_model_are_errors(arguments, message):
     def build():
-        loaded = config.load(GTP, arguments)
-        build_preprocessing(loaded.data, build_model(loaded))
+        run_config = config.load(GTP, arguments)
+        build_preprocessing(run_config.data, build_model(run_config))
 
     with pytest.raises(tc.InputError) as error:
         build()
