@@ -1,12 +1,12 @@
-"""Recipes and published results of the rows: four architectures and four methods on ImageNet-1k.
+"""Training recipes and result types of the rows: four architectures and four methods on ImageNet-1k.
 
-A row file holds one `Row`, and `get_config(recipe)` that calls `configure`. The recipes:
+A row is a file with one `Row` and a `get_config(recipe)` that calls `configure`. The recipes:
 
-    scratch      300 epochs, the recipe of `deit_imagenet.py` or `lvvit_imagenet.py`
-    finetune     30 epochs from published weights at a small learning rate
-    selfdistill  finetune with the dense model of the same weights as the teacher
+    scratch      300 epochs, as in `deit_imagenet.py` or `lvvit_imagenet.py`
+    finetune     30 epochs from published weights, with a small learning rate
+    selfdistill  as finetune, with the dense model of the same weights as the teacher
 
-This file defines no configuration of its own.
+This file is not a configuration file itself.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ from tcvit_jax import reducers
 from tcvit_jax.errors import unknown
 from tcvit_jax.reducers import Reducer
 
-# EViT's scratch training keeps all tokens for 10 epochs, and reaches the full reduction over the next 100.
+# EViT trains from scratch with all tokens for 10 epochs and reaches the full reduction during the next 100 epochs.
 EVIT_REDUCTION_WARMUP = {"start_epoch": 10.0, "epochs": 100.0, "stages": 8}
 
 
@@ -30,11 +30,11 @@ class Result:
     """A top-1 accuracy on the validation split.
 
     Attributes:
-        method: the method, as its paper spells it.
-        top1: in percent.
-        gmacs: multiply-adds of one image in 1e9, as the source rounds them; None if it does not state them.
-        source: where the result is from; None if not recorded.
-        note: what to know before comparing it.
+        method: The method, as its paper spells it.
+        top1: The top-1 accuracy, in percent.
+        gmacs: Multiply-adds per image in 1e9, as rounded by the source; None if it does not state them.
+        source: The source of the result; None if it is not recorded.
+        note: Differences to consider in comparisons.
     """
 
     method: str
@@ -49,11 +49,11 @@ class Architecture:
     """A dense model and its published weights.
 
     Attributes:
-        model: its name in `tcvit_jax.list_models()`.
-        scratch: the configuration file with its scratch recipe.
-        weights: the file name of its published weights.
-        gmacs: multiply-adds of one image, in 1e9.
-        top1: published top-1 accuracy, in percent.
+        model: The name in `tcvit_jax.list_models()`.
+        scratch: The configuration file of the scratch recipe.
+        weights: The file name of the published weights.
+        gmacs: Multiply-adds per image, in 1e9.
+        top1: The published top-1 accuracy, in percent.
     """
 
     model: str
@@ -77,20 +77,20 @@ LVVIT_S = Architecture("lvvit_s", "lvvit_imagenet.py", "lvvit_s-26M-224-83.3.pth
 
 @dataclass(frozen=True)
 class Row:
-    """One method on one architecture: the reduction, its cost, and what is published.
+    """One method on one architecture: the reduction, its cost and published results.
 
-    The keys of `published` and `related` are `"off_the_shelf"` (published weights, no training) and the recipes; a key
-    that is absent has no results.
+    The keys of `published` and `related` are `"off_the_shelf"` (published weights, no training) and the recipes. A
+    missing key means that there are no results.
 
     Attributes:
-        dense: the architecture.
-        method: the method, as its paper spells it.
-        reducer: the method with its fields.
-        schedule: patch tokens removed per block: one number, or one for each block.
-        gmacs: multiply-adds of one image in 1e9, the reducer's own included.
-        published: results of this method at this reduction.
-        related: results of other methods, or of this one at another rate, to compare with.
-        reduction_warmup: `reduction_warmup` of the scratch recipe, where the method's authors use one.
+        dense: The architecture.
+        method: The method, as its paper spells it.
+        reducer: The reducer.
+        schedule: Patch tokens removed per block: one number for all blocks, or one per block.
+        gmacs: Multiply-adds per image in 1e9, including those of the reducer.
+        published: Results of this method at this reduction.
+        related: Results of other methods, or of this method at other rates, for comparison.
+        reduction_warmup: The values of `reduction_warmup` in the scratch recipe, if the method's authors use one.
     """
 
     dense: Architecture
@@ -104,10 +104,17 @@ class Row:
 
 
 def configure(row: Row, recipe: str) -> ConfigDict:
-    """Return the configuration of a row for a recipe.
+    """Return the configuration of a row and a recipe.
+
+    Args:
+        row: The row.
+        recipe: `"scratch"`, `"finetune"` or `"selfdistill"`.
+
+    Returns:
+        The configuration.
 
     Raises:
-        InputError: an unknown recipe.
+        InputError: The recipe is unknown.
     """
     if recipe not in RECIPES:
         raise unknown("recipe", recipe, RECIPES)
@@ -120,22 +127,22 @@ def configure(row: Row, recipe: str) -> ConfigDict:
 
 
 def scratch(config: ConfigDict, row: Row) -> None:
-    """Train from random parameters: only the method's own warm-down is added."""
+    """Train from random parameters, with the reduction warm-up of the row."""
     config.update(reduction_warmup=row.reduction_warmup)
 
 
 def finetune(config: ConfigDict, row: Row) -> None:
     """Finetune published weights for 30 epochs, after EViT (Liang et al., 2022).
 
-    2,048 images a step, the learning rate from 2e-5 to 2e-6 without warm-up, no stochastic depth. EViT's script
-    multiplies its rate, 2e-5, by the batch size / 512; here it is used as it stands. Pixels are mixed as in the scratch
-    recipe, while tokens and their labels are not, as in other finetunes of LV-ViT.
+    The batch size is 2,048, the learning rate decays from 2e-5 to 2e-6 without warm-up, and there is no stochastic
+    depth. EViT's script scales its learning rate, 2e-5, by the batch size / 512; here it is not scaled. Pixels are
+    mixed as in the scratch recipe. MixToken and token labels are disabled, as in other finetuning recipes of LV-ViT.
     """
     config.update(
         weights=row.dense.weights, batch_size=2048, epochs=30.0, eval_every=1.0, checkpoint_every=625, token_labels=0.0
     )
     config.update(model={"drop_path_rate": 0.0}, mixing={"mix_token": False})
-    # Nothing of the scratch recipe's optimizer remains.
+    # Reset the optimizer of the scratch recipe.
     config.optimizer = base.default().optimizer
     config.update(
         optimizer={"lr": 2e-5, "min_lr": 2e-6, "warmup_epochs": 0.0, "weight_decay": 1e-6, "ema_decay": 0.9998}
@@ -149,7 +156,7 @@ def selfdistill(config: ConfigDict, row: Row) -> None:
 
 
 def add_teacher(config: ConfigDict) -> None:
-    """Take half of the loss from the dense model's distribution, and compare restored patches with its own."""
+    """Add the dense model as the teacher, with a weight of 0.5 for soft distillation and for restored patch tokens."""
     config.update(distill={"teacher": "dense", "kind": "soft", "weight": 0.5, "temperature": 1.0, "tokens": 0.5})
 
 

@@ -1,4 +1,4 @@
-"""EViT on DeiT-B, ImageNet-1k: 70 % of the patch tokens stay in blocks 3, 6 and 9.
+"""EViT on DeiT-B, ImageNet-1k: keep 70 % of the patch tokens in blocks 3, 6 and 9.
 
 python eval.py --config configs/deit_b_evit.py --weights deit_base_patch16_224.safetensors
 python train.py --config configs/deit_b_evit.py
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from tcvit_jax import EViT
 from tcvit_jax import config as base
 
-recipes = base.module(Path(__file__).with_name("_recipes.py"))
+recipes = base.load_module(Path(__file__).with_name("_recipes.py"))
 
 ROW = recipes.Row(
     dense=recipes.DEIT_B,
@@ -36,5 +36,5 @@ ROW = recipes.Row(
 
 
 def get_config(recipe: str = "scratch") -> ConfigDict:
-    """Return the configuration of this row for a recipe."""
+    """Return the configuration of a recipe."""
     return recipes.configure(ROW, recipe)

@@ -1,4 +1,4 @@
-"""GTP-ViT on DeiT-B, ImageNet-1k: 8 of 196 patch tokens leave every block.
+"""GTP-ViT on DeiT-B, ImageNet-1k: remove 8 of 196 patch tokens in each block.
 
 python eval.py --config configs/deit_b_gtp.py --weights deit_base_patch16_224.safetensors
 python train.py --config configs/deit_b_gtp.py
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from tcvit_jax import GTP
 from tcvit_jax import config as base
 
-recipes = base.module(Path(__file__).with_name("_recipes.py"))
+recipes = base.load_module(Path(__file__).with_name("_recipes.py"))
 
 ROW = recipes.Row(
     dense=recipes.DEIT_B,
@@ -25,7 +25,7 @@ ROW = recipes.Row(
         "off_the_shelf": [
             recipes.Result("GTP-ViT", 81.5, gmacs=13.1, source="GTP-ViT, table"),
             recipes.Result(
-                "GTP-ViT", 81.46, source="repository", note="with attention sparsified, which is not used here"
+                "GTP-ViT", 81.46, source="repository", note="with sparsified attention, which this row does not use"
             ),
         ],
     },
@@ -38,5 +38,5 @@ ROW = recipes.Row(
 
 
 def get_config(recipe: str = "scratch") -> ConfigDict:
-    """Return the configuration of this row for a recipe."""
+    """Return the configuration of a recipe."""
     return recipes.configure(ROW, recipe)

@@ -1,7 +1,8 @@
-"""What the DeiT configurations share: ImageNet-1k and DeiT's recipe (Touvron et al., 2021), from scratch in 300 epochs.
+"""Base of the DeiT configurations: ImageNet-1k and DeiT's recipe (Touvron et al., 2021), 300 epochs from scratch.
 
-RandAugment, mixup, CutMix, random erasing, every image three times a pass, label smoothing, stochastic depth. Rates are
-those of 512 images a step, scaled; timm's steps of the learning rate are epochs, here they are updates.
+The recipe has RandAugment, mixup, CutMix, random erasing, three repeated augmentations per image, label smoothing and
+stochastic depth. The learning rate is for a batch size of 512 and is scaled linearly. It changes with every update,
+while timm changes it every epoch.
 """
 
 from ml_collections import ConfigDict
@@ -10,7 +11,7 @@ from tcvit_jax import config as base
 
 
 def get_config() -> ConfigDict:
-    """DeiT-S without reduction: 300 epochs, 1,024 images a step, bfloat16."""
+    """Return the configuration of dense DeiT-S: 300 epochs, batch size 1,024, bfloat16."""
     config = base.default()
     config.update(
         model={"name": "deit_small_patch16_224", "drop_path_rate": 0.1, "dtype": "bfloat16"},

@@ -1,4 +1,4 @@
-"""EViT on DeiT-S, ImageNet-1k: 70 % of the patch tokens stay in blocks 3, 6 and 9.
+"""EViT on DeiT-S, ImageNet-1k: keep 70 % of the patch tokens in blocks 3, 6 and 9.
 
 python eval.py --config configs/deit_s_evit.py --weights deit_small_patch16_224.safetensors
 python train.py --config configs/deit_s_evit.py
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from tcvit_jax import EViT
 from tcvit_jax import config as base
 
-recipes = base.module(Path(__file__).with_name("_recipes.py"))
+recipes = base.load_module(Path(__file__).with_name("_recipes.py"))
 
 ROW = recipes.Row(
     dense=recipes.DEIT_S,
@@ -36,12 +36,12 @@ ROW = recipes.Row(
                 73.83,
                 gmacs=2.3,
                 source="GTP-ViT and others, tables",
-                note="none of them has the rate of this row",
+                note="not at the keep rate of this row",
             ),
         ],
         "selfdistill": [
             recipes.Result(
-                "dTPS", 80.1, gmacs=3.0, source="repository; Papers with Code", note="taught by dense DeiT-S"
+                "dTPS", 80.1, gmacs=3.0, source="repository; Papers with Code", note="distilled from dense DeiT-S"
             ),
             recipes.Result("DynamicViT", 79.32, gmacs=2.9, source="repository"),
         ],
@@ -51,5 +51,5 @@ ROW = recipes.Row(
 
 
 def get_config(recipe: str = "scratch") -> ConfigDict:
-    """Return the configuration of this row for a recipe."""
+    """Return the configuration of a recipe."""
     return recipes.configure(ROW, recipe)

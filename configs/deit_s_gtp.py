@@ -1,4 +1,4 @@
-"""GTP-ViT on DeiT-S, ImageNet-1k: 8 of 196 patch tokens leave every block.
+"""GTP-ViT on DeiT-S, ImageNet-1k: remove 8 of 196 patch tokens in each block.
 
 python eval.py --config configs/deit_s_gtp.py --weights deit_small_patch16_224.safetensors
 python train.py --config configs/deit_s_gtp.py
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from tcvit_jax import GTP
 from tcvit_jax import config as base
 
-recipes = base.module(Path(__file__).with_name("_recipes.py"))
+recipes = base.load_module(Path(__file__).with_name("_recipes.py"))
 
 ROW = recipes.Row(
     dense=recipes.DEIT_S,
@@ -23,7 +23,9 @@ ROW = recipes.Row(
     gmacs=3.438,
     published={
         "off_the_shelf": [
-            recipes.Result("GTP-ViT", 79.5, gmacs=3.4, source="abstract", note="about: 0.3 below the dense model"),
+            recipes.Result(
+                "GTP-ViT", 79.5, gmacs=3.4, source="abstract", note="approximate: 0.3 below the dense model"
+            ),
         ],
     },
     related={
@@ -32,7 +34,7 @@ ROW = recipes.Row(
         ],
         "selfdistill": [
             recipes.Result(
-                "dTPS", 80.1, gmacs=3.0, source="repository; Papers with Code", note="taught by dense DeiT-S"
+                "dTPS", 80.1, gmacs=3.0, source="repository; Papers with Code", note="distilled from dense DeiT-S"
             ),
         ],
     },
@@ -40,5 +42,5 @@ ROW = recipes.Row(
 
 
 def get_config(recipe: str = "scratch") -> ConfigDict:
-    """Return the configuration of this row for a recipe."""
+    """Return the configuration of a recipe."""
     return recipes.configure(ROW, recipe)

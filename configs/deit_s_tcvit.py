@@ -1,4 +1,4 @@
-"""TC-ViT on DeiT-S, ImageNet-1k: 16 of 196 patch tokens leave every block.
+"""TC-ViT on DeiT-S, ImageNet-1k: remove 16 of 196 patch tokens in each block.
 
 python eval.py --config configs/deit_s_tcvit.py --weights deit_small_patch16_224.safetensors
 python train.py --config configs/deit_s_tcvit.py
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from tcvit_jax import TCViT
 from tcvit_jax import config as base
 
-recipes = base.module(Path(__file__).with_name("_recipes.py"))
+recipes = base.load_module(Path(__file__).with_name("_recipes.py"))
 
 ROW = recipes.Row(
     dense=recipes.DEIT_S,
@@ -28,14 +28,14 @@ ROW = recipes.Row(
                 79.8,
                 gmacs=2.3,
                 source="abstract",
-                note="no degradation at half of the multiply-adds; whether trained is not stated",
+                note="no degradation at half of the multiply-adds; training is not stated",
             ),
         ],
         "finetune": [
-            recipes.Result("TC-ViT", 79.8, gmacs=2.3, source="abstract", note="or more; recipe not public"),
+            recipes.Result("TC-ViT", 79.8, gmacs=2.3, source="abstract", note="at least; recipe not public"),
         ],
         "selfdistill": [
-            recipes.Result("TC-ViT", 79.8, gmacs=2.3, source="abstract", note="or more; recipe not public"),
+            recipes.Result("TC-ViT", 79.8, gmacs=2.3, source="abstract", note="at least; recipe not public"),
         ],
     },
     related={
@@ -54,5 +54,5 @@ ROW = recipes.Row(
 
 
 def get_config(recipe: str = "scratch") -> ConfigDict:
-    """Return the configuration of this row for a recipe."""
+    """Return the configuration of a recipe."""
     return recipes.configure(ROW, recipe)

@@ -1,4 +1,4 @@
-"""ToMe on DeiT-S, ImageNet-1k: 13 of 196 patch tokens leave every block.
+"""ToMe on DeiT-S, ImageNet-1k: remove 13 of 196 patch tokens in each block.
 
 python eval.py --config configs/deit_s_tome.py --weights deit_small_patch16_224.safetensors
 python train.py --config configs/deit_s_tome.py
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from tcvit_jax import ToMe
 from tcvit_jax import config as base
 
-recipes = base.module(Path(__file__).with_name("_recipes.py"))
+recipes = base.load_module(Path(__file__).with_name("_recipes.py"))
 
 ROW = recipes.Row(
     dense=recipes.DEIT_S,
@@ -23,7 +23,7 @@ ROW = recipes.Row(
     gmacs=2.724,
     published={
         "off_the_shelf": [
-            recipes.Result("ToMe", 79.0, gmacs=2.7, source="a public reproduction", note="about"),
+            recipes.Result("ToMe", 79.0, gmacs=2.7, source="a public reproduction", note="approximate"),
         ],
         "scratch": [
             recipes.Result("ToMe", 79.4, gmacs=2.7, source="Papers with Code"),
@@ -46,5 +46,5 @@ ROW = recipes.Row(
 
 
 def get_config(recipe: str = "scratch") -> ConfigDict:
-    """Return the configuration of this row for a recipe."""
+    """Return the configuration of a recipe."""
     return recipes.configure(ROW, recipe)

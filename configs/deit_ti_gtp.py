@@ -1,4 +1,4 @@
-"""GTP-ViT on DeiT-Ti, ImageNet-1k: 8 of 196 patch tokens leave every block.
+"""GTP-ViT on DeiT-Ti, ImageNet-1k: remove 8 of 196 patch tokens in each block.
 
 python eval.py --config configs/deit_ti_gtp.py --weights deit_tiny_patch16_224.safetensors
 python train.py --config configs/deit_ti_gtp.py
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from tcvit_jax import GTP
 from tcvit_jax import config as base
 
-recipes = base.module(Path(__file__).with_name("_recipes.py"))
+recipes = base.load_module(Path(__file__).with_name("_recipes.py"))
 
 ROW = recipes.Row(
     dense=recipes.DEIT_TI,
@@ -30,5 +30,5 @@ ROW = recipes.Row(
 
 
 def get_config(recipe: str = "scratch") -> ConfigDict:
-    """Return the configuration of this row for a recipe."""
+    """Return the configuration of a recipe."""
     return recipes.configure(ROW, recipe)

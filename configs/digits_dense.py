@@ -1,4 +1,4 @@
-"""A small dense ViT on scikit-learn's 1,797 real digits: the twin that the condensed ones are measured against.
+"""A small dense ViT on scikit-learn's 1,797 digits: the baseline of the configurations with reduction.
 
 python train.py --config configs/digits_dense.py
 """
@@ -9,13 +9,13 @@ from ml_collections import ConfigDict
 
 from tcvit_jax import config as base
 
-recipes = base.module(Path(__file__).with_name("_recipes.py"))
+recipes = base.load_module(Path(__file__).with_name("_recipes.py"))
 
 RESULT = recipes.Result("dense", 98.05, gmacs=0.00799, source="README", note="352 of 359 images, seed 0")
 
 
 def get_config() -> ConfigDict:
-    """12x12 images, 36 patches of 2x2, four blocks of width 64."""
+    """Return the configuration: 12x12 images, 36 patches of 2x2, four blocks of width 64."""
     config = base.default()
     config.update(
         model={

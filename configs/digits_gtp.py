@@ -1,4 +1,4 @@
-"""GTP-ViT on scikit-learn's digits: 6 of 36 patch tokens leave every block.
+"""GTP-ViT on scikit-learn's digits: remove 6 of 36 patch tokens in each block.
 
 python train.py --config configs/digits_gtp.py
 """
@@ -10,13 +10,13 @@ from ml_collections import ConfigDict
 from tcvit_jax import GTP, reducers
 from tcvit_jax import config as base
 
-recipes = base.module(Path(__file__).with_name("_recipes.py"))
+recipes = base.load_module(Path(__file__).with_name("_recipes.py"))
 
 RESULT = recipes.Result("GTP", 97.49, gmacs=0.00528, source="README", note="350 of 359 images, seed 0")
 
 
 def get_config() -> ConfigDict:
-    """The dense twin, condensed."""
+    """Return the configuration of the dense model with the reduction."""
     config = base.read(Path(__file__).with_name("digits_dense.py"))
     config.reducer = reducers.to_config(GTP())
     config.schedule = 6

@@ -1,4 +1,4 @@
-"""TC-ViT on scikit-learn's digits: 6 of 36 patch tokens leave every block.
+"""TC-ViT on scikit-learn's digits: remove 6 of 36 patch tokens in each block.
 
 python train.py --config configs/digits_tcvit.py
 """
@@ -10,13 +10,13 @@ from ml_collections import ConfigDict
 from tcvit_jax import TCViT, reducers
 from tcvit_jax import config as base
 
-recipes = base.module(Path(__file__).with_name("_recipes.py"))
+recipes = base.load_module(Path(__file__).with_name("_recipes.py"))
 
 RESULT = recipes.Result("TC-ViT", 97.21, gmacs=0.00523, source="README", note="349 of 359 images, seed 0")
 
 
 def get_config() -> ConfigDict:
-    """The dense twin, condensed."""
+    """Return the configuration of the dense model with the reduction."""
     config = base.read(Path(__file__).with_name("digits_dense.py"))
     config.reducer = reducers.to_config(TCViT())
     config.schedule = 6

@@ -1,7 +1,7 @@
-"""A small dense ViT on Fashion-MNIST: 60,000 + 10,000 real 28x28 images of ten kinds of clothing (Xiao et al., 2017).
+"""A small dense ViT on Fashion-MNIST: 60,000 + 10,000 28x28 images of ten classes of clothing (Xiao et al., 2017).
 
-It wants an image folder, `PATH/{train,val}/CLASS/*.png`. A run takes half an hour on two CPU cores. What
-reducers do to it without training: `docs/walk_order.md`.
+The data are an image folder, `PATH/{train,val}/CLASS/*.png`. A run takes 30 minutes on two CPU cores. For the accuracy
+of reducers off the shelf, see `docs/walk_order.md`.
 
 python train.py --config configs/fashion_dense.py --config.data.dir=PATH
 """
@@ -12,13 +12,13 @@ from ml_collections import ConfigDict
 
 from tcvit_jax import config as base
 
-recipes = base.module(Path(__file__).with_name("_recipes.py"))
+recipes = base.load_module(Path(__file__).with_name("_recipes.py"))
 
 RESULT = recipes.Result("dense", 88.10, gmacs=0.01672, source="README", note="8,810 of 10,000 images, seed 0")
 
 
 def get_config() -> ConfigDict:
-    """28x28 images, 49 patches of 4x4, six blocks of width 64."""
+    """Return the configuration: 28x28 images, 49 patches of 4x4, six blocks of width 64."""
     config = base.default()
     config.update(
         model={

@@ -1,6 +1,6 @@
-"""One epoch more of the Fashion-MNIST model, condensed to half of its multiply-adds.
+"""Finetuning of the Fashion-MNIST model for one epoch, reduced to half of its multiply-adds.
 
-Weights are those of `configs/fashion_dense.py`, of the same seed. A run takes 80 s on two CPU cores.
+The weights are those of `configs/fashion_dense.py` with the same seed. A run takes 80 s on two CPU cores.
 
 python train.py --config configs/fashion_finetune.py --config.data.dir=PATH --config.weights=runs/fashion_dense --config.reducer.name=gtp
 """  # noqa: E501
@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 from tcvit_jax import TCViT, reducers
 from tcvit_jax import config as base
 
-recipes = base.module(Path(__file__).with_name("_recipes.py"))
+recipes = base.load_module(Path(__file__).with_name("_recipes.py"))
 
-# Before and after the epoch, by reducer: means of three seeds, README. The dense models have 88.36 %.
+# Before and after finetuning, by reducer: means of three seeds, README. The dense models have 88.36 %.
 OFF_THE_SHELF = {
     "gtp": recipes.Result("GTP", 83.20, gmacs=0.00833),
     "tcvit": recipes.Result("TC-ViT", 80.16, gmacs=0.00833),
@@ -30,7 +30,7 @@ FINETUNED = {
 
 
 def get_config() -> ConfigDict:
-    """The dense model's recipe at a fifth of its rate, and the same part of the tokens leaving every block."""
+    """Return the dense model's recipe with a fifth of its learning rate and a constant keep rate."""
     config = base.read(Path(__file__).with_name("fashion_dense.py"))
     config.reducer = reducers.to_config(TCViT())
     config.update(weights="runs/fashion_dense", gmacs=0.00836, schedule_family="keep_rate", epochs=1.0, eval_every=1.0)

@@ -1,7 +1,7 @@
-"""One epoch more of the Fashion-MNIST model at half of its multiply-adds, taught by itself before the reduction.
+"""Self-distillation of the Fashion-MNIST model for one epoch, reduced to half of its multiply-adds.
 
-As `configs/fashion_finetune.py`, whose dense weights are also the teacher: half of the loss is the teacher's
-distribution, and restored patches are drawn to the teacher's with a weight of one half.
+As `configs/fashion_finetune.py`, with the dense model of the same weights as the teacher. Soft distillation and the loss
+between restored patch tokens and the teacher's patch tokens have weights of 0.5 each.
 
 python train.py --config configs/fashion_selfdistill.py --config.data.dir=PATH --config.weights=runs/fashion_dense --config.reducer.name=gtp
 """  # noqa: E501
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from tcvit_jax import config as base
 
-recipes = base.module(Path(__file__).with_name("_recipes.py"))
+recipes = base.load_module(Path(__file__).with_name("_recipes.py"))
 
 # By reducer: means of three seeds, README.
 SELFDISTILLED = {
@@ -22,7 +22,7 @@ SELFDISTILLED = {
 
 
 def get_config() -> ConfigDict:
-    """The finetune's recipe, and a teacher."""
+    """Return the configuration of `fashion_finetune.py` with a teacher."""
     config = base.read(Path(__file__).with_name("fashion_finetune.py"))
     recipes.add_teacher(config)
     return config

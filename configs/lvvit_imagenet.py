@@ -1,8 +1,8 @@
-"""What the LV-ViT configurations share: ImageNet-1k and the recipe of its authors (Jiang et al., 2021), in 300 epochs.
+"""Base of the LV-ViT configurations: ImageNet-1k and the authors' recipe (Jiang et al., 2021), 300 epochs from scratch.
 
-MixToken instead of mixup, and a label for every token: those of a label map where `data.label_maps` names a folder of
-them (the authors publish theirs, of an NFNet-F6, and 83.3 % are with them), else the image's own. Their ten last epochs
-at the lowest rate are left out.
+The recipe has MixToken instead of mixup, and a label for every token. Token labels are read from the label maps in
+`data.label_maps` if it is set (the authors publish label maps from an NFNet-F6, which the published 83.3 % use);
+otherwise every token has the label of its image. The authors' last ten epochs at the minimum learning rate are omitted.
 """
 
 from ml_collections import ConfigDict
@@ -11,7 +11,7 @@ from tcvit_jax import config as base
 
 
 def get_config() -> ConfigDict:
-    """LV-ViT-S without reduction: 300 epochs, 1,024 images a step, bfloat16."""
+    """Return the configuration of dense LV-ViT-S: 300 epochs, batch size 1,024, bfloat16."""
     config = base.default()
     config.update(
         model={"name": "lvvit_s", "drop_path_rate": 0.1, "dtype": "bfloat16"},

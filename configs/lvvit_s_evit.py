@@ -1,4 +1,4 @@
-"""EViT on LV-ViT-S, ImageNet-1k: 70 % of the patch tokens stay in blocks 4, 8 and 12.
+"""EViT on LV-ViT-S, ImageNet-1k: keep 70 % of the patch tokens in blocks 4, 8 and 12.
 
 python eval.py --config configs/lvvit_s_evit.py --weights lvvit_s-26M-224-83.3.pth.tar
 python train.py --config configs/lvvit_s_evit.py
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from tcvit_jax import EViT
 from tcvit_jax import config as base
 
-recipes = base.module(Path(__file__).with_name("_recipes.py"))
+recipes = base.load_module(Path(__file__).with_name("_recipes.py"))
 
 ROW = recipes.Row(
     dense=recipes.LVVIT_S,
@@ -36,5 +36,5 @@ ROW = recipes.Row(
 
 
 def get_config(recipe: str = "scratch") -> ConfigDict:
-    """Return the configuration of this row for a recipe."""
+    """Return the configuration of a recipe."""
     return recipes.configure(ROW, recipe)

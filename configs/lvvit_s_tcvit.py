@@ -1,4 +1,4 @@
-"""TC-ViT on LV-ViT-S, ImageNet-1k: 12 of 196 patch tokens leave every block.
+"""TC-ViT on LV-ViT-S, ImageNet-1k: remove 12 of 196 patch tokens in each block.
 
 python eval.py --config configs/lvvit_s_tcvit.py --weights lvvit_s-26M-224-83.3.pth.tar
 python train.py --config configs/lvvit_s_tcvit.py
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from tcvit_jax import TCViT
 from tcvit_jax import config as base
 
-recipes = base.module(Path(__file__).with_name("_recipes.py"))
+recipes = base.load_module(Path(__file__).with_name("_recipes.py"))
 
 ROW = recipes.Row(
     dense=recipes.LVVIT_S,
@@ -30,5 +30,5 @@ ROW = recipes.Row(
 
 
 def get_config(recipe: str = "scratch") -> ConfigDict:
-    """Return the configuration of this row for a recipe."""
+    """Return the configuration of a recipe."""
     return recipes.configure(ROW, recipe)

@@ -1,4 +1,4 @@
-"""Vision Transformers made cheaper by condensing their tokens, in JAX.
+"""Token reduction for Vision Transformers in JAX and Flax.
 
 import tcvit_jax as tc
 model = tc.create_model("deit_small_patch16_224", reducer=tc.GTP(), schedule=8)
@@ -51,9 +51,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# The module of each public name. Names are resolved on first use: data workers and `--help` do not wait for JAX.
+# The module of each public name. Names are resolved on first use, so that data workers and `--help` do not import JAX.
 _MODULES = ("convert", "measure", "schedule")
-_HOMES = {
+_MODULE_OF = {
     "FusionInputs": "reducers.parts",
     "Fusion": "reducers.parts",
     "InputError": "errors",
@@ -81,9 +81,9 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"{__name__}.{name}")
     if name == "__all__":
         return _public_names()
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    # Any other name with a capital is a reducer's, and the package of reducers says which there are.
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    # Any other capitalized name is looked up among the reducers.
     kind = importlib.import_module(f"{__name__}.reducers").REDUCERS.get(name.lower()) if name[:1].isupper() else None
     if kind is None or kind.__name__ != name:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -92,7 +92,7 @@ def __getattr__(name: str) -> Any:
 
 def _public_names() -> list[str]:
     reducers = importlib.import_module(f"{__name__}.reducers").REDUCERS
-    return sorted([*_HOMES, *_MODULES, *(kind.__name__ for kind in reducers.values())])
+    return sorted([*_MODULE_OF, *_MODULES, *(kind.__name__ for kind in reducers.values())])
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""Atomic writing of files and directories: a kill or an error leaves the old content, or nothing."""
+"""Atomic writing of files and directories: after an error or a kill, the old content remains, if any."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tcvit_jax.errors import InputError, first_line
+from tcvit_jax.errors import InputError, first_line, invalid
 
 
 @contextmanager
 def write(path: str | Path) -> Generator[Path]:
-    """Yield a draft path beside `path`, and rename it to `path` when the block ends.
+    """Yield a temporary path in the directory of `path`, and rename it to `path` when the block ends.
 
-    The block makes a file or a directory of the draft, whose name ends in that of `path`, suffix included. A file
-    replaces an old file, a directory an empty one. Missing parent directories are created. After an error the draft and
-    the created parents are removed; a killed process leaves only the hidden draft.
+    The block creates a file or a directory at the temporary path, whose name ends with that of `path`, including the
+    suffix. A file replaces an old file, and a directory replaces an empty one. Missing parent directories are created.
+    After an error, the temporary path and the created parents are removed; a killed process leaves only the hidden
+    temporary path.
 
     Args:
-        path: the file or directory to write.
+        path: The file or directory to write.
 
     Yields:
-        The path of the draft, which does not exist yet.
+        The temporary path, which does not exist yet.
 
     Raises:
-        InputError: `path` cannot be written. Whatever the block raises becomes this error, except an `InputError`,
-            which passes unchanged.
+        InputError: `path` cannot be written. Any exception of the block is converted to this error, except an
+            `InputError`, which is raised unchanged.
     """
     path = Path(path)
     new_parents = [parent for parent in path.parents if not parent.exists()]
-    # A process number would not be unique: several machines may share a disk.
+    # A process ID would not be unique, because several machines may share a disk.
     draft = path.with_name(f".partial-{uuid.uuid4().hex[:12]}-{path.name}")
     try:
         with write_errors(path):
@@ -44,7 +45,7 @@ def write(path: str | Path) -> Generator[Path]:
             os.replace(draft, path)
             new_parents.clear()
     finally:
-        # After an interruption too. After a success there is nothing to remove.
+        # Also after an interruption. After a success there is nothing to remove.
         shutil.rmtree(draft, ignore_errors=True)
         with suppress(OSError):
             draft.unlink()
@@ -54,10 +55,16 @@ def write(path: str | Path) -> Generator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file atomically; what is no plain file, such as `/dev/stdout` or a link, is written through.
+    """Write a text file atomically.
+
+    A symbolic link or a special file, such as `/dev/stdout`, is written directly.
+
+    Args:
+        path: The file.
+        text: Its content.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: The file cannot be written.
     """
     path = Path(path)
     if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
@@ -71,31 +78,41 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, values: Any) -> None:
     """Write a JSON file atomically, indented by two spaces.
 
+    Args:
+        path: The file.
+        values: Its content, values that JSON can encode.
+
     Raises:
-        InputError: the file cannot be written.
+        InputError: The file cannot be written.
     """
     write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 @contextmanager
 def write_errors(path: str | Path) -> Generator[None]:
-    """Turn whatever the block raises into one line that names `path`.
+    """Convert any exception of the block to an `InputError` that names `path`.
 
-    Libraries raise many types for a file they cannot write: the error of TensorStore, for one, is no `OSError`.
+    Libraries raise various types for a file that cannot be written; TensorStore, for example, does not raise `OSError`.
+
+    Args:
+        path: The file or directory that the block writes.
+
+    Yields:
+        None.
 
     Raises:
-        InputError: the block failed; its own `InputError` passes unchanged.
+        InputError: The block failed. An `InputError` of the block is raised unchanged.
     """
     try:
         yield
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"cannot write {str(path)!r}: {reason(error)}") from error
+        raise invalid(str(path), f"cannot be written: {reason(error)}") from error
 
 
 def reason(error: BaseException) -> str:
-    """Return why something could not be written, without the path; the system's words for a full disk come first."""
+    """Return the cause of a write error, without the path; if the disk is full, it is the system's message for that."""
     text = str(error)
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         if os.strerror(number) in text or errno.errorcode[number] in text:

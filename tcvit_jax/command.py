@@ -1,4 +1,4 @@
-"""What all command lines share: arguments, a user's mistake as one line, and the exit status."""
+"""Base of all command lines: argument parsing, errors on one line and exit statuses."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ USAGE_ERROR = 2
 
 @dataclass(frozen=True)
 class Command:
-    """A command line. Making one imports nothing heavy, so that `--help` answers at once.
+    """A command line.
+
+    It imports only the standard library before `run` is called, so `--help` is fast.
 
     Attributes:
-        description: what `--help` says, as it is: the docstring of the command's module.
-        add_arguments: adds its arguments to a parser.
-        run: does the work, given the arguments; returns the exit status, or None for 0. With `has_overrides` the
-            attribute `overrides` holds the `--config.KEY=VALUE` strings.
-        prog: how it is typed; None for the script's name.
-        has_overrides: whether it takes `--config.KEY=VALUE`.
+        description: The text of `--help`, printed verbatim: usually the docstring of the command's module.
+        add_arguments: Adds the arguments of the command to a parser.
+        run: Runs the command with the parsed arguments, and returns the exit status or None for 0. With
+            `has_overrides`, the attribute `overrides` of its argument has the `--config.KEY=VALUE` strings.
+        prog: The name of the command in `--help`; None for the name of the script.
+        has_overrides: Whether the command accepts `--config.KEY=VALUE`.
     """
 
     description: str | None
@@ -32,10 +34,13 @@ class Command:
     has_overrides: bool = False
 
     def __call__(self, arguments: Sequence[str] | None = None) -> int:
-        """Run the command and return its exit status; an `InputError` is one line on standard error and status 2.
+        """Run the command; an `InputError` is printed as one line to standard error.
 
         Args:
-            arguments: None for those of the process.
+            arguments: The command-line arguments; None for those of the process.
+
+        Returns:
+            The exit status, which is 2 after an `InputError`.
         """
         parser = argparse.ArgumentParser(
             prog=self.prog, description=self.description, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -26,13 +26,13 @@ def run(flags: argparse.Namespace) -> None:
     if flags.checkpoint:
         if flags.config or flags.weights:
             raise conflicts("--checkpoint", "--config or --weights", "a checkpoint holds both")
-        scope = config.Scope("eval.py --checkpoint", (*config.EVALUATION, *config.REDUCTION))
+        scope = config.Scope("eval.py --checkpoint", (*config.EVALUATION_KEYS, *config.REDUCTION_KEYS))
         pretrained = assembly.from_checkpoint(flags.checkpoint)
         pretrained = pretrained.with_config(config.override(pretrained.config, flags.overrides, scope))
     else:
         if not (flags.config and flags.weights):
             raise requires("eval.py", "--checkpoint DIR, or --config FILE and --weights FILE")
-        scope = config.Scope("eval.py", (*config.EVALUATION, *config.REDUCTION, "model.", "new_head"))
+        scope = config.Scope("eval.py --weights", (*config.EVALUATION_KEYS, *config.REDUCTION_KEYS, "model.", "new_head"))
         pretrained = assembly.from_weights(
             config.load(flags.config, flags.overrides, scope, {"weights": flags.weights})
         )

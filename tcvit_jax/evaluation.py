@@ -1,4 +1,4 @@
-"""Exact evaluation: every example of a split counted once, whatever the batch size and the number of devices."""
+"""Exact evaluation: every example counts once, for any batch size and any number of devices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int, Int32, Shaped
 
 from tcvit_jax import sharding
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import invalid
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing
 from tcvit_jax.ops.images import normalize
@@ -26,14 +26,15 @@ EvalStep = Callable[[Any, Batch], dict[str, Shaped[Array, ""]]]
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What an evaluation found; counts are exact integers, rates their quotients.
+    """Accuracy, loss and speed of an evaluation.
 
     Attributes:
-        top1, top5: the share of examples whose label has the highest logit, or one of the five highest.
-        loss: mean cross-entropy, without label smoothing.
-        examples: how many were counted.
-        images_per_second: forward passes of full batches on all devices, transfers included, the first batch (which
-            compiles) left out; `nan` where there was no other.
+        top1: The top-1 accuracy, in [0, 1]: an exact count divided by `examples`.
+        top5: The top-5 accuracy, in [0, 1].
+        loss: The mean cross-entropy, without label smoothing.
+        examples: The number of examples.
+        images_per_second: The throughput of all devices, including transfers and excluding the first batch, which
+            compiles; NaN if there is only one batch.
     """
 
     top1: float
@@ -43,65 +44,87 @@ class EvaluationResult:
     images_per_second: float
 
     def __str__(self) -> str:
-        right = round(self.top1 * self.examples)
-        return f"top1 {self.top1:.6f} ({right}/{self.examples})  top5 {self.top5:.6f}  loss {self.loss:.4f}"
+        correct = round(self.top1 * self.examples)
+        return f"top1 {self.top1:.6f} ({correct}/{self.examples})  top5 {self.top5:.6f}  loss {self.loss:.4f}"
 
 
 def label_rank(logits: Float[Array, "B classes"], label: Int[Array, " B"]) -> Int32[Array, " B"]:
-    """How many classes come before the label, `[B]` int32: 0 means top-1.
+    """Return the rank of each label among the logits, where 0 is top-1.
 
-    Exact, and without a sort: those with a greater logit, and among equals those of a lower index, as `argmax` has it.
-    A NaN comes before everything, so that a broken model is wrong and not right.
+    The rank is the number of classes with a greater logit, or with an equal logit and a lower index, as in `argmax`. It
+    is exact and computed without sorting. A NaN ranks before every number, so that a model with NaN logits is never
+    correct.
 
     Args:
-        logits: `[B, classes]`.
-        label: `[B]` int.
+        logits: The logits, `[B, classes]`.
+        label: The labels, `[B]` int.
+
+    Returns:
+        The ranks, `[B]` int32.
     """
-    own = jnp.take_along_axis(logits, label[:, None], axis=-1)
+    label_logit = jnp.take_along_axis(logits, label[:, None], axis=-1)
     index = jnp.arange(logits.shape[-1])
     others = index != label[:, None]
-    before = ~(logits <= own) | ((logits == own) & (index < label[:, None]))
+    before = ~(logits <= label_logit) | ((logits == label_logit) & (index < label[:, None]))
     return (before & others).sum(-1, dtype=jnp.int32)
 
 
 def compute_logits(model: ViT, preprocessing: Preprocessing, variables: Any, batch: Batch) -> Float[Array, "B classes"]:
-    """`[B, num_classes]` of the uint8 images of a batch."""
+    """Return the logits, `[B, num_classes]`, of the uint8 images of a batch."""
     images = normalize(batch["image"], preprocessing.mean, preprocessing.std)
     return cast(Array, model.apply(variables, images))
 
 
 def make_rank_step(model: ViT, preprocessing: Preprocessing, mesh: Mesh) -> Callable[[Any, Batch], Int32[Array, " B"]]:
-    """A compiled function from variables and one batch to every label's rank (see `label_rank`), `[B]` int32."""
+    """Return a compiled function that computes the rank of each label in a batch.
+
+    Args:
+        model: The model.
+        preprocessing: The normalization of its images.
+        mesh: The device mesh.
+
+    Returns:
+        A function of `(variables, batch)` that returns ranks, `[B]` int32, as `label_rank`.
+    """
 
     def rank_step(variables: Any, batch: Batch) -> Int32[Array, " B"]:
         return label_rank(compute_logits(model, preprocessing, variables, batch), batch["label"])
 
-    whole = sharding.replicated(mesh)
-    return jax.jit(rank_step, in_shardings=(whole, sharding.batch_sharding(mesh)), out_shardings=whole)
+    replicated = sharding.replicated(mesh)
+    return jax.jit(rank_step, in_shardings=(replicated, sharding.batch_sharding(mesh)), out_shardings=replicated)
 
 
 def make_eval_step(model: ViT, preprocessing: Preprocessing, mesh: Mesh) -> EvalStep:
-    """A compiled function from variables and one masked batch to its sums: `top1`, `top5`, `loss`, `examples`."""
+    """Return a compiled function that sums the metrics over a masked batch.
+
+    Args:
+        model: The model.
+        preprocessing: The normalization of its images.
+        mesh: The device mesh.
+
+    Returns:
+        A function of `(variables, batch)` that returns the sums `top1`, `top5`, `loss` and `examples`.
+    """
 
     def eval_step(variables: Any, batch: Batch) -> dict[str, Shaped[Array, ""]]:
         logits = compute_logits(model, preprocessing, variables, batch)
-        counted = batch["mask"] > 0
+        is_valid = batch["mask"] > 0
         rank = label_rank(logits, batch["label"])
-        # Optax subtracts in another order: a fifth of the losses would differ in their last digits.
+        # Optax subtracts in another order, and a fifth of the losses would differ in their last digits.
         loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), batch["label"][:, None], axis=-1)[:, 0]
         return {
-            "top1": (counted & (rank < 1)).sum(dtype=jnp.int32),
-            "top5": (counted & (rank < 5)).sum(dtype=jnp.int32),
-            "loss": jnp.where(counted, loss, 0).sum(),
-            "examples": counted.sum(dtype=jnp.int32),
+            "top1": (is_valid & (rank < 1)).sum(dtype=jnp.int32),
+            "top5": (is_valid & (rank < 5)).sum(dtype=jnp.int32),
+            "loss": jnp.where(is_valid, loss, 0).sum(),
+            "examples": is_valid.sum(dtype=jnp.int32),
         }
 
-    whole = sharding.replicated(mesh)
-    return jax.jit(eval_step, in_shardings=(whole, sharding.batch_sharding(mesh)), out_shardings=whole)
+    replicated = sharding.replicated(mesh)
+    return jax.jit(eval_step, in_shardings=(replicated, sharding.batch_sharding(mesh)), out_shardings=replicated)
 
 
 class EvaluationStopped(Exception):
-    """An evaluation that was asked to end before its last batch."""
+    """Raised by `evaluate` when `stop` ends it before the last batch."""
 
 
 def evaluate(
@@ -111,37 +134,40 @@ def evaluate(
     mesh: Mesh,
     stop: Callable[[], bool] = lambda: False,
 ) -> EvaluationResult:
-    """Run `step` over all of `batches` (from `data.eval_batches`) and divide the sums.
+    """Evaluate a model on all batches.
 
     Args:
-        step: from `make_eval_step`.
-        variables: the model's, whole on every device of the mesh.
-        batches: this process's part of each.
-        mesh: the devices.
-        stop: asked after every batch whether to end early.
+        step: A function from `make_eval_step`.
+        variables: The variables of the model, replicated over the mesh.
+        batches: This process's part of each batch, from `data.eval_batches`.
+        mesh: The device mesh.
+        stop: Called after every batch; returns whether to stop early.
+
+    Returns:
+        The result over all examples.
 
     Raises:
-        EvaluationStopped: `stop` said so.
-        InputError: no example at all.
+        EvaluationStopped: `stop` returned True.
+        InputError: There are no examples.
     """
     totals = {"top1": 0, "top5": 0, "loss": 0.0, "examples": 0}
-    seconds, timed = 0.0, 0
+    seconds, timed_images = 0.0, 0
     for index, batch in enumerate(batches):
         start = time.perf_counter()
         sums = jax.device_get(step(variables, sharding.place(batch, mesh)))
         if index:
             seconds += time.perf_counter() - start
-            timed += len(batch["mask"]) * jax.process_count()
+            timed_images += len(batch["mask"]) * jax.process_count()
         totals = {key: totals[key] + sums[key].item() for key in totals}
         if stop():
             raise EvaluationStopped
     examples = totals["examples"]
     if not examples:
-        raise InputError("the evaluation split holds no example")
+        raise invalid("evaluation split", "expected at least one example, got 0")
     return EvaluationResult(
         top1=totals["top1"] / examples,
         top5=totals["top5"] / examples,
         loss=totals["loss"] / examples,
         examples=examples,
-        images_per_second=timed / seconds if timed else float("nan"),
+        images_per_second=timed_images / seconds if timed_images else float("nan"),
     )

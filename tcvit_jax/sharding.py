@@ -1,8 +1,8 @@
-"""The device mesh `data x model`: the batch is cut over both axes, and parameters, if at all, over `model`.
+"""The device mesh `data x model`: the batch is sharded over both axes, and parameters over `model`.
 
-`model=1` keeps every parameter whole on every device. A greater one is fully sharded data parallelism (FSDP;
-Rajbhandari et al., 2020): a device keeps its part of the large parameters, of their averages and of the optimizer's
-state, gathers the others' parts for the forward and backward pass, and gets back its part of the gradient.
+With `model=1`, parameters are replicated. With a larger value, training is fully sharded data parallel (FSDP;
+Rajbhandari et al., 2020): each device stores its shard of the large parameters, of their moving averages and of the
+optimizer state, gathers the other shards for the forward and backward pass, and receives its shard of the gradient.
 """
 
 from __future__ import annotations
@@ -15,80 +15,91 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import keystr, tree_leaves_with_path  # pyright: ignore[reportUnknownVariableType]
 
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import out_of_range
 
 
 class ParameterTable(Protocol):
-    """What sharding needs to know of an architecture (see `models.parameters`)."""
+    """The sharding axis of each parameter of an architecture (see `models.parameters`)."""
 
     def mesh_axis(self, path: tuple[Any, ...]) -> int | None:
-        """Return the axis to shard over `model` of the parameter that a key path leads to, counted from the end.
+        """Return the axis of a parameter that is sharded over `model`.
 
-        None replicates it. Raises an `InputError` for a parameter that is not in the table.
+        Args:
+            path: The key path of the parameter.
+
+        Returns:
+            A negative axis; None if the parameter is replicated.
+
+        Raises:
+            InputError: The parameter is not in the table.
         """
         ...
 
 
 def data_mesh() -> Mesh:
-    """All devices of all processes, each with all parameters."""
+    """Return a mesh over all devices of all processes, with replicated parameters."""
     return make_mesh()
 
 
 def make_mesh(data: int = 0, model: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh of `data x model` over all devices of all processes, in the order of their processes.
+    """Return a mesh `data x model` over all devices of all processes, ordered by process.
 
-    So a process's rows of a batch follow each other, and rows have the same numbers on any mesh.
+    With this order, the rows of a process are contiguous in the batch, and row numbers do not depend on the mesh.
 
     Args:
-        data: devices that the batch alone is cut over; 0 for as many as there are.
-        model: devices that share the parameters.
-        devices: others than those there are.
+        data: The size of the axis `data`; 0 for all remaining devices.
+        model: The size of the axis `model`, over which parameters are sharded.
+        devices: The devices; None for all of them.
+
+    Returns:
+        The mesh.
 
     Raises:
-        InputError: there are not as many devices.
+        InputError: The sizes do not match the number of devices.
     """
-    found: list[Any] = sorted(
+    sorted_devices: list[Any] = sorted(
         devices or jax.devices(),  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
         key=lambda device: (device.process_index, device.id),
     )
-    count = len(found)
+    count = len(sorted_devices)
     if model < 1 or count % model:
         nearest = min((n for n in range(1, count + 1) if count % n == 0), key=lambda n: (abs(n - model), n))
-        raise InputError(f"mesh.model={model} does not divide {count} devices: use {nearest}")
+        raise out_of_range("mesh.model", model, f"a divisor of {count}, the number of devices", f"use {nearest}")
     if data not in (0, count // model):
-        raise InputError(
-            f"mesh.data={data} times mesh.model={model} is not {count} devices: use mesh.data={count // model}, or 0 "
-            "for all that are left"
-        )
-    return Mesh(np.array(found).reshape(-1, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+        condition = f"{count // model}, for {count} devices and mesh.model={model}"
+        raise out_of_range("mesh.data", data, condition, "use 0 for all remaining devices")
+    return Mesh(np.array(sorted_devices).reshape(-1, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 
 
 def model_size(mesh: Mesh) -> int:
-    """How many devices share a parameter."""
+    """Return the size of the axis `model`, the number of shards of a parameter."""
     return mesh.shape.get("model", 1)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Return the sharding that replicates an array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis, the batch, cut over all devices."""
+    """Return the sharding of a batch: the first axis is sharded over all devices."""
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
 def spec(path: tuple[Any, ...], leaf: Any, mesh: Mesh, table: ParameterTable) -> PartitionSpec:
-    """Return how a leaf of a state lies on the mesh.
+    """Return the partition spec of one leaf of a training state.
 
     Args:
-        path: key path of the leaf, such as that of a parameter, of its moving average or of its Adam moments.
-        leaf: an array or its shape; scalars, such as step counts, are replicated.
-        mesh: the device mesh.
-        table: of the architecture.
+        path: The key path of the leaf, such as a parameter, its moving average or its Adam moments.
+        leaf: An array or its shape; scalars, such as step counts, are replicated.
+        mesh: The device mesh.
+        table: The parameter table of the architecture.
+
+    Returns:
+        The partition spec.
 
     Raises:
-        InputError: the leaf has axes, and the table has no row for it.
+        InputError: The leaf is not a scalar, and is not in the table.
     """
     ndim = len(leaf.shape)
     axis = table.mesh_axis(path) if ndim else None
@@ -98,7 +109,7 @@ def spec(path: tuple[Any, ...], leaf: Any, mesh: Mesh, table: ParameterTable) ->
 
 
 def specs(tree: Any, mesh: Mesh, table: ParameterTable) -> Any:
-    """Return `spec` of every leaf."""
+    """Return the partition spec of every leaf of a tree of arrays or shapes; see `spec`."""
 
     def spec_of(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
         return spec(path, leaf, mesh, table)
@@ -116,20 +127,28 @@ def shardings(tree: Any, mesh: Mesh, table: ParameterTable) -> Any:
 
 
 def check_shardable(params: Any, mesh: Mesh, table: ParameterTable) -> None:
-    """Raise an `InputError` unless the devices of `model` can share the parameters (arrays or shapes) evenly."""
+    """Check that the axis `model` divides every sharded axis of the parameters.
+
+    Args:
+        params: A tree of arrays or shapes.
+        mesh: The device mesh.
+        table: The parameter table of the architecture.
+
+    Raises:
+        InputError: A parameter cannot be sharded evenly.
+    """
     size = model_size(mesh)
     for path, leaf in tree_leaves_with_path(params):  # pyright: ignore[reportUnknownVariableType]
         for axis, name in enumerate(spec(path, leaf, mesh, table)):  # pyright: ignore[reportUnknownArgumentType]
             if name and leaf.shape[axis] % size:
                 nearest = max(n for n in range(1, size + 1) if leaf.shape[axis] % n == 0)
-                raise InputError(
-                    f"mesh.model={size} cannot share the {leaf.shape[axis]} columns of "
-                    f"{keystr(path, simple=True, separator='/')}: use {nearest}"
-                )
+                parameter = keystr(path, simple=True, separator="/")
+                condition = f"a divisor of {leaf.shape[axis]}, the size of axis {axis} of {parameter}"
+                raise out_of_range("mesh.model", size, condition, f"use {nearest}")
 
 
 def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """A global batch on the mesh, from the rows that this process read."""
+    """Return a global batch on the mesh, assembled from the rows of each process."""
     sharding = batch_sharding(mesh)
     return {
         key: jax.make_array_from_process_local_data(sharding, value)  # pyright: ignore[reportUnknownMemberType]
@@ -138,44 +157,52 @@ def place(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def place_replicated(tree: Any, mesh: Mesh) -> Any:
-    """Every array of `tree` whole on every device: of the host, or of this mesh."""
+    """Return a tree of host arrays or arrays on this mesh, replicated on every device."""
     if model_size(mesh) > 1 and any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree)):
-        # Parts that other processes hold come through a program; a copy from the host alone cannot reach them.
-        gather = jax.jit(_same, out_shardings=replicated(mesh))  # pyright: ignore[reportUnknownMemberType]
+        # A compiled program gathers the shards of other processes, which `device_put` cannot access.
+        gather = jax.jit(_identity, out_shardings=replicated(mesh))  # pyright: ignore[reportUnknownMemberType]
         return gather(tree)  # pyright: ignore[reportUnknownVariableType]
     return jax.device_put(tree, replicated(mesh))  # pyright: ignore[reportUnknownMemberType]
 
 
-def _same(tree: Any) -> Any:
-    """One function for all calls, so that the program is compiled once."""
+def _identity(tree: Any) -> Any:
+    # A module-level function, so that the program is compiled only once.
     return tree
 
 
 def check_divisible(key: str, batch_size: int, mesh: Mesh, rows: int = 1) -> None:
-    """Raise an `InputError` unless the devices can share the batch evenly, each a multiple of `rows`.
+    """Check that a batch can be sharded evenly.
 
-    It names the nearest size that they can.
+    Args:
+        key: The configuration key of the batch size, for the error.
+        batch_size: The global batch size.
+        mesh: The device mesh.
+        rows: The number that must divide the rows of each device, such as the number of micro-batches.
+
+    Raises:
+        InputError: `batch_size` is not a positive multiple of the number of devices times `rows`. The message names
+            the nearest valid size.
     """
     multiple = mesh.size * rows
     if batch_size < 1 or batch_size % multiple:
         nearest = max(1, round(batch_size / multiple)) * multiple
-        each = f", {rows} rows at a time" if rows > 1 else ""
-        raise InputError(f"{key}={batch_size} cannot be shared by {mesh.size} devices{each}: use {nearest}")
+        factors = f"{mesh.size} devices" if rows == 1 else f"{mesh.size} devices x {rows} rows"
+        raise out_of_range(key, batch_size, f"a positive multiple of {multiple} ({factors})", f"use {nearest}")
 
 
 def as_replicated(tree: Any, mesh: Mesh) -> Any:
-    """Abstract leaves of `tree` (shapes and dtypes), to be held whole by every device."""
+    """Return the shapes and dtypes of a tree, with the sharding that replicates each leaf."""
 
-    def whole(_: Any) -> NamedSharding:
+    def sharding_of(_: Any) -> NamedSharding:
         return replicated(mesh)
 
-    return as_sharded(tree, jax.tree.map(whole, tree))
+    return as_sharded(tree, jax.tree.map(sharding_of, tree))
 
 
-def as_sharded(tree: Any, placed: Any) -> Any:
-    """Abstract leaves of `tree` (shapes and dtypes) that lie as `placed`, a tree of shardings, says."""
+def as_sharded(tree: Any, shardings: Any) -> Any:
+    """Return the shapes and dtypes of a tree, with the shardings of a tree of the same structure."""
 
     def abstract(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    return jax.tree.map(abstract, tree, placed)
+    return jax.tree.map(abstract, tree, shardings)

@@ -1,4 +1,4 @@
-"""Shapes and dtypes of arrays, checked whenever a test calls a function of the package that annotates them."""
+"""Runtime checks of array annotations: shapes and dtypes, in every function of the package that tests call."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ jaxtyped = jaxtyping.jaxtyped
 
 
 def install() -> None:
-    """Check the package's functions from here on; call it before the first import of the package.
+    """Check the array annotations of the package's functions; call it before the first import of the package.
 
     jaxtyping's hook wraps every function and class, which made the search for a budget 30 times slower. Here it wraps
-    the functions that take or return arrays.
+    only the functions that take or return arrays.
     """
     jaxtyping.jaxtyped = _jaxtyped_if_array
     jaxtyping.install_import_hook("tcvit_jax", f"{__name__}.check")
@@ -25,16 +25,16 @@ def install() -> None:
 def check(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return `function` with its array annotations enforced.
 
-    Other annotations are left to pyright: a test may pass a value of the wrong type to see it refused.
+    Other annotations are left to pyright, because tests pass values of the wrong type to check for errors.
     """
     function.__annotations__ = {name: hint for name, hint in function.__annotations__.items() if _is_array(hint)}
     return beartype(function)
 
 
 def _jaxtyped_if_array(target: Any = None, *, typechecker: Any) -> Any:
-    """As `jaxtyping.jaxtyped`, for functions with array annotations alone.
+    """Apply `jaxtyping.jaxtyped` to functions with array annotations.
 
-    Not for dataclasses: tree transformations build pytrees of leaves that are not arrays.
+    Dataclasses are not wrapped, because tree transformations build pytrees with leaves that are not arrays.
     """
     if target is None:
         return partial(_jaxtyped_if_array, typechecker=typechecker)

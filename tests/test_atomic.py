@@ -1,4 +1,4 @@
-"""Atomic writing: after an error or a kill the old content is there, or nothing."""
+"""Atomic writing: after an error or a kill, the old content remains, if any."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from tcvit_jax import atomic
 from tests.conftest import ROOT
 
 
-def test_a_file_replaces_the_old_one_and_missing_parents_are_created(tmp_path):
+def test_file_replaces_the_old_one_and_creates_missing_parents(tmp_path):
     path = tmp_path / "new" / "folder" / "values.json"
     for values in ({"x": 1}, {"x": [2, None]}):
         atomic.write_json(path, values)
@@ -21,7 +21,7 @@ def test_a_file_replaces_the_old_one_and_missing_parents_are_created(tmp_path):
     assert path.read_text() == '{\n  "x": [\n    2,\n    null\n  ]\n}\n'
 
 
-def test_a_directory_appears_when_it_is_complete(tmp_path):
+def test_directory_appears_when_it_is_complete(tmp_path):
     path = tmp_path / "folder"
     path.mkdir()
     with atomic.write(path) as draft:
@@ -32,13 +32,13 @@ def test_a_directory_appears_when_it_is_complete(tmp_path):
     assert (path / "inside").read_text() == "text"
 
 
-def test_a_relative_path_is_written_where_it_says(tmp_path, monkeypatch):
+def test_relative_path_is_resolved_in_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     atomic.write_text("values.txt", "text")
     assert (tmp_path / "values.txt").read_text() == "text"
 
 
-def test_drafts_keep_the_suffix_and_two_writers_do_not_meet(tmp_path):
+def test_drafts_are_unique_and_keep_the_suffix(tmp_path):
     path = tmp_path / "picture.png"
     with atomic.write(path) as first, atomic.write(path) as second:
         assert first != second
@@ -49,12 +49,12 @@ def test_drafts_keep_the_suffix_and_two_writers_do_not_meet(tmp_path):
 
 
 def fail(path, error, makes_directory=False):
-    """Begin to write a file or a directory, and raise `error`."""
+    """Start to write a file or a directory, and raise `error`."""
     with atomic.write(path) as draft:
         if makes_directory:
             draft.mkdir()
             draft /= "inside"
-        draft.write_text("half")
+        draft.write_text("partial")
         raise error
 
 
@@ -68,27 +68,27 @@ def fail(path, error, makes_directory=False):
         (MemoryError(), "MemoryError"),
     ],
 )
-def test_an_error_is_one_line_and_leaves_nothing_new(tmp_path, error, message, makes_directory):
+def test_write_error_is_one_line_and_leaves_no_new_files(tmp_path, error, message, makes_directory):
     (tmp_path / "old").write_text("old")
     for path in (tmp_path / "old", tmp_path / "new" / "folder" / "path"):
-        with pytest.raises(tc.InputError) as caught:
+        with pytest.raises(tc.InputError) as excinfo:
             fail(path, error, makes_directory)
-        assert str(caught.value) == f"cannot write '{path}': {message}"
+        assert str(excinfo.value) == f"{path}: cannot be written: {message}"
     assert os.listdir(tmp_path) == ["old"]
     assert (tmp_path / "old").read_text() == "old"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), tc.InputError("lr=-1: must be >= 0")])
-def test_interruptions_and_mistakes_pass_unchanged(tmp_path, error):
-    with pytest.raises(type(error)) as caught:
+def test_interruptions_and_input_errors_are_raised_unchanged(tmp_path, error):
+    with pytest.raises(type(error)) as excinfo:
         fail(tmp_path / "new" / "file", error)
-    assert caught.value is error
+    assert excinfo.value is error
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_in_the_place_of_a_parent_is_one_line(tmp_path):
+def test_parent_that_is_a_file_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(tc.InputError, match="^cannot write '.*file/values.txt': (File exists|Not a directory)$"):
+    with pytest.raises(tc.InputError, match="file/values.txt: cannot be written: (File exists|Not a directory)$"):
         atomic.write_text(tmp_path / "file" / "values.txt", "text")
 
 
@@ -96,14 +96,14 @@ KILLED = """
 import os, pathlib, signal, sys
 from tcvit_jax import atomic
 with atomic.write(sys.argv[1]) as draft:
-    draft.write_text("half")
+    draft.write_text("partial")
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_kill_leaves_the_old_content(tmp_path):
+def test_kill_leaves_the_old_content(tmp_path):
     path = tmp_path / "values.txt"
     path.write_text("old")
-    done = subprocess.run([sys.executable, "-c", KILLED, str(path)], cwd=ROOT, check=False)
-    assert done.returncode == -signal.SIGKILL
+    process = subprocess.run([sys.executable, "-c", KILLED, str(path)], cwd=ROOT, check=False)
+    assert process.returncode == -signal.SIGKILL
     assert path.read_text() == "old"

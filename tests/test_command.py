@@ -1,4 +1,4 @@
-"""What all command lines share."""
+"""The base of all command lines."""
 
 import pytest
 
@@ -11,42 +11,43 @@ def add_arguments(parser):
 
 
 def command(run, **options):
-    return Command("Do a thing.\n\nexample line", add_arguments, run, prog="thing", **options)
+    return Command("Run the example.\n\nexample line", add_arguments, run, prog="example", **options)
 
 
-def test_the_status_is_what_the_work_returns():
+def test_command_returns_the_exit_status_of_run():
     assert command(lambda flags: None)([]) == 0
     assert command(lambda flags: flags.count)(["--count", "75"]) == 75
 
 
-def test_a_mistake_is_one_line_and_status_2(capsys):
+def test_input_error_is_one_line_and_status_2(capsys):
     def run(flags):
         raise tc.InputError("count=1\n: must be > 1")
 
     assert command(run)([]) == 2
-    shown = capsys.readouterr()
-    assert (shown.out, shown.err) == ("", "error: count=1\\n: must be > 1\n")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "error: count=1\\n: must be > 1\n")
 
 
-def test_what_is_not_a_mistake_is_raised():
+def test_other_exceptions_are_raised():
     def run(flags):
-        raise RuntimeError("a fault of the program")
+        raise RuntimeError("internal error")
 
-    with pytest.raises(RuntimeError, match="a fault of the program"):
+    with pytest.raises(RuntimeError, match="internal error"):
         command(run)([])
 
 
-def test_overrides_are_kept_as_they_were_typed(capsys):
-    found = []
+def test_overrides_are_passed_unchanged(capsys):
+    overrides = []
     arguments = ["--config.seed=3", "--count", "2", "--config.data.dir=a=b"]
-    assert command(lambda flags: found.extend(flags.overrides), has_overrides=True)(arguments) == 0
-    assert found == ["--config.seed=3", "--config.data.dir=a=b"]
+    assert command(lambda flags: overrides.extend(flags.overrides), has_overrides=True)(arguments) == 0
+    assert overrides == ["--config.seed=3", "--config.data.dir=a=b"]
     with pytest.raises(SystemExit):
         command(lambda flags: None)(arguments)
     assert "unrecognized arguments: --config.seed=3" in capsys.readouterr().err
 
 
-def test_help_keeps_its_lines(capsys):
+def test_help_keeps_line_breaks(capsys):
     with pytest.raises(SystemExit):
         command(lambda flags: None)(["--help"])
-    assert "usage: thing" in (shown := capsys.readouterr().out) and "\n\nexample line\n" in shown
+    help_text = capsys.readouterr().out
+    assert "usage: example" in help_text and "\n\nexample line\n" in help_text

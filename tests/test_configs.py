@@ -1,4 +1,4 @@
-"""The configuration files in `configs/`: what each recipe trains, what each row costs, what is published of it."""
+"""The configuration files in `configs/`: recipes, costs and published results."""
 
 import inspect
 import re
@@ -18,17 +18,17 @@ CONFIGS = ROOT / "configs"
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FILES = sorted(CONFIGS.glob("[!_]*.py"))
-MODULES = {path.stem: config.module(path) for path in FILES}
+MODULES = {path.stem: config.load_module(path) for path in FILES}
 RECIPES = ("scratch", "finetune", "selfdistill")
 DENSE = {"deit_ti": 192, "deit_s": 384, "deit_b": 768, "lvvit_s": 384}
 METHODS = {"gtp": "GTP-ViT", "tcvit": "TC-ViT", "evit": "EViT", "tome": "ToMe"}
 ROWS = [f"{dense}_{method}" for dense in DENSE for method in METHODS]
-# Every file, and with it every recipe that it takes.
+# Every file, with each of its recipes.
 RUNS = [
     *((stem, None) for stem, module in MODULES.items() if not inspect.signature(module.get_config).parameters),
     *((stem, recipe) for stem in ROWS for recipe in RECIPES),
 ]
-# Steps of an epoch of ImageNet-1k's 1,281,167 images, by batch size.
+# Steps per epoch of ImageNet-1k (1,281,167 images), by batch size.
 STEPS_PER_EPOCH = {1024: 1251.1, 2048: 625.6}
 
 
@@ -38,24 +38,24 @@ def load(stem, recipe=None, overrides=()):
 
 
 def model_of(stem, recipe=None, overrides=()):
-    loaded = load(stem, recipe, overrides)
-    return build_model(loaded.model, loaded.reduction)
+    run_config = load(stem, recipe, overrides)
+    return build_model(run_config.model, run_config.reduction)
 
 
 def docstring(stem):
     return inspect.cleandoc(MODULES[stem].__doc__)
 
 
-def test_one_file_holds_all_recipes_of_a_row():
+def test_each_row_is_one_file():
     assert len(list(CONFIGS.glob("*.py"))) <= 26
     assert {stem for stem, _ in RUNS} == set(MODULES)
 
 
 @pytest.mark.parametrize(("stem", "recipe"), RUNS)
 def test_every_recipe_builds_its_model(stem, recipe):
-    loaded = load(stem, recipe)
-    model = build_model(loaded.model, loaded.reduction)
-    assert loaded.run.workdir == (f"runs/{stem}" if recipe in (None, "scratch") else f"runs/{stem}_{recipe}")
+    run_config = load(stem, recipe)
+    model = build_model(run_config.model, run_config.reduction)
+    assert run_config.run.workdir == (f"runs/{stem}" if recipe in (None, "scratch") else f"runs/{stem}_{recipe}")
     mean = config.read(CONFIGS / f"{stem}.py", recipe).data.mean or models.preprocessing(model.variant).mean
     assert len(mean) == model.in_chans
 
@@ -68,10 +68,10 @@ def test_scratch_is_the_default_recipe(stem):
 
 
 @pytest.mark.parametrize("stem", ROWS)
-def test_an_unknown_recipe_names_the_nearest(stem):
-    with pytest.raises(tc.InputError) as caught:
+def test_unknown_recipe_suggests_the_nearest(stem):
+    with pytest.raises(tc.InputError) as error:
         load(stem, "finetun")
-    assert str(caught.value) == "unknown recipe 'finetun': did you mean 'finetune'?"
+    assert str(error.value) == "unknown recipe 'finetun': did you mean 'finetune'?"
 
 
 @pytest.mark.parametrize(("stem", "recipe"), [(stem, recipe) for stem, recipe in RUNS if recipe])
@@ -79,12 +79,12 @@ def test_recipes_train_as_published(stem, recipe):
     dense, method = stem.rsplit("_", 1)
     row = MODULES[stem].ROW
     values = config.read(CONFIGS / f"{stem}.py", recipe)
-    loaded = load(stem, recipe)
-    model = build_model(loaded.model, loaded.reduction)
+    run_config = load(stem, recipe)
+    model = build_model(run_config.model, run_config.reduction)
     per_epoch = STEPS_PER_EPOCH[values.batch_size]
     total = round(values.epochs * per_epoch)
-    rate = optimizer.learning_rate(loaded.optimizer, total, per_epoch, values.batch_size)
-    schedules = stages(loaded.reduction_warmup, model, total, per_epoch)
+    rate = optimizer.learning_rate(run_config.optimizer, total, per_epoch, values.batch_size)
+    schedules = stages(run_config.reduction_warmup, model, total, per_epoch)
     assert schedules[-1].removed == model.removed
     assert (len(schedules) > 1) == (method == "evit" and recipe == "scratch")
     assert (values.label_smoothing, values.random_erasing) == (0.1, 0.25)
@@ -113,32 +113,31 @@ def test_rows_are_the_published_models(stem):
     dense, method = stem.rsplit("_", 1)
     row = MODULES[stem].ROW
     assert row.method == METHODS[method]
-    found = [model_of(stem, recipe) for recipe in RECIPES]
-    for model in found:
+    models_of_row = [model_of(stem, recipe) for recipe in RECIPES]
+    for model in models_of_row:
         assert model.embed_dim == DENSE[dense]
         assert model.reducer == REDUCERS[method]()
-        assert model.removed == found[0].removed
-    model = found[0]
+        assert model.removed == models_of_row[0].removed
+    model = models_of_row[0]
     assert model.removed == ((row.schedule,) * model.depth if isinstance(row.schedule, int) else tuple(row.schedule))
     ledger = tc.describe(model)
     assert (round(ledger.gmacs, 3), round(ledger.gmacs_dense, 3)) == (row.gmacs, row.dense.gmacs)
-    # The token that EViT fuses of the removed ones is one more in each of its blocks.
+    # In each block that removes tokens, EViT adds one token fused from them.
     fused = [int(method == "evit" and count > 0) for count in model.removed]
-    left = [196 - sum(model.removed[:index]) + sum(fused[:index]) for index in range(model.depth + 1)]
-    assert list(ledger.tokens) == left
+    tokens = [196 - sum(model.removed[:index]) + sum(fused[:index]) for index in range(model.depth + 1)]
+    assert list(ledger.tokens) == tokens
     if method == "evit":
-        # 70 % of the patch tokens stay.
-        rates = [1 - count / left[index] for index, count in enumerate(model.removed) if count]
-        assert rates == [pytest.approx(0.7, abs=0.01)] * 3
+        keep_rates = [1 - count / tokens[index] for index, count in enumerate(model.removed) if count]
+        assert keep_rates == [pytest.approx(0.7, abs=0.01)] * 3
 
 
 @pytest.mark.parametrize("stem", ROWS)
-def test_published_results_are_of_the_row(stem):
+def test_published_results_match_the_row(stem):
     row = MODULES[stem].ROW
     assert {*row.published, *row.related} <= {"off_the_shelf", *RECIPES}
     for result in [result for results in row.published.values() for result in results]:
         assert result.method == row.method
-        # A larger difference from the dense model would be a typing error.
+        # A larger difference from the dense model indicates a typing error.
         assert row.dense.top1 - 1.5 < result.top1 < row.dense.top1 + 0.5
         # Sources round to one decimal.
         assert result.gmacs is None or abs(result.gmacs - row.gmacs) < 0.05
@@ -148,34 +147,34 @@ def test_published_results_are_of_the_row(stem):
 
 
 @pytest.mark.parametrize("stem", ["deit_imagenet", "lvvit_imagenet"])
-def test_shared_configurations_are_dense(stem):
+def test_shared_configurations_build_the_dense_model(stem):
     dense = MODULES["deit_s_gtp" if stem.startswith("deit") else "lvvit_s_gtp"].ROW.dense
     model = model_of(stem)
     assert model == models.condense(model_of(f"{'deit_s' if stem.startswith('deit') else 'lvvit_s'}_gtp"))
     assert round(tc.describe(model).gmacs, 3) == dense.gmacs
 
 
-def test_readme_states_the_cost_of_its_rows():
+def test_readme_costs_match_the_rows():
     pattern = r"\| (\S+), (\d+) \| ([\d.]+) of ([\d.]+) \| ([\d.]+)% \| `configs/(\w+)\.py` \|"
     lines = re.findall(pattern, README)
     assert sorted(line[-1] for line in lines) == sorted(
         f"deit_{size}_{method}" for size in ("ti", "s", "b") for method in ("gtp", "tcvit")
     )
-    for method, removed, gmacs, dense, saved, stem in lines:
+    for method, removed, gmacs, dense, savings, stem in lines:
         row = MODULES[stem].ROW
         assert method in (row.method, row.method.removesuffix("-ViT"))
         assert (int(removed), float(gmacs), float(dense)) == (row.schedule, row.gmacs, row.dense.gmacs)
-        assert saved == f"{100 * tc.describe(model_of(stem)).savings:.1f}"
+        assert savings == f"{100 * tc.describe(model_of(stem)).savings:.1f}"
 
 
 @pytest.mark.parametrize("stem", ["digits_dense", "digits_gtp", "digits_tcvit", "fashion_dense"])
-def test_results_of_small_models_cost_what_they_state(stem):
+def test_gmacs_of_small_models_match_their_results(stem):
     result = MODULES[stem].RESULT
     assert round(tc.describe(model_of(stem)).gmacs, 5) == result.gmacs
 
 
 @pytest.mark.parametrize("stem", ["digits_dense", "digits_gtp", "digits_tcvit"])
-def test_readme_states_the_results_on_digits(stem):
+def test_readme_results_on_digits_match_the_configs(stem):
     result = MODULES[stem].RESULT
     correct, images = re.findall(r"\d+", result.note)[:2]
     assert round(100 * int(correct) / int(images), 2) == result.top1
@@ -183,7 +182,7 @@ def test_readme_states_the_results_on_digits(stem):
 
 
 @pytest.mark.parametrize("method", ["gtp", "tcvit", "tome", "evit"])
-def test_results_of_fashion_finetunes_cost_what_they_state(method):
+def test_readme_results_of_fashion_finetuning_match_the_configs(method):
     finetune = MODULES["fashion_finetune"]
     before, after = finetune.OFF_THE_SHELF[method], finetune.FINETUNED[method]
     gmacs = round(tc.describe(model_of("fashion_finetune", overrides=[f"--config.reducer.name={method}"])).gmacs, 5)
@@ -192,7 +191,7 @@ def test_results_of_fashion_finetunes_cost_what_they_state(method):
 
 
 @pytest.mark.parametrize("method", ["gtp", "tcvit"])
-def test_results_of_fashion_self_distillation_cost_what_they_state(method):
+def test_readme_results_of_fashion_self_distillation_match_the_configs(method):
     result = MODULES["fashion_selfdistill"].SELFDISTILLED[method]
     model = model_of("fashion_selfdistill", overrides=[f"--config.reducer.name={method}"])
     assert round(tc.describe(model).gmacs, 5) == result.gmacs
@@ -207,7 +206,7 @@ def test_fashion_recipes_start_from_the_dense_model(stem):
 
 
 @pytest.mark.parametrize("stem", MODULES)
-def test_commands_in_docstrings_are_of_their_file(stem):
+def test_commands_in_docstrings_name_their_file(stem):
     commands = re.findall(r"^python (\w+)\.py --config (\S+)", docstring(stem), flags=re.MULTILINE)
     names = [(script, name.removeprefix(f"configs/{stem}.py")) for script, name in commands]
     if stem in ROWS:

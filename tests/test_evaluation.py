@@ -1,4 +1,4 @@
-"""Counting: exact, masked, and wrong where the model is broken."""
+"""Exact evaluation: ranks, masked batches and NaN logits."""
 
 import jax
 import jax.numpy as jnp
@@ -21,18 +21,18 @@ label_rank = jax.jit(evaluation.label_rank)
     hnp.arrays(np.float32, (4, 7), elements=st.sampled_from([-1.0, 0.0, 0.5, 2.0])),
     st.lists(st.integers(0, 6), min_size=4, max_size=4),
 )
-def test_rank_is_the_place_in_a_stable_descending_sort(logits, labels):  # fmt: skip
+def test_rank_is_the_index_in_a_stable_descending_sort(logits, labels):  # fmt: skip
     order = np.argsort(-logits, axis=-1, kind="stable")
     expected = [list(order[row]).index(label) for row, label in enumerate(labels)]
     np.testing.assert_array_equal(label_rank(jnp.asarray(logits), jnp.asarray(labels)), expected)
 
 
-def test_rank_zero_is_argmax_even_when_all_are_equal():
+def test_equal_logits_rank_by_index_as_in_argmax():
     ranks = label_rank(jnp.zeros((3, 10)), jnp.asarray([0, 1, 9]))
     np.testing.assert_array_equal(ranks, [0, 1, 9])
 
 
-def test_nan_is_never_right():
+def test_nan_logits_are_never_correct():
     logits = jnp.full((1, 10), jnp.nan)
     assert int(label_rank(logits, jnp.asarray([3]))[0]) == 9
     assert int(label_rank(jnp.asarray([[1.0, jnp.nan, 0.0]]), jnp.asarray([0]))[0]) == 1
@@ -63,30 +63,30 @@ MESH = sharding.data_mesh()
 STEP = make_eval_step(MODEL, PREPROCESSING, MESH)
 
 
-def by_hand(source):
-    """Counts of a plain loop over images."""
+def reference_metrics(source):
+    """The metrics of all images at once, in NumPy."""
     mean, std = np.asarray(PREPROCESSING.mean), np.asarray(PREPROCESSING.std)
     images = ((source.images / 255 - mean) / std).astype(np.float32)
     images = np.concatenate([images, np.zeros((24 - len(images), 24, 24, 3), np.float32)])
     logits = np.asarray(FORWARD(VARIABLES, images))[: len(source)]
     order = np.argsort(-logits, axis=-1, kind="stable")
-    own = np.take_along_axis(logits, source.labels[:, None], 1)[:, 0]
-    loss = np.log(np.exp(logits).sum(-1)) - own
+    label_logits = np.take_along_axis(logits, source.labels[:, None], 1)[:, 0]
+    loss = np.log(np.exp(logits).sum(-1)) - label_logits
     return (order[:, 0] == source.labels).sum(), (order[:, :5] == source.labels[:, None]).sum(), loss.mean()
 
 
 @settings(max_examples=10)
 @given(st.integers(1, 24), st.sampled_from([8, 16]), st.integers(0, 9))
-def test_every_example_counts_once_whatever_the_batch(count, batch, seed):
+def test_every_example_counts_once_for_any_batch_size(count, batch, seed):
     source = Noise(count, seed)
     batches = eval_batches(source, EvalTransform((24, 24), crop_pct=1.0), batch_size=batch)
     result = evaluate(STEP, VARIABLES, batches, MESH)
-    top1, top5, loss = by_hand(source)
+    top1, top5, loss = reference_metrics(source)
     assert result.examples == count
     assert (round(result.top1 * count), round(result.top5 * count)) == (top1, top5)
     assert result.loss == pytest.approx(loss, abs=1e-5)
 
 
-def test_nothing_to_evaluate_is_an_error():
-    with pytest.raises(tc.InputError, match="holds no example"):
+def test_empty_split_is_an_error():
+    with pytest.raises(tc.InputError, match="evaluation split: expected at least one example, got 0"):
         evaluate(STEP, VARIABLES, [], MESH)

@@ -1,4 +1,4 @@
-"""Imports point one way, and the package is light until it is used."""
+"""The dependencies between packages, and the cost of importing them."""
 
 import ast
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "tcvit_jax"
-# What each package or module may import; `errors` may be imported by all, and `command` by every command line.
+# The packages that each package or module may import, in addition to `errors` and `command`.
 MAY_IMPORT = {
     "errors": (),
     "command": (),
@@ -43,53 +43,53 @@ MAY_IMPORT = {
 HEAVY = ("torch", "timm", "huggingface_hub", "tensorflow", "sklearn", "matplotlib", "grain", "tensorflow_datasets")
 
 
-def imported(path):
-    """Names of modules that a file imports, with whether it does so when it is itself imported."""
+def imports_of(path):
+    """Yield the name of each module that a file imports, and whether the import is at the top level."""
     tree = ast.parse(path.read_text())
-    top = {id(node) for node in tree.body}
+    top_level = {id(node) for node in tree.body}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, id(node) in top) for alias in node.names)
+            yield from ((alias.name, id(node) in top_level) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             if node.module == "tcvit_jax":
-                yield from ((f"tcvit_jax.{alias.name}", id(node) in top) for alias in node.names)
+                yield from ((f"tcvit_jax.{alias.name}", id(node) in top_level) for alias in node.names)
             else:
-                yield node.module, id(node) in top
+                yield node.module, id(node) in top_level
 
 
-def room_of(path):
+def package_of(path):
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
-def test_every_room_has_its_arrows():
-    assert {room_of(path) for path in FILES} == set(MAY_IMPORT)
+def test_every_package_has_dependencies_listed():
+    assert {package_of(path) for path in FILES} == set(MAY_IMPORT)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_one_way(path):
-    room = room_of(path)
-    for name, _ in imported(path):
+def test_packages_import_only_their_dependencies(path):
+    package = package_of(path)
+    for name, _ in imports_of(path):
         parts = name.split(".")
         if parts[0] == "tcvit_jax" and parts[1] != "__version__":
-            assert parts[1] in (room, "errors", "command", *MAY_IMPORT[room]), f"{room} imports {name}"
+            assert parts[1] in (package, "errors", "command", *MAY_IMPORT[package]), f"{package} imports {name}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_optional_and_heavy_packages_wait_until_they_are_needed(path):
-    assert not [name for name, top in imported(path) if top and name.split(".")[0] in HEAVY]
+def test_heavy_libraries_are_imported_lazily(path):
+    assert not [name for name, is_top_level in imports_of(path) if is_top_level and name.split(".")[0] in HEAVY]
 
 
-@pytest.mark.parametrize("room", ["data", "ops", "reducers"])
-def test_rooms_without_their_neighbours_libraries(room):
-    forbidden = {"data": ("jax", "flax"), "ops": ("flax",), "reducers": ("flax",)}[room]
-    for path in (PACKAGE / room).rglob("*.py"):
-        assert not [name for name, _ in imported(path) if name.split(".")[0] in forbidden], path
+@pytest.mark.parametrize("package", ["data", "ops", "reducers"])
+def test_package_does_not_import_forbidden_libraries(package):
+    forbidden = {"data": ("jax", "flax"), "ops": ("flax",), "reducers": ("flax",)}[package]
+    for path in (PACKAGE / package).rglob("*.py"):
+        assert not [name for name, _ in imports_of(path) if name.split(".")[0] in forbidden], path
 
 
-def test_importing_the_package_loads_no_jax():
+def test_importing_the_package_does_not_import_jax():
     code = "import sys, tcvit_jax; assert 'jax' not in sys.modules; tcvit_jax.GTP; assert 'jax' in sys.modules"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=PACKAGE.parent)
 

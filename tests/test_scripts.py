@@ -1,4 +1,4 @@
-"""The two scripts as a user runs them."""
+"""End-to-end tests of `train.py` and `eval.py`."""
 
 import re
 
@@ -13,20 +13,20 @@ from tests.training.settings import GTP, TINY
 @pytest.mark.slow
 def test_train_then_eval_prints_the_same_line(script, tmp_path):
     run = tmp_path / "run"
-    trained = script("train.py", "--config", GTP, *TINY, f"--config.workdir={run}", cwd=tmp_path)
-    assert trained.returncode == 0, trained.stderr
-    assert trained.stderr == ""
-    # What took long to compile is there for the next start.
+    train_process = script("train.py", "--config", GTP, *TINY, f"--config.workdir={run}", cwd=tmp_path)
+    assert train_process.returncode == 0, train_process.stderr
+    assert train_process.stderr == ""
+    # Programs that are slow to compile are cached for the next run.
     assert any(path.name.startswith("jit_train_step") for path in (run / ".jax_cache").iterdir())
-    banner = trained.stdout.splitlines()[:6]
+    banner = train_process.stdout.splitlines()[:6]
     assert banner[0].startswith("model   deit_tiny_patch16_224, reducer gtp,")
     assert banner[1] == "tokens  36 -> 28 -> 20"
     assert re.fullmatch(r"GMACs   0\.0\d+, dense 0\.0\d+ \(\d\d\.\d% saved\)", banner[2])
     assert banner[4] == "devices 1 x cpu, 64 images a step"
-    found = next(line for line in reversed(trained.stdout.splitlines()) if line.startswith("top1"))
-    evaluated = script("eval.py", "--checkpoint", str(run), cwd=tmp_path)
-    assert evaluated.returncode == 0, evaluated.stderr
-    assert found in evaluated.stdout.splitlines()
+    result = next(line for line in reversed(train_process.stdout.splitlines()) if line.startswith("top1"))
+    eval_process = script("eval.py", "--checkpoint", str(run), cwd=tmp_path)
+    assert eval_process.returncode == 0, eval_process.stderr
+    assert result in eval_process.stdout.splitlines()
 
 
 DIGITS = {
@@ -49,8 +49,8 @@ DIGITS_DATA = (
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    """A file in timm's names, and the checkpoint that it is converted to."""
+def published_weights(tmp_path_factory):
+    """A weight file with timm's names, and the checkpoint converted from it."""
     import jax
     from safetensors.numpy import save_file
 
@@ -67,35 +67,37 @@ def published(tmp_path_factory):
     return folder
 
 
-def counted(done):
-    assert done.returncode == 0, done.stderr
-    return re.search(r"^top1 0\.\d{6} \(\d+/359\)", done.stdout, re.MULTILINE)[0]
+def top1_of(process):
+    assert process.returncode == 0, process.stderr
+    return re.search(r"^top1 0\.\d{6} \(\d+/359\)", process.stdout, re.MULTILINE)[0]
 
 
 @pytest.mark.slow
-def test_eval_of_published_weights_and_of_the_checkpoint_they_were_converted_to(script, published):
+def test_eval_of_weights_equals_eval_of_the_converted_checkpoint(script, published_weights):
     overrides = [f"--config.model.{key}={value}" for key, value in DIGITS.items()]
     config = ("--config", "configs/digits_dense.py", "--config.schedule=4", "--config.reducer.name=gtp", *overrides)
-    weights = script("eval.py", "--weights", str(published / "w.safetensors"), *config, *DIGITS_DATA)
+    weights = script("eval.py", "--weights", str(published_weights / "w.safetensors"), *config, *DIGITS_DATA)
     reduction = ("--config.reducer.name=gtp", "--config.schedule=4")
-    checkpoint = script("eval.py", "--checkpoint", str(published / "ckpt"), *reduction, *DIGITS_DATA)
-    assert counted(weights) == counted(checkpoint)
+    checkpoint = script("eval.py", "--checkpoint", str(published_weights / "ckpt"), *reduction, *DIGITS_DATA)
+    assert top1_of(weights) == top1_of(checkpoint)
     assert "tokens  36 -> 32 -> 28" in checkpoint.stdout
-    alone = script("eval.py", "--checkpoint", str(published / "ckpt"), "--config.schedule=4", *DIGITS_DATA)
-    assert alone.returncode == 2
-    assert alone.stderr == "error: schedule=4 has no effect: it requires reducer.name\n"
-    other = script("eval.py", "--checkpoint", str(published / "ckpt"), "--config.model.depth=3")
-    assert other.returncode == 2
-    assert other.stderr.startswith(
-        "error: cannot use --config.model.depth with a checkpoint, which brings its model: it"
+    schedule_only = script(
+        "eval.py", "--checkpoint", str(published_weights / "ckpt"), "--config.schedule=4", *DIGITS_DATA
     )
-    dense = script("eval.py", "--checkpoint", str(published / "ckpt"), *DIGITS_DATA)
-    assert counted(dense)
+    assert schedule_only.returncode == 2
+    assert schedule_only.stderr == "error: schedule=4 requires a reducer: set --config.reducer.name=NAME, such as gtp\n"
+    resized = script("eval.py", "--checkpoint", str(published_weights / "ckpt"), "--config.model.depth=3")
+    assert resized.returncode == 2
+    assert resized.stderr.startswith(
+        "error: --config.model.depth cannot be combined with eval.py --checkpoint: it uses"
+    )
+    dense = script("eval.py", "--checkpoint", str(published_weights / "ckpt"), *DIGITS_DATA)
+    assert top1_of(dense)
     assert "tokens  36 -> 36 -> 36" in dense.stdout
 
 
-def test_what_a_checkpoint_says_of_its_images_is_used(published, tmp_path):
-    """Not what its name says: another mean in its meta is another accuracy."""
+def test_preprocessing_of_a_checkpoint_is_used(published_weights, tmp_path):
+    """The metadata take precedence over the model's name: changing the mean changes the loss."""
     import json
     import shutil
 
@@ -103,10 +105,10 @@ def test_what_a_checkpoint_says_of_its_images_is_used(published, tmp_path):
     from tcvit_jax.assembly.evaluate import evaluate
 
     data = {"data.name": "digits", "eval_batch_size": 64}
-    found = []
+    losses = []
     for mean in (0.1, 0.9):
         folder = tmp_path / str(mean)
-        shutil.copytree(published / "ckpt", folder)
+        shutil.copytree(published_weights / "ckpt", folder)
         file = next(
             path for path in (folder / "meta").rglob("*") if path.is_file() and b"preprocessing" in path.read_bytes()
         )
@@ -114,20 +116,20 @@ def test_what_a_checkpoint_says_of_its_images_is_used(published, tmp_path):
         meta["preprocessing"].update(mean=[mean], std=[0.2])
         file.write_text(json.dumps(meta))
         weights = assembly.from_checkpoint(folder)
-        found.append(evaluate(weights.updated(data)).loss)
-        assert evaluate(weights.updated({**data, "data.mean": (mean,)})).loss == found[-1]
-    assert found[0] != found[1]
+        losses.append(evaluate(weights.updated(data)).loss)
+        assert evaluate(weights.updated({**data, "data.mean": (mean,)})).loss == losses[-1]
+    assert losses[0] != losses[1]
 
 
-def test_training_starts_from_a_converted_checkpoint(published):
+def test_training_starts_from_a_converted_checkpoint(published_weights):
     from tcvit_jax import config
     from tcvit_jax.training.job import build
 
     overrides = [f"--config.model.{key}={value}" for key, value in {**DIGITS, "img_size": 16}.items()]
-    weights = f"--config.weights={published / 'ckpt'}"
+    weights = f"--config.weights={published_weights / 'ckpt'}"
     job = build(config.load(ROOT / "configs/digits_gtp.py", [*overrides, weights, "--config.schedule=4"]))
-    given = convert.read_state_dict(published / "w.safetensors")
-    np.testing.assert_array_equal(job.variables["params"]["head"]["kernel"], given["head.weight"].T)
+    state_dict = convert.read_state_dict(published_weights / "w.safetensors")
+    np.testing.assert_array_equal(job.variables["params"]["head"]["kernel"], state_dict["head.weight"].T)
     assert job.variables["params"]["pos_embed"].shape == (1, 65, 24)
     job = build(
         config.load(
@@ -144,22 +146,22 @@ def test_training_starts_from_a_converted_checkpoint(published):
         (("train.py", "--config", "configs/digits_gpt.py"), r"unknown config file 'configs/digits_gpt.py': did you mean 'configs/digits_gtp.py'\?"),
         (("train.py", "--config", "configs/digits_gtp.py", "--config.sede=1"), r"unknown config key 'sede': did you mean 'seed'\?"),
         (("train.py", "--config", "configs/digits_gtp.py", "--config.data.name=fashon_mnist"), r"unknown dataset 'fashon_mnist': did you mean 'fashion_mnist'\?"),
-        (("eval.py", "--checkpoint", "configs"), r"no checkpoint in 'configs'.*"),
+        (("eval.py", "--checkpoint", "configs"), r"configs: checkpoint not found"),
     ],
 )  # fmt: skip
-def test_mistakes_are_one_line_and_a_status(script, arguments, message, tmp_path):
+def test_input_errors_are_one_line_and_status_2(script, arguments, message, tmp_path):
     name, *rest = arguments
-    done = script(name, *rest, *([f"--config.workdir={tmp_path / 'run'}"] if name == "train.py" else []))
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert re.fullmatch(f"error: .*{message}.*\n", done.stderr), done.stderr
+    process = script(name, *rest, *([f"--config.workdir={tmp_path / 'run'}"] if name == "train.py" else []))
+    assert process.returncode == 2
+    assert process.stdout == ""
+    assert re.fullmatch(f"error: .*{message}.*\n", process.stderr), process.stderr
     assert not (tmp_path / "run").exists()
 
 
-def test_eval_needs_a_checkpoint_or_weights(script):
-    done = script("eval.py", "--config", "configs/digits_gtp.py")
-    assert done.returncode == 2
-    assert "give --checkpoint DIR, or --config FILE and --weights FILE" in done.stderr
+def test_eval_requires_a_checkpoint_or_weights(script):
+    process = script("eval.py", "--config", "configs/digits_gtp.py")
+    assert process.returncode == 2
+    assert "eval.py requires either --checkpoint DIR, or --config FILE and --weights FILE" in process.stderr
 
 
 def test_scripts_stay_short():

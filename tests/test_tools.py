@@ -1,4 +1,4 @@
-"""The programs in `tools/`: each starts and says what it does, before it imports what it computes with."""
+"""The command lines in `tools/`: `--help` works and does not import JAX."""
 
 import subprocess
 import sys
@@ -10,16 +10,16 @@ from tests.conftest import ROOT
 TOOLS = sorted(path for path in (ROOT / "tools").glob("*.py") if "__main__" in path.read_text())
 
 
-def test_there_are_tools():
+def test_number_of_tools():
     assert len(TOOLS) == 7
 
 
 @pytest.mark.parametrize("path", TOOLS, ids=lambda path: path.stem)
-def test_every_tool_describes_its_flags(path, monkeypatch):
+def test_help_of_every_tool(path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     command = [sys.executable, "-W", "error", "-X", "importtime", str(path), "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"usage: {path.name}")
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith(f"usage: {path.name}")
+    imported = {line.rpartition("|")[2].strip() for line in process.stderr.splitlines()}
     assert "tcvit_jax.reducers" not in imported and "jax" not in imported

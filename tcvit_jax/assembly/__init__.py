@@ -1,6 +1,6 @@
-"""From the sections of a configuration to what they describe: models, their weights, and data as the models take it.
+"""Construction of models, weights and datasets from the sections of a configuration.
 
-Training, evaluation, the benchmark and the tools build what they work on here, and nothing here computes.
+Training, evaluation, the benchmark and the tools share these functions.
 """
 
 from tcvit_jax.assembly.architecture import build_model, build_preprocessing, load_weights, reduce

@@ -1,4 +1,4 @@
-"""The splits that are trained on and evaluated."""
+"""Training and evaluation data of a configuration."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ import jax
 from tcvit_jax import data as pipeline
 from tcvit_jax.config import Data, Run
 from tcvit_jax.data import Batch, EvalTransform, LabelMaps, Source, TokenLabeling, TrainTransform
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import invalid
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing
 
 
 @dataclass(frozen=True)
 class EvalData:
-    """The split that is evaluated, as the model takes it."""
+    """The evaluation split and its preprocessing.
+
+    Attributes:
+        source: The examples.
+        transform: The preprocessing of an image.
+        batch_size: The global batch size.
+        workers: The number of worker processes for decoding; 0 decodes in the main process.
+    """
 
     source: Source
     transform: EvalTransform
@@ -25,7 +32,7 @@ class EvalData:
     workers: int
 
     def batches(self) -> Iterator[Batch]:
-        """Return this process's part of the batches, which hold every example once."""
+        """Return this process's part of the batches, which contain every example exactly once."""
         return pipeline.eval_batches(
             self.source,
             self.transform,
@@ -42,32 +49,47 @@ def build_eval_data(
     model: ViT,
     preprocessing: Preprocessing,
     classes: tuple[str, ...] | None = None,
-    trained: str = "the checkpoint",
+    model_name: str = "the checkpoint",
 ) -> EvalData:
     """Return the evaluation split of a configuration.
 
     Args:
-        data: the section.
-        batch_size: images, over all devices.
-        model, preprocessing: what the images are prepared for.
-        classes: those that `trained`, for errors, was trained on; None where they are not known.
-        trained: see `classes`.
+        data: The section.
+        batch_size: The global batch size.
+        model: The model, for the size and the channels of its images.
+        preprocessing: The preprocessing of its images.
+        classes: The class names that the model was trained on, in order; None if they are not recorded.
+        model_name: The name of the trained model, for error messages.
+
+    Returns:
+        The evaluation data.
 
     Raises:
-        InputError: no such data, or other classes than the model's.
+        InputError: The data are not found, or their classes differ from the model's.
     """
     transform = EvalTransform(
         model.img_size, model.in_chans, preprocessing.crop_pct, preprocessing.interpolation, preprocessing.crop_mode
     )
     source = _open(data, data.eval_split, model)
     if classes is not None and source.classes != classes:
-        raise InputError(f"dataset {data.name!r} has other classes than {trained} was trained on")
+        problem = f"its classes differ from those that {model_name} was trained on"
+        raise invalid(f"data.name={data.name!r}", problem, "use a dataset with the same classes")
     return EvalData(source, transform, batch_size, data.workers)
 
 
 @dataclass(frozen=True)
 class TrainData:
-    """The split that is trained on."""
+    """The training split and its augmentation.
+
+    Attributes:
+        source: The examples.
+        transform: The augmentation of an image.
+        batch_size: The global batch size.
+        seed: The seed of the order and the augmentation.
+        repeats: The number of rows that each image fills.
+        workers: The number of worker processes for decoding; 0 decodes in the main process.
+        labeling: The token labels of LV-ViT, or None.
+    """
 
     source: Source
     transform: TrainTransform
@@ -78,7 +100,7 @@ class TrainData:
     labeling: TokenLabeling | None = None
 
     def batches(self, start_step: int) -> Iterator[Batch]:
-        """Return this process's part of the batches from `start_step` on."""
+        """Return this process's part of the batches, starting at step `start_step`."""
         return pipeline.train_batches(
             self.source,
             self.transform,
@@ -93,15 +115,25 @@ class TrainData:
         )
 
     def steps(self, epochs: float) -> int:
-        """Return how many steps see as many examples as `epochs` passes, rounded."""
+        """Return the number of steps in `epochs` passes over the examples, rounded."""
         return round(epochs * len(self.source) / self.batch_size)
 
 
 def build_train_data(data: Data, run: Run, model: ViT, preprocessing: Preprocessing) -> TrainData:
     """Return the training split of a configuration.
 
+    Args:
+        data: The section of the data.
+        run: The section with the batch size and the seed.
+        model: The model.
+        preprocessing: The preprocessing of its images.
+
+    Returns:
+        The training data.
+
     Raises:
-        InputError: no such data, other classes than the model's, or an augmentation that cannot be made.
+        InputError: The data are not found, their number of classes differs from the model's, or the augmentation is
+            invalid.
     """
     transform = TrainTransform(
         model.img_size, model.in_chans, data.train_interpolation or preprocessing.interpolation, data.augmentation,
@@ -117,8 +149,7 @@ def build_train_data(data: Data, run: Run, model: ViT, preprocessing: Preprocess
 def _open(data: Data, split: str, model: ViT) -> Source:
     source = pipeline.open_source(data.name, split, data.dir)
     if len(source.classes) != model.num_classes:
-        raise InputError(
-            f"dataset {data.name!r} has {len(source.classes)} classes and the model num_classes="
-            f"{model.num_classes}: use --config.model.num_classes={len(source.classes)}, or other data"
-        )
+        count = len(source.classes)
+        problem = f"expected {model.num_classes} classes, as model.num_classes, got {count}"
+        raise invalid(f"data.name={data.name!r}", problem, f"set --config.model.num_classes={count}, or use other data")
     return source

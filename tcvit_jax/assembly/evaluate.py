@@ -1,4 +1,4 @@
-"""Evaluation of a pretrained model on its split, with a report."""
+"""Evaluation of a pretrained model, with a report."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ from tcvit_jax.measure import describe
 def evaluate(pretrained: Pretrained) -> EvaluationResult:
     """Evaluate a model on every image of its evaluation split, and print its cost and its results.
 
+    Args:
+        pretrained: The model, its weights and its configuration.
+
+    Returns:
+        The result.
+
     Raises:
-        InputError: no such data, other classes than the model's, or a batch that the devices cannot share.
+        InputError: The data are not found, their classes differ from the model's, or the batch size is not a multiple
+            of the number of devices.
     """
     mesh = sharding.data_mesh()
     data, ledger = pretrained.eval_data(), describe(pretrained.model)
     print(f"model   {ledger.name}\n{ledger.summary()}", flush=True)
     step = make_eval_step(pretrained.model, pretrained.preprocessing, mesh)
     result = evaluate_batches(step, sharding.place_replicated(pretrained.variables, mesh), data.batches(), mesh)
-    print(f"{result}\n{result.images_per_second:,.0f} images per second", flush=True)
+    print(f"{result}\n{result.images_per_second:,.0f} images/s", flush=True)
     return result

@@ -1,4 +1,4 @@
-"""Trained models with their weights, from checkpoints and from published files, and what they are evaluated on."""
+"""Pretrained models, from checkpoints and from published weights, and their evaluation data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tcvit_jax import checkpoint, models, reducers, sharding
 from tcvit_jax.assembly.architecture import build_model, build_preprocessing, load_weights, reduce
 from tcvit_jax.assembly.datasets import EvalData, build_eval_data
 from tcvit_jax.config import Config, restore
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import requires
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing
 from tcvit_jax.reducers import Reducer
@@ -19,17 +19,17 @@ from tcvit_jax.reducers import Reducer
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model with trained weights, and the configuration that says how it is used.
+    """A model with pretrained weights and its configuration.
 
     Attributes:
-        name: where the weights come from.
-        config: of the run that trained it, or of what evaluates it.
-        model: as `config` reduces it.
-        variables: of the model.
-        base: the preprocessing of the weights; `config.data` may change it.
-        classes: what it was trained to tell apart, in order; None where nothing says.
-        seed: that it was trained with; None where nothing says.
-        trained_with: the reducer that it was trained with; None for every token.
+        name: The path or name of the weights.
+        config: The configuration, which determines the reduction and the evaluation data.
+        model: The model, with the reduction of `config`.
+        variables: The variables of the model.
+        base: The preprocessing of the weights; `config.data` may change it.
+        classes: The class names, in order; None if they are not recorded.
+        seed: The seed of the training run; None if it is not recorded.
+        trained_with: The reducer of the training run; None for the dense model.
     """
 
     name: str
@@ -43,10 +43,10 @@ class Pretrained:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """The preprocessing of the images that it is evaluated on.
+        """The preprocessing of the evaluation images.
 
         Raises:
-            InputError: `mean` or `std` for another number of channels than the model's.
+            InputError: `mean` or `std` does not have one value per channel.
         """
         return build_preprocessing(self.config.data, self.model, self.base)
 
@@ -54,7 +54,8 @@ class Pretrained:
         """Return the evaluation split of the configuration.
 
         Raises:
-            InputError: no such data, other classes than the model's, or a batch that the devices cannot share.
+            InputError: The data are not found, their classes differ from the model's, or the batch size is not a
+                multiple of the number of devices.
         """
         batch_size = self.config.run.eval_batch_size
         sharding.check_divisible("eval_batch_size", batch_size, sharding.data_mesh())
@@ -63,46 +64,65 @@ class Pretrained:
         )
 
     def with_config(self, config: Config) -> Pretrained:
-        """Return the same weights under another configuration, of which the data and the reduction are read.
+        """Return the same weights with the data and the reduction of another configuration.
+
+        Args:
+            config: The configuration; the architecture in it is ignored.
+
+        Returns:
+            The model with the new configuration.
 
         Raises:
-            InputError: a reduction that does not fit the model.
+            InputError: The reduction does not fit the model.
         """
-        same = config.reduction == self.config.reduction
-        return replace(self, config=config, model=self.model if same else reduce(self.model, config.reduction))
+        is_same = config.reduction == self.config.reduction
+        return replace(self, config=config, model=self.model if is_same else reduce(self.model, config.reduction))
 
     def updated(self, changes: Mapping[str, Any]) -> Pretrained:
-        """Return the same weights with changes of the configuration by key (see `Config.updated`)."""
+        """Return the same weights with changed values of the configuration, by key (see `Config.updated`)."""
         return self.with_config(self.config.updated(changes))
 
 
 def from_checkpoint(directory: str | Path) -> Pretrained:
-    """Return the model of a checkpoint, of a run or converted.
+    """Load a checkpoint of a run or a converted checkpoint.
 
-    A run's averaged parameters are taken. A converted model has no configuration: its data are ImageNet's.
+    For a run, the averaged (EMA) parameters are loaded. A converted checkpoint has no configuration, so the data are
+    those of ImageNet.
+
+    Args:
+        directory: A run directory, a checkpoint in one, or a converted checkpoint.
+
+    Returns:
+        The model with its weights.
 
     Raises:
-        InputError: no checkpoint, or one that cannot be read.
+        InputError: No checkpoint is found, or it cannot be read.
     """
     model, variables, meta = checkpoint.load(directory)
-    saved = meta.get("config")
-    if saved is None:
-        saved = {"reducer": reducers.to_config(model.reducer), "schedule": list(model.removed) or 0}
-    config = restore(saved, meta.get("versions", {}).get("tcvit_jax"))
+    saved_config = meta.get("config")
+    if saved_config is None:
+        saved_config = {"reducer": reducers.to_config(model.reducer), "schedule": list(model.removed) or 0}
+    config = restore(saved_config, meta.get("versions", {}).get("tcvit_jax"))
     classes = None if meta["classes"] is None else tuple(meta["classes"])
     base = Preprocessing.from_config(meta["preprocessing"])
     return Pretrained(str(directory), config, model, variables, base, classes, meta.get("seed"), model.reducer)
 
 
 def from_weights(config: Config) -> Pretrained:
-    """Return the model of a configuration with its `weights`.
+    """Build the model of a configuration and load its `weights`.
+
+    Args:
+        config: The configuration.
+
+    Returns:
+        The model with its weights.
 
     Raises:
-        InputError: no weights, or weights that do not fit.
+        InputError: `weights` is not set, or the weights do not fit the model.
     """
     source = config.model.weights
     if not source:
-        raise InputError("no weights: set --weights FILE, or --config.weights=FILE")
+        raise requires("a pretrained model", "weights", "set --weights FILE or --config.weights=FILE")
     model = build_model(config.model, config.reduction)
     variables = load_weights(config.model, model)
     pretrained = Pretrained(source, config, model, variables, models.preprocessing(model.variant))

@@ -65,14 +65,14 @@ def run(flags: argparse.Namespace) -> None:
         raise conflicts("--checkpoint", "--config", "pass one of them")
     if not flags.checkpoint and not flags.config:
         raise requires("a benchmark", "weights", "pass --checkpoint DIR or --config FILE")
-    keys = (*config.EVALUATION, *(["data.train_split"] if flags.calibrate else []))
-    reader = "a benchmark, whose methods are --reducers and budgets --gmacs"
+    keys = (*config.EVALUATION_KEYS, *(["data.train_split"] if flags.calibrate else []))
+    command = "tcvit_jax.benchmark, which has --reducers and --gmacs"
     if flags.checkpoint:
-        scope = config.Scope(reader, keys)
+        scope = config.Scope(command, keys)
         pretrained = [assembly.from_checkpoint(directory) for directory in flags.checkpoint]
         pretrained = [each.with_config(config.override(each.config, flags.overrides, scope)) for each in pretrained]
     else:
-        scope = config.Scope(reader, (*keys, "model.", "weights", "new_head"))
+        scope = config.Scope(command, (*keys, "model.", "weights", "new_head"))
         weights = {"weights": flags.weights} if flags.weights else {}
         pretrained = [assembly.from_weights(config.load(flags.config, flags.overrides, scope, weights))]
     comparison = build(

@@ -1,20 +1,20 @@
 """Configurations: typed sections, the files that set their keys, and `--config.KEY=VALUE` overrides.
 
-`load` reads a file to a `Config`, which is all that the rest of the package sees. `ConfigDict` and override strings are
-known to `files` alone.
+`load` reads a file and returns a `Config`, the only form that the rest of the package uses. `ConfigDict` and override
+strings appear in `files` only.
 """
 
 from tcvit_jax.config.checks import DENSE
 from tcvit_jax.config.configuration import Config
-from tcvit_jax.config.files import EVALUATION, REDUCTION, Scope, default, load, module, override, read
+from tcvit_jax.config.files import EVALUATION_KEYS, REDUCTION_KEYS, Scope, default, load, load_module, override, read
 from tcvit_jax.config.model import Model, Reduction
 from tcvit_jax.config.saved import canonicalize, restore
 from tcvit_jax.config.sections import Data, Distillation, Mesh, Mixing, Optimizer, ReductionWarmup, Run
 
 __all__ = [
     "DENSE",
-    "EVALUATION",
-    "REDUCTION",
+    "EVALUATION_KEYS",
+    "REDUCTION_KEYS",
     "Config",
     "Data",
     "Distillation",
@@ -29,7 +29,7 @@ __all__ = [
     "canonicalize",
     "default",
     "load",
-    "module",
+    "load_module",
     "override",
     "read",
     "restore",

@@ -1,4 +1,4 @@
-"""The whole configuration of a run, and its form as plain nested values, which files and checkpoints hold."""
+"""The configuration of a run, and its conversion to and from the nested values in files and checkpoints."""
 
 from __future__ import annotations
 
@@ -18,10 +18,21 @@ from tcvit_jax.errors import InputError, renamed, unknown
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that a run is made from, section by section.
+    """Configuration of a run, section by section.
+
+    Attributes:
+        model: The architecture and its initial weights.
+        reduction: The reducer and its schedule.
+        reduction_warmup: The warm-up of the reduction.
+        data: The dataset and its preprocessing.
+        mixing: Mixup, CutMix and the labels.
+        distill: The teacher and the distillation loss.
+        optimizer: The optimizer and its learning rate schedule.
+        mesh: The device mesh.
+        run: Batch sizes, length and logging of the run.
 
     Raises:
-        InputError: sections that do not fit each other, or a key that is set and that nothing reads.
+        InputError: Sections are inconsistent, or a key is set but has no effect.
     """
 
     model: Model = field(default_factory=Model)
@@ -34,7 +45,7 @@ class Config:
     mesh: Mesh = field(default_factory=Mesh)
     run: Run = field(default_factory=Run)
 
-    # What may change when a run continues: where it is kept, and its machines. Rounding apart, training is the same.
+    # Keys that may change when a run resumes: its directories and devices. Training is the same except for rounding.
     RESUMABLE_KEYS: ClassVar[tuple[str, ...]] = (
         "workdir", "mesh.data", "mesh.model", "data.dir", "data.workers", "accumulate", "eval_batch_size",
         "checkpoint_every",
@@ -53,21 +64,26 @@ class Config:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return plain nested values, `{"data": {"name": ...}, "seed": 0, ...}`; `from_mapping` is the inverse."""
-        return nested(self.values())
+        return unflatten(self.values())
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        """Make a configuration from nested values; keys that are not there take their defaults.
+        """Make a configuration from nested values; missing keys take their defaults.
+
+        Args:
+            values: Nested values, such as `{"data": {"name": "digits"}, "seed": 0}`.
+
+        Returns:
+            The configuration.
 
         Raises:
-            InputError: an unknown key (with the nearest), a value that does not fit its key, or sections that do not
-                fit each other.
+            InputError: A key is unknown, a value is invalid, or sections are inconsistent.
         """
-        return cls.from_values(flat(values))
+        return cls.from_values(flatten(values))
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Self:
-        """Make a configuration from values by key; see `from_mapping`."""
+        """Make a configuration from values by key, such as `{"data.name": "digits"}`; see `from_mapping`."""
         parts: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
         for key, value in values.items():
             section = "reduction" if key.startswith(REDUCER_PREFIX) else SECTION_OF_KEY.get(key)
@@ -82,62 +98,80 @@ class Config:
         )  # fmt: skip
 
     def updated(self, changes: Mapping[str, Any]) -> Self:
-        """Return the configuration with changes by key, such as `{"reducer.alpha": 0.2, "schedule": 8}`.
+        """Return a copy of the configuration with changed values.
 
-        The later of two changes that exclude each other holds: a schedule replaces a budget and a budget a schedule;
-        another `reducer.name` starts from that method's own fields, and `"none"` drops the schedule as well.
+        If two changes exclude each other, the last one wins: a schedule replaces a budget, and a budget replaces a
+        schedule. A new `reducer.name` resets the reducer's fields to its defaults, and `"none"` also removes the
+        schedule.
+
+        Args:
+            changes: Values by key, such as `{"reducer.alpha": 0.2, "schedule": 8}`.
+
+        Returns:
+            The new configuration.
 
         Raises:
-            InputError: as `from_mapping`.
+            InputError: As for `from_mapping`.
         """
         return type(self).from_values(apply_changes(self.values(), changes))
 
 
 def apply_changes(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of all keys with changes, as `Config.updated` makes them, unchecked but for unknown keys."""
+    """Apply changes in order, as in `Config.updated`.
+
+    Args:
+        values: The value of every key.
+        changes: Values by key.
+
+    Returns:
+        The new value of every key, not yet checked.
+
+    Raises:
+        InputError: A key is unknown.
+    """
     values = dict(values)
     for key, value in changes.items():
-        known = SECTION_OF_KEY.keys() | values.keys()
-        if key not in known:
-            raise _unknown_key(key, known)
-        values = {each: kept for each, kept in values.items() if not replaces(key, value, each)}
+        valid_keys = SECTION_OF_KEY.keys() | values.keys()
+        if key not in valid_keys:
+            raise _unknown_key(key, valid_keys)
+        values = {other: current for other, current in values.items() if not replaces(key, value, other)}
         values |= _with_default_fields(value) if key == "reducer.name" else {key: value}
     return values
 
 
 def replaces(key: str, value: Any, other: str) -> bool:
-    """Return whether setting `key` to `value` sets the key `other` back to its default."""
+    """Return whether setting `key` to `value` resets the key `other` to its default."""
     if key == "reducer.name":
-        is_of_schedule = other in ("schedule", "gmacs", "schedule_family") or other.startswith("reduction_warmup.")
-        return other.startswith(REDUCER_PREFIX) or (value == "none" and is_of_schedule)
+        is_schedule_key = other in ("schedule", "gmacs", "schedule_family") or other.startswith("reduction_warmup.")
+        return other.startswith(REDUCER_PREFIX) or (value == "none" and is_schedule_key)
     return (key == "schedule" and other in ("gmacs", "schedule_family")) or (
         key == "gmacs" and value and other == "schedule"
     )
 
 
 def _unknown_key(key: str, options: Iterable[str]) -> InputError:
-    """Return the error for a key that does not exist; a renamed one is named by its new name."""
+    """Return the error for an unknown key, with the new name if the key was renamed."""
     section, dot, name = key.partition(".")
     new = RENAMED_KEYS.get(key) or (RENAMED_KEYS[section] + dot + name if section in RENAMED_KEYS else None)
     return unknown("config key", key, options) if new is None else renamed("config key", key, new)
 
 
 def _with_default_fields(name: str) -> dict[str, Any]:
-    fields_of = reducers.to_config(reducers.from_config({"name": name}))
-    return {REDUCER_PREFIX + field: value for field, value in fields_of.items()}
+    reducer_config = reducers.to_config(reducers.from_config({"name": name}))
+    return {REDUCER_PREFIX + field: value for field, value in reducer_config.items()}
 
 
-def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested values by key, `{"data.name": ...}`."""
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested values by key, such as `{"data.name": ...}`."""
     return cast("Any", traverse_util).flatten_dict(dict(values), sep=".")
 
 
-def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values by key as nested dicts, the inverse of `flat`."""
+def unflatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by key as nested dictionaries, the inverse of `flatten`."""
     return cast("Any", traverse_util).unflatten_dict(dict(values), sep=".")
 
 
-# Keys and sections of earlier versions, by their new names.
+# Former keys and sections, with their new names.
 RENAMED_KEYS: Mapping[str, str] = {
     "shape": "schedule_family",
     "warmdown": "reduction_warmup",
@@ -147,8 +181,8 @@ SECTIONS: Mapping[str, type[Section]] = {
     "model": Model, "reduction": Reduction, "reduction_warmup": ReductionWarmup, "data": Data, "mixing": Mixing,
     "distill": Distillation, "optimizer": Optimizer, "mesh": Mesh, "run": Run,
 }  # fmt: skip
-# The section of every key, and the defaults.
+# The section and the default of every key.
 SECTION_OF_KEY: Mapping[str, str] = {key: name for name, section in SECTIONS.items() for key in section().values()}
 DEFAULTS: Mapping[str, Any] = {key: value for section in SECTIONS.values() for key, value in section().values().items()}
-# A value of every key that is not None, but for the fields of reducers.
+# A valid value of every key except the fields of reducers; none of them is None.
 EXAMPLES: Mapping[str, Any] = {key: value for section in SECTIONS.values() for key, value in section.examples().items()}

@@ -1,6 +1,6 @@
 """Configuration files, `FILE.py` or `FILE.py:RECIPE`, and `--config.KEY=VALUE` overrides.
 
-A file defines `get_config()`, or `get_config(recipe="scratch")`, which changes what `default()` returns.
+A file defines `get_config()` or `get_config(recipe="scratch")`, which returns `default()` with some values changed.
 """
 
 from __future__ import annotations
@@ -16,39 +16,40 @@ from typing import Any, cast
 
 from ml_collections import ConfigDict  # pyright: ignore[reportMissingTypeStubs]
 
-from tcvit_jax.config.configuration import DEFAULTS, EXAMPLES, SECTION_OF_KEY, Config, apply_changes, flat
+from tcvit_jax.config.configuration import DEFAULTS, EXAMPLES, SECTION_OF_KEY, Config, apply_changes, flatten
 from tcvit_jax.config.model import REDUCER_PREFIX
-from tcvit_jax.errors import InputError, unknown
+from tcvit_jax.errors import cannot_read, conflicts, invalid, unknown
 
-# What an evaluation reads of the data, and what says how tokens are reduced.
-EVALUATION = (
+# The keys that an evaluation uses, and the keys that define the reduction.
+EVALUATION_KEYS = (
     "data.name", "data.dir", "data.eval_split", "data.workers", "data.mean", "data.std", "data.crop_pct",
     "data.interpolation", "data.crop_mode", "eval_batch_size",
 )  # fmt: skip
-REDUCTION = (REDUCER_PREFIX, "schedule", "gmacs", "schedule_family")
+REDUCTION_KEYS = (REDUCER_PREFIX, "schedule", "gmacs", "schedule_family")
 
 
 @dataclass(frozen=True)
 class Scope:
-    """The keys that a command reads.
+    """The keys that a command uses, which are those that a user may override.
 
     Attributes:
-        reader: what reads them, for errors, such as `"a benchmark"`.
-        keys: those keys, and prefixes that end in a dot.
+        command: The command, for errors, such as `"eval.py --checkpoint"`.
+        keys: The keys; one that ends with a dot is a prefix.
     """
 
-    reader: str
+    command: str
     keys: tuple[str, ...]
 
     def check(self, key: str) -> None:
-        """Raise an `InputError` for a key that is not among them."""
+        """Raise an `InputError` for a key that the command does not use."""
         if not any(key.startswith(each) if each.endswith(".") else key == each for each in self.keys):
-            raise InputError(f"cannot use --config.{key} with {self.reader}: it reads {', '.join(self.keys)}")
+            keys = ", ".join(f"{each}*" if each.endswith(".") else each for each in self.keys)
+            raise conflicts(f"--config.{key}", self.command, f"it uses {keys}")
 
 
 def default() -> ConfigDict:
-    """Return every key with its default, for a file to change; the sections say what each of them means."""
-    # `Config` checks types, in the words of the key.
+    """Return the default of every key, for `get_config` to change; the sections document the keys."""
+    # `Config` checks types, with error messages that name the key.
     return ConfigDict(Config().to_mapping(), type_safe=False)
 
 
@@ -58,61 +59,70 @@ def load(
     scope: Scope | None = None,
     changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> Config:
-    """Return the configuration that a file makes, with changes and overrides.
+    """Load a configuration from a file.
 
     Args:
         path: `FILE.py`, or `FILE.py:RECIPE`.
-        overrides: such as `"--config.reducer.alpha=0.2"`; they come after `changes`.
-        scope: the keys that `overrides` may change; None for all.
-        changes: values by key, as for `Config.updated`.
+        overrides: Strings such as `"--config.reducer.alpha=0.2"`, applied after `changes`.
+        scope: The keys that `overrides` may change; None for all.
+        changes: Values by key, as for `Config.updated`.
+
+    Returns:
+        The configuration. If the file sets no `workdir`, it is `runs/FILE` or `runs/FILE_RECIPE`.
 
     Raises:
-        InputError: no such file or recipe, a file without `get_config`, an unknown key, a value of another type, or
-            what `Config` raises.
+        InputError: The file or the recipe is not found, `get_config` is missing, a key is unknown or outside `scope`,
+            a value is invalid, or sections are inconsistent.
     """
     file, recipe = _split(path)
     get_config = _get_config(file)
-    values = flat(cast("Any", _call(get_config, file, recipe)).to_dict())
+    values = flatten(cast("Any", _call(get_config, file, recipe)).to_dict())
     if not values.get("workdir"):
         first = inspect.signature(get_config).parameters.get("recipe")
         is_default = first is None or recipe in (None, first.default)
         values["workdir"] = f"runs/{file.stem}" if is_default else f"runs/{file.stem}_{recipe}"
-    # A file may be complete only with an override, so that both are checked together.
+    # A file may be valid only together with an override, so both are checked at once.
     return Config.from_values(_overridden(apply_changes({**DEFAULTS, **values}, changes), overrides, scope))
 
 
 def override(config: Config, overrides: Sequence[str], scope: Scope | None = None) -> Config:
-    """Return a configuration with `--config.KEY=VALUE` strings applied, as `Config.updated` does.
+    """Apply `--config.KEY=VALUE` strings to a configuration, as `Config.updated` does.
 
     Args:
-        config: the configuration.
-        overrides: the strings.
-        scope: the keys that may change; None for all.
+        config: The configuration.
+        overrides: The strings.
+        scope: The keys that may change; None for all.
+
+    Returns:
+        The new configuration.
 
     Raises:
-        InputError: an argument of another form, an unknown key (with the nearest), a value of another type, or what
-            `Config` raises.
+        InputError: A string has another form, a key is unknown or outside `scope`, a value is invalid, or sections
+            are inconsistent.
     """
     return Config.from_values(_overridden(config.values(), overrides, scope))
 
 
 def read(path: str | Path, recipe: str | None = None) -> ConfigDict:
-    """Return what a file makes; files that vary another one use it.
+    """Return the `ConfigDict` of a file, for files that build on another one.
 
     Args:
-        path: of the file.
-        recipe: what `get_config` is given; None for nothing.
+        path: The file.
+        recipe: The argument of `get_config`; None for its default.
+
+    Returns:
+        The value of `get_config`.
 
     Raises:
-        InputError: no such file, a file without `get_config`, or a recipe for one whose `get_config` takes none.
+        InputError: The file is not found, or has no `get_config`, or `get_config` has no argument `recipe`.
     """
     return _call(_get_config(path), path, recipe)
 
 
 def _get_config(path: str | Path) -> Callable[..., ConfigDict]:
-    get_config = getattr(module(path), "get_config", None)
+    get_config = getattr(load_module(path), "get_config", None)
     if get_config is None:
-        raise InputError(f"config file {str(path)!r} defines no get_config()")
+        raise cannot_read(path, "get_config() not found", "a config file must define it")
     return get_config
 
 
@@ -120,39 +130,45 @@ def _call(get_config: Callable[..., ConfigDict], path: str | Path, recipe: str |
     if recipe is None:
         return get_config()
     if "recipe" not in inspect.signature(get_config).parameters:
-        raise InputError(f"config file {str(path)!r} has no recipes: leave out ':{recipe}'")
+        raise cannot_read(path, f"recipe {recipe!r} not found", f"the file has no recipes, omit ':{recipe}'")
     return get_config(recipe=recipe)
 
 
-def module(path: str | Path) -> ModuleType:
-    """Return a file of configurations as a module, for what several of them share.
+def load_module(path: str | Path) -> ModuleType:
+    """Import a configuration file as a module, for definitions that several files share.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The module, which is not added to `sys.modules`.
 
     Raises:
-        InputError: no such file.
+        InputError: The file is not found.
     """
     file = Path(path)
     if not file.is_file():
         others = sorted(str(other) for other in file.parent.glob("*.py")) if file.parent.is_dir() else []
-        raise unknown("config file", str(path), others) if others else InputError(f"no config file {str(path)!r}")
+        raise unknown("config file", str(path), others) if others else cannot_read(path, "config file not found")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None and spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _split(path: str | Path) -> tuple[Path, str | None]:
-    """The file and the recipe of `FILE.py:RECIPE`."""
+    """Split `FILE.py:RECIPE` into the file and the recipe."""
     file, colon, recipe = str(path).rpartition(".py:")
     return (Path(f"{file}.py"), recipe) if colon else (Path(path), None)
 
 
 def _overridden(values: Mapping[str, Any], overrides: Sequence[str], scope: Scope | None) -> dict[str, Any]:
-    """The values of all keys with overrides, each text read as the type that its key takes."""
+    """Apply override strings to the values of all keys, and parse each as the type of its key."""
     for argument in overrides:
         key, value = argument.removeprefix("--config.").partition("=")[::2]
         if not argument.startswith("--config.") or "=" not in argument:
-            raise InputError(f"cannot use argument {argument!r}: overrides have the form --config.KEY=VALUE")
+            raise invalid(argument, "expected an override of the form --config.KEY=VALUE")
         if scope is not None and (key in SECTION_OF_KEY or key in values):
             scope.check(key)
         values = apply_changes(values, {key: _parse(value, EXAMPLES.get(key, values.get(key)))})
@@ -160,7 +176,7 @@ def _overridden(values: Mapping[str, Any], overrides: Sequence[str], scope: Scop
 
 
 def _parse(text: str, example: Any) -> Any:
-    """`text` as a value like `example`: a string, a number, a tuple, a truth value or None; text that is none stays."""
+    """Parse `text` as a value of the type of `example`; text that is not a Python literal remains a string."""
     if isinstance(example, str):
         return text
     try:

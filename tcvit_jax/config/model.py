@@ -1,6 +1,7 @@
-"""The model and its reduction: the sections whose keys are not their fields alone.
+"""The sections `Model` and `Reduction`, which have keys that are not fields.
 
-Behind the prefix of `Model` come the overrides that `create_model` takes, behind `REDUCER_PREFIX` the reducer's fields.
+Keys that start with the prefix of `Model` may be arguments of `create_model`. Keys that start with `REDUCER_PREFIX` are
+the reducer's name and its fields.
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self, cast
 
 from tcvit_jax import reducers
-from tcvit_jax.config.fields import NOT_NEGATIVE, Section, fits, key, normalized, wrong_type
+from tcvit_jax.config.fields import NOT_NEGATIVE, Section, has_type, key, normalize, wrong_type
 from tcvit_jax.errors import unknown
 from tcvit_jax.models import LVViT, ViT
 from tcvit_jax.models.zoo import OVERRIDE_NAMES
 from tcvit_jax.reducers import Reducer
 from tcvit_jax.schedule import SCHEDULE_FAMILIES
 
-# What stands before the name and the fields of a reducer in their keys.
+# The prefix of the keys of a reducer.
 REDUCER_PREFIX = "reducer."
-# A value of every override, for its type and for errors; two of them are None by default.
+# An example of every override, for its type and for errors; the defaults of two of them are None.
 _OVERRIDE_EXAMPLES: Mapping[str, Any] = {
     **{each.name: each.default for kind in (LVViT, ViT) for each in fields(kind) if each.name in OVERRIDE_NAMES},
     "fc_norm": True,
@@ -33,13 +34,13 @@ def _override_type(name: str) -> Any:
 
 @dataclass(frozen=True)
 class Model(Section):
-    """The model, and the weights that it starts from.
+    """The architecture and its initial weights.
 
     Attributes:
-        name: timm's, with or without a tag.
-        overrides: arguments of `create_model` that differ from what the name says, by timm's names.
-        weights: a file, `hf-hub:timm/NAME` or a checkpoint; empty starts from scratch.
-        new_head: whether to leave out the classifier of `weights`, for one of other classes.
+        name: The model's name in timm, with or without a tag.
+        overrides: Arguments of `create_model` that change the named architecture, with timm's names.
+        weights: A weight file, `hf-hub:timm/NAME` or a checkpoint; empty trains from scratch.
+        new_head: Whether to initialize a new classifier instead of loading that of `weights`.
     """
 
     PREFIX: ClassVar[str] = "model."
@@ -50,49 +51,52 @@ class Model(Section):
     new_head: bool = key(False, "new_head")
 
     def check(self) -> None:
-        """Check the types of the overrides; which values fit each other is for `create_model` to say."""
-        checked: dict[str, Any] = {}
+        """Check the types of the overrides; `create_model` checks their values."""
+        overrides: dict[str, Any] = {}
         for name, value in self.overrides.items():
             if name not in OVERRIDE_NAMES:
-                raise unknown("config key", self.PREFIX + name, [self.PREFIX + known for known in OVERRIDE_NAMES])
+                raise unknown("config key", self.PREFIX + name, [self.PREFIX + option for option in OVERRIDE_NAMES])
             example = _OVERRIDE_EXAMPLES[name]
             declared = _override_type(name)
-            checked[name] = normalized(value, declared)
-            if not fits(checked[name], declared):
+            overrides[name] = normalize(value, declared)
+            if not has_type(overrides[name], declared):
                 raise wrong_type(self.PREFIX + name, value, declared, example)
-        object.__setattr__(self, "overrides", checked)
+        object.__setattr__(self, "overrides", overrides)
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Self:
-        """Make a section from values by key; an override that is None is as the model's name says."""
-        own = {cls.key(name): name for name in ("name", "weights", "new_head")}
-        given = {own[key]: value for key, value in values.items() if key in own}
+        """Make a section from values by key; an override of None keeps the value of the named architecture."""
+        names = {cls.key(name): name for name in ("name", "weights", "new_head")}
+        arguments = {names[key]: value for key, value in values.items() if key in names}
         overrides = {
-            key.removeprefix(cls.PREFIX): value for key, value in values.items() if key not in own and value is not None
+            key.removeprefix(cls.PREFIX): value
+            for key, value in values.items()
+            if key not in names and value is not None
         }
-        return cls(**given, overrides=overrides)
+        return cls(**arguments, overrides=overrides)
 
     @classmethod
     def examples(cls) -> dict[str, Any]:
-        """Return a value of every key that is not None."""
+        """Return a valid value for every key; none of them is None."""
         overrides = {cls.PREFIX + name: value for name, value in _OVERRIDE_EXAMPLES.items()}
         return {"model.name": cls.name, **overrides, "weights": cls.weights, "new_head": cls.new_head}
 
     def values(self) -> dict[str, Any]:
-        """Return the value of every key; None for an override that is as the model's name says."""
+        """Return the value of every key; None for an override that is not set."""
         overrides = {self.PREFIX + name: self.overrides.get(name) for name in OVERRIDE_NAMES}
         return {"model.name": self.name, **overrides, "weights": self.weights, "new_head": self.new_head}
 
 
 @dataclass(frozen=True)
 class Reduction(Section):
-    """How tokens are reduced.
+    """The reducer and its schedule.
 
     Attributes:
-        reducer: the method, or None for the dense model; its keys are `reducer.name` and `reducer.FIELD`.
-        schedule: patch tokens that leave every block, or one number for each block.
-        gmacs: instead of a schedule, the budget in 1e9 multiply-adds; 0 is none.
-        schedule_family: how a budget's schedule spreads removals: one of `schedule.SCHEDULE_FAMILIES`, or `"method"`.
+        reducer: The reducer, or None for the dense model. Its keys are `reducer.name` and `reducer.FIELD`.
+        schedule: Patch tokens removed in each block, one number for all blocks or one per block.
+        gmacs: A budget in 1e9 multiply-adds that determines the schedule; 0 for none.
+        schedule_family: How the budget's schedule distributes the removals over the blocks: one of
+            `schedule.SCHEDULE_FAMILIES`, or `"method"` for that of the reducer.
     """
 
     reducer: Reducer | None = field(default=None, metadata={"example": reducers.REDUCERS["gtp"]()})
@@ -101,24 +105,24 @@ class Reduction(Section):
     schedule_family: str = key("constant")
 
     def check(self) -> None:
-        """Check ranges; whether a schedule fits a model is for `models.condense` to say."""
+        """Check ranges; `models.condense` checks the schedule against the model."""
         self.require(NOT_NEGATIVE, "gmacs")
         self.require_one_of("schedule_family", (*SCHEDULE_FAMILIES, "method"))
 
     @property
     def name(self) -> str:
-        """The name of the reducer, as `reducer.name` has it; `"none"` for the dense model."""
+        """The value of `reducer.name`; `"none"` for the dense model."""
         return str(reducers.to_config(self.reducer)["name"])
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Self:
-        """Make a section from values by key, those of the reducer among them."""
+        """Make a section from values by key, including those of the reducer."""
         rest = {key: value for key, value in values.items() if not key.startswith(REDUCER_PREFIX)}
         return cls(**rest, reducer=reducer_from_values(values))
 
     @classmethod
     def examples(cls) -> dict[str, Any]:
-        """Return a value of every key that is not None, but for the fields of reducers."""
+        """Return a valid value for every key except the fields of reducers; none of them is None."""
         return {
             "reducer.name": "gtp",
             "schedule": cls.schedule,
@@ -127,18 +131,24 @@ class Reduction(Section):
         }
 
     def values(self) -> dict[str, Any]:
-        """Return the value of every key, those of the reducer among them."""
-        method = {REDUCER_PREFIX + name: value for name, value in reducers.to_config(self.reducer).items()}
-        return {**method, "schedule": self.schedule, "gmacs": self.gmacs, "schedule_family": self.schedule_family}
+        """Return the value of every key, including those of the reducer."""
+        reducer = {REDUCER_PREFIX + name: value for name, value in reducers.to_config(self.reducer).items()}
+        return {**reducer, "schedule": self.schedule, "gmacs": self.gmacs, "schedule_family": self.schedule_family}
 
 
 def reducer_from_values(values: Mapping[str, Any]) -> Reducer | None:
-    """Return the reducer of values by key, of which those of other sections are left out; None without a name.
+    """Make the reducer from values by key.
+
+    Args:
+        values: Values by key; keys that do not start with `REDUCER_PREFIX` are ignored.
+
+    Returns:
+        The reducer; None if `reducer.name` is missing or `"none"`.
 
     Raises:
-        InputError: an unknown name or field, or a value that does not fit.
+        InputError: The name or a field is unknown, or a value is invalid.
     """
-    method = {
+    config = {
         key.removeprefix(REDUCER_PREFIX): value for key, value in values.items() if key.startswith(REDUCER_PREFIX)
     }
-    return reducers.from_config({"name": "none", **method})
+    return reducers.from_config({"name": "none", **config})

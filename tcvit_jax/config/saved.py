@@ -1,4 +1,4 @@
-"""Configurations that runs and checkpoints hold, perhaps of an older version."""
+"""Configurations that were saved in runs and checkpoints, possibly by an earlier version."""
 
 from __future__ import annotations
 
@@ -6,46 +6,49 @@ from collections.abc import Mapping
 from typing import Any
 
 from tcvit_jax.config import checks
-from tcvit_jax.config.configuration import DEFAULTS, Config, flat
+from tcvit_jax.config.configuration import DEFAULTS, Config, flatten
 from tcvit_jax.config.model import REDUCER_PREFIX, reducer_from_values
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import InputError, invalid
 
 
 def restore(values: Mapping[str, Any], version: str | None = None) -> Config:
-    """Return the configuration that `Config.to_mapping` wrote, of this version or an earlier one.
+    """Restore a configuration from the output of `Config.to_mapping`, of this version or an earlier one.
 
-    Keys that it was saved without take their defaults. Keys that were set without effect, which earlier versions
-    allowed, are set back to them.
+    Missing keys take their defaults. Keys that were set without effect, which earlier versions allowed, are reset to
+    their defaults.
 
     Args:
-        values: nested plain values.
-        version: of the package that wrote them; None where they do not say.
+        values: Nested values.
+        version: The version of the package that wrote them; None if it is not recorded.
+
+    Returns:
+        The configuration.
 
     Raises:
-        InputError: a key or a value that this version does not know; one line with the version that wrote it.
+        InputError: This version does not support a key or a value. The message names the version that wrote it.
     """
     try:
-        return Config.from_values(_with_effect(flat(values)))
+        return Config.from_values(_reset_inactive(flatten(values)))
     except InputError as error:
         writer = f"tcvit_jax {version}" if version else "an earlier version of tcvit_jax"
-        raise InputError(f"the configuration was written by {writer}, and this one cannot use it: {error}") from error
+        raise invalid("saved configuration", f"written by {writer}, not valid in this version", str(error)) from error
 
 
 def canonicalize(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a saved configuration as `restore(values).to_mapping()` has it, to compare it with another one."""
+    """Return a saved configuration in the form of this version, to compare it with another one."""
     return restore(values).to_mapping()
 
 
-def _with_effect(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` by key, without those that have no effect."""
+def _reset_inactive(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Reset keys that have no effect to their defaults."""
     full: dict[str, Any] = {**DEFAULTS, **values}
-    # Setting one key back can leave another without effect.
-    while idle := [key for key, _ in checks.unread(full, DEFAULTS, reducer_from_values(full))]:
-        # The fields of a reducer go with it.
+    # Resetting one key can make another one inactive.
+    while inactive := [key for key, _ in checks.find_inactive(full, DEFAULTS, reducer_from_values(full))]:
+        # The fields of a reducer are reset with its name.
         full = {
             key: value
             for key, value in full.items()
-            if key not in idle and not ("reducer.name" in idle and key.startswith(REDUCER_PREFIX))
+            if key not in inactive and not ("reducer.name" in inactive and key.startswith(REDUCER_PREFIX))
         }
         full = {**DEFAULTS, **full}
     return full

@@ -1,7 +1,7 @@
-"""The sections of a configuration: frozen dataclasses, each of which checks its own fields when it is made.
+"""The sections of a configuration: frozen dataclasses that check their fields.
 
-A field's key is what configuration files and `--config.KEY=VALUE` call it: the section's prefix and the field's name.
-`Model` and `Reduction`, whose keys are more than their fields, are in `model.py`.
+The key of a field, in configuration files and in `--config.KEY=VALUE`, is the section's prefix followed by the field's
+name. `Model` and `Reduction`, which have keys that are not fields, are in `model.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tcvit_jax.config.fields import (
     Section,
     key,
 )
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import out_of_range
 from tcvit_jax.models.zoo import Preprocessing
 
 _PREPROCESSING = Preprocessing()
@@ -27,12 +27,12 @@ _PREPROCESSING = Preprocessing()
 
 @dataclass(frozen=True)
 class ReductionWarmup(Section):
-    """From no reduction to all of it, over the first epochs of a run.
+    """Warm-up of the reduction: the removals grow from none to the full schedule during the first epochs.
 
     Attributes:
-        start_epoch: until then nothing is removed.
-        epochs: how long it takes; 0 is off.
-        stages: how many different schedules, each of which is compiled.
+        start_epoch: The epoch at which the warm-up starts; no tokens are removed before it.
+        epochs: The length of the warm-up; 0 disables it.
+        stages: The number of schedules of the warm-up, each of which is compiled.
     """
 
     PREFIX: ClassVar[str] = "reduction_warmup."
@@ -49,21 +49,26 @@ class ReductionWarmup(Section):
 
 @dataclass(frozen=True)
 class Data(Section):
-    """The images, and how they are prepared.
+    """The dataset, its augmentation and its preprocessing.
 
     Attributes:
-        name: `"digits"`, `"folder"`, `"tfrecord"`, or a data set of TFDS.
-        dir: of the folder, of the TFRecord files, or of TFDS's prepared data sets.
-        train_split, eval_split: the splits that are trained on and evaluated.
-        augmentation: `"crop"` or `"shift"`.
-        shift: the most pixels that `"shift"` moves by.
-        auto_augment: timm's name of a RandAugment, such as `"rand-m9-mstd0.5-inc1"`; empty for none.
-        color_jitter: the most that brightness, contrast and saturation change by.
-        train_interpolation: `"random"`, or another one than in evaluation; empty for the same.
-        repeats: rows that each image fills, with an augmentation for each.
-        label_maps: LV-ViT's token labels, a folder with CLASS/NAME.npy for every training image.
-        workers: decoding processes; 0 decodes in this one.
-        mean, std, crop_pct, interpolation, crop_mode: as in `Preprocessing`; None for those of the model's weights.
+        name: `"digits"`, `"folder"`, `"tfrecord"`, or the name of a TFDS dataset.
+        dir: The image folder, the directory of the TFRecord files, or the TFDS data directory.
+        train_split: The training split.
+        eval_split: The evaluation split.
+        augmentation: `"crop"` (random resized crop) or `"shift"` (random translation).
+        shift: The maximum translation of `"shift"`, in pixels.
+        auto_augment: A RandAugment in timm's notation, such as `"rand-m9-mstd0.5-inc1"`; empty for none.
+        color_jitter: The strength of torchvision's ColorJitter for brightness, contrast and saturation; 0 for none.
+        train_interpolation: The interpolation for training, or `"random"`; empty for that of evaluation.
+        repeats: The number of rows that each image fills, each augmented differently (repeated augmentation).
+        label_maps: The directory of LV-ViT's token labels, with `CLASS/NAME.npy` for every training image.
+        workers: The number of worker processes for decoding; 0 decodes in the main process.
+        mean: As in `Preprocessing`; None for the value of the model's weights.
+        std: As `mean`.
+        crop_pct: As `mean`.
+        interpolation: As `mean`.
+        crop_mode: As `mean`.
     """
 
     PREFIX: ClassVar[str] = "data."
@@ -87,24 +92,24 @@ class Data(Section):
     crop_mode: str | None = key(None, example=_PREPROCESSING.crop_mode)
 
     def check(self) -> None:
-        """Check ranges; what a data set or a transform takes is for them to say."""
+        """Check ranges; the dataset and the transforms check the other values."""
         self.require(AT_LEAST_ONE, "repeats")
         self.require(NOT_NEGATIVE, "shift", "color_jitter", "workers")
 
 
 @dataclass(frozen=True)
 class Mixing(Section):
-    """What is done to images and labels on the device.
+    """Mixup, CutMix, random erasing and the labels, all applied on the device.
 
     Attributes:
-        mixup: alpha of the Beta distribution of mixup; 0 is off.
-        cutmix: alpha of CutMix; 0 is off.
-        prob: the probability that a batch is mixed.
-        switch_prob: the probability that it is by CutMix, where both are on.
-        mix_token: whether patches are mixed instead of pixels (LV-ViT).
-        random_erasing: the probability that an image loses a box.
-        label_smoothing: the share of the uniform distribution in every label.
-        token_labels: the weight of the loss of every patch token, for a model with a head on them; 0 is off.
+        mixup: The alpha of mixup's Beta distribution; 0 disables mixup.
+        cutmix: The alpha of CutMix's Beta distribution; 0 disables CutMix.
+        prob: The probability that a batch is mixed.
+        switch_prob: The probability of CutMix instead of mixup, if both are enabled.
+        mix_token: Whether to mix patch tokens instead of pixels (MixToken of LV-ViT).
+        random_erasing: The probability that a box of an image is erased.
+        label_smoothing: The label smoothing factor.
+        token_labels: The weight of the token-labeling loss, for models with a head on patch tokens; 0 disables it.
     """
 
     PREFIX: ClassVar[str] = "mixing."
@@ -127,14 +132,14 @@ class Mixing(Section):
 
 @dataclass(frozen=True)
 class Distillation(Section):
-    """The teacher, and how the model learns from it.
+    """Knowledge distillation.
 
     Attributes:
-        teacher: a checkpoint, or `"dense"`: this model without reduction, with `weights`; empty is none.
-        kind: `"soft"` or `"hard"`.
-        weight: the teacher's share of the loss; labels have the rest.
-        temperature: of `"soft"`.
-        tokens: the weight of the difference of restored patches from the teacher's.
+        teacher: A checkpoint, or `"dense"` for the same model with `weights` and without reduction; empty for none.
+        kind: `"soft"` or `"hard"` distillation.
+        weight: The weight of the distillation loss; the label loss has the weight `1 - weight`.
+        temperature: The temperature of `"soft"` distillation.
+        tokens: The weight of the loss between restored patch tokens and the teacher's patch tokens.
     """
 
     PREFIX: ClassVar[str] = "distill."
@@ -155,20 +160,21 @@ class Distillation(Section):
 
 @dataclass(frozen=True)
 class Optimizer(Section):
-    """AdamW and its learning rate.
+    """AdamW with a cosine learning rate schedule.
 
     Attributes:
-        lr: the peak of the learning rate.
-        lr_batch_size: images a step that `lr` is meant for, and scaled from; 0 takes `lr` as it is.
-        min_lr: the learning rate at the last step.
-        warmup_lr: the learning rate at the first step.
-        warmup_epochs: how long the warm-up takes.
-        warmup_prefix: whether the cosine begins after the warm-up; otherwise it begins at the first step.
-        weight_decay: decoupled, scaled by the learning rate.
-        b1, b2: decay rates of the moments.
-        clip_norm: the greatest global norm of a gradient; 0 is off.
-        layer_decay: factor of the learning rate for each layer below the head; 1 is off.
-        ema_decay: of the averaged parameters.
+        lr: The peak learning rate.
+        lr_batch_size: The batch size of `lr`, which is scaled linearly to the actual batch size; 0 disables scaling.
+        min_lr: The learning rate at the last step.
+        warmup_lr: The learning rate at the first step.
+        warmup_epochs: The length of the linear warm-up, in epochs.
+        warmup_prefix: Whether the cosine starts after the warm-up instead of at the first step.
+        weight_decay: The decoupled weight decay, scaled by the learning rate.
+        b1: The decay rate of the first moment.
+        b2: The decay rate of the second moment.
+        clip_norm: The maximum global norm of the gradient; 0 disables clipping.
+        layer_decay: The factor of the learning rate per layer below the head; 1 disables layer-wise decay.
+        ema_decay: The decay rate of the exponential moving average of the parameters.
     """
 
     PREFIX: ClassVar[str] = "optimizer."
@@ -196,11 +202,11 @@ class Optimizer(Section):
 
 @dataclass(frozen=True)
 class Mesh(Section):
-    """The devices.
+    """The device mesh.
 
     Attributes:
-        data: devices that the batch alone is split over; 0 for all that are left.
-        model: devices that share the parameters (FSDP); with 1 each device has them all.
+        data: The size of the mesh axis `data`, over which only the batch is sharded; 0 for all remaining devices.
+        model: The size of the mesh axis `model`, over which parameters are sharded too (FSDP); 1 replicates them.
     """
 
     PREFIX: ClassVar[str] = "mesh."
@@ -209,24 +215,25 @@ class Mesh(Section):
     model: int = key(1)
 
     def check(self) -> None:
-        """Check ranges; how many devices there are is for `sharding.make_mesh` to say."""
+        """Check ranges; `sharding.make_mesh` checks the number of devices."""
         self.require(NOT_NEGATIVE, "data")
         self.require(AT_LEAST_ONE, "model")
 
 
 @dataclass(frozen=True)
 class Run(Section):
-    """How long a run takes, and what it keeps.
+    """Batch sizes, length, logging and checkpoints of a run.
 
     Attributes:
-        workdir: where the run is kept; empty is `runs/` and the name of the configuration file.
-        seed: of every random choice.
-        batch_size, eval_batch_size: images, over all devices.
-        epochs: passes over the training images.
-        accumulate: micro-batches of a device that make one step.
-        log_every: steps.
-        eval_every: epochs.
-        checkpoint_every: steps.
+        workdir: The run directory; empty for `runs/` and the name of the configuration file.
+        seed: The random seed.
+        batch_size: The global batch size of training.
+        eval_batch_size: The global batch size of evaluation.
+        epochs: The number of passes over the training images.
+        accumulate: The number of micro-batches per step (gradient accumulation).
+        log_every: The interval between log lines, in steps.
+        eval_every: The interval between evaluations, in epochs.
+        checkpoint_every: The interval between checkpoints, in steps.
     """
 
     workdir: str = key("")
@@ -240,10 +247,10 @@ class Run(Section):
     checkpoint_every: int = key(1000)
 
     def check(self) -> None:
-        """Check ranges; which batch sizes the devices can share is for `sharding.check_divisible` to say."""
+        """Check ranges; `sharding.check_divisible` checks batch sizes against the devices."""
         self.require(
             POSITIVE, "epochs", "accumulate", "batch_size", "eval_batch_size", "log_every", "eval_every",
             "checkpoint_every",
         )  # fmt: skip
         if not 0 <= self.seed < 2**32:
-            raise InputError(f"seed={self.seed}: must be in [0, 2**32)")
+            raise out_of_range("seed", self.seed, "in [0, 2**32)")

@@ -97,7 +97,7 @@ def run(flags: argparse.Namespace) -> None:
 
     # No other device is wanted, whatever the machine has; not by a variable of the environment, which jax has read.
     jax.config.update("jax_platforms", "cpu")  # pyright: ignore[reportUnknownMemberType]
-    config = configs.load(flags.config, flags.overrides, configs.Scope("the step of a pod", KEYS))
+    config = configs.load(flags.config, flags.overrides, configs.Scope("tcvit_jax.training.pod", KEYS))
     mesh = tpu.pod(flags.topology, config.mesh.data, config.mesh.model)
     program = compile_step(config, mesh)
     print(describe(program, mesh, config))

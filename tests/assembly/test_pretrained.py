@@ -1,4 +1,4 @@
-"""Pretrained models and the configurations that they are used with."""
+"""Pretrained models and their configurations."""
 
 import jax
 import numpy as np
@@ -11,43 +11,45 @@ from tests.benchmark.conftest import save
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A checkpoint with the configuration of the run that wrote it: GTP, four tokens a block."""
+def trained_checkpoint(tmp_path_factory):
+    """A checkpoint with the configuration of its run: GTP, four tokens removed in each block."""
     return save(tmp_path_factory.mktemp("trained") / "gtp", 0, ["--config.reducer.name=gtp", "--config.schedule=4"])
 
 
-def test_a_checkpoint_brings_its_configuration(trained):
-    found = assembly.from_checkpoint(trained)
-    assert found.config.reduction == Reduction(tc.GTP(), 4)
-    assert found.model.removed == (4, 4)
-    assert (found.seed, found.trained_with, len(found.classes)) == (0, tc.GTP(), 10)
-    assert found.preprocessing.mean == (0.3,)
-    data = found.eval_data()
+def test_checkpoint_has_its_configuration(trained_checkpoint):
+    pretrained = assembly.from_checkpoint(trained_checkpoint)
+    assert pretrained.config.reduction == Reduction(tc.GTP(), 4)
+    assert pretrained.model.removed == (4, 4)
+    assert (pretrained.seed, pretrained.trained_with, len(pretrained.classes)) == (0, tc.GTP(), 10)
+    assert pretrained.preprocessing.mean == (0.3,)
+    data = pretrained.eval_data()
     assert (data.batch_size, len(data.source)) == (200, 359)
 
 
-def test_changes_of_the_reduction_change_the_model_and_not_the_weights(trained):
-    found = assembly.from_checkpoint(trained)
-    other = found.updated({"reducer.name": "tome", "schedule": 2})
+def test_updated_reduction_changes_the_model_but_not_the_weights(trained_checkpoint):
+    pretrained = assembly.from_checkpoint(trained_checkpoint)
+    other = pretrained.updated({"reducer.name": "tome", "schedule": 2})
     assert (other.model.reducer, other.model.removed) == (tc.ToMe(), (2, 2))
-    assert found.updated({"reducer.name": "none"}).model == models.condense(found.model)
-    assert found.updated({"eval_batch_size": 8}).model is found.model
-    assert other.variables is found.variables and other.trained_with == tc.GTP()
+    assert pretrained.updated({"reducer.name": "none"}).model == models.condense(pretrained.model)
+    assert pretrained.updated({"eval_batch_size": 8}).model is pretrained.model
+    assert other.variables is pretrained.variables and other.trained_with == tc.GTP()
     with pytest.raises(tc.InputError, match="schedule=18 removes 36 of 36 patch tokens"):
-        found.updated({"schedule": 18})
+        pretrained.updated({"schedule": 18})
 
 
-def test_changes_of_the_data_change_what_is_evaluated(trained):
-    found = assembly.from_checkpoint(trained).updated({"data.eval_split": "train", "data.mean": [0.4]})
-    assert found.preprocessing.mean == (0.4,)
-    assert len(found.eval_data().source) == 1438
-    with pytest.raises(tc.InputError, match=r"data.mean=\(0.4, 0.4, 0.4\): must be one value for each of 1 channels"):
-        _ = found.updated({"data.mean": (0.4,) * 3}).preprocessing
-    with pytest.raises(tc.InputError, match="eval_batch_size=12 cannot be shared by 8 devices"):
-        found.updated({"eval_batch_size": 12}).eval_data()
+def test_updated_data_change_the_evaluation_data(trained_checkpoint):
+    pretrained = assembly.from_checkpoint(trained_checkpoint).updated({"data.eval_split": "train", "data.mean": [0.4]})
+    assert pretrained.preprocessing.mean == (0.4,)
+    assert len(pretrained.eval_data().source) == 1438
+    with pytest.raises(
+        tc.InputError, match=r"data.mean=\(0.4, 0.4, 0.4\): must be one value per channel; the model has in_chans=1"
+    ):
+        _ = pretrained.updated({"data.mean": (0.4,) * 3}).preprocessing
+    with pytest.raises(tc.InputError, match="eval_batch_size=12: must be a positive multiple of 8"):
+        pretrained.updated({"eval_batch_size": 12}).eval_data()
 
 
-def test_a_checkpoint_without_a_configuration_is_reduced_as_its_model(tmp_path):
+def test_checkpoint_without_configuration_keeps_the_reduction_of_its_model(tmp_path):
     sizes = {"img_size": 12, "patch_size": 2, "in_chans": 1, "embed_dim": 16, "depth": 2, "num_heads": 2}
     for name, reducer, schedule in (("dense", None, 0), ("evit", tc.EViT(), (4, 0))):
         model = tc.create_model("deit_tiny_patch16_224", reducer, schedule, num_classes=10, **sizes)
@@ -57,12 +59,14 @@ def test_a_checkpoint_without_a_configuration_is_reduced_as_its_model(tmp_path):
     dense, reduced = (assembly.from_checkpoint(tmp_path / name) for name in ("dense", "evit"))
     assert dense.config == Config()
     assert reduced.config.reduction == Reduction(tc.EViT(), (4, 0))
-    # The reduction that a configuration says is the one that the model has.
+    # The reduction of the configuration is that of the model.
     assert reduced.updated({"schedule": (6, 0)}).model.removed == (6, 0)
 
 
-def test_weights_of_a_configuration_may_be_a_checkpoint(trained):
-    changes = {"model.depth": 2, "model.embed_dim": 16, "model.num_heads": 2, "weights": trained}
-    found = assembly.from_weights(config.load("configs/digits_tcvit.py", changes=changes))
-    assert (found.model.reducer, found.trained_with, found.seed) == (tc.TCViT(), tc.GTP(), 0)
-    jax.tree.map(np.testing.assert_array_equal, found.variables, assembly.from_checkpoint(trained).variables)
+def test_weights_may_be_a_checkpoint(trained_checkpoint):
+    changes = {"model.depth": 2, "model.embed_dim": 16, "model.num_heads": 2, "weights": trained_checkpoint}
+    pretrained = assembly.from_weights(config.load("configs/digits_tcvit.py", changes=changes))
+    assert (pretrained.model.reducer, pretrained.trained_with, pretrained.seed) == (tc.TCViT(), tc.GTP(), 0)
+    jax.tree.map(
+        np.testing.assert_array_equal, pretrained.variables, assembly.from_checkpoint(trained_checkpoint).variables
+    )

@@ -39,7 +39,7 @@ def test_comparison_from_a_config_file_with_weights(checkpoints):
     comparison = build([assembly.from_weights(loaded)], [tc.GTP()], macs_fractions=(0.85,))
     assert comparison.model.reducer is None and comparison.model.depth == 2
     assert comparison.weights[0].checksum == checkpoint.checksum(load_all(checkpoints[:1])[0].variables)
-    with pytest.raises(tc.InputError, match="no weights: set --weights FILE"):
+    with pytest.raises(tc.InputError, match="requires weights: set --weights FILE"):
         assembly.from_weights(config.load("configs/digits_gtp.py", small))
 
 

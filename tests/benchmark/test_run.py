@@ -130,11 +130,11 @@ def test_killed_process_resumes_and_rows_have_calibrated_parameters(checkpoints,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--checkpoint", "nowhere"], "error: no checkpoint"),
+        (["--checkpoint", "nowhere"], "error: nowhere: checkpoint not found"),
         (["--checkpoint", "{0}", "--reducers", "gpt"], "error: unknown reducer 'gpt': did you mean 'gtp'?"),
         (["--checkpoint", "{0}", "--macs-fraction", "half"], "error: --macs-fraction='half': must be comma-separated numbers such as 0.75,0.5"),
         (["--checkpoint", "{0}", "--macs-fraction", ","], "error: a benchmark requires budgets: set --macs-fraction 0.75,0.5 or --gmacs 3.4"),
-        (["--checkpoint", "{0}", "--config.gmacs=3.4"], "error: cannot use --config.gmacs with a benchmark, whose methods are --reducers and budgets --gmacs: it reads data.name, "),
+        (["--checkpoint", "{0}", "--config.gmacs=3.4"], "error: --config.gmacs cannot be combined with tcvit_jax.benchmark, which has --reducers and --gmacs: it uses data.name, "),
         (["--checkpoint", "{0}", "--reducers", "gtp,none"], "error: reducers='gtp,none': must not contain 'none'"),
         (["--checkpoint", "{0}", "--config.data.nam=x"], "error: unknown config key 'data.nam'"),
     ],

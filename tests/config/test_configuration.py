@@ -1,4 +1,4 @@
-"""The sections, their form as plain values, and changes by key."""
+"""Sections, their conversion to plain values, and changes by key."""
 
 import ast
 import inspect
@@ -32,7 +32,7 @@ changes = st.fixed_dictionaries(
 
 
 @given(changes)
-def test_plain_values_come_back(values):
+def test_plain_values_round_trip(values):
     if "reducer.name" in values:
         values = {**values, "schedule": 3}
     config = Config().updated(values)
@@ -43,12 +43,12 @@ def test_plain_values_come_back(values):
         assert config.values()[key] == value
 
 
-def test_sections_do_not_change():
+def test_sections_are_immutable():
     config = Config()
     for section in (config, config.data, config.reduction):
         with pytest.raises(FrozenInstanceError):
             section.name = "other"
-    # A section keeps a mapping of its own.
+    # The section has a copy of the mapping.
     overrides = {"depth": 2}
     model = Model(overrides=overrides)
     overrides["depth"] = 3
@@ -60,10 +60,10 @@ def test_sections_do_not_change():
     [
         (lambda: Run(epochs=0), "epochs=0.0: must be > 0"),
         (lambda: Run(seed=-1), "seed=-1: must be in [0, 2**32)"),
-        (lambda: Run(batch_size=1.5), "config key 'batch_size' takes int, such as 1024, not 1.5"),
+        (lambda: Run(batch_size=1.5), "batch_size=1.5: must be an integer, such as 1024"),
         (lambda: Data(repeats=0), "data.repeats=0: must be >= 1"),
-        (lambda: Data(mean=("x",)), "config key 'data.mean' takes tuple, such as (0.485, 0.456, 0.406), not ('x',)"),
-        (lambda: Data(workers=True), "config key 'data.workers' takes int, such as 0, not True"),
+        (lambda: Data(mean=("x",)), "data.mean=('x',): must be a tuple of numbers, such as (0.485, 0.456, 0.406)"),
+        (lambda: Data(workers=True), "data.workers=True: must be an integer, such as 0"),
         (lambda: Mixing(prob=1.5), "mixing.prob=1.5: must be in [0, 1]"),
         (lambda: Mixing(label_smoothing=1), "label_smoothing=1.0: must be in [0, 1)"),
         (lambda: Mixing(mixup=float("nan")), "mixing.mixup=nan: must be >= 0"),
@@ -74,20 +74,20 @@ def test_sections_do_not_change():
         (lambda: Mesh(model=0), "mesh.model=0: must be >= 1"),
         (lambda: ReductionWarmup(stages=0), "reduction_warmup.stages=0: must be >= 1"),
         (lambda: Reduction(schedule_family="stage"), "unknown schedule_family 'stage': did you mean 'stages'?"),
-        (lambda: Reduction(schedule="many"), "config key 'schedule' takes int or tuple, such as 0, not 'many'"),
-        (lambda: Reduction(reducer="gtp"), "config key 'reducer' takes Reducer, such as GTP(), not 'gtp'"),
+        (lambda: Reduction(schedule="many"), "schedule='many': must be an integer or a tuple of integers, such as 0"),
+        (lambda: Reduction(reducer="gtp"), "reducer='gtp': must be a Reducer, such as GTP()"),
         (lambda: Model(overrides={"detph": 2}), "unknown config key 'model.detph': did you mean 'model.depth'?"),
-        (lambda: Model(overrides={"depth": "2"}), "config key 'model.depth' takes int, such as 12, not '2'"),
-        (lambda: Model(new_head=1), "config key 'new_head' takes bool, such as False, not 1"),
+        (lambda: Model(overrides={"depth": "2"}), "model.depth='2': must be an integer, such as 12"),
+        (lambda: Model(new_head=1), "new_head=1: must be True or False"),
     ],
 )
-def test_a_section_checks_its_own_fields(make, message):
-    with pytest.raises(tc.InputError) as caught:
+def test_sections_check_types_and_ranges(make, message):
+    with pytest.raises(tc.InputError) as error:
         make()
-    assert str(caught.value) == message
+    assert str(error.value) == message
 
 
-def test_the_later_of_two_changes_that_exclude_each_other_holds():
+def test_last_of_two_exclusive_changes_wins():
     config = Config().updated({"reducer.name": "gtp", "reducer.alpha": 0.2, "gmacs": 3.0, "schedule_family": "stages"})
     assert config.reduction == Reduction(tc.GTP(alpha=0.2), gmacs=3.0, schedule_family="stages")
     assert config.updated({"schedule": 8}).reduction == Reduction(tc.GTP(alpha=0.2), 8)
@@ -98,15 +98,15 @@ def test_the_later_of_two_changes_that_exclude_each_other_holds():
     assert config.updated({"reducer.name": "none"}).reduction == Reduction()
 
 
-def test_unknown_keys_name_the_nearest():
+def test_unknown_keys_suggest_the_nearest():
     with pytest.raises(tc.InputError, match="^unknown config key 'optimizer.lrr': did you mean 'optimizer.lr'"):
         Config().updated({"optimizer.lrr": 1.0})
     with pytest.raises(tc.InputError, match="^unknown config key 'reducer.alhpa': did you mean 'reducer.alpha'"):
         Config().updated({"reducer.name": "gtp", "reducer.alhpa": 1.0})
 
 
-def test_files_and_override_strings_are_known_to_one_package():
-    """No other module names `ConfigDict`, `ml_collections` or the text of an override as something it reads."""
+def test_config_dicts_and_overrides_stay_in_the_config_package():
+    """No other module uses `ConfigDict` or `ml_collections`, or takes override strings as an argument."""
     for path in PACKAGE.rglob("*.py"):
         if path.is_relative_to(PACKAGE / "config"):
             continue
@@ -117,7 +117,7 @@ def test_files_and_override_strings_are_known_to_one_package():
         assert "ConfigDict" not in names and not any((name or "").startswith("ml_collections") for name in modules), (
             path
         )
-        # Only commands pass strings on, as they were typed; functions take sections or plain mappings.
+        # Only commands handle override strings; functions take sections or plain mappings.
         for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
             arguments = {each.arg for each in (*function.args.args, *function.args.kwonlyargs)}
             assert path.parent.name == "convert" or "overrides" not in arguments, (path, function.name)

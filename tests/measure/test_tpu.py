@@ -123,7 +123,7 @@ def test_json_that_cannot_be_written_prints_one_line(monkeypatch, capsys, tmp_pa
     path = tmp_path / "file" / "pod.json"
     assert tpu.main(["--json", str(path)]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error in (f"error: cannot write '{path}': {reason}" for reason in ("File exists", "Not a directory"))
+    assert error in (f"error: {path}: cannot be written: {reason}" for reason in ("File exists", "Not a directory"))
 
 
 @pytest.mark.slow

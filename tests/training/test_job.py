@@ -26,7 +26,7 @@ def test_a_dense_teacher_is_the_model_without_reduction():
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"teacher": "dense"}, "distill.teacher='dense' requires weights: set --config.weights=PATH"),
-    ({"teacher": "/nonexistent/run"}, "distill.teacher='/nonexistent/run': no checkpoint in '/nonexistent/run'"),
+    ({"teacher": "/nonexistent/run"}, "distill.teacher='/nonexistent/run': /nonexistent/run: checkpoint not found"),
 ])  # fmt: skip
 def test_impossible_teachers(changes, message):
     with pytest.raises(tc.InputError) as caught:

@@ -58,7 +58,7 @@ def test_data_of_other_classes_are_refused(finished, tmp_path):
     for label in range(10):
         (tmp_path / "val" / f"class{label}").mkdir(parents=True)
         Image.new("L", (12, 12)).save(tmp_path / "val" / f"class{label}" / "a.png")
-    with pytest.raises(tc.InputError, match=rf"dataset 'folder' has other classes than '{finished[0]}' was trained on"):
+    with pytest.raises(tc.InputError, match=rf"classes differ from those that '{finished[0]}' was trained on"):
         evaluate(from_checkpoint(finished[0]).updated({"data.name": "folder", "data.dir": str(tmp_path)}))
 
 
@@ -103,10 +103,10 @@ def test_nan_loss_ends_with_the_step(tmp_path):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--config.batch_size=12", "batch_size=12 cannot be shared by 8 devices: use 16"),
+        ("--config.batch_size=12", r"batch_size=12: must be a positive multiple of 8 \(8 devices\); use 16"),
         (
             "--config.model.num_classes=9",
-            r"has 10 classes and the model num_classes=9: use --config.model.num_classes=10",
+            "expected 9 classes, as model.num_classes, got 10; set --config.model.num_classes=10",
         ),
         ("--config.log_every=0", "log_every=0: must be > 0"),
         ("--config.weights=gone.safetensors", "gone.safetensors: not found"),
@@ -115,14 +115,14 @@ def test_nan_loss_ends_with_the_step(tmp_path):
         ("--config.optimizer.clip_norm=-1", "optimizer.clip_norm=-1.0: must be >= 0"),
         ("--config.model.drop_path_rate=1", r"drop_path_rate=1.0: must be in \[0, 1\)"),
         ("--config.epochs=0.001", "epochs=0.001 is less than half a step of 64 images"),
-        ("--config.mesh.model=3", "mesh.model=3 does not divide 8 devices: use 2"),
-        ("--config.mesh.data=4", "mesh.data=4 times mesh.model=1 is not 8 devices: use mesh.data=8"),
-        ("--config.accumulate=3", "batch_size=64 cannot be shared by 8 devices, 3 rows at a time: use 72"),
+        ("--config.mesh.model=3", "mesh.model=3: must be a divisor of 8, the number of devices; use 2"),
+        ("--config.mesh.data=4", "mesh.data=4: must be 8, for 8 devices and mesh.model=1"),
+        ("--config.accumulate=3", r"batch_size=64: must be a positive multiple of 24 \(8 devices x 3 rows\); use 72"),
         ("--config.accumulate=0", "accumulate=0: must be > 0"),
         ("--config.mixing.prob=1.5", r"mixing.prob=1.5: must be in \[0, 1\]"),
         ("--config.mixing.mixup=-0.1", "mixing.mixup=-0.1: must be >= 0"),
         ("--config.random_erasing=2", r"random_erasing=2.0: must be in \[0, 1\]"),
-        ("--config.distill.teacher=runs/gone", r"distill.teacher='runs/gone': no checkpoint in 'runs/gone'"),
+        ("--config.distill.teacher=runs/gone", r"distill.teacher='runs/gone': runs/gone: checkpoint not found"),
         (
             "--config.distill.teacher=dense",
             "distill.teacher='dense' requires weights: set --config.weights=PATH",
@@ -131,7 +131,7 @@ def test_nan_loss_ends_with_the_step(tmp_path):
             "--config.token_labels=1",
             "token_labels=1.0 requires a head on every patch token, which deit_tiny_patch16_224 lacks",
         ),
-        ("--config.data.label_maps=maps", "data.label_maps='maps' has no effect: it requires token_labels > 0"),
+        ("--config.data.label_maps=maps", "data.label_maps='maps' requires token_labels > 0"),
         (
             "--config.reduction_warmup.epochs=1",
             "reduction_warmup.epochs=1.0 ends at step 22, and the run has 22: use less",
@@ -139,11 +139,11 @@ def test_nan_loss_ends_with_the_step(tmp_path):
         ("--config.data.auto_augment=rand-m9-inc2", "rand-m9-inc2"),
         ("--config.data.repeats=0", "data.repeats=0: must be >= 1"),
         ("--config.data.repeats=40", "batch_size 64 is too small for repeats 40"),
-        ("--config.distill.tokens=0.5", "distill.tokens=0.5 has no effect: it requires distill.teacher"),
+        ("--config.distill.tokens=0.5", "distill.tokens=0.5 requires a teacher: set --config.distill.teacher=PATH"),
         ("--config.distill.kind=sof", "unknown distill.kind 'sof': did you mean 'soft'?"),
         (
             "--config.mixing.switch_prob=0.3",
-            "mixing.switch_prob=0.3 has no effect: it requires both mixing.mixup and mixing.cutmix",
+            "mixing.switch_prob=0.3 requires mixing.mixup > 0 and mixing.cutmix > 0",
         ),
     ],
 )

@@ -48,10 +48,10 @@ def test_the_command_writes_its_figures(monkeypatch, tmp_path, capsys):
     assert (found["config"]["batch_size"], found["topology"], found["name"]) == (64, "v5e:2x2", "step")
     assert found["collectives"]
     assert pod.main(["--config", GTP, *STEP, "--config.batch_size=12"]) == 2
-    assert capsys.readouterr().err == "error: batch_size=12 cannot be shared by 8 devices: use 16\n"
+    assert capsys.readouterr().err == "error: batch_size=12: must be a positive multiple of 8 (8 devices); use 16\n"
     assert pod.main(["--config", GTP, *STEP, "--config.epochs=3"]) == 2
     assert capsys.readouterr().err.startswith(
-        "error: cannot use --config.epochs with the step of a pod: it reads model., "
+        "error: --config.epochs cannot be combined with tcvit_jax.training.pod: it uses model.*, "
     )
 
 

@@ -90,7 +90,7 @@ def test_nobody_waits_for_a_process_that_made_a_mistake(tmp_path):
     first, second = together(tmp_path / "run", *LONG, each=((), ("--config.distill.teacher=/nonexistent",)))
     codes, outputs = ended([second, first])
     assert codes[0] == 2
-    assert outputs[0].splitlines()[-1] == "error: distill.teacher='/nonexistent': no checkpoint in '/nonexistent'"
+    assert outputs[0].splitlines()[-1] == "error: distill.teacher='/nonexistent': /nonexistent: checkpoint not found"
     assert codes[1] not in (0, 2, 75)
 
 
