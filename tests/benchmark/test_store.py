@@ -29,5 +29,5 @@ def test_a_line_that_a_kill_cut_short_is_measured_again_and_the_others_are_not(t
 
 def test_another_benchmark_in_the_directory_is_refused(tmp_path):
     Store(tmp_path, {"batch": 2}).get("one", dict)
-    with pytest.raises(InputError, match=r"holds a run with batch=2, not 3: choose another directory with --out=PATH"):
+    with pytest.raises(InputError, match=r"holds a run with batch=2, not 3; set --out=PATH to another directory"):
         Store(tmp_path, {"batch": 3})
