@@ -50,10 +50,12 @@ def test_loss_without_a_teacher_is_cross_entropy():
 def test_teacher_gets_the_images_in_its_own_normalization(kind):
     model, teacher = small(tc.TCViT(), 4, depth=2), small(depth=2, embed_dim=48, num_heads=2)
     variables, teacher_variables = variables_of(model), variables_of(teacher, seed=1)
-    other = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 0.3))
-    objective = Objective(model, PREPROCESSING, 0.1, teacher=Teacher(teacher, other, kind, weight=0.3, temperature=2.0))
+    teacher_preprocessing = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 0.3))
+    objective = Objective(
+        model, PREPROCESSING, 0.1, teacher=Teacher(teacher, teacher_preprocessing, kind, weight=0.3, temperature=2.0)
+    )
     student_logits = run(model, variables, normalized_images())
-    teacher_logits = run(teacher, teacher_variables, normalized_images(other))
+    teacher_logits = run(teacher, teacher_variables, normalized_images(teacher_preprocessing))
     if kind == "soft":
         distillation_loss = losses.soft_distillation(student_logits, teacher_logits, 2.0)
     else:
