@@ -22,7 +22,7 @@ def test_train_then_eval_prints_the_same_line(script, tmp_path):
     assert banner[0].startswith("model   deit_tiny_patch16_224, reducer gtp,")
     assert banner[1] == "tokens  36 -> 28 -> 20"
     assert re.fullmatch(r"GMACs   0\.0\d+, dense 0\.0\d+ \(\d\d\.\d% saved\)", banner[2])
-    assert banner[4] == "devices 1 x cpu, 64 images a step"
+    assert banner[4] == "devices 1 x cpu, batch size 64"
     result = next(line for line in reversed(train_process.stdout.splitlines()) if line.startswith("top1"))
     eval_process = script("eval.py", "--checkpoint", str(run), cwd=tmp_path)
     assert eval_process.returncode == 0, eval_process.stderr

@@ -1,1 +1,1 @@
-"""What a person sees of a run: progress while it goes, files when it is done."""
+"""Reports of a run: progress on the terminal, log files and plots."""

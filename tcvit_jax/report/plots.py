@@ -1,4 +1,4 @@
-"""Pictures: the loss and the accuracy over a run, and accuracy against what it costs."""
+"""Plots: training curves, and accuracy against cost."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Any
 from tcvit_jax import atomic
 
 
-def _figure(**keys: Any) -> Any:
-    """An empty figure, or None without matplotlib, which is an optional package."""
+def _make_figure(**options: Any) -> Any:
+    """Return an empty figure, or None if matplotlib, an optional dependency, is not installed."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         return None
-    # Made without pyplot, which would pick a window system and keep global state.
-    figure = Figure(layout="constrained", **keys)
+    # pyplot would choose a window system and keep global state.
+    figure = Figure(layout="constrained", **options)
     FigureCanvasAgg(figure)
     return figure
 
 
 def draw_curves(history: Sequence[dict[str, Any]], path: Path, title: str) -> bool:
-    """Draw the logged `loss`, `val_loss` and `val_top1` over steps into `path`.
+    """Plot the logged `loss`, `val_loss` and `val_top1` over training steps.
 
     Args:
-        history: lines of the log.
-        path: of the picture.
-        title: of the picture.
+        history: The lines of the log.
+        path: The image file to write.
+        title: The title of the plot.
 
     Returns:
-        Whether it could: False without matplotlib, which is an optional package.
+        Whether the plot was drawn; False if matplotlib, an optional dependency, is not installed.
     """
-    figure = _figure(figsize=(9, 3.6))
+    figure = _make_figure(figsize=(9, 3.6))
     if figure is None:
         return False
     figure.suptitle(title, fontsize=10)
@@ -53,28 +53,32 @@ def draw_curves(history: Sequence[dict[str, Any]], path: Path, title: str) -> bo
 
 
 def draw_tradeoff(
-    lines: Mapping[str, Sequence[tuple[float, float]]], dense: tuple[float, float], path: Path, label: str, title: str
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    dense: tuple[float, float],
+    path: Path,
+    cost_label: str,
+    title: str,
 ) -> bool:
-    """Draw top-1 in percent against a cost into `path`: a line for each method, a star for the dense model.
+    """Plot top-1 accuracy against cost: one curve per method, and a star for the dense model.
 
     Args:
-        lines: of each method, points of cost and accuracy.
-        dense: the dense model's point.
-        path: of the picture.
-        label: of the cost.
-        title: of the picture.
+        curves: For each method, its points `(cost, top-1 in percent)`.
+        dense: The point of the dense model.
+        path: The image file to write.
+        cost_label: The label of the cost axis.
+        title: The title of the plot.
 
     Returns:
-        Whether it could: False without matplotlib.
+        Whether the plot was drawn; False if matplotlib, an optional dependency, is not installed.
     """
-    figure = _figure(figsize=(7, 4.6))
+    figure = _make_figure(figsize=(7, 4.6))
     if figure is None:
         return False
     axes = figure.subplots()
-    axes.set(title=title, xlabel=label, ylabel="top-1, %")
+    axes.set(title=title, xlabel=cost_label, ylabel="top-1, %")
     styles = ("-", "--", ":")
-    for index, (name, points) in enumerate(lines.items()):
-        # Ten colors come back: lines differ then.
+    for index, (name, points) in enumerate(curves.items()):
+        # The palette has ten colors; after that, vary the line style.
         axes.plot(*zip(*sorted(points), strict=True), marker=".", label=name, linestyle=styles[index // 10 % 3])
     axes.plot(*dense, marker="*", markersize=12, color="black", linestyle="none", label="dense")
     axes.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""Progress on the terminal: a live bar where there is one, plain lines elsewhere."""
+"""Progress on the terminal: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Reporter:
-    """Tells how training goes. A context manager; `show=False`, for all processes but the first, tells nothing."""
+    """Progress bar and messages of a training run, as a context manager.
 
-    def __init__(self, total_steps: int, start_step: int = 0, show: bool = True) -> None:
-        """A run of `total_steps`, of which `start_step` are done."""
+    Args:
+        total_steps: The steps of the run.
+        start_step: The steps that are already done.
+        is_enabled: Whether to print anything; False on all processes but the first.
+    """
+
+    def __init__(self, total_steps: int, start_step: int = 0, is_enabled: bool = True) -> None:
         # highlight=False: rich would color digits inside file names and messages.
-        self._console = Console(highlight=False, quiet=not show, soft_wrap=True)
+        self._console = Console(highlight=False, quiet=not is_enabled, soft_wrap=True)
         self._bar = Progress(
-            TextColumn("[bold]train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+            TextColumn("[bold]train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"),
             TimeElapsedColumn(), TimeRemainingColumn(), console=self._console,
-            disable=not (show and self._console.is_terminal),
+            disable=not (is_enabled and self._console.is_terminal),
         )  # fmt: skip
-        self._task = self._bar.add_task("train", total=total_steps, completed=start_step, note="")
-        self._total, self._done = total_steps, start_step
+        self._task = self._bar.add_task("train", total=total_steps, completed=start_step, status="")
+        self._total_steps, self._step = total_steps, start_step
 
     def __enter__(self) -> Reporter:
         self._bar.start()
@@ -32,18 +37,18 @@ class Reporter:
     ) -> None:
         self._bar.stop()
 
-    def line(self, text: str) -> None:
-        """A line that stays, as it is: brackets are no markup."""
+    def print_line(self, text: str) -> None:
+        """Print a permanent line; brackets in it are not interpreted as markup."""
         self._console.print(text, markup=False)
 
-    def step(self, step: int) -> None:
-        """`step` steps are done."""
-        self._done = step
+    def set_step(self, step: int) -> None:
+        """Set the number of completed steps."""
+        self._step = step
         self._bar.update(self._task, completed=step)
 
-    def note(self, text: str) -> None:
-        """How it goes: beside the bar, or as a line."""
+    def show_status(self, text: str) -> None:
+        """Show the current metrics: next to the bar, or as a line where there is no terminal."""
         if self._console.is_terminal:
-            self._bar.update(self._task, note=text)
+            self._bar.update(self._task, status=text)
         else:
-            self.line(f"step {self._done}/{self._total}  {text}")
+            self.print_line(f"step {self._step}/{self._total_steps}  {text}")

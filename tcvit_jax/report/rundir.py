@@ -1,4 +1,4 @@
-"""The files of a run: `config.json`, `metrics.jsonl`, `summary.json`, `curves.png`, and `checkpoints/` beside them."""
+"""The files of a run: `config.json`, `metrics.jsonl`, `summary.json`, `curves.png` and the directory `checkpoints/`."""
 
 from __future__ import annotations
 
@@ -11,71 +11,83 @@ from typing import Any
 from flax import traverse_util
 
 from tcvit_jax import atomic
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import cannot_read, invalid
 
 
 class RunDirectory:
-    """One run's directory. Opening it again with the same configuration continues the run; with another is an error."""
+    """The directory of one run.
+
+    Opening it again with the same configuration resumes the run; another configuration is an error.
+
+    Args:
+        path: The directory, which is created if it does not exist.
+        config: The configuration of the run, as nested values.
+        is_writer: Whether this process writes files; False on all processes but the first.
+        flag: The command-line flag that sets the directory, for error messages.
+        resumable_keys: The configuration keys that may differ from those of the existing run.
+        normalize: A function that converts the configuration of a run from an earlier version to the current format.
+
+    Raises:
+        InputError: The directory cannot be created, or holds another run. The message names the first key that differs.
+    """
 
     def __init__(
         self,
         path: str | Path,
         config: Mapping[str, Any],
-        write: bool = True,
+        is_writer: bool = True,
         flag: str = "--config.workdir",
-        free: Container[str] = ("workdir",),
+        resumable_keys: Container[str] = ("workdir",),
         normalize: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     ) -> None:
-        """Make `path`, or check that the run in it has the same `config`, but for the keys that are `free`.
-
-        `normalize` brings the configuration of a run that an earlier version began to the form of `config`.
-
-        With `write=False`, for the processes that leave files to the first one, nothing is written. `flag` is what the
-        user chose the directory with.
-
-        Raises:
-            InputError: another run is kept there; names the first key that differs.
-        """
-        self.path, self._writes = Path(path), write
+        self.path, self._is_writer = Path(path), is_writer
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"cannot keep a run in {str(path)!r}: {error.strerror}") from error
+            raise cannot_read(
+                path, f"cannot create the directory ({error.strerror})", f"set {flag}=PATH to another directory"
+            ) from error
         file = self.path / "config.json"
-        config = _plain(config)
-        if file.is_file() and self._holds_something():
-            before: dict[str, Any] = traverse_util.flatten_dict(_plain(normalize(_read(file))), sep=".")
-            now: dict[str, Any] = traverse_util.flatten_dict(config, sep=".")
-            for key in sorted({*before, *now}):
-                if key not in free and before.get(key) != now.get(key):
-                    raise InputError(
-                        f"{str(self.path)!r} holds a run with {key}={before.get(key)!r}, not {now.get(key)!r}: "
-                        f"choose another directory with {flag}=PATH, or remove it"
+        config = _as_json(config)
+        if file.is_file() and self._has_progress():
+            previous: dict[str, Any] = traverse_util.flatten_dict(_as_json(normalize(_read_json(file))), sep=".")
+            current: dict[str, Any] = traverse_util.flatten_dict(config, sep=".")
+            for key in sorted({*previous, *current}):
+                if key not in resumable_keys and previous.get(key) != current.get(key):
+                    raise cannot_read(
+                        self.path,
+                        f"holds a run with {key}={previous.get(key)!r}, not {current.get(key)!r}",
+                        f"set {flag}=PATH to another directory, or remove this one",
                     )
-        self._write("config.json", config)
+        self._write_json("config.json", config)
 
-    def _holds_something(self) -> bool:
-        """Whether something was logged or saved; before, there is no run to protect."""
-        logged = self.metrics.is_file() and self.metrics.stat().st_size > 0
-        return logged or any(path.name.isdigit() for path in (self.path / "checkpoints").glob("*"))
+    def _has_progress(self) -> bool:
+        """Return whether anything was logged or saved, so that there is a run to protect."""
+        has_log = self.metrics.is_file() and self.metrics.stat().st_size > 0
+        return has_log or any(path.name.isdigit() for path in (self.path / "checkpoints").glob("*"))
 
     @property
     def metrics(self) -> Path:
-        """The log: one JSON object per line, each with its `step`."""
+        """The log file: one JSON object per line, each with its `step`."""
         return self.path / "metrics.jsonl"
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Append a line to the log."""
-        if not self._writes:
+        """Append a line to the log.
+
+        Args:
+            step: The training step.
+            values: The metrics by name; values that are not finite are written as null.
+        """
+        if not self._is_writer:
             return
         with atomic.write_errors(self.metrics), self.metrics.open("a") as file:
-            file.write(json.dumps({"step": step, **_finite(values)}) + "\n")
+            file.write(json.dumps({"step": step, **_replace_nonfinite(values)}) + "\n")
 
     def history(self) -> list[dict[str, Any]]:
-        """The lines of the log; a last one that a kill cut short is left out.
+        """Return the lines of the log, without an incomplete last line of a killed run.
 
         Raises:
-            InputError: a line before the last is damaged.
+            InputError: A line before the last one is damaged.
         """
         if not self.metrics.is_file():
             return []
@@ -88,63 +100,67 @@ class RunDirectory:
             except (ValueError, KeyError, TypeError) as error:
                 if number == len(texts):
                     break
-                raise InputError(f"line {number} of {str(self.metrics)!r} is damaged: {text[:60]!r}") from error
+                raise invalid(
+                    f"{self.metrics} line {number}", f"expected a JSON object with a step, got {text[:60]!r}"
+                ) from error
             lines.append(line)
         return lines
 
     def truncate_after(self, step: int, evaluation: bool = False) -> None:
-        """Drop what an interrupted run logged beyond its last checkpoint; those steps are taken again.
+        """Remove the log lines after a checkpoint, whose steps an interrupted run takes again.
 
-        With `evaluation`, what was logged of an evaluation of that checkpoint too, which is made again.
+        Args:
+            step: The step of the checkpoint.
+            evaluation: Whether to remove the evaluation of that step as well, because it is repeated.
         """
-        if not self._writes:
+        if not self._is_writer:
             return
 
-        def kept(line: Mapping[str, Any]) -> bool:
-            again = evaluation and line["step"] == step and any(key.startswith("val_") for key in line)
-            return line["step"] <= step and not again
+        def is_kept(line: Mapping[str, Any]) -> bool:
+            is_repeated = evaluation and line["step"] == step and any(key.startswith("val_") for key in line)
+            return line["step"] <= step and not is_repeated
 
-        lines = [line for line in self.history() if kept(line)]
+        lines = [line for line in self.history() if is_kept(line)]
         atomic.write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in lines))
 
     def summary(self) -> dict[str, Any]:
-        """What `summary.json` holds; nothing before it is written."""
+        """Return the content of `summary.json`, or an empty dict before it is written."""
         file = self.path / "summary.json"
-        return _read(file) if file.is_file() else {}
+        return _read_json(file) if file.is_file() else {}
 
     def write_summary(self, values: Mapping[str, Any]) -> None:
         """Write `summary.json`."""
-        self._write("summary.json", _finite(values))
+        self._write_json("summary.json", _replace_nonfinite(values))
 
-    def write_broken_step(self, values: Mapping[str, Any]) -> Path:
-        """Write what is known of a step that is not finite, and say where."""
+    def write_nonfinite_step(self, values: Mapping[str, Any]) -> Path:
+        """Write the images and losses of a step whose loss or gradient is not finite, and return the file."""
         file = self.path / "nonfinite.json"
-        self._write(file.name, _finite(values))
+        self._write_json(file.name, _replace_nonfinite(values))
         return file
 
-    def _write(self, name: str, values: Any) -> None:
-        if self._writes:
+    def _write_json(self, name: str, values: Any) -> None:
+        if self._is_writer:
             atomic.write_json(self.path / name, values)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise InputError(f"{str(path)!r} is damaged: {error}") from error
+        raise cannot_read(path, f"invalid JSON ({error})") from error
 
 
-def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN: what was not measured is null."""
-    return {key: _null(value) for key, value in values.items()}
+def _replace_nonfinite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` with None for NaN and infinities, which JSON cannot represent."""
+    return {key: _null_if_nonfinite(value) for key, value in values.items()}
 
 
-def _null(value: Any) -> Any:
+def _null_if_nonfinite(value: Any) -> Any:
     if isinstance(value, list):
-        return [_null(each) for each in value]
+        return [_null_if_nonfinite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` as JSON gives them back: tuples are lists."""
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` as they are read back from JSON, with lists for tuples."""
     return json.loads(json.dumps(values))

@@ -1,1 +1,1 @@
-"""Training: optimizer, state, the compiled step, checkpoints, and the loop that ties them together."""
+"""Training: optimizer, state, compiled step, checkpoints and the training loop."""

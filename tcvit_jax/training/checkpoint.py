@@ -1,4 +1,4 @@
-"""The checkpoints of a run: variables, their averages, the optimizer's state and `meta` as items of their own."""
+"""Checkpoints of a run: variables, their moving averages, the optimizer state and `meta` as separate Orbax items."""
 
 from __future__ import annotations
 
@@ -18,143 +18,159 @@ from jax.sharding import Mesh
 
 from tcvit_jax import atomic, sharding
 from tcvit_jax.checkpoint import CHECKPOINTS_DIR, EMA, META, VARIABLES, read_errors
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import cannot_read
 from tcvit_jax.training.step import TrainState
 
-_OPTIMISER = "opt_state"
+_OPT_STATE = "opt_state"
 
 
 class Checkpoints:
-    """The checkpoints of one run: the newest two, written in the background, each whole or absent.
+    """The two newest checkpoints of a run, written in the background; each is either complete or absent.
 
-    A context manager: leaving it waits until the last one is on the disk.
+    As a context manager, it waits on exit until the last checkpoint is on disk.
+
+    Args:
+        workdir: The directory of the run. `workdir/checkpoints` is created if it does not exist.
     """
 
     def __init__(self, workdir: Path) -> None:
-        """Open (and make) `workdir/checkpoints`."""
-        keep = ocp.checkpoint_managers.LatestN(2)
+        policy = ocp.checkpoint_managers.LatestN(2)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+            preservation_policy=policy, enable_async_checkpointing=True, cleanup_tmp_directories=True
         )
-        # For good: its threads may still be at it when the run ends.
-        logging.getLogger("absl").addFilter(_not_of_orbax)
+        # The filter is never removed: Orbax's threads may still log after the run has ended.
+        logging.getLogger("absl").addFilter(_is_not_from_orbax)
         self._root = (workdir / CHECKPOINTS_DIR).absolute()
         self._manager = ocp.CheckpointManager(self._root, options=options)
-        self._begun: int | None = None
+        self._saving_step: int | None = None
 
     def __enter__(self) -> Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         if kind is None:
-            with self._written():
+            with self._save_errors():
                 self._manager.close()
         else:
-            # What went wrong first is what the user should read.
+            # The first exception is the one to report.
             with suppress(Exception):
                 self._manager.close()
 
-    def latest(self) -> int | None:
-        """The step of the newest complete checkpoint."""
+    def latest_step(self) -> int | None:
+        """Return the step of the newest complete checkpoint, or None if there is none."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, meta: Mapping[str, Any]) -> None:
-        """Write `state` after `step` steps, with `meta`, what it takes to use it (JSON), unless that has begun already.
+        """Start to write a checkpoint, unless that step is saved or being saved already.
+
+        Args:
+            step: The number of steps taken.
+            state: The training state.
+            meta: The metadata of the checkpoint, as JSON values.
 
         Raises:
-            InputError: the one before, or this one, cannot be written; the newest complete one is still there.
+            InputError: This checkpoint or the one before cannot be written. The newest complete one is kept.
         """
-        if step in (self._begun, self.latest()):
+        if step in (self._saving_step, self.latest_step()):
             return
-        with self._written():
-            # Those before are on the disk when the next one begins: an error is of the one that is named.
+        with self._save_errors():
+            # Wait for the previous save first, so that an error names the step that failed.
             self._manager.wait_until_finished()
-            self._begun = step
-            self._check_room(state)
+            self._saving_step = step
+            self._check_disk_space(state)
             self._manager.save(
                 step,
-                # When to save is decided here. Orbax, asked, would look for a watcher of preemption as well, and count
-                # the points at which the processes agree on one by steps, where `PreemptionWatcher` counts its own.
+                # The loop decides when to save. Otherwise Orbax would check for preemption as well, and count sync
+                # points by step, in conflict with the count of `PreemptionWatcher`.
                 force=True,
                 args=ocp.args.Composite(
                     **{
                         VARIABLES: ocp.args.StandardSave(state.variables),
                         EMA: ocp.args.StandardSave(state.ema),
-                        _OPTIMISER: ocp.args.StandardSave(state.opt_state),
+                        _OPT_STATE: ocp.args.StandardSave(state.opt_state),
                         META: ocp.args.JsonSave(dict(meta)),
                     }
                 ),
             )
 
     def wait(self) -> None:
-        """Until everything that was saved is on the disk.
+        """Wait until all checkpoints are on disk.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: A checkpoint cannot be written.
         """
-        with self._written():
+        with self._save_errors():
             self._manager.wait_until_finished()
 
-    def _check_room(self, state: TrainState) -> None:
-        """Raise before anything is written, where that can be known: Orbax's threads fail with many words.
+    def _check_disk_space(self, state: TrainState) -> None:
+        """Raise an `OSError` before a save that the disk has no space for; Orbax would fail in its threads.
 
-        A checkpoint takes more than its arrays: what the newest one takes says how much more.
+        A checkpoint is larger than its arrays, so the size of the newest one counts as well.
         """
         arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        latest = self.latest()
-        newest = 0 if latest is None else _allocated(self._root / str(latest))
+        latest = self.latest_step()
+        newest = 0 if latest is None else _allocated_bytes(self._root / str(latest))
         processes = jax.process_count()  # pyright: ignore[reportUnknownMemberType]
         if shutil.disk_usage(self._root).free < max(arrays, newest) / processes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     @contextmanager
-    def _written(self) -> Generator[None]:
+    def _save_errors(self) -> Generator[None]:
+        """Convert an error of a save into an `InputError` that names the latest complete checkpoint."""
         try:
             yield
         except jax.errors.JaxRuntimeError:  # pyright: ignore[reportUnknownMemberType]
-            # Of another process, most likely, and not of the disk.
+            # Most likely another process failed, and not the disk.
             raise
         except Exception as error:
-            good = [int(path.name) for path in self._root.glob("*") if path.name.isdigit()]
-            last = f"the last good checkpoint is of step {max(good)}" if good else "there is no checkpoint yet"
-            raise InputError(
-                f"cannot save step {self._begun} in {str(self._root)!r}: {atomic.reason(error)}; {last}, "
-                "and the same command continues from there"
-            ) from error
+            steps = [int(path.name) for path in self._root.glob("*") if path.name.isdigit()]
+            latest = f"the latest complete checkpoint is step {max(steps)}" if steps else "no checkpoint is complete"
+            raise cannot_read(
+                self._root, f"cannot save step {self._saving_step}: {atomic.reason(error)}",
+                f"{latest}; rerun the same command to resume",
+            ) from error  # fmt: skip
 
     def meta(self, step: int) -> dict[str, Any]:
-        """What the checkpoint of a step says of itself."""
+        """Return the metadata of the checkpoint of a step.
+
+        Raises:
+            InputError: The checkpoint is damaged.
+        """
         with read_errors(self._root / str(step)):
             return self._manager.restore(step, args=ocp.args.Composite(**{META: ocp.args.JsonRestore()}))[META]
 
-    def restore(self, step: int, like: TrainState, mesh: Mesh, table: sharding.ParameterTable) -> TrainState:
-        """The state of a step, shaped as `like` (arrays or their shapes), on the mesh, which may be another one.
+    def restore(self, step: int, abstract_state: TrainState, mesh: Mesh, table: sharding.ParameterTable) -> TrainState:
+        """Restore the state of a step on a mesh, which may differ from the one it was saved on.
 
-        `table` is the parameter table of the model.
+        Args:
+            step: The step of the checkpoint.
+            abstract_state: A state with the expected shapes and dtypes, as arrays or `jax.ShapeDtypeStruct`.
+            mesh: The device mesh.
+            table: The parameter table of the model.
 
         Raises:
-            InputError: the checkpoint is damaged, or of another model.
+            InputError: The checkpoint is damaged, or belongs to another model.
         """
-        wanted = sharding.as_sharded(like, sharding.shardings(like, mesh, table))
+        target = sharding.as_sharded(abstract_state, sharding.shardings(abstract_state, mesh, table))
         args = ocp.args.Composite(
             **{
-                VARIABLES: ocp.args.StandardRestore(wanted.variables),
-                EMA: ocp.args.StandardRestore(wanted.ema),
-                _OPTIMISER: ocp.args.StandardRestore(wanted.opt_state),
+                VARIABLES: ocp.args.StandardRestore(target.variables),
+                EMA: ocp.args.StandardRestore(target.ema),
+                _OPT_STATE: ocp.args.StandardRestore(target.opt_state),
             }
         )
         with read_errors(self._root / str(step)):
             items = self._manager.restore(step, args=args)
         count = sharding.place_replicated(np.asarray(step, np.int32), mesh)
-        return TrainState(count, items[VARIABLES], items[EMA], items[_OPTIMISER])
+        return TrainState(count, items[VARIABLES], items[EMA], items[_OPT_STATE])
 
 
-def _not_of_orbax(record: logging.LogRecord) -> bool:
-    """Orbax prints the traces of its threads, and then raises what we say in a line."""
+def _is_not_from_orbax(record: logging.LogRecord) -> bool:
+    """Drop the records of Orbax: it logs the tracebacks of its threads, and then raises the error that we report."""
     return "orbax" not in record.pathname
 
 
-def _allocated(directory: Path) -> int:
-    """The bytes that the files of a directory take on the disk."""
-    # POSIX counts blocks of 512 bytes, whatever the file system's are.
+def _allocated_bytes(directory: Path) -> int:
+    """Return the disk space allocated to the files of a directory, in bytes."""
+    # In POSIX, `st_blocks` counts units of 512 bytes on every file system.
     return sum(path.stat().st_blocks * 512 for path in directory.rglob("*"))

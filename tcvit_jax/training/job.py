@@ -1,4 +1,4 @@
-"""Everything a run is made of, from its configuration."""
+"""All parts of a training run, built from its configuration."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ from jax.sharding import Mesh
 from tcvit_jax import __version__, assembly, models, sharding
 from tcvit_jax.assembly import EvalData, TrainData
 from tcvit_jax.config import Config
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import out_of_range
 from tcvit_jax.measure import Ledger, describe
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing
-from tcvit_jax.training import optimizer, recipe
+from tcvit_jax.training import optimizer
+from tcvit_jax.training import recipe as recipes
 from tcvit_jax.training.objective import Objective
 from tcvit_jax.training.reduction_warmup import Stage, stages
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a run is made of, built and checked before anything is written or compiled.
+    """All parts of a training run, built and checked before anything is written or compiled.
 
     Attributes:
-        config: what it was built from.
-        objective: what is minimized.
-        stages: the schedules of the run, one after another.
-        ledger: the cost of the model.
-        train_data, eval_data: the splits.
-        mesh: the devices.
-        total_steps: of the run.
-        rate: steps taken to learning rate.
-        tx: the optimizer.
-        variables: those that the run starts from; None draws them.
-        teacher_variables: the teacher's variables; empty without a teacher.
+        config: The configuration of the run.
+        objective: The training objective.
+        stages: The reduction schedules of the run, in order.
+        ledger: The cost of the model.
+        train_data, eval_data: The data of the training and the evaluation split.
+        mesh: The device mesh.
+        total_steps: The number of steps of the run.
+        lr_schedule: The learning rate as a function of the number of steps taken.
+        tx: The optimizer.
+        variables: The initial variables, or None to initialize them randomly.
+        teacher_variables: The teacher's variables; empty without a teacher.
     """
 
     config: Config
@@ -47,23 +48,27 @@ class Job:
     eval_data: EvalData
     mesh: Mesh
     total_steps: int
-    rate: optax.Schedule
+    lr_schedule: optax.Schedule
     tx: optax.GradientTransformation
     variables: dict[str, Any] | None
     teacher_variables: dict[str, Any]
 
     @property
     def model(self) -> ViT:
-        """What is trained, and evaluated."""
+        """The model to train and evaluate."""
         return self.objective.model
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """Of its images."""
+        """The preprocessing of the model's images."""
         return self.objective.preprocessing
 
     def meta(self, step: int) -> dict[str, Any]:
-        """What a checkpoint says of itself (see `checkpoint.load`)."""
+        """Return the metadata of a checkpoint (see `checkpoint.load`).
+
+        Args:
+            step: The number of steps taken.
+        """
         return {
             "step": step,
             "seed": self.config.run.seed,
@@ -76,36 +81,41 @@ class Job:
 
     @property
     def eval_steps(self) -> int:
-        """Steps between evaluations."""
+        """The number of steps between evaluations."""
         return max(1, self.train_data.steps(self.config.run.eval_every))
 
 
 def build(config: Config) -> Job:
-    """Return the job that a configuration describes; every mistake in it is raised here, before anything is compiled.
+    """Build the job of a configuration. Errors in it are raised here, before anything is compiled.
+
+    Args:
+        config: The configuration.
 
     Raises:
-        InputError: settings that do not fit each other, the data, the weights or the devices.
+        InputError: The settings do not fit each other, the data, the weights or the devices.
     """
     mesh, run = sharding.make_mesh(config.mesh.data, config.mesh.model), config.run
-    found = recipe.build(config, mesh)
-    model, preprocessing = found.model, found.objective.preprocessing
+    recipe = recipes.build(config, mesh)
+    model, preprocessing = recipe.model, recipe.objective.preprocessing
     variables = assembly.load_weights(config.model, model) if config.model.weights else None
-    # A teacher that is this model without reduction has the weights that the run starts from.
-    teacher_variables = (variables or {}) if found.teacher_variables is None else found.teacher_variables
+    # In self-distillation the teacher has the initial weights of the run.
+    teacher_variables = (variables or {}) if recipe.teacher_variables is None else recipe.teacher_variables
     sharding.check_divisible("eval_batch_size", run.eval_batch_size, mesh)
     train_data = assembly.build_train_data(config.data, run, model, preprocessing)
-    # What only the pipeline refuses is raised now; nothing is read before the first batch is asked for.
+    # This raises the errors of the pipeline now; nothing is read before the first batch is requested.
     train_data.batches(0)
-    if found.teacher_classes is not None and found.teacher_classes != train_data.source.classes:
-        raise InputError(f"distill.teacher={config.distill.teacher!r} knows other classes than the data have")
+    if recipe.teacher_classes is not None and recipe.teacher_classes != train_data.source.classes:
+        raise out_of_range(
+            "distill.teacher", config.distill.teacher, "a model trained on the classes of the training data"
+        )
     eval_data = assembly.build_eval_data(config.data, run.eval_batch_size, model, preprocessing)
     total_steps = train_data.steps(run.epochs)
     if not total_steps:
-        raise InputError(f"epochs={run.epochs} is less than half a step of {run.batch_size} images")
+        raise out_of_range("epochs", run.epochs, f"large enough for one step of {run.batch_size} images")
     steps_per_epoch = len(train_data.source) / run.batch_size
-    rate = optimizer.learning_rate(config.optimizer, total_steps, steps_per_epoch, run.batch_size)
-    tx = optimizer.adamw(config.optimizer, rate, model.PARAMETERS, model.depth)
+    lr_schedule = optimizer.learning_rate(config.optimizer, total_steps, steps_per_epoch, run.batch_size)
+    tx = optimizer.adamw(config.optimizer, lr_schedule, model.PARAMETERS, model.depth)
     return Job(
-        config, found.objective, stages(config.reduction_warmup, model, total_steps, steps_per_epoch), describe(model),
-        train_data, eval_data, mesh, total_steps, rate, tx, variables, teacher_variables,
+        config, recipe.objective, stages(config.reduction_warmup, model, total_steps, steps_per_epoch), describe(model),
+        train_data, eval_data, mesh, total_steps, lr_schedule, tx, variables, teacher_variables,
     )  # fmt: skip

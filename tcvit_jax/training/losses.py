@@ -1,4 +1,4 @@
-"""Losses by row: each is `[B]`, and what is minimized is the mean over the global batch."""
+"""Losses per row: each returns `[B]`, and training minimizes the mean over the global batch."""
 
 from __future__ import annotations
 
@@ -11,29 +11,42 @@ from jax import Array
 from jaxtyping import Bool, Float, Float32, Int, Shaped
 
 
-def targets(label: Int[Array, " B"], classes: int, smoothing: float) -> Float32[Array, "B {classes}"]:
-    """`[B, classes]` of labels `[B]`, smoothed towards the uniform distribution (Szegedy et al., 2016)."""
+def label_targets(label: Int[Array, " B"], classes: int, smoothing: float) -> Float32[Array, "B {classes}"]:
+    """Return the target distributions of labels, with label smoothing (Szegedy et al., 2016).
+
+    Args:
+        label: `[B]` int, class indices.
+        classes: The number of classes.
+        smoothing: The weight of the uniform distribution.
+
+    Returns:
+        `[B, classes]` float32.
+    """
     return optax.smooth_labels(jax.nn.one_hot(label, classes), smoothing)
 
 
-def map_targets(
+def label_map_targets(
     batch: Mapping[str, Shaped[Array, "B ..."]], classes: int, smoothing: float
 ) -> tuple[Float32[Array, "B {classes}"], Float32[Array, "B patches {classes}"]]:
-    """Smoothed distributions of label maps (`data.label_maps` has the formula): of the image, and of every patch.
+    """Return the target distributions of label maps, for the image and for every patch.
+
+    The formula is in `data.label_maps`.
 
     Args:
-        batch: with `map_scores` float32 and `map_classes` int32, `[B, 5, h, w]`, and the crop's `map_rows [B, gh, h]`,
+        batch: `map_scores` float32 and `map_classes` int32, `[B, 5, h, w]`, and the crop's `map_rows [B, gh, h]`,
             `map_columns [B, gw, w]`, `map_image_rows [B, h]` and `map_image_columns [B, w]`.
-        classes: how many there are.
-        smoothing: towards the uniform distribution.
+        classes: The number of classes.
+        smoothing: The weight of the uniform distribution.
 
     Returns:
         `[B, classes]` and `[B, gh * gw, classes]`, patches in raster order.
     """
     scores, index = batch["map_scores"], batch["map_classes"]
-    every = jnp.arange(classes)
-    dense = sum(jnp.where(index[:, k, ..., None] == every, scores[:, k, ..., None], 0) for k in range(scores.shape[1]))
-    # The longest axis last, and one side of the box after the other.
+    class_index = jnp.arange(classes)
+    dense = sum(
+        jnp.where(index[:, k, ..., None] == class_index, scores[:, k, ..., None], 0) for k in range(scores.shape[1])
+    )
+    # Keep the longest axis, the classes, last, and interpolate one axis of the crop at a time.
     rows = jnp.einsum("byh,bhwc->bywc", batch["map_rows"], dense, precision="highest")
     patches = jnp.einsum("bxw,bywc->byxc", batch["map_columns"], rows, precision="highest")
     image = jnp.einsum(
@@ -47,47 +60,76 @@ def map_targets(
 
 
 def cross_entropy(logits: Float[Array, "B classes"], target: Float[Array, "B classes"]) -> Float[Array, " B"]:
-    """`[B]`: softmax cross-entropy of logits against a distribution, both `[B, classes]`."""
+    """Return the softmax cross-entropy, `[B]`, of logits `[B, classes]` against distributions `[B, classes]`."""
     return optax.softmax_cross_entropy(logits, target)
 
 
 def soft_distillation(
-    logits: Float[Array, "B classes"], teacher: Float[Array, "B classes"], temperature: float
+    student_logits: Float[Array, "B classes"], teacher_logits: Float[Array, "B classes"], temperature: float
 ) -> Float[Array, " B"]:
-    """`[B]`: `T^2 KL(softmax(teacher / T) || softmax(logits / T))` (Hinton et al., 2015; DeiT, equation 2)."""
-    log_p = jax.nn.log_softmax(teacher / temperature)
-    log_q = jax.nn.log_softmax(logits / temperature)
+    """Return the soft distillation loss (Hinton et al., 2015; DeiT, equation 2).
+
+    This is `T^2 KL(softmax(teacher_logits / T) || softmax(student_logits / T))`.
+
+    Args:
+        student_logits: `[B, classes]`.
+        teacher_logits: `[B, classes]`.
+        temperature: The temperature `T`.
+
+    Returns:
+        `[B]`.
+    """
+    log_p = jax.nn.log_softmax(teacher_logits / temperature)
+    log_q = jax.nn.log_softmax(student_logits / temperature)
     return temperature**2 * optax.losses.kl_divergence_with_log_targets(log_q, log_p)
 
 
-def hard_distillation(logits: Float[Array, "B classes"], teacher: Float[Array, "B classes"]) -> Float[Array, " B"]:
-    """`[B]`: cross-entropy against the teacher's most likely class (DeiT, equation 3)."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, teacher.argmax(-1))
+def hard_distillation(
+    student_logits: Float[Array, "B classes"], teacher_logits: Float[Array, "B classes"]
+) -> Float[Array, " B"]:
+    """Return the cross-entropy, `[B]`, against the teacher's most likely class (DeiT, equation 3).
+
+    Args:
+        student_logits: `[B, classes]`.
+        teacher_logits: `[B, classes]`.
+    """
+    return optax.softmax_cross_entropy_with_integer_labels(student_logits, teacher_logits.argmax(-1))
 
 
 def token_distillation(
-    patches: Float[Array, "B N0 D"], teacher: Float[Array, "B N0 D"], held: Bool[Array, "B N0"]
+    student_patches: Float[Array, "B N0 D"], teacher_patches: Float[Array, "B N0 D"], mask: Bool[Array, "B N0"]
 ) -> Float32[Array, " B"]:
-    """`[B]`: mean squared difference of restored patches from the dense model's, `[B, N0, D]`, where they are `held`.
+    """Return the mean squared error of the student's restored patches against the dense teacher's.
 
-    As DynamicViT's (Rao et al., 2021, equation 8) on the tokens it keeps; a patch that was fused into another token is
-    compared with what that token has become.
+    This is DynamicViT's loss on kept tokens (Rao et al., 2021, equation 8). A patch that was fused into another token
+    is compared with the fused token.
+
+    Args:
+        student_patches: `[B, N0, D]`, restored.
+        teacher_patches: `[B, N0, D]`.
+        mask: `[B, N0]` bool, the patches that the student's tokens represent.
+
+    Returns:
+        `[B]` float32, the mean over the patches in `mask`; 0 if there is none.
     """
-    squared = jnp.square(patches.astype(jnp.float32) - teacher.astype(jnp.float32)).mean(-1)
-    return (squared * held).sum(-1) / jnp.maximum(held.sum(-1), 1)
+    squared = jnp.square(student_patches.astype(jnp.float32) - teacher_patches.astype(jnp.float32)).mean(-1)
+    return (squared * mask).sum(-1) / jnp.maximum(mask.sum(-1), 1)
 
 
-def token_labels(
+def token_label_loss(
     logits: Float[Array, "B N classes"], target: Float[Array, "B N classes"], count: Float32[Array, "B N"]
 ) -> Float[Array, " B"]:
-    """`[B]`: mean cross-entropy of every token's logits, weighted by how many patches it holds.
+    """Return the mean cross-entropy over patch tokens, weighted by the number of patches in each token.
 
-    Without reduction the mean over tokens of LV-ViT's token labels (Jiang et al., 2021, equation 4).
+    Without reduction, this is the mean over tokens of LV-ViT's token labeling (Jiang et al., 2021, equation 4).
 
     Args:
         logits: `[B, N, classes]`.
-        target: `[B, N, classes]`, each token's distribution.
-        count: `[B, N]`, of patches.
+        target: `[B, N, classes]`, the target distribution of each token.
+        count: `[B, N]`, the number of patches in each token. Tokens with 0 patches are ignored.
+
+    Returns:
+        `[B]`.
     """
-    each = optax.softmax_cross_entropy(logits, target)
-    return (jnp.where(count > 0, each, 0) * count).sum(-1) / jnp.maximum(count.sum(-1), 1)
+    losses = optax.softmax_cross_entropy(logits, target)
+    return (jnp.where(count > 0, losses, 0) * count).sum(-1) / jnp.maximum(count.sum(-1), 1)

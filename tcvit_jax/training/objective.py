@@ -1,4 +1,4 @@
-"""What a training step minimizes: the loss of every row, from uint8 images to one number each."""
+"""The training objective: from uint8 images to one loss per row."""
 
 from __future__ import annotations
 
@@ -19,19 +19,28 @@ from tcvit_jax.ops.images import normalize
 from tcvit_jax.ops.rows import Rows
 from tcvit_jax.tokens import Tokens
 from tcvit_jax.training import losses
-from tcvit_jax.training.mixing import Mixing, cut_box, in_box, mix_images, mix_targets, random_erasing, sides
+from tcvit_jax.training.mixing import (
+    Mixing,
+    box_mask,
+    cutmix_box,
+    image_size,
+    mix_images,
+    mix_targets,
+    random_erasing,
+)
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """Who is learned from, and how.
+    """The teacher of knowledge distillation. Its variables are passed to each step.
 
     Attributes:
-        model, preprocessing: the teacher's; its variables are given to each step.
-        kind: `"soft"`, its distribution, or `"hard"`, its most likely class.
-        weight: the part of the loss that distillation has; labels have the rest.
-        temperature: of `"soft"`.
-        tokens: the weight of the difference of restored patches from the teacher's; 0 is off.
+        model: The teacher model.
+        preprocessing: The preprocessing of its images.
+        kind: `"soft"` to learn its distribution, or `"hard"` to learn its most likely class.
+        weight: The weight of the distillation loss; the loss on labels has the rest.
+        temperature: The temperature of `"soft"`.
+        tokens: The weight of the loss between restored patches and the teacher's; 0 disables it.
     """
 
     model: ViT
@@ -41,25 +50,34 @@ class Teacher:
     temperature: float = 1.0
     tokens: float = 0.0
 
-    def loss(self, logits: Float[Array, "B classes"], taught: Float[Array, "B classes"]) -> Float[Array, " B"]:
-        """`[B]`: distillation of `logits` towards the teacher's, `taught`."""
+    def loss(
+        self, student_logits: Float[Array, "B classes"], teacher_logits: Float[Array, "B classes"]
+    ) -> Float[Array, " B"]:
+        """Return the distillation loss of the logits, `[B]`.
+
+        Args:
+            student_logits: `[B, classes]`.
+            teacher_logits: `[B, classes]`.
+        """
         if self.kind == "hard":
-            return losses.hard_distillation(logits, taught)
-        return losses.soft_distillation(logits, taught, self.temperature)
+            return losses.hard_distillation(student_logits, teacher_logits)
+        return losses.soft_distillation(student_logits, teacher_logits, self.temperature)
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss of a batch, row by row.
+    """The training loss of a batch, per row.
 
     Attributes:
-        model, preprocessing: the student's.
-        label_smoothing: of the labels.
-        mixing: mixup and CutMix.
-        erasing: the probability of random erasing.
-        mix_token: whether patches are mixed instead of pixels (MixToken; Jiang et al., 2021).
-        token_labels: the weight of the loss of every patch token; 0 is off, and logits are then those of evaluation.
-        teacher: who is learned from; None for nobody.
+        model: The student model.
+        preprocessing: The preprocessing of its images.
+        label_smoothing: The weight of the uniform distribution in the targets.
+        mixing: Mixup and CutMix.
+        erasing: The probability of random erasing.
+        mix_token: Whether to mix patches instead of pixels (MixToken; Jiang et al., 2021).
+        token_labels: The weight of the loss on patch tokens. With 0 it is disabled, and the loss on labels reads the
+            logits of evaluation instead of the class token's.
+        teacher: The teacher, or None.
     """
 
     model: ViT
@@ -72,127 +90,154 @@ class Objective:
     teacher: Teacher | None = None
 
     @property
-    def pairs(self) -> bool:
-        """Whether a row is mixed with its partner."""
+    def uses_pairs(self) -> bool:
+        """Whether rows are mixed with their partners."""
         return self.mix_token or self.mixing.mixup > 0 or self.mixing.cutmix > 0
 
     def __call__(
         self,
         variables: Mapping[str, Any],
-        taught: Mapping[str, Any],
+        teacher_variables: Mapping[str, Any],
         batch: Mapping[str, Array],
         key: Key[Array, ""],
         rows: Rows | None = None,
     ) -> tuple[Float[Array, " B"], dict[str, Any]]:
-        """The loss of every row, `[B]` float32, and the batch statistics that the model has moved on.
+        """Compute the loss of every row.
 
         Args:
-            variables: the student's.
-            taught: the teacher's; empty where there is none.
-            batch: `image` uint8 `[B, H, W, C]`, `label` int32 `[B]`; with label maps what `losses.map_targets` reads.
-            key: of every random choice of this batch.
-            rows: of the global batch; None where the batch is all of it.
+            variables: The student's variables.
+            teacher_variables: The teacher's variables; empty without a teacher.
+            batch: `image` uint8 `[B, H, W, C]` and `label` int32 `[B]`; with label maps, the input of
+                `losses.label_map_targets` as well.
+            key: The random key of the batch.
+            rows: The rows of the global batch that `batch` holds; None if it holds all of them.
+
+        Returns:
+            The loss `[B]` float32, and the updated batch statistics of the model.
         """
         images = normalize(batch["image"], self.preprocessing.mean, self.preprocessing.std)
-        target, of_patches = self._targets(batch)
+        target, patch_target = self._targets(batch)
         if self.erasing:
             images = random_erasing(jax.random.fold_in(key, 1), images, self.erasing, rows)
         if self.mixing.mixup or self.mixing.cutmix:
-            mixed = self.mixing.draw(jax.random.fold_in(key, 2), sides(images))
-            images, target = mix_images(images, mixed), mix_targets(target, mixed.label)
-        patches, own = None, jnp.float32(1)
+            mix = self.mixing.draw(jax.random.fold_in(key, 2), image_size(images))
+            images, target = mix_images(images, mix), mix_targets(target, mix.target_weight)
+        mix_mask, weight = None, jnp.float32(1)
         if self.mix_token:
-            patches = mixed_patches(jax.random.fold_in(key, 3), self.model.grid)
-            own = 1 - patches.mean(dtype=jnp.float32)
-        found, statistics = self.model.apply(
-            variables, images, train=True, rows=rows, patches=self._reads_patches, mix_mask=patches, method="outputs",
+            mix_mask = draw_mix_mask(jax.random.fold_in(key, 3), self.model.grid)
+            weight = 1 - mix_mask.mean(dtype=jnp.float32)
+        outputs, statistics = self.model.apply(
+            variables, images, train=True, rows=rows, patches=self._needs_patches, mix_mask=mix_mask, method="outputs",
             rngs={"dropout": key}, mutable=["batch_stats"],
         )  # fmt: skip
-        heads, tokens = cast(tuple[HeadOutputs, Tokens], found)
-        whole = mix_targets(target, own) if self.mix_token else target
-        loss = losses.cross_entropy(heads.class_token if self._reads_heads_apart else heads.logits, whole)
+        heads, tokens = cast(tuple[HeadOutputs, Tokens], outputs)
+        image_target = mix_targets(target, weight) if self.mix_token else target
+        label_logits = heads.class_token if self._uses_class_token_logits else heads.logits
+        loss = losses.cross_entropy(label_logits, image_target)
         if self.teacher is not None:
-            shown = _renormalized(images, self.preprocessing, self.teacher.preprocessing)
-            found = self.teacher.model.apply(
-                taught, shown, patches=self.teacher.tokens > 0, mix_mask=patches, method="outputs"
+            teacher_images = _renormalize(images, self.preprocessing, self.teacher.preprocessing)
+            teacher_outputs = self.teacher.model.apply(
+                teacher_variables, teacher_images, patches=self.teacher.tokens > 0, mix_mask=mix_mask, method="outputs"
             )
-            said, dense = cast(tuple[HeadOutputs, Tokens], jax.lax.stop_gradient(found))
-            logits, theirs = self._compared(heads, said)
-            loss = (1 - self.teacher.weight) * loss + self.teacher.weight * self.teacher.loss(logits, theirs)
+            teacher_heads, teacher_tokens = cast(tuple[HeadOutputs, Tokens], jax.lax.stop_gradient(teacher_outputs))
+            student_logits, teacher_logits = self._distillation_logits(heads, teacher_heads)
+            distillation_loss = self.teacher.loss(student_logits, teacher_logits)
+            loss = (1 - self.teacher.weight) * loss + self.teacher.weight * distillation_loss
             if self.teacher.tokens:
-                loss = loss + self.teacher.tokens * _of_patches(tokens, dense)
+                loss = loss + self.teacher.tokens * _token_distillation_loss(tokens, teacher_tokens)
         if self.token_labels:
-            of_patches = target[:, None] if of_patches is None else of_patches
-            loss = loss + self.token_labels * _of_tokens(heads, tokens, of_patches, patches)
+            patch_target = target[:, None] if patch_target is None else patch_target
+            loss = loss + self.token_labels * _token_label_loss(heads, tokens, patch_target, mix_mask)
         return loss, dict(statistics)
 
     def _targets(
         self, batch: Mapping[str, Array]
     ) -> tuple[Float[Array, "B classes"], Float[Array, "B N0 classes"] | None]:
-        """The distributions of images, and those of their patches where the batch brings label maps."""
+        """Return the targets of the images, and those of their patches if the batch has label maps."""
         if "map_scores" in batch:
-            return losses.map_targets(batch, self.model.num_classes, self.label_smoothing)
-        return losses.targets(batch["label"], self.model.num_classes, self.label_smoothing), None
+            return losses.label_map_targets(batch, self.model.num_classes, self.label_smoothing)
+        return losses.label_targets(batch["label"], self.model.num_classes, self.label_smoothing), None
 
     @property
-    def _reads_patches(self) -> bool:
+    def _needs_patches(self) -> bool:
+        """Whether a loss reads the patch tokens."""
         return self.token_labels > 0 or (self.teacher is not None and self.teacher.tokens > 0)
 
     @property
-    def _reads_heads_apart(self) -> bool:
-        """Whether other logits than the class token's learn from something else than labels."""
+    def _uses_class_token_logits(self) -> bool:
+        """Whether the loss on labels reads the class token's logits, because other heads have other targets."""
         return self.token_labels > 0 or (self.model.distilled and self.teacher is not None)
 
-    def _compared(
-        self, heads: HeadOutputs, said: HeadOutputs
+    def _distillation_logits(
+        self, student: HeadOutputs, teacher: HeadOutputs
     ) -> tuple[Float[Array, "B classes"], Float[Array, "B classes"]]:
-        """Which of the student's logits learn from which of the teacher's."""
+        """Return the logits of the student and of the teacher that the distillation loss compares."""
         if self.model.distilled:
-            return heads.distillation_token, said.logits
+            return student.distillation_token, teacher.logits
         if self.token_labels:
-            return heads.class_token, said.class_token
-        return heads.logits, said.logits
+            return student.class_token, teacher.class_token
+        return student.logits, teacher.logits
 
 
-def _of_patches(tokens: Tokens, dense: Tokens) -> Float[Array, " B"]:
-    """`[B]`: how far the student's patches, restored, are from the teacher's."""
-    patches = plans.restore(tokens.patches, tokens.slots, tokens.restore_weights)
-    wanted = plans.restore(dense.patches, dense.slots, dense.restore_weights)
-    held = tokens.slots >= 0 if tokens.restore_weights is None else tokens.restore_weights.sum(-1) > 0
-    return losses.token_distillation(patches, wanted, held)
+def _token_distillation_loss(student: Tokens, teacher: Tokens) -> Float[Array, " B"]:
+    """Return the loss of the student's restored patches against the teacher's, `[B]`."""
+    student_patches = plans.restore(student.patches, student.slots, student.restore_weights)
+    teacher_patches = plans.restore(teacher.patches, teacher.slots, teacher.restore_weights)
+    mask = student.slots >= 0 if student.restore_weights is None else student.restore_weights.sum(-1) > 0
+    return losses.token_distillation(student_patches, teacher_patches, mask)
 
 
-def _of_tokens(
-    heads: HeadOutputs, tokens: Tokens, target: Float[Array, "B labels classes"], mixed: Bool[Array, " N0"] | None
+def _token_label_loss(
+    heads: HeadOutputs,
+    tokens: Tokens,
+    target: Float[Array, "B labels classes"],
+    mix_mask: Bool[Array, " N0"] | None,
 ) -> Float[Array, " B"]:
-    """`[B]`: the loss of the patch tokens, against labels that were condensed by the same plans.
+    """Return the loss of the patch tokens, whose targets are pooled by the same plans as the tokens.
 
     Args:
-        heads, tokens: of the model.
-        target: of every patch, `[B, N0, classes]`, or of all of an image's, `[B, 1, classes]`.
-        mixed: `[N0]`, which patches are the partner's.
+        heads: The outputs of the model's classifiers.
+        tokens: The tokens after the last block.
+        target: `[B, N0, classes]`, the target of every patch, or `[B, 1, classes]`, one target for all patches of an
+            image.
+        mix_mask: `[N0]` bool, the patches that were taken from the partner, or None.
+
+    Returns:
+        `[B]`.
     """
-    assert heads.patch_tokens is not None, "a model without a head on its patch tokens"
+    assert heads.patch_tokens is not None, "the model has no head on its patch tokens"
     count = tokens.slots.shape[1]
     target = jnp.broadcast_to(target, (target.shape[0], count, target.shape[2]))
-    if mixed is not None:
-        target = mix_targets(target, 1 - mixed[:, None].astype(jnp.float32))
-    target, held = plans.pool_patches(target, tokens.slots, tokens.origin.shape[1], tokens.restore_weights)
-    return losses.token_labels(heads.patch_tokens, target, held)
+    if mix_mask is not None:
+        target = mix_targets(target, 1 - mix_mask[:, None].astype(jnp.float32))
+    target, patch_count = plans.pool_patches(target, tokens.slots, tokens.origin.shape[1], tokens.restore_weights)
+    return losses.token_label_loss(heads.patch_tokens, target, patch_count)
 
 
-def mixed_patches(key: Key[Array, ""], grid: tuple[int, int]) -> Bool[Array, " N0"]:
-    """MixToken's box of patches, `[N0]` bool: of `1 - lam` of the grid, `lam` uniform, around a uniform center."""
-    share, row, column = jax.random.split(key, 3)
-    center = jnp.stack([jax.random.randint(k, (), 0, n) for k, n in zip((row, column), grid, strict=True)])
-    return in_box(cut_box(grid, jax.random.uniform(share), center), grid).reshape(-1)
+def draw_mix_mask(key: Key[Array, ""], grid: tuple[int, int]) -> Bool[Array, " N0"]:
+    """Draw MixToken's box of patches.
+
+    It covers `1 - lam` of the grid, with `lam` uniform, around a uniform center.
+
+    Args:
+        key: The random key.
+        grid: The number of patches in height and width.
+
+    Returns:
+        `[N0]` bool, True for patches inside the box.
+    """
+    lam_key, row_key, column_key = jax.random.split(key, 3)
+    center = jnp.stack([jax.random.randint(k, (), 0, n) for k, n in zip((row_key, column_key), grid, strict=True)])
+    return box_mask(cutmix_box(grid, jax.random.uniform(lam_key), center), grid).reshape(-1)
 
 
-def _renormalized(
-    images: Float[Array, "B height width C"], ours: Preprocessing, theirs: Preprocessing
+def _renormalize(
+    images: Float[Array, "B height width C"], source: Preprocessing, target: Preprocessing
 ) -> Float[Array, "B height width C"]:
-    """Images normalized as one model has them, as another one wants them."""
-    if (ours.mean, ours.std) == (theirs.mean, theirs.std):
+    """Convert images from the normalization of one model to that of another."""
+    if (source.mean, source.std) == (target.mean, target.std):
         return images
-    mean, std, to_mean, to_std = (jnp.array(v) for v in (ours.mean, ours.std, theirs.mean, theirs.std))
-    return (images * std + mean - to_mean) / to_std
+    mean, std, target_mean, target_std = (
+        jnp.array(value) for value in (source.mean, source.std, target.mean, target.std)
+    )
+    return (images * std + mean - target_mean) / target_std

@@ -1,4 +1,4 @@
-"""Leaving in good order: a machine that is about to go says so first, and the run saves and ends."""
+"""Handling of preemption: on `SIGTERM` the run saves a checkpoint and exits."""
 
 from __future__ import annotations
 
@@ -9,52 +9,52 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-# EX_TEMPFAIL of sysexits.h: not done, and worth another try with the same command.
+# EX_TEMPFAIL of sysexits.h: a temporary failure; the same command may be run again.
 EXIT_STATUS = 75
 
 
 class Preempted(Exception):
-    """The run was asked to end, and can be continued after `step`."""
+    """A preempted run, saved after `step` and ready to be resumed."""
 
     def __init__(self, step: int) -> None:
-        super().__init__(f"interrupted, and saved after step {step}: the same command continues")
+        super().__init__(f"preempted: saved after step {step}; rerun the same command to resume")
         self.step = step
 
 
 class PreemptionWatcher:
-    """Whether somebody asked this run to end by `SIGTERM`; a context manager, inside of which that does not kill it.
+    """Watcher for `SIGTERM`, as a context manager in which the signal does not kill the process.
 
-    Where several processes train together, the distributed runtime watches for the signal on each of them, and they all
-    learn of it at the same point, so that they save the same step.
+    With several processes, JAX's distributed runtime watches for the signal on each of them and reports it to all of
+    them at the same sync point, so that all processes save the same step.
     """
 
     def __init__(self) -> None:
-        self._received, self._points, self._before = False, 0, None
-        self._together = jax.distributed.is_initialized()
+        self._is_preempted, self._sync_points, self._previous_handler = False, 0, None
+        self._is_distributed = jax.distributed.is_initialized()
 
     def __enter__(self) -> PreemptionWatcher:
-        if not self._together:
+        if not self._is_distributed:
             try:
-                self._before = signal.signal(signal.SIGTERM, self._receive)
+                self._previous_handler = signal.signal(signal.SIGTERM, self._receive)
             except ValueError:
-                # Signals belong to the main thread; in another one there is nothing to listen to.
-                self._before = None
+                # Only the main thread can install signal handlers.
+                self._previous_handler = None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGTERM, self._previous_handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> Any:
-        self._received = True
+        self._is_preempted = True
 
-    def reached(self) -> bool:
-        """Whether to end here. All processes ask equally often, at the same points of their work."""
-        if not self._together:
-            return self._received
-        self._points += 1
-        # True at one point alone, and the work between them may be long: it is kept.
-        self._received = self._received or multihost_utils.reached_preemption_sync_point(self._points)
-        return self._received
+    def is_preempted(self) -> bool:
+        """Return whether to stop here. All processes must make this call the same number of times."""
+        if not self._is_distributed:
+            return self._is_preempted
+        self._sync_points += 1
+        # The runtime reports the notice once, so latch it.
+        self._is_preempted = self._is_preempted or multihost_utils.reached_preemption_sync_point(self._sync_points)
+        return self._is_preempted

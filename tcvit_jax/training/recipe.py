@@ -1,4 +1,4 @@
-"""What a training step minimizes under a configuration: the model, its objective and its teacher."""
+"""The training recipe of a configuration: the model, its objective and its teacher."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from tcvit_jax import assembly, checkpoint, models, sharding
 from tcvit_jax.config import DENSE, Config, Distillation
 from tcvit_jax.config import Mixing as MixingSection
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import InputError, invalid, requires
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing
 from tcvit_jax.training.mixing import Mixing
@@ -19,13 +19,13 @@ from tcvit_jax.training.objective import Objective, Teacher
 
 @dataclass(frozen=True)
 class Recipe:
-    """The objective of a configuration, and what a teacher brings.
+    """The objective of a configuration, with the variables and classes of the teacher.
 
     Attributes:
-        objective: what is minimized; it has the model.
-        teacher_variables: of a teacher that is a checkpoint; None where the teacher is the model that the run starts
-            from, and `{}` where there is none.
-        teacher_classes: what a teacher was trained to tell apart; None where nothing says.
+        objective: The objective, which holds the model.
+        teacher_variables: The variables of a teacher that was loaded from a checkpoint; None if the teacher uses the
+            initial variables of the run (self-distillation), and `{}` without a teacher.
+        teacher_classes: The class names of the teacher, or None if they are not known.
     """
 
     objective: Objective
@@ -34,23 +34,27 @@ class Recipe:
 
     @property
     def model(self) -> ViT:
-        """What is trained."""
+        """The model to train."""
         return self.objective.model
 
 
 def build(config: Config, mesh: Mesh) -> Recipe:
-    """Return the recipe of a configuration, which the devices of a mesh can run; nothing is compiled.
+    """Build the recipe of a configuration, and check that it can run on a mesh. Nothing is compiled.
+
+    Args:
+        config: The configuration.
+        mesh: The device mesh.
 
     Raises:
-        InputError: settings that do not fit each other, the model or the mesh, or a teacher that cannot be loaded.
+        InputError: The settings do not fit each other, the model or the mesh, or the teacher cannot be loaded.
     """
     model = assembly.build_model(config.model, config.reduction)
     preprocessing = assembly.build_preprocessing(config.data, model)
-    # Traces the model: what only shows there is raised now.
+    # This traces the model, so that errors which only show there are raised now.
     sharding.check_shardable(models.parameter_shapes(model), mesh, model.PARAMETERS)
     teacher, variables, classes = build_teacher(config.distill, config.mixing, model, preprocessing)
     objective = build_objective(config.mixing, model, preprocessing, teacher)
-    rows = config.run.accumulate * (2 if objective.pairs else 1)
+    rows = config.run.accumulate * (2 if objective.uses_pairs else 1)
     sharding.check_divisible("batch_size", config.run.batch_size, mesh, rows)
     return Recipe(objective, variables, classes)
 
@@ -58,16 +62,22 @@ def build(config: Config, mesh: Mesh) -> Recipe:
 def build_objective(
     mixing: MixingSection, model: ViT, preprocessing: Preprocessing, teacher: Teacher | None
 ) -> Objective:
-    """Return what a configuration minimizes.
+    """Build the objective of a configuration.
+
+    Args:
+        mixing: The `mixing` section of the configuration.
+        model: The model to train.
+        preprocessing: The preprocessing of its images.
+        teacher: The teacher, or None.
 
     Raises:
-        InputError: token labels for a model without a head on its patch tokens.
+        InputError: Token labels are set for a model without a head on its patch tokens.
     """
     if mixing.token_labels and not model.has_patch_logits:
-        raise InputError(
-            f"token_labels={mixing.token_labels} requires a head on every patch token, which {model.variant} lacks: "
-            "use lvvit_s, for example"
-        )
+        raise requires(
+            f"token_labels={mixing.token_labels}", "a model with a head on its patch tokens",
+            f"use lvvit_s instead of {model.variant}, for example",
+        )  # fmt: skip
     return Objective(
         model, preprocessing, mixing.label_smoothing,
         Mixing(mixing.mixup, mixing.cutmix, mixing.prob, mixing.switch_prob), mixing.random_erasing, mixing.mix_token,
@@ -78,10 +88,19 @@ def build_objective(
 def build_teacher(
     distill: Distillation, mixing: MixingSection, model: ViT, preprocessing: Preprocessing
 ) -> tuple[Teacher | None, dict[str, Any] | None, tuple[str, ...] | None]:
-    """Return the teacher, its variables and its classes, as `Recipe` has them.
+    """Build the teacher of a configuration.
+
+    Args:
+        distill: The `distill` section of the configuration.
+        mixing: The `mixing` section of the configuration.
+        model: The student.
+        preprocessing: The preprocessing of the student's images.
+
+    Returns:
+        The teacher, its variables and its classes, as in `Recipe`.
 
     Raises:
-        InputError: no such teacher, or one that does not fit the model.
+        InputError: The teacher is not found, or does not fit the model.
     """
     name, settings = distill.teacher, (distill.kind, distill.weight, distill.temperature, distill.tokens)
     if not name:
@@ -91,17 +110,18 @@ def build_teacher(
     try:
         teacher, variables, meta = checkpoint.load(name)
     except InputError as error:
-        raise InputError(f"distill.teacher={name!r}: {error}") from error
+        raise invalid(f"distill.teacher={name!r}", str(error)) from error
     _check_teacher(name, teacher, model, compares_patches=distill.tokens > 0 or mixing.mix_token)
     classes = None if meta["classes"] is None else tuple(meta["classes"])
     return Teacher(teacher, Preprocessing.from_config(meta["preprocessing"]), *settings), variables, classes
 
 
 def _check_teacher(name: str, teacher: ViT, model: ViT, compares_patches: bool) -> None:
-    """Raise unless a teacher takes the student's images and has its classes; where patches are compared, theirs too."""
+    """Raise unless the teacher's images and classes, and its patches if they are compared, match the student's."""
     for key in ("img_size", "in_chans", "num_classes", *(("grid", "embed_dim") if compares_patches else ())):
-        if getattr(teacher, key) != getattr(model, key):
-            raise InputError(
-                f"distill.teacher={name!r} has {key}={getattr(teacher, key)}, and the model {getattr(model, key)}: "
-                "choose a teacher with the same"
-            )
+        expected, actual = getattr(model, key), getattr(teacher, key)
+        if actual != expected:
+            raise invalid(
+                f"distill.teacher={name!r}", f"expected {key}={expected}, got {actual}",
+                "choose a teacher that matches the model",
+            )  # fmt: skip

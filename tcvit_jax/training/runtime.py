@@ -1,4 +1,4 @@
-"""Before the first computation: the processes that train together, and where compiled programs are kept."""
+"""Setup before the first computation: the processes of a distributed run, and the compilation cache."""
 
 from __future__ import annotations
 
@@ -15,125 +15,131 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from tcvit_jax.command import USAGE_ERROR
-from tcvit_jax.errors import InputError, first_line, unknown
+from tcvit_jax.errors import InputError, first_line, invalid, out_of_range, requires, unknown
 from tcvit_jax.training.preemption import Preempted
 
 MODES = ("auto", "on", "off")
-# What says that this process is one of several: addresses given by hand, Slurm, Open MPI, TPU pods.
-_BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-# What a failed exchange calls itself, on CPUs, GPUs and TPUs.
-_EXCHANGE = ("Gloo", "gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat", "Barrier", "onnection")
-# Seconds until the others learn that a process is gone, when no failed exchange tells them.
-_HEARTBEAT = 30
+# The environment variables of a manual setup.
+_JAX_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+# Substrings of the messages of failed communication on CPUs, GPUs and TPUs.
+_COMMUNICATION_ERRORS = (
+    "Gloo", "gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat", "Barrier", "onnection",
+)  # fmt: skip
+# Seconds until a dead process is noticed when no communication fails.
+_HEARTBEAT_TIMEOUT = 30
 
 
-def join(mode: str = "auto") -> None:
-    """Join the other processes of this run, before JAX is first used.
+def initialize_processes(mode: str = "auto") -> None:
+    """Initialize `jax.distributed`, before the first use of JAX.
 
     Args:
-        mode: `"on"`, `"off"`, or `"auto"`: on where the environment says that there are others. By hand that is
-            `JAX_COORDINATOR_ADDRESS=HOST:PORT JAX_NUM_PROCESSES=N JAX_PROCESS_ID=K`; Slurm, Open MPI and TPU pods say
-            it themselves.
+        mode: `"on"`, `"off"`, or `"auto"`: on if the environment indicates other processes. A manual setup sets
+            `JAX_COORDINATOR_ADDRESS=HOST:PORT JAX_NUM_PROCESSES=N JAX_PROCESS_ID=K`; Slurm, Open MPI and TPU pods are
+            detected.
 
     Raises:
-        InputError: an unknown mode, variables that do not fit each other, or a coordinator that cannot be reached.
+        InputError: The mode is unknown, the variables do not fit each other, or the coordinator cannot be reached.
     """
     if mode not in MODES:
         raise unknown("--distributed", mode, MODES)
-    if mode == "off" or (mode == "auto" and not _others()):
+    if mode == "off" or (mode == "auto" and not _has_other_processes()):
         return
-    given = {name: os.environ[name] for name in _BY_HAND if name in os.environ}
-    if given and len(given) < len(_BY_HAND):
-        missing = next(name for name in _BY_HAND if name not in given)
-        raise InputError(f"{next(iter(given))} is set and {missing} is not: set all of {', '.join(_BY_HAND)}, or none")
+    variables = {name: os.environ[name] for name in _JAX_VARIABLES if name in os.environ}
+    if variables and len(variables) < len(_JAX_VARIABLES):
+        missing = next(name for name in _JAX_VARIABLES if name not in variables)
+        raise requires(next(iter(variables)), missing, f"set all of {', '.join(_JAX_VARIABLES)}, or none")
     try:
-        if given:
-            address, count, index = given.values()
+        if variables:
+            address, count, index = variables.values()
             jax.distributed.initialize(
-                address, _whole(_BY_HAND[1], count), _whole(_BY_HAND[2], index), heartbeat_timeout_seconds=_HEARTBEAT
-            )
+                address, _parse_integer(_JAX_VARIABLES[1], count), _parse_integer(_JAX_VARIABLES[2], index),
+                heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
+            )  # fmt: skip
         else:
-            jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT)
+            jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(
-            f"--distributed={mode}: the processes cannot be joined: {first_line(error)} (one that is alone needs "
-            "--distributed=off)"
-        ) from error
+        raise invalid(
+            f"--distributed={mode}", f"cannot initialize jax.distributed: {first_line(error)}",
+            "use --distributed=off for a single process",
+        ) from error  # fmt: skip
 
 
-def _others() -> bool:
+def _has_other_processes() -> bool:
     environment = os.environ
     return (
-        any(name in environment for name in _BY_HAND)
-        # Of a step that srun began, and not of the shell that it is typed into.
+        any(name in environment for name in _JAX_VARIABLES)
+        # SLURM_NTASKS is also set in the shell of an allocation; a task of srun has a node list of its step.
         or ("SLURM_STEP_NODELIST" in environment and int(environment.get("SLURM_NTASKS", "1")) > 1)
         or int(environment.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
-        or _on_tpu()
+        or _is_tpu_vm()
     )
 
 
-def _on_tpu() -> bool:
-    """Whether this is a TPU VM, of which there may be others: JAX asks the machine, and one alone is joined too."""
-    chips = any(Path("/dev").glob("accel*")) or any(Path("/dev/vfio").glob("[0-9]*"))
-    asked = os.environ.get("JAX_PLATFORMS") or "tpu"
-    return chips and "tpu" in asked and importlib.util.find_spec("libtpu") is not None
+def _is_tpu_vm() -> bool:
+    """Return whether this is a TPU VM. JAX finds out whether it has other hosts; a single host is initialized too."""
+    has_chips = any(Path("/dev").glob("accel*")) or any(Path("/dev/vfio").glob("[0-9]*"))
+    platforms = os.environ.get("JAX_PLATFORMS") or "tpu"
+    return has_chips and "tpu" in platforms and importlib.util.find_spec("libtpu") is not None
 
 
-def _whole(name: str, text: str) -> int:
+def _parse_integer(name: str, text: str) -> int:
     if not text.isdigit():
-        raise InputError(f"{name}={text!r} is not a whole number")
+        raise out_of_range(name, text, "a non-negative integer")
     return int(text)
 
 
 @contextmanager
-def together(mode: str = "auto") -> Generator[None]:
-    """Join the other processes (see `join`) for what happens inside; one that fails ends at once.
+def distributed_processes(mode: str = "auto") -> Generator[None]:
+    """Initialize the processes of a run, and exit this process at once if the block fails.
 
-    An orderly end would wait for the others, and they for this one.
+    A normal exit would wait for the other processes, and they for this one.
+
+    Args:
+        mode: As for `initialize_processes`.
 
     Raises:
-        InputError: as `join`; and, where this process is alone, whatever is raised inside.
+        InputError: As `initialize_processes`. In a run of a single process, all exceptions of the block pass as well.
     """
     try:
-        join(mode)
+        initialize_processes(mode)
         yield
     except InputError as error:
-        if _is_one_of_several():
-            _leave(USAGE_ERROR, f"error: {error}")
+        if _has_several_processes():
+            _exit_now(USAGE_ERROR, f"error: {error}")
         raise
     except Preempted:
-        # All processes end here, each in good order.
+        # All processes stop here and exit normally.
         raise
     except Exception as error:
-        failed = cast("type[Exception]", jax.errors.JaxRuntimeError)  # pyright: ignore[reportUnknownMemberType]
-        if isinstance(error, failed) and any(word in str(error) for word in _EXCHANGE):
-            text = (
-                "error: an exchange with another process failed, which may be gone: "
-                f"{first_line(error)}; the same command continues from the last checkpoint"
+        runtime_error = cast("type[Exception]", jax.errors.JaxRuntimeError)  # pyright: ignore[reportUnknownMemberType]
+        if isinstance(error, runtime_error) and any(text in str(error) for text in _COMMUNICATION_ERRORS):
+            message = (
+                f"error: communication with another process failed: {first_line(error)}; "
+                "rerun the same command to resume from the latest checkpoint"
             )
         else:
-            text = "".join(traceback.format_exception(error)).rstrip()
-        if _is_one_of_several():
-            _leave(1, text)
+            message = "".join(traceback.format_exception(error)).rstrip()
+        if _has_several_processes():
+            _exit_now(1, message)
         raise
 
 
-def _is_one_of_several() -> bool:
+def _has_several_processes() -> bool:
     return jax.distributed.is_initialized() and jax.process_count() > 1  # pyright: ignore[reportUnknownMemberType]
 
 
-def _leave(status: int, text: str) -> None:
-    """End this process now, with `text` on standard error."""
-    print(text, file=sys.stderr)
+def _exit_now(status: int, message: str) -> None:
+    """Exit without cleanup, with `message` on standard error."""
+    print(message, file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(status)
 
 
 def enable_compilation_cache(directory: Path) -> None:
-    """Keep programs that take more than a second to compile in `directory`, for the next start of the run."""
+    """Cache programs that take more than a second to compile in `directory`, for the next start of the run."""
     jax.config.update("jax_compilation_cache_dir", str(directory.absolute()))  # pyright: ignore[reportUnknownMemberType]
-    # Asked at the first compilation whether there is a place to keep it, JAX remembers that there was none.
+    # JAX checks for a cache directory at the first compilation only, and remembers that there was none.
     compilation_cache.reset_cache()

@@ -1,4 +1,4 @@
-"""The training state and the one compiled step that advances it."""
+"""The training state and the compiled training step."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tcvit_jax.training.objective import Objective
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """Everything that training changes.
+    """The training state.
 
     Attributes:
-        step: int32 scalar, steps taken.
-        variables: the model's, float32: `"params"`, which the optimizer changes, and `"batch_stats"` where it has any.
-        ema: their exponential moving average, which is what gets evaluated.
-        opt_state: of the optimizer.
+        step: int32 scalar, the number of steps taken.
+        variables: The model's float32 variables: `"params"`, and `"batch_stats"` if it has batch norm.
+        ema: Their exponential moving average, which is evaluated.
+        opt_state: The optimizer state.
     """
 
     step: Array
@@ -41,14 +41,24 @@ TrainStep = Callable[[TrainState, Mapping[str, Any], Mapping[str, Array]], tuple
 
 
 def make_init(model: ViT, tx: optax.GradientTransformation, seed: int) -> Callable[..., TrainState]:
-    """A function that makes the first state, from the variables it is given or freshly drawn ones."""
+    """Return a function that creates the initial training state.
+
+    Args:
+        model: The model.
+        tx: The optimizer.
+        seed: The seed of the random initialization.
+
+    Returns:
+        A function from optional variables to a `TrainState`. Without variables, they are initialized randomly.
+    """
 
     def init(variables: dict[str, Any] | None = None) -> TrainState:
-        fresh = variables
-        if fresh is None:
+        if variables is None:
             images = jnp.zeros((1, *model.img_size, model.in_chans))
-            fresh = dict(model.init(jax.random.key(seed), images))
-        return TrainState(jnp.zeros((), jnp.int32), fresh, jax.tree.map(jnp.copy, fresh), tx.init(fresh["params"]))
+            variables = dict(model.init(jax.random.key(seed), images))
+        return TrainState(
+            jnp.zeros((), jnp.int32), variables, jax.tree.map(jnp.copy, variables), tx.init(variables["params"])
+        )
 
     return init
 
@@ -62,90 +72,101 @@ def make_train_step(
     ema_decay: float,
     accumulate: int = 1,
 ) -> TrainStep:
-    """A compiled function from a state, the teacher's variables and a global batch to the next state and its metrics.
+    """Return the compiled training step.
 
-    The batch is cut over all devices. Where parameters are whole on each of them, the gradient's mean is the only thing
-    they exchange, once a step whatever `accumulate`; where they are shared (see `sharding`), a device gathers them and
-    gets back its part of that mean. Batch norm adds its statistics, which are those of the whole batch, and the norm of
-    shared gradients its sum. Random choices are a function of (seed, step, row), and not of the number of devices. The
-    state that goes in is given up.
-
-    Metrics are `loss`, `grad_norm` and the loss of every row, `row_loss [B]`.
+    The batch is sharded over all devices. With replicated parameters, the only communication is the reduction of the
+    mean gradient and the loss, once per step for any `accumulate`. Sharded parameters (see `sharding`) are
+    all-gathered, and their gradients reduce-scattered. Batch norm adds a reduction of its statistics, which are those
+    of the global batch, and sharded gradients one of their norm. Random numbers are a function of (seed, step, row) and
+    do not depend on the number of devices. The input state is donated.
 
     Args:
-        objective: what is minimized.
-        tx: the optimizer.
-        mesh: of `sharding.make_mesh`.
-        seed: of all random choices.
-        ema_decay: of the averages.
-        accumulate: micro-batches of a device, one after another: their mean is that of the whole, but that each has
-            batch statistics of its own.
+        objective: The training objective.
+        tx: The optimizer.
+        mesh: The device mesh, from `sharding.make_mesh`.
+        seed: The seed of all random numbers.
+        ema_decay: The decay of the moving averages.
+        accumulate: The number of micro-batches per device, processed in sequence. The gradient is that of the full
+            batch, except that each micro-batch has its own batch statistics.
+
+    Returns:
+        A function from a state, the teacher's variables and a global batch to the next state and the metrics: `loss`,
+        `grad_norm`, and the loss of every row, `row_loss [B]`.
     """
     shapes, table = jax.eval_shape(make_init(objective.model, tx, seed)), objective.model.PARAMETERS
-    placed, whole, cut = (
-        sharding.shardings(shapes, mesh, table),
-        sharding.replicated(mesh),
-        sharding.batch_sharding(mesh),
-    )
-    gradients_of = _make_gradients(objective, mesh, sharding.specs(shapes.variables, mesh, table), accumulate)
+    state_sharding = sharding.shardings(shapes, mesh, table)
+    replicated, batch_sharding = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    compute_gradients = _make_gradients(objective, mesh, sharding.specs(shapes.variables, mesh, table), accumulate)
 
     def train_step(
         state: TrainState, teacher_variables: Mapping[str, Any], batch: Mapping[str, Array]
     ) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        loss, row_loss, statistics, gradients = gradients_of(state.variables, teacher_variables, batch, key)
+        loss, row_loss, statistics, gradients = compute_gradients(state.variables, teacher_variables, batch, key)
         params = state.variables["params"]
         updates, opt_state = tx.update(gradients, state.opt_state, params)
         variables = {"params": optax.apply_updates(params, updates), **statistics}
-        # A young average forgets faster, or it would remember the random start for most of a short run.
+        # The decay starts small; otherwise the random initialization would dominate the average of a short run.
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
         ema: Any = optax.incremental_update(variables, state.ema, 1 - decay)
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradients), "row_loss": row_loss}
         return TrainState(state.step + 1, variables, ema, opt_state), metrics
 
-    metrics = {"loss": whole, "grad_norm": whole, "row_loss": cut}
-    return jax.jit(train_step, in_shardings=(placed, whole, cut), out_shardings=(placed, metrics), donate_argnums=0)
+    metrics_sharding = {"loss": replicated, "grad_norm": replicated, "row_loss": batch_sharding}
+    return jax.jit(
+        train_step, in_shardings=(state_sharding, replicated, batch_sharding),
+        out_shardings=(state_sharding, metrics_sharding), donate_argnums=0,
+    )  # fmt: skip
 
 
 def _make_gradients(objective: Objective, mesh: Mesh, specs: Any, accumulate: int) -> Callable[..., Any]:
-    """A function to `(loss, row_loss [B], statistics, gradients)`; inside, every device sees its own rows alone."""
+    """Return a function that computes `(loss, row_loss [B], statistics, gradients)`, with one shard of rows per device.
+
+    Args:
+        objective: The training objective.
+        mesh: The device mesh.
+        specs: The partition specs of the variables.
+        accumulate: The number of micro-batches per device.
+    """
     axes = mesh.axis_names
 
-    def local(variables: Any, teacher_variables: Any, batch: Mapping[str, Array], key: Key[Array, ""]) -> Any:
-        params, statistics = _gathered(variables["params"], specs["params"]), _without_params(variables)
-        here = batch["label"].shape[0]
-        total = here * mesh.size
-        numbers = jax.lax.axis_index(axes) * here + jnp.arange(here)
+    def compute_local(variables: Any, teacher_variables: Any, batch: Mapping[str, Array], key: Key[Array, ""]) -> Any:
+        params, statistics = _gather_params(variables["params"], specs["params"]), _without_params(variables)
+        local_rows = batch["label"].shape[0]
+        total_rows = local_rows * mesh.size
+        numbers = jax.lax.axis_index(axes) * local_rows + jnp.arange(local_rows)
 
         def split(x: Array) -> Array:
             return x.reshape(accumulate, -1, *x.shape[1:])
 
-        micro = jax.tree.map(split, (batch, numbers))
+        micro_batches = jax.tree.map(split, (batch, numbers))
 
-        def add(
-            before: tuple[Any, Any], part: tuple[Mapping[str, Array], Int[Array, " b"]]
+        def accumulate_gradients(
+            carry: tuple[Any, Any], micro_batch: tuple[Mapping[str, Array], Int[Array, " b"]]
         ) -> tuple[tuple[Any, Any], Float[Array, " b"]]:
-            (statistics, total_gradients), (images, numbers) = before, part
+            (statistics, total_gradients), (images, numbers) = carry, micro_batch
 
             def mean_loss(params: Any) -> tuple[Float[Array, ""], Any]:
                 variables = {"params": params, **statistics}
-                found, moved = objective(variables, teacher_variables, images, key, Rows(numbers, total))
-                # A sum over all rows of all devices, each of which weighs the same.
-                return found.sum() / total, (found, moved)
+                row_loss, new_statistics = objective(
+                    variables, teacher_variables, images, key, Rows(numbers, total_rows)
+                )
+                # Divide by the global number of rows, so that the sum over devices is the mean.
+                return row_loss.sum() / total_rows, (row_loss, new_statistics)
 
-            (_, (found, moved)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(params)
-            return (moved, jax.tree.map(jnp.add, total_gradients, gradients)), found
+            (_, (row_loss, new_statistics)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(params)
+            return (new_statistics, jax.tree.map(jnp.add, total_gradients, gradients)), row_loss
 
-        none: Any = optax.tree.zeros_like(params)
-        (statistics, gradients), row_loss = jax.lax.scan(add, (statistics, none), micro)
+        zeros: Any = optax.tree.zeros_like(params)
+        (statistics, gradients), row_loss = jax.lax.scan(accumulate_gradients, (statistics, zeros), micro_batches)
         row_loss = row_loss.reshape(-1)
-        loss = cast(Array, jax.lax.psum(row_loss.sum() / total, axes))
-        return loss, row_loss, statistics, _reduced(gradients, specs["params"], axes)
+        loss = cast(Array, jax.lax.psum(row_loss.sum() / total_rows, axes))
+        return loss, row_loss, statistics, _reduce_gradients(gradients, specs["params"], axes)
 
     rows_spec = PartitionSpec(axes)
     statistics = _without_params(specs)
     return jax.shard_map(
-        local, mesh=mesh, in_specs=(specs, PartitionSpec(), rows_spec, PartitionSpec()),
+        compute_local, mesh=mesh, in_specs=(specs, PartitionSpec(), rows_spec, PartitionSpec()),
         out_specs=(PartitionSpec(), rows_spec, statistics, specs["params"]), check_vma=False,
     )  # fmt: skip
 
@@ -154,36 +175,36 @@ def _without_params(variables: Mapping[str, Any]) -> dict[str, Any]:
     return {kind: values for kind, values in variables.items() if kind != "params"}
 
 
-def _shared_axis(spec: PartitionSpec) -> int | None:
+def _sharded_axis(spec: PartitionSpec) -> int | None:
     return next((axis for axis, name in enumerate(spec) if name), None)
 
 
-def _gathered(params: Any, specs: Any) -> Any:
-    """Every parameter whole, from the parts that the devices of `model` have."""
+def _gather_params(params: Any, specs: Any) -> Any:
+    """Gather every parameter from its shards along the mesh axis `model`."""
 
-    def whole(spec: PartitionSpec, part: Array) -> Array:
-        axis = _shared_axis(spec)
-        return part if axis is None else cast(Array, jax.lax.all_gather(part, "model", axis=axis, tiled=True))
+    def gather(spec: PartitionSpec, shard: Array) -> Array:
+        axis = _sharded_axis(spec)
+        return shard if axis is None else cast(Array, jax.lax.all_gather(shard, "model", axis=axis, tiled=True))
 
-    return jax.tree.map(whole, specs, params, is_leaf=_is_spec)
+    return jax.tree.map(gather, specs, params, is_leaf=_is_spec)
 
 
-def _reduced(gradients: Any, specs: Any, axes: tuple[str, ...]) -> Any:
-    """The sum of the devices' gradients, of a shared parameter each one's own part of it."""
+def _reduce_gradients(gradients: Any, specs: Any, axes: tuple[str, ...]) -> Any:
+    """Sum the gradients over all devices; each device keeps its shard of the gradient of a sharded parameter."""
 
-    def scattered(spec: PartitionSpec, gradient: Array) -> Array:
-        axis = _shared_axis(spec)
+    def scatter(spec: PartitionSpec, gradient: Array) -> Array:
+        axis = _sharded_axis(spec)
         if axis is None:
             return gradient
         return cast(Array, jax.lax.psum_scatter(gradient, "model", scatter_dimension=axis, tiled=True))
 
-    others = tuple(axis for axis in axes if axis != "model")
+    other_axes = tuple(axis for axis in axes if axis != "model")
 
-    def summed(spec: PartitionSpec, part: Array) -> Array:
-        return cast(Array, jax.lax.psum(part, axes if _shared_axis(spec) is None else others))
+    def reduce(spec: PartitionSpec, shard: Array) -> Array:
+        return cast(Array, jax.lax.psum(shard, axes if _sharded_axis(spec) is None else other_axes))
 
-    parts = jax.tree.map(scattered, specs, gradients, is_leaf=_is_spec)
-    return jax.tree.map(summed, specs, parts, is_leaf=_is_spec)
+    shards = jax.tree.map(scatter, specs, gradients, is_leaf=_is_spec)
+    return jax.tree.map(reduce, specs, shards, is_leaf=_is_spec)
 
 
 def _is_spec(leaf: Any) -> bool:

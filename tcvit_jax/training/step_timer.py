@@ -1,4 +1,4 @@
-"""Training time, without what is not training."""
+"""Step timer that excludes compilation, evaluation and checkpointing."""
 
 from __future__ import annotations
 
@@ -9,28 +9,43 @@ from contextlib import contextmanager
 
 
 class StepTimer:
-    """Seconds spent on training steps: pauses and steps that compile, such as the first, are left out."""
+    """Wall-clock time of the training steps.
+
+    Pauses and steps that compile, such as the first one, are excluded.
+
+    Attributes:
+        seconds: The total time of the timed steps, in seconds.
+        steps: The number of timed steps.
+    """
 
     def __init__(self) -> None:
         self.seconds, self.steps = 0.0, 0
-        self._since: float | None = None
+        self._last_tick: float | None = None
 
-    def tick(self, counts: bool = True) -> None:
-        """A step has ended; the first never counts."""
+    def tick(self, is_timed: bool = True) -> None:
+        """Record the end of a step.
+
+        Args:
+            is_timed: Whether the step counts. The first step never does.
+        """
         now = time.perf_counter()
-        if counts and self._since is not None:
-            self.seconds += now - self._since
+        if is_timed and self._last_tick is not None:
+            self.seconds += now - self._last_tick
             self.steps += 1
-        self._since = now
+        self._last_tick = now
 
     @contextmanager
     def pause(self) -> Generator[None]:
-        """What happens inside is not training."""
+        """Exclude the time of the block."""
         start = time.perf_counter()
         yield
-        if self._since is not None:
-            self._since += time.perf_counter() - start
+        if self._last_tick is not None:
+            self._last_tick += time.perf_counter() - start
 
-    def rate(self, batch_size: int) -> float:
-        """Images per second so far, `nan` before the second step."""
+    def images_per_second(self, batch_size: int) -> float:
+        """Return the mean throughput of the timed steps, or NaN if there is none.
+
+        Args:
+            batch_size: The number of images per step.
+        """
         return self.steps * batch_size / self.seconds if self.seconds else math.nan

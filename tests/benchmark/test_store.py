@@ -29,5 +29,5 @@ def test_only_the_incomplete_last_measurement_is_repeated(tmp_path):
 
 def test_directory_of_another_benchmark_is_an_error(tmp_path):
     Store(tmp_path, {"batch": 2}).get("one", dict)
-    with pytest.raises(InputError, match=r"holds a run with batch=2, not 3: choose another directory with --out=PATH"):
+    with pytest.raises(InputError, match=r"holds a run with batch=2, not 3; set --out=PATH to another directory"):
         Store(tmp_path, {"batch": 3})

@@ -1,9 +1,8 @@
-"""Runs of the digits that take seconds."""
+"""Overrides for short runs on the digits data set."""
 
 from tests.conftest import ROOT
 
 GTP = str(ROOT / "configs" / "digits_gtp.py")
-
 
 TINY = (
     "--config.model.depth=2", "--config.model.embed_dim=16", "--config.model.num_heads=2", "--config.schedule=8",

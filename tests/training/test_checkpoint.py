@@ -1,4 +1,4 @@
-"""Checkpoints: four items, read together or alone, and directories that are none."""
+"""Checkpoints: saving, restoring and loading, and the errors of damaged or missing ones."""
 
 import shutil
 import time
@@ -25,8 +25,8 @@ INIT = make_init(MODEL, optax.adamw(1e-3), 0)
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """A run with three checkpoints, of which the newest two are kept."""
+def saved_run(tmp_path_factory):
+    """A run that saved three checkpoints and keeps the newest two, and its state."""
     run = tmp_path_factory.mktemp("runs") / "saved"
     state = jax.jit(INIT, out_shardings=sharding.replicated(MESH))()
     with Checkpoints(run) as checkpoints:
@@ -39,16 +39,16 @@ def assert_equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def test_items_and_retention(saved):
-    run, _ = saved
+def test_two_newest_checkpoints_are_kept(saved_run):
+    run, _ = saved_run
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["6", "9"]
     assert {"variables", "ema", "opt_state", "meta"} <= {path.name for path in (run / "checkpoints" / "9").iterdir()}
 
 
-def test_restore_gives_back_every_bit_on_the_mesh(saved):
-    run, state = saved
+def test_restore_returns_the_saved_state_on_the_mesh(saved_run):
+    run, state = saved_run
     with Checkpoints(run) as checkpoints:
-        assert checkpoints.latest() == 9
+        assert checkpoints.latest_step() == 9
         restored = checkpoints.restore(9, jax.eval_shape(INIT), MESH, MODEL.PARAMETERS)
     assert int(restored.step) == 9
     assert_equal((restored.variables, restored.ema, restored.opt_state), (state.variables, state.ema, state.opt_state))
@@ -56,8 +56,8 @@ def test_restore_gives_back_every_bit_on_the_mesh(saved):
 
 
 @pytest.mark.parametrize("where", [".", "checkpoints", "checkpoints/6"])
-def test_load_needs_the_directory_alone(saved, where):
-    run, state = saved
+def test_load_accepts_run_and_checkpoint_directories(saved_run, where):
+    run, state = saved_run
     model, variables, meta = load(run / where)
     assert model == MODEL
     assert meta["step"] == (6 if where.endswith("6") else 9)
@@ -65,51 +65,51 @@ def test_load_needs_the_directory_alone(saved, where):
     assert_equal(load(run / where, "variables")[1], state.variables)
 
 
-def test_a_directory_without_a_checkpoint_names_its_neighbours(saved):
-    run, _ = saved
-    with pytest.raises(tc.InputError) as caught:
+def test_load_of_a_missing_checkpoint_names_neighboring_runs(saved_run):
+    run, _ = saved_run
+    with pytest.raises(tc.InputError) as error:
         load(run.parent / "saevd")
-    assert str(caught.value) == f"{run.parent}/saevd: checkpoint not found; runs with checkpoints: {run}"
+    assert str(error.value) == f"{run.parent}/saevd: checkpoint not found; runs with checkpoints: {run}"
     with pytest.raises(tc.InputError, match="^/nonexistent/run: checkpoint not found$"):
         load("/nonexistent/run")
 
 
-def test_unknown_weights(saved):
+def test_load_rejects_unknown_weights(saved_run):
     with pytest.raises(tc.InputError, match=": unknown weights 'emma': did you mean 'ema'"):
-        load(saved[0], "emma")
+        load(saved_run[0], "emma")
 
 
-@pytest.mark.parametrize("broken", ["ema", "meta"])
-def test_a_damaged_checkpoint_is_one_line(saved, tmp_path, broken):
+@pytest.mark.parametrize("item", ["ema", "meta"])
+def test_damaged_checkpoint_is_a_one_line_error(saved_run, tmp_path, item):
     run = tmp_path / "run"
-    shutil.copytree(saved[0], run)
-    for file in (run / "checkpoints" / "9" / broken).rglob("*"):
+    shutil.copytree(saved_run[0], run)
+    for file in (run / "checkpoints" / "9" / item).rglob("*"):
         if file.is_file():
             file.write_bytes(b"\x00junk")
-    with pytest.raises(tc.InputError, match="cannot be read") as caught:
+    with pytest.raises(tc.InputError, match="cannot be read") as error:
         load(run)
-    assert "\n" not in str(caught.value)
-    assert str(run / "checkpoints" / "9") in str(caught.value)
+    assert "\n" not in str(error.value)
+    assert str(run / "checkpoints" / "9") in str(error.value)
 
 
-def test_a_save_that_was_cut_short_is_no_checkpoint_and_is_removed(saved, tmp_path):
+def test_incomplete_save_is_ignored_and_removed(saved_run, tmp_path):
     run = tmp_path / "run"
-    shutil.copytree(saved[0], run)
+    shutil.copytree(saved_run[0], run)
     (run / "checkpoints" / "9").rename(run / "checkpoints" / "12.orbax-checkpoint-tmp")
     with Checkpoints(run) as checkpoints:
-        assert checkpoints.latest() == 6
+        assert checkpoints.latest_step() == 6
         assert load(run)[2]["step"] == 6
-        # What is left of it is removed in the background.
+        # The incomplete save is removed in the background.
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline and len(list((run / "checkpoints").iterdir())) > 1:
             time.sleep(0.05)
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["6"]
 
 
-@pytest.mark.parametrize("mesh", [sharding.make_mesh(2, 4), ONE], ids=["shared by four", "one device"])
-def test_a_checkpoint_is_restored_on_other_devices(saved, mesh):
-    """Written whole by eight, read by others: on one, or each parameter in parts; and back again."""
-    run, state = saved
+@pytest.mark.parametrize("mesh", [sharding.make_mesh(2, 4), ONE], ids=["sharded over four", "one device"])
+def test_checkpoint_is_restored_on_another_mesh(saved_run, mesh):
+    """Saved replicated on eight devices, restored sharded or on one device."""
+    run, state = saved_run
     with Checkpoints(run) as checkpoints:
         restored = checkpoints.restore(9, jax.eval_shape(INIT), mesh, MODEL.PARAMETERS)
     assert_equal((restored.variables, restored.opt_state), (state.variables, state.opt_state))
@@ -118,48 +118,52 @@ def test_a_checkpoint_is_restored_on_other_devices(saved, mesh):
     assert kernel.addressable_shards[0].data.shape[1] == kernel.shape[1] // sharding.model_size(mesh)
 
 
-def test_parts_of_parameters_are_saved_and_anybody_loads_them(saved, tmp_path):
-    _, state = saved
+def test_sharded_checkpoint_is_loaded_and_restored(saved_run, tmp_path):
+    _, state = saved_run
     mesh = sharding.make_mesh(1, 8)
-    shared = jax.device_put(state, sharding.shardings(state, mesh, MODEL.PARAMETERS))
+    sharded = jax.device_put(state, sharding.shardings(state, mesh, MODEL.PARAMETERS))
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(4, shared, {"step": 4, "model": models.to_config(MODEL)})
+        checkpoints.save(4, sharded, {"step": 4, "model": models.to_config(MODEL)})
     assert_equal(load(tmp_path)[1], state.ema)
     with Checkpoints(tmp_path) as checkpoints:
         assert_equal(checkpoints.restore(4, jax.eval_shape(INIT), MESH, MODEL.PARAMETERS).variables, state.variables)
         assert checkpoints.meta(4)["step"] == 4
 
 
-def test_the_same_step_is_saved_once(saved, tmp_path):
-    _, state = saved
+def test_same_step_is_saved_once(saved_run, tmp_path):
+    _, state = saved_run
     with Checkpoints(tmp_path) as checkpoints:
         for _ in range(2):
             checkpoints.save(5, state, {"step": 5, "model": models.to_config(MODEL)})
         checkpoints.wait()
-        assert checkpoints.latest() == 5
+        assert checkpoints.latest_step() == 5
 
 
-def test_no_save_begins_where_less_room_is_left_than_the_newest_takes(saved, tmp_path, monkeypatch):
-    """The arrays alone would fit; Orbax would fail in the middle."""
-    run, state = tmp_path / "run", saved[1]
-    shutil.copytree(saved[0], run)
+def test_save_requires_the_disk_space_of_the_newest_checkpoint(saved_run, tmp_path, monkeypatch):
+    """The arrays alone would fit, but Orbax would fail during the save."""
+    run, state = tmp_path / "run", saved_run[1]
+    shutil.copytree(saved_run[0], run)
     arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=arrays))
-    refused = pytest.raises(tc.InputError, match="cannot save step 12 .*: No space left on device; .* is of step 9")
-    with Checkpoints(run) as checkpoints, refused:
+    raises = pytest.raises(
+        tc.InputError, match="cannot save step 12: No space left on device; .* checkpoint is step 9;"
+    )
+    with Checkpoints(run) as checkpoints, raises:
         checkpoints.save(12, state, {"step": 12})
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["6", "9"]
 
 
-def test_a_save_that_fails_in_the_background_is_one_line(saved, tmp_path, monkeypatch):
+def test_failed_background_save_is_a_one_line_error(saved_run, tmp_path, monkeypatch):
     def fail(manager):
         raise ValueError("RESOURCE_EXHAUSTED: No space left on device\n  in a thread")
 
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(5, saved[1], {"step": 5})
+        checkpoints.save(5, saved_run[1], {"step": 5})
         checkpoints.wait()
         monkeypatch.setattr(ocp.CheckpointManager, "wait_until_finished", fail)
-        for attempt in (checkpoints.wait, lambda: checkpoints.save(10, saved[1], {"step": 10})):
-            with pytest.raises(tc.InputError, match="cannot save step 5 .*: No space left on device; .* is of step 5"):
+        for attempt in (checkpoints.wait, lambda: checkpoints.save(10, saved_run[1], {"step": 10})):
+            with pytest.raises(
+                tc.InputError, match="cannot save step 5: No space left on device; .* checkpoint is step 5;"
+            ):
                 attempt()
         monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""Runs that are killed and continued end bit for bit as one that was not; `kills.py` does more of them."""
+"""Killed and resumed runs are bit-for-bit equal to an uninterrupted run; `kills.py` repeats this more often."""
 
 import random
 import signal
@@ -9,20 +9,20 @@ from tests.training import kills
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """What an uninterrupted run leaves."""
-    run = tmp_path_factory.mktemp("whole") / "run"
+def reference(tmp_path_factory):
+    """The results of an uninterrupted run."""
+    run = tmp_path_factory.mktemp("reference") / "run"
     kills.finish(kills.start(run))
-    return kills.everything(run)
+    return kills.read_results(run)
 
 
 @pytest.mark.parametrize(("number", "moment"), [(signal.SIGKILL, "saving"), (signal.SIGTERM, "evaluation")])
 @pytest.mark.slow
-def test_a_killed_run_ends_as_an_uninterrupted_one(whole, tmp_path, number, moment):
-    # A run may end before the moment comes: then there was nothing to kill.
-    found = next(
+def test_killed_run_equals_uninterrupted_run(reference, tmp_path, number, moment):
+    # A run may finish before it can be killed; then try again.
+    resumed = next(
         filter(None, (kills.kill(tmp_path / str(n), moment, number, random.Random(n), last=60) for n in range(3))), None
     )
-    assert found, "three runs ended before they were killed"
+    assert resumed, "three runs finished before they were killed"
     run = max(tmp_path.iterdir(), key=lambda path: int(path.name))
-    assert kills.everything(run) == whole
+    assert kills.read_results(run) == reference

@@ -1,4 +1,4 @@
-"""Whole runs on the digits, in this process on eight devices; how they end early: `test_kills.py`."""
+"""Complete runs on the digits, in this process on eight devices. Killed runs are in `test_kills.py`."""
 
 import json
 import re
@@ -21,14 +21,14 @@ from tests.training.settings import GTP, TINY
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A short run of 22 steps, in this process."""
+def finished_run(tmp_path_factory):
+    """A short run of 22 steps: its directory and its summary."""
     run = tmp_path_factory.mktemp("runs") / "finished"
     return run, train(config.load(GTP, [*TINY, f"--config.workdir={run}"]))
 
 
-def test_run_directory(finished):
-    run, summary = finished
+def test_run_directory_has_all_files(finished_run):
+    run, summary = finished_run
     assert {"config.json", "metrics.jsonl", "summary.json", "curves.png", "checkpoints"} == {
         p.name for p in run.iterdir()
     }
@@ -45,55 +45,57 @@ def test_run_directory(finished):
     assert lines[-1]["val_top1"] == summary["top1"]
 
 
-@pytest.mark.parametrize("batch", [64, 24])
-def test_evaluation_of_the_checkpoint_counts_the_same(finished, batch):
-    run, summary = finished
-    result = evaluate(from_checkpoint(run).updated({"eval_batch_size": batch}))
+@pytest.mark.parametrize("batch_size", [64, 24])
+def test_evaluation_of_the_checkpoint_matches_the_summary(finished_run, batch_size):
+    run, summary = finished_run
+    result = evaluate(from_checkpoint(run).updated({"eval_batch_size": batch_size}))
     assert (result.top1, result.top5, result.examples) == (summary["top1"], summary["top5"], summary["examples"])
 
 
-def test_data_of_other_classes_are_refused(finished, tmp_path):
+def test_evaluation_rejects_data_with_other_classes(finished_run, tmp_path):
     from PIL import Image
 
     for label in range(10):
         (tmp_path / "val" / f"class{label}").mkdir(parents=True)
         Image.new("L", (12, 12)).save(tmp_path / "val" / f"class{label}" / "a.png")
-    with pytest.raises(tc.InputError, match=rf"classes differ from those that '{finished[0]}' was trained on"):
-        evaluate(from_checkpoint(finished[0]).updated({"data.name": "folder", "data.dir": str(tmp_path)}))
+    with pytest.raises(
+        tc.InputError, match=rf"classes differ from those that '{finished_run[0]}' was trained on"
+    ):
+        evaluate(from_checkpoint(finished_run[0]).updated({"data.name": "folder", "data.dir": str(tmp_path)}))
 
 
-def test_the_same_command_again_reports_and_takes_no_step(finished, capsys):
-    run, summary = finished
-    again = train(config.load(GTP, [*TINY, f"--config.workdir={run}"]))
-    assert again["top1"] == summary["top1"]
-    assert again["train_images_per_second"] == summary["train_images_per_second"]
-    assert "continued after step 22" in capsys.readouterr().out
+def test_finished_run_reports_without_training(finished_run, capsys):
+    run, summary = finished_run
+    repeated = train(config.load(GTP, [*TINY, f"--config.workdir={run}"]))
+    assert repeated["top1"] == summary["top1"]
+    assert repeated["train_images_per_second"] == summary["train_images_per_second"]
+    assert "resumed after step 22" in capsys.readouterr().out
 
 
-def test_another_configuration_in_the_same_directory_is_refused(finished):
-    run, _ = finished
-    with pytest.raises(tc.InputError, match="holds a run with seed=0, not 1: choose another directory"):
+def test_run_directory_rejects_another_configuration(finished_run):
+    run, _ = finished_run
+    with pytest.raises(tc.InputError, match="holds a run with seed=0, not 1; set --config.workdir=PATH"):
         train(config.load(GTP, [*TINY, f"--config.workdir={run}", "--config.seed=1"]))
 
 
-def test_nan_loss_ends_with_the_step(tmp_path):
+def test_nonfinite_loss_names_the_step_and_the_images(tmp_path):
     arguments = [*TINY, f"--config.workdir={tmp_path / 'run'}", "--config.optimizer.lr=1e30"]
-    with pytest.raises(tc.InputError) as caught:
+    with pytest.raises(tc.InputError) as error:
         train(config.load(GTP, arguments))
     file = tmp_path / "run" / "nonfinite.json"
     pattern = (
-        r"the (?:loss|gradient's norm) is (?:nan|inf) at step (\d+), on training images ([\d, ]+), \.\.\. \(all of them and "
-        rf"their losses: {file}\): try a smaller --config.optimizer.lr"
+        r"step (\d+): the (?:loss|gradient norm) is (?:nan|inf) on training images ([\d, ]+), \.\.\.; "
+        rf"lower --config.optimizer.lr \(indices and losses of the batch: {file}\)"
     )
-    step, named = re.fullmatch(pattern, str(caught.value)).groups()
-    # The very images: those of that step's batch, and among them those whose own loss is not finite.
+    step, indices = re.fullmatch(pattern, str(error.value)).groups()
+    # The images are those of the batch of that step whose loss is not finite.
     job = build(config.load(GTP, TINY))
     batch = next(job.train_data.batches(int(step) - 1))
-    found = json.loads(file.read_text())
-    assert (found["step"], found["indices"]) == (int(step), batch["index"].tolist())
-    broken = [i for i, loss in zip(found["indices"], found["losses"], strict=True) if loss is None]
-    assert [int(n) for n in named.split(",")] == (broken or found["indices"])[:8]
-    # Whatever was kept before that is finite.
+    report = json.loads(file.read_text())
+    assert (report["step"], report["indices"]) == (int(step), batch["index"].tolist())
+    nonfinite = [i for i, loss in zip(report["indices"], report["losses"], strict=True) if loss is None]
+    assert [int(n) for n in indices.split(",")] == (nonfinite or report["indices"])[:8]
+    # Checkpoints that were saved before are finite.
     steps = list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
     if steps:
         variables = load(tmp_path / "run", "variables")[1]
@@ -114,7 +116,7 @@ def test_nan_loss_ends_with_the_step(tmp_path):
         ("--config.reducer.neighbors=99", "neighbors=99: must be between 0 and 35; there are 36 patch tokens"),
         ("--config.optimizer.clip_norm=-1", "optimizer.clip_norm=-1.0: must be >= 0"),
         ("--config.model.drop_path_rate=1", r"drop_path_rate=1.0: must be in \[0, 1\)"),
-        ("--config.epochs=0.001", "epochs=0.001 is less than half a step of 64 images"),
+        ("--config.epochs=0.001", "epochs=0.001: must be large enough for one step of 64 images"),
         ("--config.mesh.model=3", "mesh.model=3: must be a divisor of 8, the number of devices; use 2"),
         ("--config.mesh.data=4", "mesh.data=4: must be 8, for 8 devices and mesh.model=1"),
         ("--config.accumulate=3", r"batch_size=64: must be a positive multiple of 24 \(8 devices x 3 rows\); use 72"),
@@ -129,12 +131,12 @@ def test_nan_loss_ends_with_the_step(tmp_path):
         ),
         (
             "--config.token_labels=1",
-            "token_labels=1.0 requires a head on every patch token, which deit_tiny_patch16_224 lacks",
+            "token_labels=1.0 requires a model with a head on its patch tokens: use lvvit_s instead of deit_tiny_patch16_224",
         ),
         ("--config.data.label_maps=maps", "data.label_maps='maps' requires token_labels > 0"),
         (
             "--config.reduction_warmup.epochs=1",
-            "reduction_warmup.epochs=1.0 ends at step 22, and the run has 22: use less",
+            "reduction_warmup.epochs=1.0: must be shorter than the run; the reduction warm-up ends at step 22 and the run has 22 steps",
         ),
         ("--config.data.auto_augment=rand-m9-inc2", "rand-m9-inc2"),
         ("--config.data.repeats=0", "data.repeats=0: must be >= 1"),
@@ -147,13 +149,13 @@ def test_nan_loss_ends_with_the_step(tmp_path):
         ),
     ],
 )
-def test_mistakes_end_before_anything_is_written(tmp_path, argument, message):
+def test_invalid_configuration_fails_before_anything_is_written(tmp_path, argument, message):
     with pytest.raises(tc.InputError, match=message):
         train(config.load(GTP, [*TINY, f"--config.workdir={tmp_path / 'run'}", argument]))
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unreadable_image_ends_with_its_path(tmp_path):
+def test_unreadable_image_is_an_error_with_its_path(tmp_path):
     from PIL import Image
 
     for split in ("train", "val"):
@@ -162,17 +164,17 @@ def test_an_unreadable_image_ends_with_its_path(tmp_path):
             folder.mkdir(parents=True)
             for index in range(8):
                 Image.new("RGB", (14, 12)).save(folder / f"{index}.png")
-    broken = tmp_path / "images" / "train" / "class3" / "5.png"
-    broken.write_bytes(broken.read_bytes()[:40])
+    image = tmp_path / "images" / "train" / "class3" / "5.png"
+    image.write_bytes(image.read_bytes()[:40])
     data = ("--config.data.name=folder", f"--config.data.dir={tmp_path / 'images'}", "--config.epochs=3")
-    with pytest.raises(tc.InputError, match=f"{broken}: cannot read image"):
+    with pytest.raises(tc.InputError, match=f"{image}: cannot read image"):
         train(config.load(GTP, [*TINY, *data, f"--config.workdir={tmp_path / 'run'}"]))
 
 
 @pytest.mark.slow
-def test_everything_at_once_and_an_interruption_between_two_stages(finished, tmp_path, monkeypatch):
-    """Shared parameters, micro-batches, mixing, a teacher, stages: trained, interrupted, continued, evaluated, loaded."""
-    run, _ = finished
+def test_preempted_run_with_all_features_equals_uninterrupted_run(finished_run, tmp_path, monkeypatch):
+    """Sharded parameters, micro-batches, mixing, a teacher and a reduction warm-up, preempted before the second stage."""
+    run, _ = finished_run
     weights = tmp_path / "weights.safetensors"
     model, variables, _ = load(run)
     save_file(convert.to_torch(variables, model), weights)
@@ -185,24 +187,24 @@ def test_everything_at_once_and_an_interruption_between_two_stages(finished, tmp
     ]  # fmt: skip
     job = build(config.load(GTP, arguments))
     assert [(stage.start, stage.removed) for stage in job.stages] == [(0, (0, 0)), (13, (8, 8))]
-    whole = train(config.load(GTP, [*arguments, f"--config.workdir={tmp_path / 'whole'}"]))
-    # Told to end after step 9, of the second stage.
-    asked = iter([False] * 8 + [True] * 99)
+    expected = train(config.load(GTP, [*arguments, f"--config.workdir={tmp_path / 'reference'}"]))
+    # Preempted after step 9, in the first stage.
+    answers = iter([False] * 8 + [True] * 99)
     with monkeypatch.context() as patch:
-        patch.setattr(PreemptionWatcher, "reached", lambda _: next(asked))
-        with pytest.raises(Preempted, match="interrupted, and saved after step 9: the same command continues"):
-            train(config.load(GTP, [*arguments, f"--config.workdir={tmp_path / 'told'}"]))
-    told = train(config.load(GTP, [*arguments, f"--config.workdir={tmp_path / 'told'}"]))
-    assert (told["top1"], told["loss"]) == (whole["top1"], whole["loss"])
+        patch.setattr(PreemptionWatcher, "is_preempted", lambda _: next(answers))
+        with pytest.raises(Preempted, match="preempted: saved after step 9; rerun the same command to resume"):
+            train(config.load(GTP, [*arguments, f"--config.workdir={tmp_path / 'preempted'}"]))
+    actual = train(config.load(GTP, [*arguments, f"--config.workdir={tmp_path / 'preempted'}"]))
+    assert (actual["top1"], actual["loss"]) == (expected["top1"], expected["loss"])
     for name in ("variables", "ema"):
-        found, expected = load(tmp_path / "told", name)[1], load(tmp_path / "whole", name)[1]
-        jax.tree.map(np.testing.assert_array_equal, found, expected)
-    assert evaluate(from_checkpoint(tmp_path / "told")).top1 == told["top1"]
+        variables = [load(tmp_path / run_name, name)[1] for run_name in ("preempted", "reference")]
+        jax.tree.map(np.testing.assert_array_equal, *variables)
+    assert evaluate(from_checkpoint(tmp_path / "preempted")).top1 == actual["top1"]
 
 
 @pytest.mark.slow
-def test_lv_vit_trains_on_label_maps(tmp_path):
-    """From images and maps in folders to a finite loss that falls, through the pipeline and the step."""
+def test_lvvit_loss_decreases_on_label_maps(tmp_path):
+    """From folders of images and label maps, through the pipeline and the training step."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -240,45 +242,46 @@ def test_lv_vit_trains_on_label_maps(tmp_path):
         "--config.optimizer.warmup_epochs=1", "--config.optimizer.lr=0.2",
     ]))  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    logged = [line["loss"] for line in lines if "loss" in line]
-    assert np.isfinite(logged).all()
-    assert logged[-1] < logged[0]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
     assert summary["examples"] == 21
 
 
 @pytest.mark.slow
-def test_an_interrupted_evaluation_is_made_up_for_once(finished, tmp_path, monkeypatch):
-    """Interrupted in the evaluation after step 11, continued, killed before the next checkpoint, and continued."""
+def test_interrupted_evaluation_is_repeated_once(finished_run, tmp_path, monkeypatch):
+    """Preempted in the evaluation after step 11, resumed, killed before the next checkpoint, and resumed again."""
     arguments = [*TINY, "--config.checkpoint_every=100", f"--config.workdir={tmp_path / 'run'}"]
-    asked = iter([False] * 13 + [True] * 99)
+    answers = iter([False] * 13 + [True] * 99)
     with monkeypatch.context() as patch:
-        patch.setattr(PreemptionWatcher, "reached", lambda _: next(asked))
+        patch.setattr(PreemptionWatcher, "is_preempted", lambda _: next(answers))
         with pytest.raises(Preempted, match="saved after step 11"):
             train(config.load(GTP, arguments))
     metrics = tmp_path / "run" / "metrics.jsonl"
     assert [line["step"] for line in map(json.loads, metrics.read_text().splitlines())] == [5, 10]
 
-    def killed(_):
+    def kill_at_step_15(_):
         if '"step": 15' in metrics.read_text():
             raise KeyboardInterrupt
         return False
 
     with monkeypatch.context() as patch:
-        patch.setattr(PreemptionWatcher, "reached", killed)
+        patch.setattr(PreemptionWatcher, "is_preempted", kill_at_step_15)
         with pytest.raises(KeyboardInterrupt):
             train(config.load(GTP, arguments))
     assert [line["step"] for line in map(json.loads, metrics.read_text().splitlines())] == [5, 10, 11, 15]
     train(config.load(GTP, arguments))
-    whole = (finished[0] / "metrics.jsonl").read_text().splitlines()
-    assert [timeless(line) for line in metrics.read_text().splitlines()] == [timeless(line) for line in whole]
+    expected = (finished_run[0] / "metrics.jsonl").read_text().splitlines()
+    actual = metrics.read_text().splitlines()
+    assert list(map(without_timings, actual)) == list(map(without_timings, expected))
 
 
-def timeless(line):
+def without_timings(line):
     return {key: value for key, value in json.loads(line).items() if "per_second" not in key}
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_other_machines_and_a_first_failure_leaves_nothing_behind(tmp_path):
+def test_run_resumes_on_another_mesh_and_failed_run_can_be_restarted(tmp_path):
     arguments = [*TINY, f"--config.workdir={tmp_path / 'run'}"]
     with pytest.raises(tc.InputError, match="the gradient|the loss"):
         train(
@@ -288,7 +291,12 @@ def test_a_run_goes_on_with_other_machines_and_a_first_failure_leaves_nothing_be
             )
         )
     train(config.load(GTP, [*arguments, "--config.epochs=0.5"]))
-    moved = ("--config.mesh.model=2", "--config.data.workers=0", "--config.accumulate=2", "--config.checkpoint_every=7")
-    train(config.load(GTP, [*arguments, "--config.epochs=0.5", *moved]))
+    machine = (
+        "--config.mesh.model=2",
+        "--config.data.workers=0",
+        "--config.accumulate=2",
+        "--config.checkpoint_every=7",
+    )
+    train(config.load(GTP, [*arguments, "--config.epochs=0.5", *machine]))
     with pytest.raises(tc.InputError, match="holds a run with epochs=0.5, not 1.0"):
         train(config.load(GTP, arguments))
