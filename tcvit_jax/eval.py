@@ -32,7 +32,9 @@ def run(flags: argparse.Namespace) -> None:
     else:
         if not (flags.config and flags.weights):
             raise requires("eval.py", "--checkpoint DIR, or --config FILE and --weights FILE")
-        scope = config.Scope("eval.py --weights", (*config.EVALUATION_KEYS, *config.REDUCTION_KEYS, "model.", "new_head"))
+        scope = config.Scope(
+            "eval.py --weights", (*config.EVALUATION_KEYS, *config.REDUCTION_KEYS, "model.", "new_head")
+        )
         pretrained = assembly.from_weights(
             config.load(flags.config, flags.overrides, scope, {"weights": flags.weights})
         )

@@ -23,7 +23,7 @@ def run(flags: argparse.Namespace) -> int:
     from tcvit_jax.training.preemption import EXIT_STATUS, Preempted
 
     try:
-        with runtime.together(flags.distributed):
+        with runtime.distributed_processes(flags.distributed):
             train(config.load(flags.config, flags.overrides), enable_compilation_cache=True)
     except Preempted as preempted:
         print(preempted, file=sys.stderr)

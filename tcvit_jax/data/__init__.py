@@ -1,13 +1,14 @@
-"""The data room: from files to batches of uint8 images, in NumPy and Pillow.
+"""Input pipeline: from files to batches of uint8 images, in NumPy and Pillow.
 
-A *source* gives labeled images by index, a *transform* brings one image to the network's size, augmented where it is
-for training, and the *pipeline* makes batches of them:
+A *source* returns labeled images by index, a *transform* resizes one image to the input size of the network and, for
+training, augments it, and the *pipeline* batches the results:
 
     source = open_source("digits", "train")
     for batch in train_batches(source, TrainTransform((16, 16), channels=1), batch_size=128, seed=0):
         ...
 
-Nothing here imports JAX or TensorFlow, and importing the room does no work: its worker processes do it again.
+Nothing here imports JAX or TensorFlow. Importing the package does no work, because every worker process imports it
+again.
 """
 
 from tcvit_jax.data.label_maps import LabelMaps

@@ -1,4 +1,4 @@
-"""Boxes and windows: where a crop lies in an image, for every image and for every map that goes with one."""
+"""Geometry of crops: random boxes, resized sizes and center crops."""
 
 import math
 
@@ -10,56 +10,77 @@ Box = tuple[int, int, int, int]
 
 
 def random_box(
-    image: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+    image_size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
 ) -> Box:
-    """A random box inside an image of (height, width), of the drawn area and shape."""
-    height, width = image
+    """Return the box of a random resized crop.
+
+    Args:
+        image_size: (height, width) of the image.
+        scale: Minimum and maximum area of the box, as a fraction of the image area.
+        ratio: Minimum and maximum width / height of the box.
+        rng: The generator to draw from.
+
+    Returns:
+        A box inside the image. If no drawn box fits in ten attempts, the largest center box whose aspect ratio is in
+        `ratio`.
+    """
+    height, width = image_size
     for _ in range(_ATTEMPTS):
         area = height * width * rng.uniform(*scale)
-        # Drawn in logarithms, so that 3:4 is as likely as 4:3.
-        shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        columns, rows = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        # Uniform in the logarithm, so that 3:4 is as likely as 4:3.
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        columns, rows = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < columns <= width and 0 < rows <= height:
-            left, top = (int(rng.integers(0, free + 1)) for free in (width - columns, height - rows))
+            left, top = (int(rng.integers(0, margin + 1)) for margin in (width - columns, height - rows))
             return left, top, left + columns, top + rows
-    return _largest_box(image, ratio)
+    return _largest_box(image_size, ratio)
 
 
-def _largest_box(image: tuple[int, int], ratio: tuple[float, float]) -> Box:
-    """The largest centerd box of an allowed shape, for images so long that hardly any crop fits."""
-    height, width = image
-    shape = min(max(width / height, ratio[0]), ratio[1])
-    columns = min(width, max(1, round(height * shape)))
-    rows = min(height, max(1, round(width / shape)))
+def _largest_box(image_size: tuple[int, int], ratio: tuple[float, float]) -> Box:
+    """Return the largest center box whose aspect ratio is in `ratio`, for images so elongated that few crops fit."""
+    height, width = image_size
+    aspect = min(max(width / height, ratio[0]), ratio[1])
+    columns = min(width, max(1, round(height * aspect)))
+    rows = min(height, max(1, round(width / aspect)))
     left, top = (width - columns) // 2, (height - rows) // 2
     return left, top, left + columns, top + rows
 
 
-def covering(image: tuple[int, int], goal: tuple[int, int]) -> tuple[int, int]:
-    """The (height, width) of the aspect ratio of `image` that just covers `goal`."""
-    height, width = image
-    if goal[0] == goal[1]:
-        # The longer side is truncated, not rounded: torchvision's rule.
+def covering_size(image_size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    """Return the smallest (height, width) with the aspect ratio of `image_size` that covers `target`.
+
+    Args:
+        image_size: (height, width) of the image.
+        target: (height, width) to cover.
+    """
+    height, width = image_size
+    if target[0] == target[1]:
+        # torchvision truncates the longer side instead of rounding it.
         if height <= width:
-            return goal[0], int(goal[0] * width / height)
-        return int(goal[0] * height / width), goal[0]
-    shrink = min(height / goal[0], width / goal[1])
+            return target[0], int(target[0] * width / height)
+        return int(target[0] * height / width), target[0]
+    shrink = min(height / target[0], width / target[1])
     return round(height / shrink), round(width / shrink)
 
 
 def center_crop(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Crops the center of [h, w, c], or pads with zeros on all sides where the array is smaller."""
+    """Return the center crop of `array`, zero-padded on all sides where the array is smaller than `size`.
+
+    Args:
+        array: The image, [h, w, c].
+        size: (height, width) of the crop.
+    """
     top, left = (_center_offset(array.shape[axis], size[axis]) for axis in (0, 1))
-    return _window(array, top, left, size)
+    return _crop_with_padding(array, top, left, size)
 
 
-def _center_offset(length: int, wanted: int) -> int:
-    # torchvision's roundings: half to even for a crop, and the odd padded pixel goes to the end.
-    return round((length - wanted) / 2) if length >= wanted else -((wanted - length) // 2)
+def _center_offset(length: int, target: int) -> int:
+    # As in torchvision: crops round half to even, and an odd padding pixel goes to the end.
+    return round((length - target) / 2) if length >= target else -((target - length) // 2)
 
 
-def _window(array: np.ndarray, top: int, left: int, size: tuple[int, int]) -> np.ndarray:
-    """The window of [h, w, c] at (top, left), which may reach outside: zeros are there."""
+def _crop_with_padding(array: np.ndarray, top: int, left: int, size: tuple[int, int]) -> np.ndarray:
+    """Return the crop of [h, w, c] at (top, left), with zeros where it extends beyond the array."""
     (height, width), (rows, columns) = array.shape[:2], size
     first_row, last_row = max(top, 0), min(top + rows, height)
     first_column, last_column = max(left, 0), min(left + columns, width)

@@ -1,7 +1,7 @@
-"""The operations of RandAugment and of color jitter, on Pillow images.
+"""Image operations of RandAugment and color jitter, on Pillow images.
 
-Names are timm's, without the endings that tell its variants apart; so are the arguments, so that a drawn operation can
-be compared with timm's pixel for pixel.
+Names and arguments are timm's, so that results can be compared with timm's pixel for pixel; names omit the suffixes
+that distinguish timm's variants.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,24 +12,29 @@ from PIL import Image, ImageEnhance, ImageOps
 from tcvit_jax.errors import unknown
 
 RESAMPLING_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-_SOLARIZE_ADD_BELOW = 128
+_SOLARIZE_ADD_THRESHOLD = 128
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation, with everything about it decided.
+    """One image operation with its sampled argument.
 
     Attributes:
-        name: one of `NAMES`.
-        argument: nothing for `AutoContrast`, `Equalize` and `Invert`; degrees against the clock for `Rotate`; the bits
-            that `Posterize` keeps; the least level that `Solarize` inverts; what `SolarizeAdd` adds to levels below
-            128; the factor of `Color`, `Contrast`, `Brightness` and `Sharpness`, of which 1 changes nothing; for
-            `ShearX` and `ShearY` by how many pixels each next row or column is read further on; for `TranslateX` and
-            `TranslateY` the share of the width or height by which all are.
-        resampling: `"bicubic"` or `"bilinear"`, of those that move pixels.
+        name: One of `NAMES`.
+        argument: Depends on the operation:
+
+            - `AutoContrast`, `Equalize`, `Invert`: Unused.
+            - `Rotate`: Degrees, counterclockwise.
+            - `Posterize`: Number of bits to keep.
+            - `Solarize`: Lowest level to invert.
+            - `SolarizeAdd`: Value to add to levels below 128.
+            - `Color`, `Contrast`, `Brightness`, `Sharpness`: Factor; 1 leaves the image unchanged.
+            - `ShearX`, `ShearY`: Offset in pixels of the source position per row (`ShearX`) or column (`ShearY`).
+            - `TranslateX`, `TranslateY`: Offset of the source position, as a fraction of the width or height.
+        resampling: `"bicubic"` or `"bilinear"`, for operations that move pixels.
 
     Raises:
-        InputError: an unknown name or resampling, at construction.
+        InputError: Unknown name or resampling, at construction.
     """
 
     name: str
@@ -37,7 +42,7 @@ class Operation:
     resampling: str = "bicubic"
 
     def __post_init__(self) -> None:
-        """Checks the names now, since a worker process would report them late."""
+        """Validate fields here, because a worker process would report errors late."""
         if self.name not in NAMES:
             raise unknown("image operation", self.name, NAMES)
         if self.resampling not in RESAMPLING_FILTERS:
@@ -45,12 +50,12 @@ class Operation:
 
 
 def apply(image: Image.Image, operations: Iterable[Operation], fill: tuple[int, ...]) -> Image.Image:
-    """Applies operations in order.
+    """Apply operations in order.
 
     Args:
-        image: of mode `"RGB"` or `"L"`.
-        operations: what to do.
-        fill: the color, one level per channel, of pixels that come from outside of the image.
+        image: An image of mode `"RGB"` or `"L"`.
+        operations: The operations to apply.
+        fill: Color of pixels from outside the image, one level per channel.
     """
     for operation in operations:
         image = _apply(image, operation, fill)
@@ -58,7 +63,12 @@ def apply(image: Image.Image, operations: Iterable[Operation], fill: tuple[int, 
 
 
 def fill_color(mean: tuple[float, ...], channels: int) -> tuple[int, ...]:
-    """The levels of a mean color of 1 or 3 numbers in 0..1: timm's rounding, and ITU-R 601 from color to gray."""
+    """Convert a mean color to levels in 0..255, with timm's rounding.
+
+    Args:
+        mean: One or three values in [0, 1].
+        channels: 3, or 1 for gray. Color is converted to gray by ITU-R 601, and gray to color by repetition.
+    """
     levels = tuple(min(255, round(255 * value)) for value in mean)
     if len(levels) == channels:
         return levels
@@ -69,28 +79,28 @@ def fill_color(mean: tuple[float, ...], channels: int) -> tuple[int, ...]:
 
 def _apply(image: Image.Image, operation: Operation, fill: tuple[int, ...]) -> Image.Image:
     name, argument = operation.name, operation.argument
-    if name in _BY_LEVEL:
-        return _BY_LEVEL[name](image, argument)
+    if name in _LEVEL_OPERATIONS:
+        return _LEVEL_OPERATIONS[name](image, argument)
     resampling = RESAMPLING_FILTERS[operation.resampling]
     if name == "Rotate":
         return image.rotate(argument, resampling, fillcolor=fill)
-    matrix = _BY_MATRIX[name](argument, image.width, image.height)
+    matrix = _AFFINE_MATRICES[name](argument, image.width, image.height)
     return image.transform(image.size, Image.Transform.AFFINE, matrix, resampling, fillcolor=fill)
 
 
 def _posterize(image: Image.Image, bits: float) -> Image.Image:
-    # Not Pillow's own: version 13 refuses to keep no bits, the black image of the strongest magnitude.
+    # ImageOps.posterize of Pillow 13 rejects 0 bits, which the strongest magnitude asks for (a black image).
     step = 2 ** (8 - min(8, int(bits)))
     return image.point([level - level % step for level in range(256)] * len(image.getbands()))
 
 
-def _solarize_add(image: Image.Image, added: float) -> Image.Image:
-    table = [min(255, level + int(added)) if level < _SOLARIZE_ADD_BELOW else level for level in range(256)]
+def _solarize_add(image: Image.Image, addend: float) -> Image.Image:
+    table = [min(255, level + int(addend)) if level < _SOLARIZE_ADD_THRESHOLD else level for level in range(256)]
     return image.point(table * len(image.getbands()))
 
 
-# What changes levels and leaves pixels where they are.
-_BY_LEVEL: dict[str, Callable[[Image.Image, float], Image.Image]] = {
+# Operations that change levels and do not move pixels.
+_LEVEL_OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
     "AutoContrast": lambda image, _: ImageOps.autocontrast(image),
     "Equalize": lambda image, _: ImageOps.equalize(image),
     "Invert": lambda image, _: ImageOps.invert(image),
@@ -103,12 +113,12 @@ _BY_LEVEL: dict[str, Callable[[Image.Image, float], Image.Image]] = {
     "Sharpness": lambda image, factor: ImageEnhance.Sharpness(image).enhance(factor),
 }
 
-# From where in the image, (a x + b y + c, d x + e y + f), each pixel (x, y) of the result comes.
-_BY_MATRIX: dict[str, Callable[[float, int, int], tuple[float, ...]]] = {
+# Coefficients (a, b, c, d, e, f): pixel (x, y) of the result is read at (a x + b y + c, d x + e y + f).
+_AFFINE_MATRICES: dict[str, Callable[[float, int, int], tuple[float, ...]]] = {
     "ShearX": lambda slope, width, height: (1, slope, 0, 0, 1, 0),
     "ShearY": lambda slope, width, height: (1, 0, 0, slope, 1, 0),
-    "TranslateX": lambda share, width, height: (1, 0, share * width, 0, 1, 0),
-    "TranslateY": lambda share, width, height: (1, 0, 0, 0, 1, share * height),
+    "TranslateX": lambda fraction, width, height: (1, 0, fraction * width, 0, 1, 0),
+    "TranslateY": lambda fraction, width, height: (1, 0, 0, 0, 1, fraction * height),
 }
 
-NAMES = (*_BY_LEVEL, "Rotate", *_BY_MATRIX)
+NAMES = (*_LEVEL_OPERATIONS, "Rotate", *_AFFINE_MATRICES)

@@ -1,7 +1,7 @@
-"""Batches in a fixed order: what step k trains on is a function of the seed and of k, and of nothing else.
+"""Deterministic batches: the training batch of step k is a function of the seed and k only.
 
-Grain does the work, with threads or worker processes. Its worker processes are spawned, so they import this
-module again: nothing here may do work, or import JAX, when imported.
+Grain loads the data, with threads or worker processes. Its worker processes are spawned and import this module again,
+so importing it must neither do work nor import JAX.
 """
 
 import signal
@@ -13,25 +13,25 @@ from typing import Any
 
 import numpy as np
 
-from tcvit_jax.data.rows import Augment, TokenLabeling, reader
+from tcvit_jax.data.rows import Augment, TokenLabeling, create_reader
 from tcvit_jax.data.sources.base import ImageLike, Source
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import invalid, out_of_range
 
 Batch = dict[str, np.ndarray]
 """`image` uint8 [B, H, W, C] and `label` int32 [B].
 
-In training also `index` int64 [B], where in the source each row comes from; in evaluation also `mask` float32 [B], 0 in
-padding rows.
+Training batches also have `index` int64 [B], the index of each row in the source; evaluation batches also have `mask`
+float32 [B], 0 for padding rows.
 
-In training with label maps of h x w cells, for a grid of gh x gw patches, also `map_scores` float32 [B, 5, h, w] and
-`map_classes` int32 [B, 5, h, w], and, all float32, `map_rows` [B, gh, h], `map_columns` [B, gw, w], `map_image_rows`
-[B, h] and `map_image_columns` [B, w]: what the labels of a row's patches are made of, as `label_maps` says.
+With label maps of h x w cells and a grid of gh x gw patches, training batches also have `map_scores` float32
+[B, 5, h, w], `map_classes` int32 [B, 5, h, w], and in float32 `map_rows` [B, gh, h], `map_columns` [B, gw, w],
+`map_image_rows` [B, h] and `map_image_columns` [B, w]: the factors of the token labels, which
+`tcvit_jax.data.label_maps` describes.
 """
 
-# Two keep ahead of the training step. More only contend for the interpreter where images are small, as with
-# the digits; where they are large, `workers` is what scales.
+# Two threads keep ahead of the training step. For small images such as the digits, more threads only contend for the
+# interpreter lock; for large images, use `workers`.
 DEFAULT_THREADS = 2
-_MAX_SEED = 2**32 - 1
 
 
 def train_batches(
@@ -48,55 +48,55 @@ def train_batches(
     workers: int = 0,
     threads: int = DEFAULT_THREADS,
 ) -> Iterator[Batch]:
-    """Endless batches for training, reshuffled in every epoch; a batch may span two epochs.
+    """Return an infinite iterator of training batches, reshuffled every epoch.
 
-    The global batch of step k, augmentation included, depends on `seed`, `batch_size`, `repeats` and k only: not on
-    `start_step`, `process_count`, `workers` or `threads`; label maps only add to it. Process p of n holds the p-th of
-    its n contiguous parts. So a run that resumes at step k continues as if it had not stopped, on as many processes as
-    there are by then.
+    A batch may span two epochs. The global batch of step k, including augmentation, depends only on `seed`,
+    `batch_size`, `repeats` and k, not on `start_step`, `process_count`, `workers` or `threads`; `labeling` adds arrays
+    and changes no others. The global batch is divided into `process_count` contiguous shards, one per process. A run
+    that resumes at step k therefore continues identically, on any number of processes.
 
     With `repeats` above 1 (repeated augmentation, Hoffer et al., https://arxiv.org/abs/1901.09335) every image fills
-    that many rows, each with an augmentation of its own. Steps show as many rows as ever, and so fewer images. Copies
-    of an image share a batch, a `repeats`-th of it apart and so never in neighboring rows; if the batch ends between
-    them, the next one has the rest.
+    `repeats` rows, each augmented independently; the batch size stays the same, so a step sees fewer images. The
+    copies of an image are spread over one batch at intervals of about `batch_size / repeats` rows and are never
+    adjacent; where a batch ends between them, the next batch has the remaining copies.
 
     Args:
-        source: the examples.
-        transform: maps an image, a `ImageLike`, and a generator to uint8 [H, W, C]. Picklable if `workers`.
-        batch_size: rows of the global batch; each process gets `batch_size // process_count` of them.
-        seed: of the shuffling and of the augmentation, 0 to 2**32 - 1.
-        start_step: the step whose batch comes first.
-        process_index: which process this is.
-        process_count: how many processes share the global batch.
-        repeats: how many rows each image of the shuffled order fills.
-        labeling: label maps, for an image folder and a `TrainTransform` of mode `"crop"`.
-        workers: worker processes; 0 uses threads of this process alone.
-        threads: threads per process, each of which makes whole batches; 0 makes them when they are asked for.
+        source: The examples.
+        transform: Maps an image (`ImageLike`) and a generator to uint8 [H, W, C]. Must be picklable if `workers` > 0.
+        batch_size: Rows of the global batch; each process gets `batch_size // process_count` of them.
+        seed: Seed of shuffling and augmentation, in [0, 2**32).
+        start_step: Step of the first batch.
+        process_index: Index of this process.
+        process_count: Number of processes that share the global batch.
+        repeats: Number of rows per image.
+        labeling: Label maps, or None. Requires an image folder and a `TrainTransform` with mode `"crop"`.
+        workers: Number of worker processes; 0 uses only threads of this process.
+        threads: Threads per process, each of which prepares full batches; 0 prepares each batch on request.
 
     Returns:
-        An iterator; closing or dropping it stops its threads and processes.
+        An iterator. Closing or deleting it stops its threads and processes.
 
     Raises:
-        InputError: a number is out of range, the source is empty, the batch is too small for its `repeats`, or
-            `labeling` does not go with the source or the transform.
+        InputError: An argument is out of range, the source is empty, the batch is too small for `repeats`, or
+            `labeling` does not support the source or the transform.
     """
     _check_batching(source, batch_size, process_index, process_count, workers, threads)
-    _require("start_step", start_step, 0)
-    if not 0 <= seed <= _MAX_SEED:
-        raise InputError(f"seed {seed} must be in 0..{_MAX_SEED}")
-    _require("repeats", repeats, 1)
+    _check_minimum("start_step", start_step, 0)
+    if not 0 <= seed < 2**32:
+        raise out_of_range("seed", seed, "in [0, 2**32)")
+    _check_minimum("repeats", repeats, 1)
     _check_repeats(repeats, batch_size, process_count)
-    row = reader(source, transform, labeling)
+    read_row = create_reader(source, transform, labeling)
     import grain
 
     indices = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
     if repeats > 1:
-        indices = grain.MapDataset.source(_Repeated(indices, repeats, batch_size)).seed(seed)
-    # Augmented before the rows are dealt to processes: each generator is then that of the global row, so
-    # that neither do two processes share one, nor does the batch depend on how many processes there are.
-    rows = indices.random_map(row)
-    parts = rows.batch(batch_size // process_count, drop_remainder=True)
-    return _iterate(parts[process_index::process_count][start_step:], workers, threads)
+        indices = grain.MapDataset.source(_RepeatedIndices(indices, repeats, batch_size)).seed(seed)
+    # Augment before sharding: Grain derives each generator from the global row, so that no two processes share one
+    # and the batch does not depend on the number of processes.
+    rows = indices.random_map(read_row)
+    shards = rows.batch(batch_size // process_count, drop_remainder=True)
+    return _iterate(shards[process_index::process_count][start_step:], workers, threads)
 
 
 def eval_batches(
@@ -109,39 +109,40 @@ def eval_batches(
     workers: int = 0,
     threads: int = DEFAULT_THREADS,
 ) -> Iterator[Batch]:
-    """Every example exactly once, in order, in `ceil(len(source) / batch_size)` batches of one shape.
+    """Return an iterator of evaluation batches with every example exactly once, in order.
 
-    Global batch b holds the examples from `b * batch_size` on, and process p the p-th contiguous part of it.
-    Rows past the end are zeros with a `mask` of 0; all processes yield the same number of batches.
+    There are `ceil(len(source) / batch_size)` batches of the same shape. Global batch b starts at example
+    `b * batch_size` and is divided into `process_count` contiguous shards, one per process. Padding rows of the last
+    batch are zero and have a `mask` of 0; all processes yield the same number of batches.
 
     Args:
-        source: the examples.
-        transform: maps an image, a `ImageLike`, to uint8 [H, W, C]. Picklable if `workers`.
-        batch_size: rows of the global batch; each process gets `batch_size // process_count` of them.
-        process_index: which process this is.
-        process_count: how many processes share the global batch.
-        workers: worker processes; 0 uses threads of this process alone.
-        threads: threads per process, each of which makes whole batches; 0 makes them when they are asked for.
+        source: The examples.
+        transform: Maps an image (`ImageLike`) to uint8 [H, W, C]. Must be picklable if `workers` > 0.
+        batch_size: Rows of the global batch; each process gets `batch_size // process_count` of them.
+        process_index: Index of this process.
+        process_count: Number of processes that share the global batch.
+        workers: Number of worker processes; 0 uses only threads of this process.
+        threads: Threads per process, each of which prepares full batches; 0 prepares each batch on request.
 
     Returns:
-        An iterator; closing or dropping it stops its threads and processes.
+        An iterator. Closing or deleting it stops its threads and processes.
 
     Raises:
-        InputError: a number is out of range, or the source is empty or its first image cannot be read.
+        InputError: An argument is out of range, the source is empty, or its first image cannot be read.
     """
     _check_batching(source, batch_size, process_index, process_count, workers, threads)
     import grain
 
-    # A part that is all padding holds no image to take the shape from, hence the look at the first one.
+    # A shard of padding only has no image to take the shape from, so read the first image.
     shape = transform(source[0]["image"]).shape
-    part = _EvalPart(source, transform, shape, batch_size, process_index, process_count)
+    shard = _EvalShard(source, transform, shape, batch_size, process_index, process_count)
     steps = -(-len(source) // batch_size)
-    return _iterate(grain.MapDataset.range(steps).map(part), workers, threads)
+    return _iterate(grain.MapDataset.range(steps).map(shard), workers, threads)
 
 
 @dataclass(frozen=True)
-class _Repeated:
-    """Picklable: the rows of an endless stream of indices, each of which fills several rows of the same batch."""
+class _RepeatedIndices:
+    """Picklable sequence that repeats each index of an infinite stream in several rows of a batch."""
 
     indices: Any
     repeats: int
@@ -151,22 +152,22 @@ class _Repeated:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> int:
-        step, place = divmod(index, self.batch_size)
-        return self.indices[(step * self.batch_size + self._order[place]) // self.repeats]
+        step, row = divmod(index, self.batch_size)
+        return self.indices[(step * self.batch_size + self._order[row]) // self.repeats]
 
     @cached_property
     def _order(self) -> list[int]:
-        return _spread(self.repeats, self.batch_size)
+        return _interleaved_order(self.repeats, self.batch_size)
 
 
-def _spread(repeats: int, batch_size: int) -> list[int]:
-    """An order of the rows of a batch: each `repeats`-th from the first, then from the second, and so on."""
+def _interleaved_order(repeats: int, batch_size: int) -> list[int]:
+    """Return the rows of a batch with stride `repeats`: all from offset 0, then all from offset 1, and so on."""
     return [row for first in range(repeats) for row in range(first, batch_size, repeats)]
 
 
 @dataclass(frozen=True)
-class _EvalPart:
-    """Picklable: one process's part of the evaluation batch of a step."""
+class _EvalShard:
+    """Picklable map from a step to the shard of one process of its evaluation batch."""
 
     source: Source
     transform: Callable[[ImageLike], np.ndarray]
@@ -192,33 +193,35 @@ class _EvalPart:
 
 
 def _iterate(batches: Any, workers: int, threads: int) -> Iterator[Batch]:
-    """Runs a Grain `MapDataset` of batches; what it started ends with the generator, however that ends."""
+    """Iterate over a Grain `MapDataset` of batches; the threads and processes stop when the generator closes."""
     import grain
 
-    # Grain counts its buffer in elements, here whole batches: its default of 500 would fill the memory.
+    # The buffer is counted in elements, here full batches: Grain's default of 500 would fill the memory.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     dataset = batches.to_iter_dataset(options)
     if workers:
         _mark_flags_parsed()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_outlast)
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_ignore_termination
+        )
     with closing(iter(dataset)) as iterator:
         for batch in iterator:
-            yield _own_memory(batch) if workers else batch
+            yield _copy_batch(batch) if workers else batch
 
 
-def _outlast(worker: int, workers: int) -> None:
-    """Lets a worker process work on when all processes of a job are asked to end: the one it works for saves first."""
+def _ignore_termination(worker: int, workers: int) -> None:
+    """Ignore termination signals in a worker process, so that the main process can save a checkpoint first."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
-def _own_memory(batch: Batch) -> Batch:
-    """Copies a batch out of shared memory, whose destructor fails when the interpreter exits."""
+def _copy_batch(batch: Batch) -> Batch:
+    """Copy a batch out of shared memory, whose destructor fails when the interpreter exits."""
     return {name: np.array(values, subok=False) for name, values in batch.items()}
 
 
 def _mark_flags_parsed() -> None:
-    """Lets Grain start workers in a program that never parsed absl's flags, such as a notebook."""
+    """Mark absl flags as parsed, so that Grain can start workers in programs without absl, such as a notebook."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():
@@ -228,43 +231,39 @@ def _mark_flags_parsed() -> None:
 def _check_batching(
     source: Source, batch_size: int, process_index: int, process_count: int, workers: int, threads: int
 ) -> None:
-    _require("batch_size", batch_size, 1)
-    _require("process_count", process_count, 1)
-    _require("workers", workers, 0)
-    _require("threads", threads, 0)
+    _check_minimum("batch_size", batch_size, 1)
+    _check_minimum("process_count", process_count, 1)
+    _check_minimum("workers", workers, 0)
+    _check_minimum("threads", threads, 0)
     if not 0 <= process_index < process_count:
-        raise InputError(f"process_index {process_index} must be in 0..{process_count - 1}")
+        raise out_of_range("process_index", process_index, f"in [0, {process_count})")
     if batch_size % process_count:
         nearest = max(1, round(batch_size / process_count)) * process_count
-        raise InputError(
-            f"batch_size {batch_size} cannot be shared by {process_count} processes: the nearest that can is {nearest}"
-        )
+        raise out_of_range("batch_size", batch_size, f"divisible by process_count={process_count}", f"use {nearest}")
     if len(source) == 0:
-        raise InputError("the data source is empty: it needs at least one example")
+        raise invalid("data source", "expected at least one example, got 0")
 
 
 def _check_repeats(repeats: int, batch_size: int, process_count: int) -> None:
-    """Raises an `InputError` if the batch is so small that copies of an image would be neighbors."""
-    if not _copies_meet(repeats, batch_size):
+    """Raise an `InputError` if the batch is so small that copies of an image would be adjacent."""
+    if not _has_adjacent_copies(repeats, batch_size):
         return
     larger = batch_size + process_count
-    while _copies_meet(repeats, larger):
+    while _has_adjacent_copies(repeats, larger):
         larger += process_count
-    raise InputError(
-        f"batch_size {batch_size} is too small for repeats {repeats}, copies of an image would be neighbors: "
-        f"the next that is not is {larger}"
-    )
+    condition = f"large enough that copies of an image are not adjacent with repeats={repeats}"
+    raise out_of_range("batch_size", batch_size, condition, f"use {larger}")
 
 
-def _copies_meet(repeats: int, batch_size: int) -> bool:
-    """Whether any batch has two copies of an image in neighboring rows."""
+def _has_adjacent_copies(repeats: int, batch_size: int) -> bool:
+    """Return whether any batch has two copies of an image in adjacent rows."""
     if repeats == 1 or batch_size >= 3 * repeats:
         return False
-    # Batches differ by how many copies of their first image the batch before has had: all there can be.
-    images = (np.arange(repeats)[:, None] * batch_size + _spread(repeats, batch_size)) // repeats
+    # A batch is determined by how many copies of its first image are in the previous batch; try every number.
+    images = (np.arange(repeats)[:, None] * batch_size + _interleaved_order(repeats, batch_size)) // repeats
     return bool((images[:, 1:] == images[:, :-1]).any())
 
 
-def _require(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise InputError(f"{name} {value} must be {least} or more")
+def _check_minimum(name: str, value: int, minimum: int) -> None:
+    if value < minimum:
+        raise out_of_range(name, value, f">= {minimum}")

@@ -1,10 +1,10 @@
-"""Which operations an image undergoes: RandAugment and color jitter, as timm draws them.
+"""Sampling of RandAugment and color jitter, with timm's distributions.
 
-Drawing and applying are apart: `draw` decides, `tcvit_jax.data.operations.apply` does.
+`draw` samples operations and their arguments; `tcvit_jax.data.operations.apply` applies them.
 
-RandAugment (Cubuk et al., https://arxiv.org/abs/1909.13719) is read from timm's names for it, such as
-`rand-m9-mstd0.5-inc1`, with which DeiT and most ViTs are trained. Of timm's variants there is the one whose operations
-all grow stronger with the magnitude, `inc1`.
+RandAugment (Cubuk et al., https://arxiv.org/abs/1909.13719) is configured by timm's config strings, such as
+`rand-m9-mstd0.5-inc1`, with which DeiT and most ViTs are trained. Of timm's variants only `inc1` is supported, in which
+every operation strengthens with the magnitude.
 """
 
 import re
@@ -15,144 +15,154 @@ from typing import Any, Self
 import numpy as np
 
 from tcvit_jax.data.operations import RESAMPLING_FILTERS, Operation
-from tcvit_jax.errors import InputError, unknown
+from tcvit_jax.errors import invalid, out_of_range, requires, unknown
 
 INTERPOLATIONS = (*RESAMPLING_FILTERS, "random")
 EXAMPLE = "rand-m9-mstd0.5-inc1"
-_FULL_MAGNITUDE = 10.0
-# From this deviation on timm draws magnitudes evenly instead of from a normal distribution.
-_EVEN_DEVIATION = 100.0
-_PARTS: dict[str, type[int] | type[float]] = {"m": int, "n": int, "p": float, "mstd": float, "mmax": int, "inc": int}
+_MAGNITUDE_SCALE = 10.0
+# Above this standard deviation timm draws magnitudes uniformly instead of from a normal distribution.
+_UNIFORM_STD = 100.0
+_OPTIONS: dict[str, type[int] | type[float]] = {"m": int, "n": int, "p": float, "mstd": float, "mmax": int, "inc": int}
 
 
 def _factor(magnitude: float, sign: int) -> float:
-    return max(0.1, 1.0 + sign * (magnitude / _FULL_MAGNITUDE * 0.9))
+    return max(0.1, 1.0 + sign * (magnitude / _MAGNITUDE_SCALE * 0.9))
 
 
-def _up_to(most: float) -> Callable[[float, int], float]:
-    """From a magnitude to an argument that grows to `most` on either side of zero."""
-    return lambda magnitude, sign: sign * (magnitude / _FULL_MAGNITUDE * most)
+def _symmetric(maximum: float) -> Callable[[float, int], float]:
+    """Return a map from a magnitude and a sign to an argument, linear with `sign * maximum` at magnitude 10."""
+    return lambda magnitude, sign: sign * (magnitude / _MAGNITUDE_SCALE * maximum)
 
 
-# The argument of each operation at a magnitude in 0..10 or beyond and a sign; sampling is uniform over the fifteen.
+# Maps from a magnitude (0..10, or above) and a sign to the argument of each operation, which are sampled uniformly.
 ARGUMENTS: dict[str, Callable[[float, int], float]] = {
     "AutoContrast": lambda magnitude, sign: 0.0,
     "Equalize": lambda magnitude, sign: 0.0,
     "Invert": lambda magnitude, sign: 0.0,
-    "Rotate": _up_to(30.0),
-    "Posterize": lambda magnitude, sign: 4 - int(magnitude / _FULL_MAGNITUDE * 4),
-    "Solarize": lambda magnitude, sign: 256 - min(256, int(magnitude / _FULL_MAGNITUDE * 256)),
-    "SolarizeAdd": lambda magnitude, sign: min(128, int(magnitude / _FULL_MAGNITUDE * 110)),
+    "Rotate": _symmetric(30.0),
+    "Posterize": lambda magnitude, sign: 4 - int(magnitude / _MAGNITUDE_SCALE * 4),
+    "Solarize": lambda magnitude, sign: 256 - min(256, int(magnitude / _MAGNITUDE_SCALE * 256)),
+    "SolarizeAdd": lambda magnitude, sign: min(128, int(magnitude / _MAGNITUDE_SCALE * 110)),
     "Color": _factor,
     "Contrast": _factor,
     "Brightness": _factor,
     "Sharpness": _factor,
-    "ShearX": _up_to(0.3),
-    "ShearY": _up_to(0.3),
-    "TranslateX": _up_to(0.45),
-    "TranslateY": _up_to(0.45),
+    "ShearX": _symmetric(0.3),
+    "ShearY": _symmetric(0.3),
+    "TranslateX": _symmetric(0.45),
+    "TranslateY": _symmetric(0.45),
 }
 _NAMES = tuple(ARGUMENTS)
 
 
 @dataclass(frozen=True)
 class RandAugment:
-    """A few operations out of fifteen, each of them done or not, by magnitudes around one.
+    """RandAugment: a few operations out of fifteen, each applied with a probability and a random magnitude.
 
     Attributes:
-        magnitude: the mean of the magnitudes; 10 is strong. Above `most` all are `most`.
-        count: how many operations are chosen, with replacement.
-        probability: of each that was chosen to be done.
-        deviation: the standard deviation of magnitudes; above 100 they spread evenly over 0 to `magnitude`.
-        most: magnitudes are clipped to 0..`most`.
-        interpolation: `"bicubic"` or `"bilinear"`; `"random"` draws one of them for each operation.
+        magnitude: Mean magnitude; 10 is strong.
+        num_ops: Number of operations to sample, with replacement.
+        probability: Probability that a sampled operation is applied.
+        magnitude_std: Standard deviation of the magnitude; above 100 it is uniform between 0 and `magnitude`.
+        max_magnitude: Upper limit; magnitudes are clipped to `[0, max_magnitude]`.
+        interpolation: `"bicubic"`, `"bilinear"`, or `"random"`, which samples one of the two for each operation.
 
     Raises:
-        InputError: a value out of range, at construction.
+        InputError: A value is out of range, at construction.
     """
 
     magnitude: float = 10
-    count: int = 2
+    num_ops: int = 2
     probability: float = 0.5
-    deviation: float = 0.0
-    most: float = _FULL_MAGNITUDE
+    magnitude_std: float = 0.0
+    max_magnitude: float = _MAGNITUDE_SCALE
     interpolation: str = "bicubic"
 
     def __post_init__(self) -> None:
-        """Checks the values now, since a worker process would report them late."""
-        for name, least in (("magnitude", 0), ("count", 1), ("deviation", 0), ("most", 1)):
+        """Validate fields here, because a worker process would report errors late."""
+        for name, minimum in (("magnitude", 0), ("num_ops", 1), ("magnitude_std", 0), ("max_magnitude", 1)):
             value = getattr(self, name)
-            if not value >= least:
-                raise InputError(f"RandAugment's {name} {value} must be {least} or more")
+            if not value >= minimum:
+                raise out_of_range(f"RandAugment.{name}", value, f">= {minimum}")
         if not 0 <= self.probability <= 1:
-            raise InputError(f"RandAugment's probability {self.probability} must be in 0..1, e.g. 0.5")
+            raise out_of_range("RandAugment.probability", self.probability, "in [0, 1]", "for example 0.5")
         if self.interpolation not in INTERPOLATIONS:
             raise unknown("interpolation", self.interpolation, INTERPOLATIONS)
 
     @classmethod
     def parse(cls, config: str, interpolation: str = "bicubic") -> Self:
-        """Reads timm's name of a RandAugment: `rand`, then parts in any order, with dashes between.
+        """Parse a config string of timm: `rand` and options in any order, separated by dashes.
 
-        Parts are `m` (magnitude, 10), `n` (count, 2), `p` (probability, 0.5), `mstd` (deviation, 0), `mmax` (most, 10),
-        and `inc1`, which has to be there.
+        Args:
+            config: The config string. Options, with their default values: `m` (`magnitude`, 10), `n` (`num_ops`, 2),
+                `p` (`probability`, 0.5), `mstd` (`magnitude_std`, 0), `mmax` (`max_magnitude`, 10), and `inc1`, which
+                is required.
+            interpolation: `"bicubic"`, `"bilinear"` or `"random"`.
 
         Raises:
-            InputError: another augmentation, or a part that is unknown, given twice, not a number or out of range.
+            InputError: The config string is for another augmentation, or an option is unknown, repeated, not a number
+                or out of range.
         """
-        kind, *parts = config.split("-")
+        kind, *options = config.split("-")
         if kind != "rand":
-            raise InputError(f"auto_augment {config!r} is not a RandAugment, the one kind there is: try {EXAMPLE!r}")
+            raise out_of_range("auto_augment", config, "a RandAugment config string", f"for example {EXAMPLE!r}")
         values: dict[str, float] = {}
-        for part in parts:
-            key, value = _read_part(config, part)
+        for option in options:
+            key, value = _parse_option(config, option)
             if key in values:
-                raise InputError(f"auto_augment {config!r} gives {key} twice: leave out {part!r}")
+                raise invalid(f"auto_augment={config!r}", f"option {key!r} is set twice", f"remove {option!r}")
             values[key] = value
         if values.pop("inc", 0) != 1:
-            kept = "-".join(part for part in (kind, *parts) if not part.startswith("inc"))
-            raise InputError(
-                f"auto_augment {config!r} asks for operations that weaken as the magnitude grows, which there are not: "
-                f"try {kept + '-inc1'!r}"
-            )
-        names = {"m": "magnitude", "n": "count", "p": "probability", "mstd": "deviation", "mmax": "most"}
-        given: dict[str, Any] = {names[key]: value for key, value in values.items()}
-        return cls(**given, interpolation=interpolation)
+            remaining = "-".join(text for text in (kind, *options) if not text.startswith("inc"))
+            requirement = "inc1 (every operation strengthens with the magnitude)"
+            raise requires(f"auto_augment={config!r}", requirement, f"use {remaining + '-inc1'!r}")
+        names = {"m": "magnitude", "n": "num_ops", "p": "probability", "mstd": "magnitude_std", "mmax": "max_magnitude"}
+        fields: dict[str, Any] = {names[key]: value for key, value in values.items()}
+        return cls(**fields, interpolation=interpolation)
 
     def draw(self, rng: np.random.Generator) -> tuple[Operation, ...]:
-        """The operations for one image; none at all for `(1 - probability) ** count` of them."""
-        chosen = (_NAMES[number] for number in rng.integers(len(_NAMES), size=self.count).tolist())
-        return tuple(self._decide(name, rng) for name in chosen if rng.random() < self.probability)
+        """Sample the operations for one image; none with probability `(1 - probability) ** num_ops`.
 
-    def _decide(self, name: str, rng: np.random.Generator) -> Operation:
-        if self.deviation > _EVEN_DEVIATION:
+        Args:
+            rng: The generator to draw from.
+        """
+        names = (_NAMES[index] for index in rng.integers(len(_NAMES), size=self.num_ops).tolist())
+        return tuple(self._draw_operation(name, rng) for name in names if rng.random() < self.probability)
+
+    def _draw_operation(self, name: str, rng: np.random.Generator) -> Operation:
+        if self.magnitude_std > _UNIFORM_STD:
             magnitude = rng.uniform(0, self.magnitude)
         else:
-            magnitude = rng.normal(self.magnitude, self.deviation)
+            magnitude = rng.normal(self.magnitude, self.magnitude_std)
         sign = 1 if rng.random() < 0.5 else -1
-        argument = ARGUMENTS[name](min(max(magnitude, 0.0), self.most), sign)
+        argument = ARGUMENTS[name](min(max(magnitude, 0.0), self.max_magnitude), sign)
         return Operation(name, argument, draw_resampling(self.interpolation, rng))
 
 
 @dataclass(frozen=True)
 class ColorJitter:
-    """torchvision's ColorJitter with one strength for brightness, contrast and saturation, and no change of hue.
+    """torchvision's ColorJitter with the same strength for brightness, contrast and saturation, and a fixed hue.
 
     Attributes:
-        strength: factors are even over `max(0, 1 - strength)` to `1 + strength`.
+        strength: Factors are uniform in `[max(0, 1 - strength), 1 + strength]`.
 
     Raises:
-        InputError: a negative strength, at construction.
+        InputError: The strength is negative, at construction.
     """
 
     strength: float
 
     def __post_init__(self) -> None:
-        """Checks the value now, since a worker process would report it late."""
+        """Validate fields here, because a worker process would report errors late."""
         if not self.strength >= 0:
-            raise InputError(f"color_jitter {self.strength} must be 0 or more, e.g. 0.4")
+            raise out_of_range("color_jitter", self.strength, ">= 0", "for example 0.4")
 
     def draw(self, rng: np.random.Generator) -> tuple[Operation, ...]:
-        """The three operations in a random order; none if the strength is zero."""
+        """Sample the three operations in random order, or none if the strength is zero.
+
+        Args:
+            rng: The generator to draw from.
+        """
         if not self.strength:
             return ()
         names = rng.permutation(["Brightness", "Contrast", "Color"]).tolist()
@@ -161,23 +171,30 @@ class ColorJitter:
 
 
 def draw_resampling(interpolation: str, rng: np.random.Generator) -> str:
-    """The name itself, or for `"random"` one of `"bilinear"` and `"bicubic"`, as likely; else nothing is drawn."""
+    """Sample a resampling filter.
+
+    Args:
+        interpolation: `"bicubic"`, `"bilinear"` or `"random"`.
+        rng: The generator to draw from, which is advanced only for `"random"`.
+
+    Returns:
+        `interpolation` itself, or `"bilinear"` or `"bicubic"` with equal probability for `"random"`.
+    """
     if interpolation != "random":
         return interpolation
     return "bilinear" if rng.random() < 0.5 else "bicubic"
 
 
-def _read_part(config: str, part: str) -> tuple[str, float]:
-    """A part such as `m9` as its key and its value."""
-    found = re.fullmatch(r"([A-Za-z]*)(.*)", part)
-    key, digits = found.groups() if found else (part, "")
-    if key not in _PARTS:
-        raise unknown(f"part of auto_augment {config!r}", part, _PARTS)
-    kind = _PARTS[key]
+def _parse_option(config: str, option: str) -> tuple[str, float]:
+    """Parse an option such as `m9` into its key and value."""
+    match = re.fullmatch(r"([A-Za-z]*)(.*)", option)
+    key, digits = match.groups() if match else (option, "")
+    if key not in _OPTIONS:
+        raise unknown("auto_augment option", option, _OPTIONS)
+    kind = _OPTIONS[key]
     try:
         return key, kind(digits)
     except ValueError as error:
-        number = "whole number" if kind is int else "number"
-        raise InputError(
-            f"auto_augment {config!r}: {part!r} needs a {number} after {key}, as in {EXAMPLE!r}"
-        ) from error
+        number = "an integer" if kind is int else "a number"
+        problem = f"expected {number} after {key!r}, got {option!r}"
+        raise invalid(f"auto_augment={config!r}", problem, f"for example {EXAMPLE!r}") from error

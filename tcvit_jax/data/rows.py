@@ -1,4 +1,4 @@
-"""What a row of a training batch is made of: an image, augmented, its label, and the part of its label map in view."""
+"""Rows of a training batch: an augmented image, its label and, with label maps, its token labels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from tcvit_jax.data.label_maps import LabelMaps, crop_label_map
 from tcvit_jax.data.sources.base import Example, ImageLike, NamedSource, Source, size_of
 from tcvit_jax.data.transforms import TrainTransform
-from tcvit_jax.errors import InputError
+from tcvit_jax.errors import out_of_range, requires
 
 Row = dict[str, np.ndarray]
 Augment = Callable[[ImageLike, np.random.Generator], np.ndarray]
@@ -16,81 +16,84 @@ Augment = Callable[[ImageLike, np.random.Generator], np.ndarray]
 
 @dataclass(frozen=True)
 class TokenLabeling:
-    """Label maps for a network with a grid of patches.
+    """Label maps and the patch grid of the network.
 
-    The part of a map that belongs to a row is that of the row's crop, flipped with it. Operations of RandAugment that
-    move pixels are not followed, though the official code of LV-ViT warps its maps by them.
+    A label map is cropped and flipped with its image. Unlike in the official code of LV-ViT, operations of RandAugment
+    that move pixels do not change it.
 
     Attributes:
-        maps: of every training image.
-        grid: (rows, columns) of patches that the network divides its input into.
+        maps: Label maps of all training images.
+        grid: (rows, columns) of patches in the input of the network.
 
     Raises:
-        InputError: a grid without patches, at construction.
+        InputError: The grid has no patches, at construction.
     """
 
     maps: LabelMaps
     grid: tuple[int, int]
 
     def __post_init__(self) -> None:
-        """Checks the grid now, since a worker process would report it late."""
+        """Validate fields here, because a worker process would report errors late."""
         if len(self.grid) != 2 or min(self.grid) < 1:
-            raise InputError(f"grid {self.grid} of patches must be (rows, columns), both 1 or more")
+            raise out_of_range("grid", self.grid, "(rows, columns), both >= 1")
 
 
 @dataclass(frozen=True)
-class PlainRow:
-    """Picklable: reads and augments one example; label and index get the types that batches of them have."""
+class RowReader:
+    """Picklable function that reads and augments one example."""
 
     source: Source
     transform: Augment
 
     def __call__(self, index: int, rng: np.random.Generator) -> Row:
-        """`image` uint8 [H, W, C], `label` int32 and `index` int64."""
+        """Return `image` uint8 [H, W, C], `label` int32 and `index` int64."""
         example = self.source[index]
         return _row(self.transform(example["image"], rng), example, index)
 
 
 @dataclass(frozen=True)
-class LabeledRow:
-    """Picklable: a `PlainRow`, from the same numbers, and the labels of its crop's patches."""
+class LabeledRowReader:
+    """`RowReader` that adds token labels; both draw the same augmentation from the same generator."""
 
     source: NamedSource
     transform: TrainTransform
     labeling: TokenLabeling
 
     def __call__(self, index: int, rng: np.random.Generator) -> Row:
-        """A `PlainRow`'s, and as `map_scores`, `map_classes`, ... what `TokenLabels` lists."""
+        """Return the row of `RowReader` and the fields of `TokenLabels` as `map_scores`, `map_classes`, ..."""
         example = self.source[index]
         image, name = example["image"], self.source.name(index)
         size = size_of(image)
-        drawn = self.transform.draw(size, rng)
-        labels = crop_label_map(self.labeling.maps[name], drawn.box, size, self.labeling.grid, drawn.flip)
-        row = _row(self.transform.apply(image, drawn), example, index)
+        augmentation = self.transform.draw(size, rng)
+        label_map = self.labeling.maps[name]
+        labels = crop_label_map(label_map, augmentation.box, size, self.labeling.grid, augmentation.flip)
+        row = _row(self.transform.apply(image, augmentation), example, index)
         return row | {f"map_{key}": np.asarray(values) for key, values in labels.items()}
 
 
-def reader(source: Source, transform: Augment, labeling: TokenLabeling | None) -> PlainRow | LabeledRow:
-    """What reads a row.
+def create_reader(source: Source, transform: Augment, labeling: TokenLabeling | None) -> RowReader | LabeledRowReader:
+    """Return the function that reads a row of a training batch.
+
+    Args:
+        source: The examples. Label maps require a `NamedSource`.
+        transform: The augmentation. Label maps require a `TrainTransform` with mode `"crop"`.
+        labeling: Label maps, or None.
 
     Raises:
-        InputError: there are label maps, and images without names, or a transform without crops that maps can follow.
+        InputError: `labeling` does not support the source or the transform.
     """
     if labeling is None:
-        return PlainRow(source, transform)
+        return RowReader(source, transform)
     if not isinstance(source, NamedSource):
-        raise InputError(
-            f"label maps are found by the names of image files, which {type(source).__name__} has not: use a folder of "
-            "images, source 'folder'"
-        )
+        requirement = f"a source with image names, got {type(source).__name__}"
+        raise requires("token labeling", requirement, "use an image folder, source 'folder'")
     if not isinstance(transform, TrainTransform):
         name = getattr(transform, "__name__", type(transform).__name__)
-        raise InputError(f"label maps follow the crops of a TrainTransform, and not {name}: use TrainTransform")
+        raise requires("token labeling", f"a TrainTransform, got {name}", "use TrainTransform")
     if transform.mode != "crop":
-        raise InputError(
-            f"label maps follow the crops of augmentation mode 'crop', and not {transform.mode!r}: use 'crop'"
-        )
-    return LabeledRow(source, transform, labeling)
+        requirement = f"augmentation mode 'crop', got {transform.mode!r}"
+        raise requires("token labeling", requirement, "use 'crop'")
+    return LabeledRowReader(source, transform, labeling)
 
 
 def _row(image: np.ndarray, example: Example, index: int) -> Row:

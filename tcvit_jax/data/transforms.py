@@ -1,6 +1,6 @@
-"""From a decoded image of any size to the network's input size, as uint8.
+"""Transforms from a decoded image of any size to the input size of the network, as uint8.
 
-Resizing is Pillow's, with its antialiasing: timm's published accuracies were measured with it.
+Images are resized by Pillow, with antialiasing, because timm's published accuracies were measured with it.
 """
 
 import math
@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image
 
 from tcvit_jax.data import operations, randaugment
-from tcvit_jax.data.crops import Box, center_crop, covering, random_box
+from tcvit_jax.data.crops import Box, center_crop, covering_size, random_box
 from tcvit_jax.data.operations import Operation
 from tcvit_jax.data.randaugment import ColorJitter, RandAugment
 from tcvit_jax.data.sources.base import ImageLike, size_of
-from tcvit_jax.errors import InputError, unknown
+from tcvit_jax.errors import conflicts, out_of_range, unknown
 
 CROP_MODES = ("center", "squash")
 INTERPOLATIONS = operations.RESAMPLING_FILTERS
@@ -25,21 +25,22 @@ _PILLOW_MODES = {1: "L", 3: "RGB"}
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """timm's evaluation: resize to `size / crop_pct`, keeping the aspect ratio, then crop the center.
+    """timm's evaluation transform: resize to `size / crop_pct`, then center crop.
 
-    For a square `size` the shorter side becomes `floor(size / crop_pct)`; for any other the image is resized
-    to just cover `floor(height / crop_pct), floor(width / crop_pct)`. Mode `"squash"` resizes to exactly that, whatever
+    Crop mode `"center"` keeps the aspect ratio: for a square `size` the shorter side becomes `floor(size / crop_pct)`;
+    otherwise the image is resized to the smallest size that covers
+    `floor(height / crop_pct), floor(width / crop_pct)`. Crop mode `"squash"` resizes to exactly that size and ignores
     the aspect ratio.
 
     Attributes:
         size: (height, width) of the result.
         channels: 3, or 1 for ITU-R 601 gray.
-        crop_pct: the share of the resized image that the crop keeps, per side; above 1 pads with zeros.
+        crop_pct: Fraction of each side of the resized image that the crop keeps; above 1 the result is zero-padded.
         interpolation: `"bicubic"` or `"bilinear"`.
         crop_mode: `"center"` or `"squash"`.
 
     Raises:
-        InputError: a value out of range, at construction.
+        InputError: A value is out of range, at construction.
     """
 
     size: tuple[int, int]
@@ -49,36 +50,43 @@ class EvalTransform:
     crop_mode: str = "center"
 
     def __post_init__(self) -> None:
-        """Checks the values now, since a worker process would report them late."""
+        """Validate fields here, because a worker process would report errors late."""
         _check_output(self.size, self.channels, self.interpolation, tuple(INTERPOLATIONS))
         if not self.crop_pct > 0:
-            raise InputError(f"crop_pct {self.crop_pct} must be above 0, e.g. 0.9")
+            raise out_of_range("crop_pct", self.crop_pct, "> 0", "for example 0.9")
         if self.crop_mode not in CROP_MODES:
             raise unknown("crop_mode", self.crop_mode, CROP_MODES)
 
     def __call__(self, image: ImageLike) -> np.ndarray:
-        """Transforms an image of any size to uint8 [height, width, channels]."""
-        # Converted before anything else, as in timm.
-        pillow = _in_channels(_to_pillow(image), self.channels)
-        # Never below one pixel, which a crop_pct far above 1 would ask for.
+        """Transform an image of any size.
+
+        Args:
+            image: The decoded image.
+
+        Returns:
+            uint8 [height, width, channels].
+        """
+        # Convert before resizing, as timm does.
+        pillow = _convert_channels(_to_pillow(image), self.channels)
+        # A crop_pct far above 1 would give less than one pixel.
         height, width = (max(1, math.floor(side / self.crop_pct)) for side in self.size)
-        scaled = height, width
+        target = height, width
         if self.crop_mode == "center":
-            scaled = covering(size_of(pillow), scaled)
-        resized = _resize(pillow, scaled, INTERPOLATIONS[self.interpolation])
+            target = covering_size(size_of(pillow), target)
+        resized = _resize(pillow, target, INTERPOLATIONS[self.interpolation])
         return center_crop(_to_array(resized), self.size)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Everything that was drawn for one image, so that what goes with the image, such as a map of labels, can follow.
+    """Sampled augmentation of one image, which can also be applied to its label map.
 
     Attributes:
-        box: (left, top, right, bottom), the part of the image that is shown, in its pixels.
-        flip: whether left and right change places, once the box has been resized.
-        shift: by how many pixels of the result it moves (down, right); zeros fill the gap.
-        resampling: `"bicubic"` or `"bilinear"`, of the resizing.
-        operations: what follows, in order. Some of them move pixels, which no map follows.
+        box: (left, top, right, bottom) of the crop, in pixels of the image.
+        flip: Whether the crop is flipped horizontally after resizing.
+        shift: Shift (down, right) in pixels of the result; the gap is filled with zeros.
+        resampling: `"bicubic"` or `"bilinear"`, the resampling filter of the resize.
+        operations: Operations that come last, in order. Label maps ignore them, although some move pixels.
     """
 
     box: Box
@@ -90,29 +98,28 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Random augmentation, a function of the image and the generator alone.
+    """Random augmentation for training, a function of the image and the generator only.
 
-    Mode `"crop"` is the random resized crop of ImageNet training, then a horizontal flip. Mode `"shift"`
-    resizes the whole image to `size` and moves it by whole pixels, the gap filled with zeros; it never flips,
-    because it is for digits and the like. In both, RandAugment or color jitter comes last.
+    Mode `"crop"` is the random resized crop of ImageNet training, followed by a random horizontal flip. Mode `"shift"`
+    resizes the full image to `size` and shifts it by an integer number of pixels, filling the gap with zeros; it never
+    flips, because it is meant for digits and similar images. In both modes, RandAugment or color jitter comes last.
 
     Attributes:
         size: (height, width) of the result.
         channels: 3, or 1 for ITU-R 601 gray.
-        interpolation: `"bicubic"`, `"bilinear"`, or `"random"`, which draws one of the two, again for each
-            operation of RandAugment.
+        interpolation: `"bicubic"`, `"bilinear"`, or `"random"`, which samples one of the two for the resize and for
+            each operation of RandAugment.
         mode: `"crop"` or `"shift"`.
-        shift: the most pixels, up, down, left and right, that mode `"shift"` moves by.
-        flip: the probability of the flip in mode `"crop"`.
-        scale: the least and the greatest share of the image's area that a crop has.
-        ratio: the least and the greatest width / height of a crop.
-        auto_augment: timm's name of a RandAugment, such as `"rand-m9-mstd0.5-inc1"`; empty for none.
-        color_jitter: the strength of torchvision's ColorJitter for brightness, contrast and saturation; 0 for none.
-        mean: the color, one number or three in 0..1, with which RandAugment fills what it moves in; the mean that
-            images are normalized with.
+        shift: Maximum shift in mode `"shift"`, in pixels in each direction.
+        flip: Probability of the horizontal flip in mode `"crop"`.
+        scale: Minimum and maximum area of a crop, as a fraction of the image area.
+        ratio: Minimum and maximum width / height of a crop.
+        auto_augment: RandAugment config string of timm, such as `"rand-m9-mstd0.5-inc1"`, or empty for none.
+        color_jitter: Strength of torchvision's ColorJitter for brightness, contrast and saturation; 0 for none.
+        mean: Fill color of RandAugment, one or three values in [0, 1]: the mean that images are normalized with.
 
     Raises:
-        InputError: a value out of range, or both `auto_augment` and `color_jitter`, at construction.
+        InputError: A value is out of range, or both `auto_augment` and `color_jitter` are set, at construction.
     """
 
     size: tuple[int, int]
@@ -128,35 +135,47 @@ class TrainTransform:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
 
     def __post_init__(self) -> None:
-        """Checks the values now, since a worker process would report them late."""
+        """Validate fields here, because a worker process would report errors late."""
         _check_output(self.size, self.channels, self.interpolation, randaugment.INTERPOLATIONS)
         if self.mode not in AUGMENTATION_MODES:
             raise unknown("augmentation mode", self.mode, AUGMENTATION_MODES)
         if self.shift < 0:
-            raise InputError(f"shift {self.shift} must be 0 or more")
+            raise out_of_range("shift", self.shift, ">= 0")
         if not 0 <= self.flip <= 1:
-            raise InputError(f"flip {self.flip} is not a probability: it must be in 0..1")
+            raise out_of_range("flip", self.flip, "in [0, 1]", "it is a probability")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise InputError(f"scale {self.scale} must be two rising shares in 0..1, e.g. (0.08, 1.0)")
+            raise out_of_range("scale", self.scale, "(minimum, maximum) in (0, 1]", "for example (0.08, 1.0)")
         if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise InputError(f"ratio {self.ratio} must be two rising numbers above 0, e.g. (0.75, 1.33)")
+            raise out_of_range("ratio", self.ratio, "(minimum, maximum), both > 0", "for example (0.75, 1.33)")
         if len(self.mean) not in _PILLOW_MODES or not all(0 <= value <= 1 for value in self.mean):
-            raise InputError(f"mean {self.mean} must be one number or three in 0..1, e.g. (0.5, 0.5, 0.5)")
+            raise out_of_range("mean", self.mean, "one or three values in [0, 1]", "for example (0.5, 0.5, 0.5)")
         if self.auto_augment and self.color_jitter:
-            raise InputError(
-                f"color_jitter {self.color_jitter} and auto_augment {self.auto_augment!r} exclude each other, as timm "
-                "leaves the first out where the second is given: set color_jitter to 0, or auto_augment to ''"
-            )
-        # Their own checks; made here, worker processes receive them as well.
-        _ = self._colors, self._fill
+            # timm ignores color_jitter when auto_augment is set.
+            other = f"auto_augment={self.auto_augment!r}"
+            raise conflicts(f"color_jitter={self.color_jitter}", other, "set color_jitter=0 or auto_augment=''")
+        # Compute both here: this validates them and sends them to worker processes with the transform.
+        _ = self._color_augmenter, self._fill
 
     def __call__(self, image: ImageLike, rng: np.random.Generator) -> np.ndarray:
-        """Transforms an image of any size to uint8 [height, width, channels]."""
+        """Sample an augmentation and apply it to an image.
+
+        Args:
+            image: The decoded image, of any size.
+            rng: The generator to draw from.
+
+        Returns:
+            uint8 [height, width, channels].
+        """
         return self.apply(image, self.draw(size_of(image), rng))
 
     def draw(self, image_size: tuple[int, int], rng: np.random.Generator) -> Augmentation:
-        """Decides everything about an image of (height, width)."""
-        # The order of these draws is a promise: a run repeats only as long as it stands.
+        """Sample the augmentation of one image.
+
+        Args:
+            image_size: (height, width) of the image.
+            rng: The generator to draw from.
+        """
+        # Do not reorder these draws: it would change the augmentation of existing runs.
         flip, shift = False, (0, 0)
         if self.mode == "crop":
             box = random_box(image_size, self.scale, self.ratio, rng)
@@ -167,22 +186,30 @@ class TrainTransform:
             resampling = randaugment.draw_resampling(self.interpolation, rng)
             down, right = rng.integers(-self.shift, self.shift + 1, size=2).tolist()
             shift = down, right
-        return Augmentation(box, flip, shift, resampling, self._colors.draw(rng))
+        return Augmentation(box, flip, shift, resampling, self._color_augmenter.draw(rng))
 
     def apply(self, image: ImageLike, augmentation: Augmentation) -> np.ndarray:
-        """Does to an image what was drawn for it: uint8 [height, width, channels]."""
-        pillow = _in_channels(_part(image, augmentation.box), self.channels)
+        """Apply a sampled augmentation to an image.
+
+        Args:
+            image: The decoded image.
+            augmentation: The augmentation, sampled for the size of the image.
+
+        Returns:
+            uint8 [height, width, channels].
+        """
+        pillow = _convert_channels(_crop(image, augmentation.box), self.channels)
         pillow = _resize(pillow, self.size, INTERPOLATIONS[augmentation.resampling])
         if augmentation.shift != (0, 0):
             down, right = augmentation.shift
-            # Pillow fills what lies outside with zeros.
+            # Pillow fills the region outside the image with zeros.
             pillow = pillow.crop((-right, -down, pillow.width - right, pillow.height - down))
         if augmentation.flip:
             pillow = pillow.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return _to_array(operations.apply(pillow, augmentation.operations, self._fill))
 
     @cached_property
-    def _colors(self) -> RandAugment | ColorJitter:
+    def _color_augmenter(self) -> RandAugment | ColorJitter:
         if self.auto_augment:
             return RandAugment.parse(self.auto_augment, self.interpolation)
         return ColorJitter(self.color_jitter)
@@ -194,9 +221,9 @@ class TrainTransform:
 
 def _check_output(size: tuple[int, int], channels: int, interpolation: str, options: tuple[str, ...]) -> None:
     if len(size) != 2 or min(size) < 1:
-        raise InputError(f"image size {size} must be (height, width), both 1 or more")
+        raise out_of_range("size", size, "(height, width), both >= 1")
     if channels not in _PILLOW_MODES:
-        raise InputError(f"channels {channels} must be 3 (color) or 1 (gray)")
+        raise out_of_range("channels", channels, "3 (color) or 1 (gray)")
     if interpolation not in options:
         raise unknown("interpolation", interpolation, options)
 
@@ -207,30 +234,30 @@ def _to_pillow(image: ImageLike) -> Image.Image:
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
-def _part(image: ImageLike, box: Box) -> Image.Image:
-    """The part of an image in a box."""
+def _crop(image: ImageLike, box: Box) -> Image.Image:
+    """Return a crop as a Pillow image."""
     if isinstance(image, Image.Image):
         return image.crop(box)
     left, top, right, bottom = box
     if image.shape[-1] == 1:
         return Image.fromarray(image[top:bottom, left:right, 0])
-    # Pillow skips what lies between two rows of the part, where an array of the part would be a copy more.
+    # frombytes skips the pixels between two rows of the crop; cropping the array first would cost another copy.
     width = image.shape[1]
     pixels = np.ascontiguousarray(image).reshape(-1)[3 * (top * width + left) : 3 * ((bottom - 1) * width + right)]
     return Image.frombytes("RGB", (right - left, bottom - top), pixels, "raw", "RGB", 3 * width, 1)
 
 
-def _in_channels(image: Image.Image, channels: int) -> Image.Image:
+def _convert_channels(image: Image.Image, channels: int) -> Image.Image:
     mode = _PILLOW_MODES[channels]
     return image if image.mode == mode else image.convert(mode)
 
 
 def _to_array(image: Image.Image) -> np.ndarray:
-    """uint8 [h, w, c], with the channel axis also when c is 1."""
+    """Convert to uint8 [h, w, c], with a channel axis even if c is 1."""
     array = np.array(image)
     return array[..., None] if array.ndim == 2 else array
 
 
 def _resize(image: Image.Image, size: tuple[int, int], resampling: Image.Resampling) -> Image.Image:
-    """Resizes to (height, width); Pillow itself counts width first."""
+    """Resize to (height, width); Pillow itself takes (width, height)."""
     return image.resize((size[1], size[0]), resampling)

@@ -140,7 +140,7 @@ def test_nonfinite_loss_names_the_step_and_the_images(tmp_path):
         ),
         ("--config.data.auto_augment=rand-m9-inc2", "rand-m9-inc2"),
         ("--config.data.repeats=0", "data.repeats=0: must be >= 1"),
-        ("--config.data.repeats=40", "batch_size 64 is too small for repeats 40"),
+        ("--config.data.repeats=40", "batch_size=64: must be large enough"),
         ("--config.distill.tokens=0.5", "distill.tokens=0.5 requires a teacher: set --config.distill.teacher=PATH"),
         ("--config.distill.kind=sof", "unknown distill.kind 'sof': did you mean 'soft'?"),
         (
