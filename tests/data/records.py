@@ -1,4 +1,4 @@
-"""Record files that tests write."""
+"""Writer of TFRecord files for tests."""
 
 import struct
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ PAYLOADS = [b"one", b"", b"three" * 100, bytes(range(256))]
 
 
 def crc32c(data: bytes) -> int:
-    """The remainder of the message by the Castagnoli polynomial, one bit at a time."""
+    """Return the CRC-32C (Castagnoli) of `data`, computed bit by bit."""
     crc = 0xFFFFFFFF
     for byte in data:
         for bit in range(8):
@@ -18,6 +18,7 @@ def crc32c(data: bytes) -> int:
 
 
 def checksum(data: bytes) -> bytes:
+    """Return the masked CRC-32C of `data`, as TFRecord files store it."""
     crc = crc32c(data)
     rotated = ((crc >> 15) + (crc << 17)) % 2**32
     return struct.pack("<I", (rotated + 0xA282EAD8) % 2**32)

@@ -6,6 +6,7 @@ import pickle
 from typing import Any
 from unittest import mock
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -448,7 +449,9 @@ def test_preprocessing_of_every_model_equals_timm(timm: Any, name: str) -> None:
     result = EvalTransform(size, 3, crop.crop_pct, crop.interpolation, crop.crop_mode)(photo)
     levels = np.rint((expected * np.asarray(crop.std) + np.asarray(crop.mean)) * 255)
     np.testing.assert_array_equal(result, levels.astype(np.uint8))
-    np.testing.assert_allclose(normalize(result[None], crop.mean, crop.std)[0], expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        normalize(jnp.asarray(result[None]), crop.mean, crop.std)[0], expected, rtol=0, atol=1e-6
+    )
 
 
 def test_unknown_crop_mode_is_rejected() -> None:
