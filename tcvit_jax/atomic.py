@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tcvit_jax.errors import InputError, first_line, invalid
+from tcvit_jax.errors import InputError, cannot_write, first_line
 
 
 @contextmanager
@@ -108,7 +108,7 @@ def write_errors(path: str | Path) -> Generator[None]:
     except InputError:
         raise
     except Exception as error:
-        raise invalid(str(path), f"cannot be written: {reason(error)}") from error
+        raise cannot_write(path, reason(error)) from error
 
 
 def reason(error: BaseException) -> str:

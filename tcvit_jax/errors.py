@@ -126,6 +126,20 @@ def cannot_read(path: str | Path, problem: str, hint: str = "") -> InputError:
     return invalid(str(path), problem, hint)
 
 
+def cannot_write(path: str | Path, problem: str, hint: str = "") -> InputError:
+    """Return the error for a file or directory that cannot be written.
+
+    Args:
+        path: The file or directory.
+        problem: What failed, such as `"No space left on device"`.
+        hint: What to do, or an empty string.
+
+    Returns:
+        An error such as `ckpt: cannot be written: No space left on device`.
+    """
+    return invalid(str(path), f"cannot be written: {problem}", hint)
+
+
 def invalid(subject: str, problem: str, hint: str = "") -> InputError:
     """Return the error for anything else: data, weights, an environment.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -105,9 +107,16 @@ def find_inactive(values: Values, defaults: Values, reducer: Reducer | None) -> 
         unmet = [condition for condition in conditions if not condition.holds(values)]
         if unmet and values[key] != defaults[key]:
             yield key, requires(f"{key}={values[key]!r}", unmet[0].text, unmet[0].hint)
-    for name, requirement in reducer.set_inactive_fields().items() if reducer else ():
+    if reducer is None:
+        return
+    # Reducers word requirements by their field names. Here, the same fields are keys.
+    field_names = "|".join(field.name for field in fields(reducer))
+    for name, requirement in reducer.set_inactive_fields().items():
         key = f"reducer.{name}"
-        yield key, requires(f"{key}={values[key]!r}", requirement)
+        yield (
+            key,
+            requires(f"{key}={values[key]!r}", re.sub(rf"\b({field_names})(?= ?[=<>])", r"reducer.\1", requirement)),
+        )
 
 
 def check(values: Values, defaults: Values, reducer: Reducer | None) -> None:

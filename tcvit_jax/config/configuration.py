@@ -84,11 +84,12 @@ class Config:
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Self:
         """Make a configuration from values by key, such as `{"data.name": "digits"}`; see `from_mapping`."""
+        check_renamed(values)
         parts: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
         for key, value in values.items():
             section = "reduction" if key.startswith(REDUCER_PREFIX) else SECTION_OF_KEY.get(key)
             if section is None:
-                raise _unknown_key(key, SECTION_OF_KEY)
+                raise unknown("config key", key, SECTION_OF_KEY)
             parts[section][key] = value
         return cls(
             Model.from_values(parts["model"]), Reduction.from_values(parts["reduction"]),
@@ -129,11 +130,12 @@ def apply_changes(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict
     Raises:
         InputError: A key is unknown.
     """
+    check_renamed(changes)
     values = dict(values)
     for key, value in changes.items():
         valid_keys = SECTION_OF_KEY.keys() | values.keys()
         if key not in valid_keys:
-            raise _unknown_key(key, valid_keys)
+            raise unknown("config key", key, valid_keys)
         values = {other: current for other, current in values.items() if not replaces(key, value, other)}
         values |= _with_default_fields(value) if key == "reducer.name" else {key: value}
     return values
@@ -149,11 +151,13 @@ def replaces(key: str, value: Any, other: str) -> bool:
     )
 
 
-def _unknown_key(key: str, options: Iterable[str]) -> InputError:
-    """Return the error for an unknown key, with the new name if the key was renamed."""
-    section, dot, name = key.partition(".")
-    new = RENAMED_KEYS.get(key) or (RENAMED_KEYS[section] + dot + name if section in RENAMED_KEYS else None)
-    return unknown("config key", key, options) if new is None else renamed("config key", key, new)
+def check_renamed(keys: Iterable[str]) -> None:
+    """Raise `InputError` for the first former key, with its new name."""
+    for key in keys:
+        section, dot, name = key.partition(".")
+        new = RENAMED_KEYS.get(key) or (RENAMED_KEYS[section] + dot + name if section in RENAMED_KEYS else None)
+        if new is not None:
+            raise renamed("config key", key, new)
 
 
 def _with_default_fields(name: str) -> dict[str, Any]:

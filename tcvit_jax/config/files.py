@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import sysconfig
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ EVALUATION_KEYS = (
     "data.interpolation", "data.crop_mode", "eval_batch_size",
 )  # fmt: skip
 REDUCTION_KEYS = (REDUCER_PREFIX, "schedule", "gmacs", "schedule_family")
+# Where a wheel installs `configs/`.
+INSTALLED = Path(sysconfig.get_path("data"), "share", "tcvit_jax")
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,8 @@ def load_module(path: str | Path) -> ModuleType:
     """Import a configuration file as a module, for definitions that several files share.
 
     Args:
-        path: The file.
+        path: The file. A relative path that does not exist is looked up among the files of the installed package,
+            such as `configs/digits_gtp.py`.
 
     Returns:
         The module, which is not added to `sys.modules`.
@@ -146,9 +150,11 @@ def load_module(path: str | Path) -> ModuleType:
     Raises:
         InputError: The file is not found.
     """
-    file = Path(path)
-    if not file.is_file():
-        others = sorted(str(other) for other in file.parent.glob("*.py")) if file.parent.is_dir() else []
+    candidates = (Path(path), INSTALLED / path)
+    file = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if file is None:
+        directories = [candidate.parent for candidate in candidates if candidate.parent.is_dir()]
+        others = sorted(str(Path(path).parent / other.name) for each in directories for other in each.glob("*.py"))
         raise unknown("config file", str(path), others) if others else cannot_read(path, "config file not found")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None and spec.loader is not None

@@ -110,7 +110,7 @@ def build_teacher(
     try:
         teacher, variables, meta = checkpoint.load(name)
     except InputError as error:
-        raise invalid(f"distill.teacher={name!r}", str(error)) from error
+        raise invalid("distill.teacher", str(error)) from error
     _check_teacher(name, teacher, model, compares_patches=distill.tokens > 0 or mixing.mix_token)
     classes = None if meta["classes"] is None else tuple(meta["classes"])
     return Teacher(teacher, Preprocessing.from_config(meta["preprocessing"]), *settings), variables, classes

@@ -93,7 +93,7 @@ def test_key_without_effect_is_an_error(key):
         ({**TOME, "schedule": (0,) * 12}, "reducer.name='tome' requires a nonzero schedule or gmacs"),
         (
             {"reducer.name": "tcvit", "schedule": 4, "reducer.temperature": 0.5},
-            "reducer.temperature=0.5 requires fuse='soft' or fuse='topm'",
+            "reducer.temperature=0.5 requires reducer.fuse='soft' or reducer.fuse='topm'",
         ),
         ({"distill.teacher": "dense"}, "distill.teacher='dense' requires weights: set --config.weights=PATH"),
         (

@@ -1,5 +1,6 @@
 """Configuration files and overrides."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 import tcvit_jax as tc
 from tcvit_jax import assembly, config
 from tcvit_jax.assembly import build_preprocessing
+from tcvit_jax.config import files
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 GTP = str(CONFIGS / "digits_gtp.py")
@@ -143,3 +145,20 @@ def test_overrides_that_do_not_fit_the_model_are_errors(arguments, message):
     with pytest.raises(tc.InputError) as error:
         build()
     assert str(error.value) == message
+
+
+def test_config_files_of_the_installed_package_are_found(tmp_path, monkeypatch):
+    (tmp_path / "share" / "configs").mkdir(parents=True)
+    for file in CONFIGS.glob("*.py"):
+        shutil.copy(file, tmp_path / "share" / "configs")
+    monkeypatch.setattr(files, "INSTALLED", tmp_path / "share")
+    monkeypatch.chdir(tmp_path)
+    assert config.load("configs/deit_s_gtp.py:finetune").reduction.reducer == tc.GTP()
+    with pytest.raises(
+        tc.InputError, match=r"^unknown config file 'configs/digits_gpt.py': did you mean 'configs/digits_gtp.py'"
+    ):
+        config.load("configs/digits_gpt.py")
+    # A file of the working directory comes first.
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "deit_s_gtp.py").write_text("from tcvit_jax.config import default as get_config\n")
+    assert config.load("configs/deit_s_gtp.py").reduction.reducer is None

@@ -122,7 +122,7 @@ def test_nonfinite_loss_names_the_step_and_the_images(tmp_path):
         ("--config.mixing.prob=1.5", r"mixing.prob=1.5: must be in \[0, 1\]"),
         ("--config.mixing.mixup=-0.1", "mixing.mixup=-0.1: must be >= 0"),
         ("--config.random_erasing=2", r"random_erasing=2.0: must be in \[0, 1\]"),
-        ("--config.distill.teacher=runs/gone", r"distill.teacher='runs/gone': runs/gone: checkpoint not found"),
+        ("--config.distill.teacher=runs/gone", "distill.teacher: runs/gone: checkpoint not found"),
         (
             "--config.distill.teacher=dense",
             "distill.teacher='dense' requires weights: set --config.weights=PATH",
