@@ -13,7 +13,7 @@ from tcvit_jax.config import checks
 from tcvit_jax.config.fields import Section
 from tcvit_jax.config.model import REDUCER_PREFIX, Model, Reduction
 from tcvit_jax.config.sections import Data, Distillation, Mesh, Mixing, Optimizer, ReductionWarmup, Run
-from tcvit_jax.errors import InputError, renamed, unknown
+from tcvit_jax.errors import renamed, unknown
 
 
 @dataclass(frozen=True)
