@@ -221,12 +221,12 @@ def _read_numpy(path: str) -> np.ndarray:
     try:
         # np.load leaves a file that it opened and cannot read to the garbage collector, so open it here.
         with open(path, "rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded
-            if len(loaded.files) == 1:
-                return loaded[loaded.files[0]]
-            raise cannot_read(path, f"expected one label map in the archive, got {', '.join(loaded.files) or 'none'}")
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return content
+            if len(content.files) == 1:
+                return content[content.files[0]]
+            raise cannot_read(path, f"expected one label map in the archive, got {', '.join(content.files) or 'none'}")
     except InputError:
         raise
     # NumPy and zipfile raise any of these for damaged files.
@@ -241,13 +241,13 @@ def _read_torch(path: str) -> np.ndarray:
         hint = 'pip install "tcvit_jax[convert]", or save the maps as .npy'
         raise requires(f"label map {path}", "torch, which is not installed", hint) from error
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for bad pickles, archives and files.
         raise _read_error(path, error) from error
-    if not isinstance(loaded, torch.Tensor):
-        raise cannot_read(path, f"expected a label map tensor, got {type(loaded).__name__}")
+    if not isinstance(content, torch.Tensor):
+        raise cannot_read(path, f"expected a label map tensor, got {type(content).__name__}")
     # NumPy has no bfloat16.
-    return (loaded.float() if loaded.is_floating_point() else loaded).numpy()
+    return (content.float() if content.is_floating_point() else content).numpy()
 
 
 def _read_error(path: str, error: Exception) -> InputError:

@@ -73,8 +73,8 @@ class EvalTransform:
         target = height, width
         if self.crop_mode == "center":
             target = covering_size(size_of(pillow), target)
-        resized = _resize(pillow, target, INTERPOLATIONS[self.interpolation])
-        return center_crop(_to_array(resized), self.size)
+        resized_image = _resize(pillow, target, INTERPOLATIONS[self.interpolation])
+        return center_crop(_to_array(resized_image), self.size)
 
 
 @dataclass(frozen=True)

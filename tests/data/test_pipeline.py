@@ -109,8 +109,10 @@ def test_batches_match_golden_digests(mode: str, expected: str) -> None:
 def test_batch_depends_only_on_seed_and_step(length: int, batch_size: int, seed: int, start: int, threads: int) -> None:
     source = NumberedSource(length)
     expected = take(train_batches(source, add_noise, batch_size=batch_size, seed=seed, threads=0), start + 3)
-    resumed = train_batches(source, add_noise, batch_size=batch_size, seed=seed, start_step=start, threads=threads)
-    assert_equal_batches(take(resumed, 3), expected[start:])
+    resumed_batches = train_batches(
+        source, add_noise, batch_size=batch_size, seed=seed, start_step=start, threads=threads
+    )
+    assert_equal_batches(take(resumed_batches, 3), expected[start:])
 
 
 @few_examples
@@ -135,8 +137,8 @@ def test_repeated_images_are_augmented_independently(
     batch_size = 3 * repeats + extra
     options: dict[str, Any] = {"batch_size": batch_size, "seed": 2, "repeats": repeats}
     batches = take(train_batches(NumberedSource(length), add_noise, threads=0, **options), start + 4)
-    resumed = train_batches(NumberedSource(length), add_noise, start_step=start, threads=threads, **options)
-    assert_equal_batches(take(resumed, 4), batches[start:])
+    resumed_batches = train_batches(NumberedSource(length), add_noise, start_step=start, threads=threads, **options)
+    assert_equal_batches(take(resumed_batches, 4), batches[start:])
     # Undo the interleaving of rows: every epoch then has every image, `repeats` times in a row.
     order = [row for first in range(repeats) for row in range(first, batch_size, repeats)]
     stream = np.concatenate([batch["index"][np.argsort(order)] for batch in batches])

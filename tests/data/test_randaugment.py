@@ -174,23 +174,23 @@ def write_golden() -> None:
     from torchvision.transforms import functional
 
     arrays = {"small": photo(40, 48), "photo": photo(96, 128)}
-    small, large = arrays["small"], Image.fromarray(arrays["photo"])
+    small_image, large_image = arrays["small"], Image.fromarray(arrays["photo"])
     meta: dict[str, Any] = {"operations": [], "crops": [], "jitter": [], "pipelines": []}
     for index, case in enumerate(operation_cases(tuple(ARGUMENTS), GOLDEN_MAGNITUDES)):
         meta["operations"].append(case)
-        arrays[f"operations/{index}"] = apply_timm(small, *case)
+        arrays[f"operations/{index}"] = apply_timm(small_image, *case)
     for index, (box, kind) in enumerate((box, kind) for box in BOXES for kind in RESAMPLING_FILTERS):
         left, top, right, bottom = box
         crop = RandomResizedCropAndInterpolation((30, 24), interpolation=kind)
         with mock.patch.object(crop, "get_params", lambda *_, b=(top, left, bottom - top, right - left): b):
-            arrays[f"crops/{index}"] = np.asarray(crop(large))
+            arrays[f"crops/{index}"] = np.asarray(crop(large_image))
         meta["crops"].append((box, kind))
     for index, (name, factor) in enumerate(
         (name, factor) for name in JITTER_FUNCTIONS for factor in (0.0, 0.63, 1.0, 1.4)
     ):
         meta["jitter"].append((name, factor))
         adjust = getattr(functional, JITTER_FUNCTIONS[name])
-        arrays[f"jitter/{index}"] = np.asarray(adjust(Image.fromarray(small), factor))
+        arrays[f"jitter/{index}"] = np.asarray(adjust(Image.fromarray(small_image), factor))
     for options in ({"auto_augment": CONFIG, "interpolation": "random"}, {"color_jitter": 0.4}):
         for augmentation, result in augment_with_timm(arrays["photo"], (30, 24), 12, **options):
             arrays[f"pipelines/{len(meta['pipelines'])}"] = result

@@ -46,14 +46,14 @@ def reference_eval(image: np.ndarray, side: int, crop_pct: float, interpolation:
     scale = math.floor(side / crop_pct)
     other = int(scale * long / short)
     width, height = (scale, other) if pillow.width <= pillow.height else (other, scale)
-    resized = pillow.resize((width, height), FILTERS[interpolation])
+    resized_image = pillow.resize((width, height), FILTERS[interpolation])
     if width < side or height < side:  # torchvision pads before cropping.
         left, top = (max(side - length, 0) // 2 for length in (width, height))
-        padded = Image.new("RGB", (max(side, width), max(side, height)))
-        padded.paste(resized, (left, top))
-        resized = padded
-    left, top = (round((length - side) / 2.0) for length in resized.size)
-    return np.asarray(resized.crop((left, top, left + side, top + side)))
+        padded_image = Image.new("RGB", (max(side, width), max(side, height)))
+        padded_image.paste(resized_image, (left, top))
+        resized_image = padded_image
+    left, top = (round((length - side) / 2.0) for length in resized_image.size)
+    return np.asarray(resized_image.crop((left, top, left + side, top + side)))
 
 
 def translate(image: np.ndarray, down: int, right: int) -> np.ndarray:
@@ -86,8 +86,8 @@ def test_imagenet_eval_transform_equals_torchvision(h: int, w: int) -> None:
 @no_deadline
 @given(SIZES, SIZES, st.floats(0.5, 1.0))
 def test_rectangular_eval_transform_needs_no_padding(image_size: Any, size: Any, crop_pct: float) -> None:
-    white = np.full((*image_size, 3), 255, np.uint8)
-    result = EvalTransform(size, crop_pct=crop_pct)(white)
+    white_image = np.full((*image_size, 3), 255, np.uint8)
+    result = EvalTransform(size, crop_pct=crop_pct)(white_image)
     assert result.shape == (*size, 3)
     assert np.all(result == 255), "the result contains padding"
 
@@ -95,8 +95,8 @@ def test_rectangular_eval_transform_needs_no_padding(image_size: Any, size: Any,
 def test_rectangular_eval_transform_keeps_aspect_ratio() -> None:
     # A 40x100 image is resized to 20x50, which covers 20x30, and the center 30 columns are kept.
     image = noise(40, 100)
-    resized = np.asarray(Image.fromarray(image).resize((50, 20), FILTERS["bicubic"]))
-    np.testing.assert_array_equal(EvalTransform((20, 30), crop_pct=1.0)(image), resized[:, 10:40])
+    resized_image = np.asarray(Image.fromarray(image).resize((50, 20), FILTERS["bicubic"]))
+    np.testing.assert_array_equal(EvalTransform((20, 30), crop_pct=1.0)(image), resized_image[:, 10:40])
 
 
 @no_deadline
@@ -124,12 +124,12 @@ def test_gray_is_repeated_and_color_is_converted_by_itu_601() -> None:
 @given(SIZES, CHANNELS, st.integers(0, 5), SEEDS)
 def test_shift_is_a_translation(size: Any, channels: int, shift: int, seed: int) -> None:
     image = noise(9, 7, channels)
-    resized = TrainTransform(size, channels=channels, mode="shift", shift=0)(image, np.random.default_rng(0))
+    resized_image = TrainTransform(size, channels=channels, mode="shift", shift=0)(image, np.random.default_rng(0))
     pillow = Image.fromarray(image[..., 0] if channels == 1 else image).resize(size[::-1], FILTERS["bicubic"])
-    np.testing.assert_array_equal(resized, with_channel_axis(pillow))
+    np.testing.assert_array_equal(resized_image, with_channel_axis(pillow))
     result = TrainTransform(size, channels=channels, mode="shift", shift=shift)(image, np.random.default_rng(seed))
     steps = range(-shift, shift + 1)
-    candidates = (translate(resized, down, right) for down in steps for right in steps)
+    candidates = (translate(resized_image, down, right) for down in steps for right in steps)
     assert any(np.array_equal(result, candidate) for candidate in candidates)
 
 
