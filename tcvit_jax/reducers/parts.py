@@ -164,7 +164,7 @@ class Fusion:
     Attributes:
         fuse: Function from `FusionInputs` to a plan.
         removal: How tokens are removed. `"drop"`: without any contribution to the survivors. `"propagate"`: weighted
-            features are added to the survivors; the weights of a removed token need not sum to 1. `"merge"`: the full
+            features are added to the survivors; the shares of a removed token need not sum to 1. `"merge"`: the full
             size of each removed token passes to the survivors, which become means of the tokens that they represent.
         needs_match: Whether `fuse` reads the match.
         extra_tokens: Number of additional tokens, each fused from removed tokens alone.

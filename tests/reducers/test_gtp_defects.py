@@ -113,7 +113,7 @@ def test_ties_after_sparsification_keep_the_lower_index():
     np.testing.assert_array_equal(plan.removed, [[5, 7, 9, 11, 13, 15, 17, 19]] * 2)
 
 
-def test_program_has_no_host_callback():
+def test_program_does_not_call_the_host():
     """Since June 2026, every block of every forward pass waits for the device and appends to a file."""
     model = small(tc.GTP(), 4, depth=2)
     program = jax.jit(model.apply).lower(variables_of(model), images_of(1)).compile().as_text()
