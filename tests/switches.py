@@ -46,12 +46,12 @@ REDUCERS_AND_SWITCHES = list(
     dict.fromkeys([kind() for kind in REDUCERS.values()] + _GTP + _TCVIT + _BASELINES + _CROSS)
 )
 METHODS = [pytest.param(kind(), id=name) for name, kind in REDUCERS.items()]
-# OWN are the two main methods, which every test of a model compiles. WAYS adds a method that updates its state in every
+# Every test of a model compiles MAIN_METHODS. REPRESENTATIVE_METHODS adds a method that updates its state in every
 # block (ToMe) and one with padding (ATS), for tests that depend on it. A single test compiles every method.
-OWN = [param for param in METHODS if param.id in ("gtp", "tcvit")]
-WAYS = [param for param in METHODS if param.id in ("gtp", "tcvit", "tome", "ats")]
+MAIN_METHODS = [param for param in METHODS if param.id in ("gtp", "tcvit")]
+REPRESENTATIVE_METHODS = [param for param in METHODS if param.id in ("gtp", "tcvit", "tome", "ats")]
 # In tests that compile a model for each reducer, all others are marked slow.
-_FAST = [param.values[0] for param in WAYS]
+_FAST = [param.values[0] for param in REPRESENTATIVE_METHODS]
 
 
 def _slow_except(params, fast):

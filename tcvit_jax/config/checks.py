@@ -111,7 +111,7 @@ def find_inactive(values: Values, defaults: Values, reducer: Reducer | None) -> 
         return
     # Reducers word requirements by their field names. Here, the same fields are keys.
     field_names = "|".join(field.name for field in fields(reducer))
-    for name, requirement in reducer.set_inactive_fields().items():
+    for name, requirement in reducer.changed_inactive_fields().items():
         key = f"reducer.{name}"
         yield (
             key,

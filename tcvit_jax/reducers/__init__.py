@@ -114,7 +114,7 @@ def parse(text: str) -> tuple[Reducer, ...]:
         return tuple(kind() for kind in sorted(methods, key=lambda kind: not kind.IS_REFERENCE))
     reducers = [from_config(config) for config in configs(text)]
     for reducer in reducers:
-        for name, condition in reducer.set_inactive_fields().items() if reducer else ():
+        for name, condition in reducer.changed_inactive_fields().items() if reducer else ():
             raise requires(
                 f"{name}={getattr(reducer, name)!r} in reducers={text!r}", condition, "it has no effect otherwise"
             )

@@ -145,7 +145,7 @@ class Reducer(ABC):
         """Whether the plan reads the attention of the class token."""
         return self.parts.score.needs_class_token or self.parts.fusion.needs_class_token
 
-    def set_inactive_fields(self) -> dict[str, str]:
+    def changed_inactive_fields(self) -> dict[str, str]:
         """Return the `inactive_fields` whose value differs from the default."""
         defaults = {field.name: field.default for field in fields(self)}
         return {

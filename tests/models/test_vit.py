@@ -14,10 +14,16 @@ from hypothesis import strategies as st
 import tcvit_jax as tc
 from tests import golden
 from tests.models.builders import images_of, run, run_traced, small, variables_of
-from tests.switches import COMPILED_METHODS, COMPILED_SWITCHES, OWN, REDUCERS_AND_SWITCHES, WAYS
+from tests.switches import (
+    COMPILED_METHODS,
+    COMPILED_SWITCHES,
+    MAIN_METHODS,
+    REDUCERS_AND_SWITCHES,
+    REPRESENTATIVE_METHODS,
+)
 
 # These reducers run three blocks, and the middle block removes nothing.
-REFERENCES = [param.values[0] for param in OWN]
+REFERENCES = [param.values[0] for param in MAIN_METHODS]
 
 
 @pytest.mark.parametrize("reducer", COMPILED_METHODS)
@@ -40,7 +46,7 @@ def test_traces_are_valid_and_images_are_independent(reducer):
         assert str(jax.make_jaxpr(other.apply)(variables, images)) == program
 
 
-@pytest.mark.parametrize("reducer", OWN)
+@pytest.mark.parametrize("reducer", MAIN_METHODS)
 def test_batch_size_does_not_change_logits(reducer):
     model, images = small(reducer, 8, depth=2), images_of(4)
     variables = variables_of(model)
@@ -73,7 +79,7 @@ def check_trace(reducer, trace, removed):
             previous[image] = set(patches)
 
 
-@pytest.mark.parametrize("reducer", WAYS)
+@pytest.mark.parametrize("reducer", REPRESENTATIVE_METHODS)
 def test_bfloat16_logits_stay_close(reducer):
     images = images_of(2)
     model, model_bf16 = small(reducer, 8, depth=2), small(reducer, 8, depth=2, dtype="bfloat16")
@@ -88,7 +94,7 @@ def test_bfloat16_logits_stay_close(reducer):
 @pytest.mark.parametrize(
     "reducer",
     [
-        None, *WAYS, tc.GTP(attention_keep=0.6), tc.GTP(propagation="mean"),
+        None, *REPRESENTATIVE_METHODS, tc.GTP(attention_keep=0.6), tc.GTP(propagation="mean"),
         tc.TCViT(fuse="soft", grad_through_soft=True), tc.TCViT(fuse="topm", grad_through_soft=True, temperature=3.0),
     ],
     ids=str,
@@ -113,7 +119,7 @@ def gradients_of(reducer, trace=False):
     return gradients(variables_of(model))
 
 
-@pytest.mark.parametrize("reducer", OWN)
+@pytest.mark.parametrize("reducer", MAIN_METHODS)
 @pytest.mark.parametrize("fill", [0.0, 1.0])
 def test_constant_image_gives_finite_logits(reducer, fill):
     model = small(reducer, 8, depth=2)
@@ -121,7 +127,7 @@ def test_constant_image_gives_finite_logits(reducer, fill):
     assert bool(jnp.isfinite(logits).all())
 
 
-@pytest.mark.parametrize("reducer", WAYS)
+@pytest.mark.parametrize("reducer", REPRESENTATIVE_METHODS)
 def test_maximal_reduction_in_last_block_keeps_logits(reducer):
     """The last block removes all patch tokens but one, or as many as the method can remove in one block."""
     count = reducer.max_removable(36, 1)
@@ -195,7 +201,7 @@ def test_any_grid_prefix_batch_and_schedule(reducer, prefix, grid, batch, data):
 @pytest.mark.parametrize(
     "reducer",
     [
-        None, *WAYS, tc.GTP(attention_keep=0.6), tc.GTP(propagation="mean"), tc.TCViT(fuse="soft"),
+        None, *REPRESENTATIVE_METHODS, tc.GTP(attention_keep=0.6), tc.GTP(propagation="mean"), tc.TCViT(fuse="soft"),
         tc.TCViT(fuse="drop", proportional_attention=False),
     ],
     ids=str,
@@ -210,7 +216,7 @@ def test_skipped_patch_tokens_do_not_change_logits(reducer):
     assert trace.kept[1].shape[1] == (36 if reducer is None else 36 - 10 + 2 * extra_tokens)
 
 
-@pytest.mark.parametrize("reducer", [None, *OWN])
+@pytest.mark.parametrize("reducer", [None, *MAIN_METHODS])
 def test_skipped_patch_tokens_do_not_change_gradients(reducer):
     chex.assert_trees_all_close(gradients_of(reducer), gradients_of(reducer, trace=True), rtol=1e-4, atol=1e-5)
 
@@ -326,7 +332,7 @@ def test_dropout_and_drop_path_act_only_in_training():
     assert not np.allclose(train(0), plain)
 
 
-@pytest.mark.parametrize("reducer", OWN)
+@pytest.mark.parametrize("reducer", MAIN_METHODS)
 def test_training_without_dropout_equals_evaluation(reducer):
     model, images = small(reducer, 8, depth=2), images_of(2)
     variables = variables_of(model)
