@@ -1,7 +1,7 @@
 """A small dense ViT on Fashion-MNIST: 60,000 + 10,000 28x28 images of ten classes of clothing (Xiao et al., 2017).
 
 The data are an image folder, `PATH/{train,val}/CLASS/*.png`. A run takes 30 minutes on two CPU cores. For the accuracy
-of reducers off the shelf, see `docs/walk_order.md`.
+of reducers off the shelf, see `docs/walk-order.md`.
 
 python train.py --config configs/fashion_dense.py --config.data.dir=PATH
 """
@@ -14,7 +14,7 @@ from tcvit_jax import config as base
 
 recipes = base.load_module(Path(__file__).with_name("_recipes.py"))
 
-RESULT = recipes.Result("dense", 88.10, gmacs=0.01672, source="README", note="8,810 of 10,000 images, seed 0")
+RESULT = recipes.Result("dense", 88.10, gmacs=0.01672, source="docs/results.md", note="8,810 of 10,000 images, seed 0")
 
 
 def get_config() -> ConfigDict:

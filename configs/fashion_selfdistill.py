@@ -14,7 +14,7 @@ from tcvit_jax import config as base
 
 recipes = base.load_module(Path(__file__).with_name("_recipes.py"))
 
-# By reducer: means of three seeds, README.
+# By reducer: means of three seeds, docs/results.md.
 SELFDISTILLED = {
     "gtp": recipes.Result("GTP", 86.20, gmacs=0.00833),
     "tcvit": recipes.Result("TC-ViT", 85.94, gmacs=0.00833),

@@ -26,13 +26,14 @@ SHOWN = ("", "text", "yaml", "json")
 LEXER = RawFencedCodeBlockLexer(re.compile(r"[ \t]*(?P<language>[\w-]*)[^\n]*\n"))
 MARK = re.compile(r"<!-- not run: (?P<reason>\S.*) -->\s*\Z")
 RUNS = ("digits_dense", "digits_gtp")
+WEIGHTS = "deit_small_patch16_224.safetensors"
 TIMEOUT = 180
 
 
 def mark_of(document, region):
     """Return why a block does not run, or None."""
-    found = MARK.search(document.text[: region.start])
-    return found and found["reason"]
+    match = MARK.search(document.text[: region.start])
+    return match and match["reason"]
 
 
 def blocks(page):
@@ -57,7 +58,7 @@ def parser(run_python, run_bash):
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory):
-    """A directory that the processes of this session share, with one run of every name in `RUNS`."""
+    """A directory that the processes of this session share, with the runs `RUNS` and the weight file `WEIGHTS`."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "docs"
     folder.mkdir(exist_ok=True)
@@ -75,8 +76,25 @@ def shared(tmp_path_factory):
             for process in started:
                 output, _ = process.communicate(timeout=TIMEOUT)
                 assert process.returncode == 0, output
+            write_weights(folder / WEIGHTS)
             (folder / "drafts").rename(folder / "runs")
     return folder
+
+
+def write_weights(path):
+    """Write random weights in the format of timm."""
+    import jax
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    import tcvit_jax as tc
+    from tcvit_jax import models
+
+    model = tc.create_model(path.stem)
+    rng = np.random.default_rng(0)
+    shapes = models.variable_shapes(model)
+    variables = jax.tree.map(lambda leaf: 0.02 * rng.standard_normal(leaf.shape, np.float32), shapes)
+    save_file(tc.convert.to_torch(variables, model), path)
 
 
 def environment(folder):
@@ -101,6 +119,7 @@ def checkout(shared, tmp_path, monkeypatch):
             (tmp_path / name).mkdir()  # The tools write pictures there.
         else:
             (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / WEIGHTS).symlink_to(shared / WEIGHTS)
     for name in RUNS:
         shutil.copytree(shared / "runs" / name, tmp_path / "runs" / name)
     monkeypatch.chdir(tmp_path)

@@ -1,6 +1,6 @@
 """Count the destinations of removed tokens for walks of increasing order in TC-ViT's match.
 
-python tools/walk_order.py runs/fashion_dense docs/walk_order.png
+python tools/walk_order.py runs/fashion_dense docs/walk-order.png
 
 The attention comes from one forward pass over real images, condensed to 60 % of the MACs with walks of order 1. All
 walks are planned on this attention, so that results differ only by the walk.

@@ -9,7 +9,7 @@ from jaxtyping import Float32, UInt8
 
 
 def normalize(
-    images: UInt8[Array, "B height width C"], mean: Sequence[float], std: Sequence[float]
+    images: UInt8[Array | np.ndarray, "B height width C"], mean: Sequence[float], std: Sequence[float]
 ) -> Float32[Array, "B height width C"]:
     """Return `(images / 255 - mean) / std` per channel.
 
@@ -22,4 +22,4 @@ def normalize(
         `[B, H, W, C]` float32.
     """
     shift, scale = np.asarray(mean, np.float32), np.asarray(std, np.float32)
-    return (images.astype(jnp.float32) / 255 - shift) / scale
+    return (jnp.asarray(images).astype(jnp.float32) / 255 - shift) / scale

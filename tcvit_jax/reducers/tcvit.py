@@ -12,7 +12,7 @@ Each block
    size, `y_p = (s_p x_p + sum_q s_q x_q) / (s_p + sum_q s_q)`.
 
 The paper's equations are not public. Where its abstract and reviews leave a choice open, the default is the simplest
-option and the others are fields, which answer questions of the reviewers (`docs/walk_order.md`). No power of `W` is
+option and the others are fields, which answer questions of the reviewers (`docs/walk-order.md`). No power of `W` is
 computed explicitly (`ops.walks`).
 """
 

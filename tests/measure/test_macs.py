@@ -9,7 +9,7 @@ from tcvit_jax.measure.macs import STAGES
 from tcvit_jax.measure.oracle import oracle
 from tcvit_jax.models.create import variable_shapes
 from tests.models.builders import small
-from tests.switches import METHODS, OWN
+from tests.switches import MAIN_METHODS, METHODS
 
 # One model of each family; families differ in their stem, prefix tokens, norms and head.
 FAMILIES = (
@@ -123,7 +123,7 @@ def test_ledger_equals_the_lowered_program_of_each_family(name):
     check_against_compiler(name, tc.GTP())
 
 
-@pytest.mark.parametrize("reducer", [None, *OWN])
+@pytest.mark.parametrize("reducer", [None, *MAIN_METHODS])
 def test_ledger_equals_the_compiled_program(reducer):
     check_against_compiler("deit_small_patch16_224", reducer, compiles=True)
 

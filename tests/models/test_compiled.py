@@ -11,10 +11,10 @@ from tcvit_jax import models, sharding
 from tcvit_jax.reducers import REDUCERS
 from tests.models.builders import images_of, small, variables_of
 from tests.models.programs import products
-from tests.switches import COMPILED_SWITCHES, WAYS
+from tests.switches import COMPILED_SWITCHES, REPRESENTATIVE_METHODS
 
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
-METHODS = [pytest.param(None, id="dense"), *WAYS]
+METHODS = [pytest.param(None, id="dense"), *REPRESENTATIVE_METHODS]
 
 
 def shapes_of(model, batch):

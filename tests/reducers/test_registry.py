@@ -230,7 +230,7 @@ def test_reducer_of_another_package_trains_loads_and_is_benchmarked(script, tmp_
         monkeypatch.delitem(sys.modules, name)
 
 
-def test_reducer_of_the_contributing_guide_works(tmp_path):
+def test_reducer_of_the_guide_works(tmp_path):
     """In a copy of the package with the module of the guide added."""
     package = tmp_path / "tcvit_jax"
     package.mkdir()
@@ -240,8 +240,8 @@ def test_reducer_of_the_contributing_guide_works(tmp_path):
     (package / "reducers").mkdir()
     for path in (ROOT / "tcvit_jax" / "reducers").glob("*.py"):
         (package / "reducers" / path.name).symlink_to(path)
-    guide = (ROOT / "CONTRIBUTING.md").read_text().partition("## A new reducer")[2]
-    example = re.search(r" +```python\n(.*?)\n +```\n", guide, re.DOTALL)
+    guide = (ROOT / "docs" / "add-a-reducer.md").read_text()
+    example = re.search(r" *```python\n(.*?)\n *```\n", guide, re.DOTALL)
     assert example is not None
     (package / "reducers" / "anything.py").write_text(textwrap.dedent(example[1]))
     code = (

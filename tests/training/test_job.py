@@ -26,7 +26,7 @@ def test_dense_teacher_is_the_model_without_reduction():
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"teacher": "dense"}, "distill.teacher='dense' requires weights: set --config.weights=PATH"),
-    ({"teacher": "/nonexistent/run"}, "distill.teacher='/nonexistent/run': /nonexistent/run: checkpoint not found"),
+    ({"teacher": "/nonexistent/run"}, "distill.teacher: /nonexistent/run: checkpoint not found"),
 ])  # fmt: skip
 def test_invalid_teacher_is_an_error(changes, message):
     with pytest.raises(tc.InputError) as error:

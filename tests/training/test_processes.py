@@ -92,7 +92,7 @@ def test_other_process_exits_after_one_has_an_input_error(tmp_path):
     )
     codes, outputs = wait_for_exit([second, first])
     assert codes[0] == 2
-    assert outputs[0].splitlines()[-1] == "error: distill.teacher='/nonexistent': /nonexistent: checkpoint not found"
+    assert outputs[0].splitlines()[-1] == "error: distill.teacher: /nonexistent: checkpoint not found"
     assert codes[1] not in (0, 2, 75)
 
 
