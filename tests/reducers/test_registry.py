@@ -214,7 +214,18 @@ def test_reducer_of_another_package_trains_loads_and_is_benchmarked(script, tmp_
     with pytest.raises(tc.InputError) as error:
         tc.load(run)
     assert str(error.value) == message
-    compare = ["--checkpoint", run, "--macs-fraction", "0.75", "--rounds", "1", "--batch", "8", "--out", str(tmp_path / "out")]
+    compare = [
+        "--checkpoint",
+        run,
+        "--macs-fraction",
+        "0.75",
+        "--rounds",
+        "1",
+        "--batch",
+        "8",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert benchmark.main([*compare, "--reducers", "mypkg.mod:Custom"]) == 2
     assert capsys.readouterr().err == f"error: {message}\n"
 
