@@ -177,7 +177,7 @@ def _compare(
         The largest difference of the logits, or the reason why they were not compared.
 
     Raises:
-        InputError: The logits differ.
+        InputError: The logits differ by more than the tolerance.
     """
     try:
         if conversion.replaced:

@@ -161,7 +161,7 @@ class TCViT(Reducer):
 
     @property
     def parts(self) -> Parts:
-        """Representative score, connectivity, and the fusion by name."""
+        """The score, the connectivity match (None if the fusion needs none), and the fusion selected by `fuse`."""
         needs_class_token = self.balance < 1 and self.dominance != "gap"
         score = Score(self.rank, self._score_signals, self._score_macs, needs_class_token)
         if self.fuse not in _MATCH_FUSIONS:

@@ -26,7 +26,7 @@ _STAMP_LENGTH = 3
 
 
 def read_index(path: str) -> np.ndarray:
-    """Return the first byte of every record, followed by the size of the file: int64 `[N + 1]`, increasing.
+    """Return the byte offset of every record, followed by the file size: int64 `[N + 1]`, increasing.
 
     The offsets come from an index file if there is one for the current data. Otherwise the headers are read and their
     checksums verified, and the index is saved: next to the data in `.tcvit_index/`, or in the user's cache
