@@ -42,7 +42,7 @@ def load(directory: str | Path, weights: str | None = None) -> tuple[ViT, dict[s
     if not items:
         raise cannot_read(folder, f"{VARIABLES} not found", "the checkpoint is incomplete")
     if weights is not None and weights not in items:
-        raise invalid(str(directory), str(unknown("weights", weights, items)))
+        raise invalid(directory, str(unknown("weights", weights, items)))
     meta = read_meta(directory)
     with read_errors(folder):
         model = models.from_config(meta["model"])
@@ -109,7 +109,7 @@ def checksum(variables: Mapping[str, Any]) -> str:
 def check_empty(directory: Path) -> None:
     """Raise an `InputError` if `directory` exists and is not an empty directory."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise invalid(str(directory), "already exists", "choose another directory, or remove it")
+        raise invalid(directory, "already exists", "choose another directory, or remove it")
 
 
 @contextmanager

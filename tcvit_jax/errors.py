@@ -102,18 +102,18 @@ def conflicts(option: str, other: str, hint: str = "") -> InputError:
     """Return the error for two options that exclude each other.
 
     Args:
-        option: One of them, such as `"schedule=8"`.
-        other: The other one, such as `"gmacs=3.4"`.
+        option: One of them, such as `"--checkpoint"`.
+        other: The other one, such as `"--config"`.
         hint: What to do instead, or an empty string.
 
     Returns:
-        An error such as `schedule=8 cannot be combined with gmacs=3.4: set one of them`.
+        An error such as `--checkpoint cannot be combined with --config: pass one of them`.
     """
     return InputError(_with_hint(f"{option} cannot be combined with {other}", ": ", hint))
 
 
 def cannot_read(path: str | Path, problem: str, hint: str = "") -> InputError:
-    """Return the error for a file or directory that cannot be used.
+    """Return the error for a file or directory that cannot be read.
 
     Args:
         path: The file or directory.
@@ -121,9 +121,9 @@ def cannot_read(path: str | Path, problem: str, hint: str = "") -> InputError:
         hint: What to do, or an empty string.
 
     Returns:
-        An error such as `ckpt: not found; expected a checkpoint directory`.
+        An error such as `ckpt: checkpoint not found`.
     """
-    return invalid(str(path), problem, hint)
+    return invalid(path, problem, hint)
 
 
 def cannot_write(path: str | Path, problem: str, hint: str = "") -> InputError:
@@ -137,11 +137,11 @@ def cannot_write(path: str | Path, problem: str, hint: str = "") -> InputError:
     Returns:
         An error such as `ckpt: cannot be written: No space left on device`.
     """
-    return invalid(str(path), f"cannot be written: {problem}", hint)
+    return invalid(path, f"cannot be written: {problem}", hint)
 
 
-def invalid(subject: str, problem: str, hint: str = "") -> InputError:
-    """Return the error for anything else: data, weights, an environment.
+def invalid(subject: str | Path, problem: str, hint: str = "") -> InputError:
+    """Return the error for anything else: data, weights, an output directory, an environment.
 
     Args:
         subject: What is invalid, such as `"metrics.jsonl line 3"`.

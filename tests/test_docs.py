@@ -18,6 +18,7 @@ from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
 
 from tests.conftest import ROOT
+from tests.convert import cases
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Other languages are output or data. A fence with any other name is a mistake.
@@ -83,18 +84,12 @@ def shared(tmp_path_factory):
 
 def write_weights(path):
     """Write random weights in the format of timm."""
-    import jax
-    import numpy as np
     from safetensors.numpy import save_file
 
     import tcvit_jax as tc
-    from tcvit_jax import models
 
     model = tc.create_model(path.stem)
-    rng = np.random.default_rng(0)
-    shapes = models.variable_shapes(model)
-    variables = jax.tree.map(lambda leaf: 0.02 * rng.standard_normal(leaf.shape, np.float32), shapes)
-    save_file(tc.convert.to_torch(variables, model), path)
+    save_file(tc.convert.to_torch(cases.random_variables(model, scale=0.02), model), path)
 
 
 def environment(folder):

@@ -7,6 +7,7 @@ import pytest
 
 from tcvit_jax import convert
 from tests.conftest import ROOT
+from tests.convert import cases
 from tests.training.settings import GTP, TINY
 
 
@@ -51,16 +52,13 @@ DIGITS_DATA = (
 @pytest.fixture(scope="module")
 def published_weights(tmp_path_factory):
     """A weight file with timm's names, and the checkpoint converted from it."""
-    import jax
     from safetensors.numpy import save_file
 
-    from tcvit_jax import create_model, models
+    from tcvit_jax import create_model
 
     folder = tmp_path_factory.mktemp("published")
     model = create_model("deit_tiny_patch16_224", **DIGITS)
-    rng = np.random.default_rng(0)
-    variables = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), models.variable_shapes(model))
-    save_file(convert.to_torch(variables, model), folder / "w.safetensors")
+    save_file(convert.to_torch(cases.random_variables(model), model), folder / "w.safetensors")
     convert.to_checkpoint(
         str(folder / "w.safetensors"), folder / "ckpt", model.variant, overrides=DIGITS, compare=False
     )

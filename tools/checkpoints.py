@@ -39,11 +39,9 @@ class EvaluationModel:
 
     def normalize(self, pixels: np.ndarray) -> jax.Array:
         """Return the normalized input of the model, float32 of the same shape as `pixels`."""
-        import jax.numpy as jnp
-
         from tcvit_jax.ops.images import normalize
 
-        return normalize(jnp.asarray(pixels), self.preprocessing.mean, self.preprocessing.std)
+        return normalize(pixels, self.preprocessing.mean, self.preprocessing.std)
 
 
 def load(directory: str) -> EvaluationModel:

@@ -58,23 +58,23 @@ def run(flags: argparse.Namespace) -> None:
     from tcvit_jax.benchmark.comparison import build
     from tcvit_jax.benchmark.run import Benchmark
     from tcvit_jax.benchmark.store import Store
-    from tcvit_jax.errors import conflicts, requires
+    from tcvit_jax.errors import conflicts
     from tcvit_jax.reducers import parse
 
     if flags.checkpoint and flags.config:
         raise conflicts("--checkpoint", "--config", "pass one of them")
-    if not flags.checkpoint and not flags.config:
-        raise requires("a benchmark", "weights", "pass --checkpoint DIR or --config FILE")
     keys = (*config.EVALUATION_KEYS, *(["data.train_split"] if flags.calibrate else []))
     command = "tcvit_jax.benchmark, which has --reducers and --gmacs"
     if flags.checkpoint:
         scope = config.Scope(command, keys)
         pretrained = [assembly.from_checkpoint(directory) for directory in flags.checkpoint]
         pretrained = [each.with_config(config.override(each.config, flags.overrides, scope)) for each in pretrained]
-    else:
+    elif flags.config:
         scope = config.Scope(command, (*keys, "model.", "weights", "new_head"))
         weights = {"weights": flags.weights} if flags.weights else {}
         pretrained = [assembly.from_weights(config.load(flags.config, flags.overrides, scope, weights))]
+    else:
+        pretrained = []
     comparison = build(
         pretrained, parse(flags.reducers), gmacs=_numbers("--gmacs", flags.gmacs),
         macs_fractions=_numbers("--macs-fraction", flags.macs_fraction),

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -98,7 +97,7 @@ class Benchmark:
         first_images = np.asarray(next(self._batches())["image"])
         images = np.resize(first_images, (count, *first_images.shape[1:]))
         preprocessing = self.comparison.preprocessing
-        return normalize(jnp.asarray(images), preprocessing.mean, preprocessing.std)
+        return normalize(images, preprocessing.mean, preprocessing.std)
 
     def _times(self, budget: float, entries: Sequence[Entry]) -> dict[str, Any]:
         """Time all entries of a budget and their oracle slices, interleaved, for a batch and for a single image."""

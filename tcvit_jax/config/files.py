@@ -154,7 +154,7 @@ def load_module(path: str | Path) -> ModuleType:
     file = next((candidate for candidate in candidates if candidate.is_file()), None)
     if file is None:
         directories = [candidate.parent for candidate in candidates if candidate.parent.is_dir()]
-        others = sorted(str(Path(path).parent / other.name) for each in directories for other in each.glob("*.py"))
+        others = {str(Path(path).parent / other.name) for each in directories for other in each.glob("*.py")}
         raise unknown("config file", str(path), others) if others else cannot_read(path, "config file not found")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None and spec.loader is not None

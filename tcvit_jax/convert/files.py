@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tcvit_jax import atomic
-from tcvit_jax.errors import cannot_read, first_line, requires, unknown
+from tcvit_jax.errors import cannot_read, first_line, invalid, requires, unknown
 
 # Keys of the state dict in training checkpoints, in order of preference. Papers report averaged weights.
 ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -110,7 +110,7 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, np.ndarray], metad
 
     path = Path(path).absolute()
     if path.exists():
-        raise cannot_read(path, "already exists", "choose another name, or remove it")
+        raise invalid(path, "already exists", "choose another name, or remove it")
     with atomic.write(path) as draft:
         save_file(dict(tensors), draft, metadata={"format": "pt", **metadata})
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tcvit_jax.data import EvalTransform
@@ -75,7 +74,7 @@ def compare_logits(
     expected = _timm_logits(timm, file, model, photo)
     size, crop = model.img_size, preprocessing
     transform = EvalTransform(size, model.in_chans, crop.crop_pct, crop.interpolation, crop.crop_mode)
-    images = normalize(jnp.asarray(transform(photo))[None], crop.mean, crop.std)
+    images = normalize(transform(photo)[None], crop.mean, crop.std)
     plain = replace(model, reducer=None, removed=(), dtype="float32")
     with jax.default_matmul_precision("highest"):
         actual = np.asarray(jax.jit(plain.apply)(variables, images))

@@ -44,7 +44,7 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise cannot_read(
+            raise invalid(
                 path, f"cannot create the directory ({error.strerror})", f"set {flag}=PATH to another directory"
             ) from error
         file = self.path / "config.json"
@@ -54,7 +54,7 @@ class RunDirectory:
             current: dict[str, Any] = traverse_util.flatten_dict(config, sep=".")
             for key in sorted({*previous, *current}):
                 if key not in resumable_keys and previous.get(key) != current.get(key):
-                    raise cannot_read(
+                    raise invalid(
                         self.path,
                         f"holds a run with {key}={previous.get(key)!r}, not {current.get(key)!r}",
                         f"set {flag}=PATH to another directory, or remove this one",

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from tcvit_jax import atomic, sharding
 from tcvit_jax.checkpoint import CHECKPOINTS_DIR, EMA, META, VARIABLES, read_errors
-from tcvit_jax.errors import cannot_read
+from tcvit_jax.errors import invalid
 from tcvit_jax.training.step import TrainState
 
 _OPT_STATE = "opt_state"
@@ -125,7 +125,7 @@ class Checkpoints:
         except Exception as error:
             steps = [int(path.name) for path in self._root.glob("*") if path.name.isdigit()]
             latest = f"the latest complete checkpoint is step {max(steps)}" if steps else "no checkpoint is complete"
-            raise cannot_read(
+            raise invalid(
                 self._root, f"cannot save step {self._saving_step}: {atomic.reason(error)}",
                 f"{latest}; rerun the same command to resume",
             ) from error  # fmt: skip

@@ -2,9 +2,11 @@
 
 from functools import cache
 
+import jax
 import numpy as np
 
 import tcvit_jax as tc
+from tcvit_jax import models
 from tests import golden
 
 # Model name of each family. Its overrides are those of the case in `timm.npz`.
@@ -31,6 +33,13 @@ def case(family):
         return FAMILIES[family], meta["base"], meta["shapes"], meta["seed"]
     meta = next(case for case in golden.read("timm")[0]["cases"] if case["name"] == family)
     return FAMILIES[family], {**meta["base"], **meta["overrides"]}, meta["shapes"], meta["seed"]
+
+
+def random_variables(model, scale=1.0):
+    """Return random variables of a model, with a fixed seed."""
+    rng = np.random.default_rng(0)
+    shapes = models.variable_shapes(model)
+    return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32) * np.float32(scale), shapes)
 
 
 @cache

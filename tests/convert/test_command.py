@@ -202,11 +202,9 @@ def test_conversion_of_deit_s_is_fast_and_needs_less_memory_than_three_files(tmp
 
     CPU time does not depend on other processes.
     """
-    rng = np.random.default_rng(0)
     model = tc.create_model("deit_small_patch16_224")
-    variables = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), models.variable_shapes(model))
     path = tmp_path / "w.safetensors"
-    save_file(tc.convert.to_torch(variables, model), path)
+    save_file(tc.convert.to_torch(cases.random_variables(model), model), path)
     arguments = [str(path), "--model", "deit_small_patch16_224", "--out", str(tmp_path / "ckpt"), "--no-parity"]
     result = subprocess.run(
         [sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=True, cwd=ROOT,

@@ -12,6 +12,7 @@ from safetensors.numpy import save
 import tcvit_jax as tc
 from tcvit_jax import models
 from tcvit_jax.convert import hub
+from tests.convert import cases
 
 NAME, OTHER = "deit_tiny_patch16_224.fb_in1k", "deit_small_patch16_224.fb_in1k"
 
@@ -49,13 +50,8 @@ def test_other_repositories_are_rejected():
 @pytest.fixture(scope="module")
 def hub_server():
     """Yield the address of a hub with the weights of one model, and the content of the weight file."""
-    import jax
-    import numpy as np
-
     model = models.create_model(NAME)
-    rng = np.random.default_rng(0)
-    shapes = models.variable_shapes(model)
-    variables = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32) * 0.02, shapes)
+    variables = cases.random_variables(model, scale=0.02)
     content = save(tc.convert.to_torch(variables, model))
 
     class Hub(http.server.BaseHTTPRequestHandler):
