@@ -34,7 +34,7 @@ def check(rows: Sequence[Row]) -> None:
         rows: The rows.
 
     Raises:
-        InputError: A value is missing, or a column is unknown.
+        InputError: A value is missing or not finite, or a column is unknown.
     """
     for row in rows:
         for column in COLUMNS:

@@ -1,4 +1,4 @@
-"""Run times of compiled programs: on the device, after a warm-up, interleaved and synchronous."""
+"""Timing of compiled programs. Programs run in turns after a warm-up, and each call waits for its result."""
 
 from __future__ import annotations
 

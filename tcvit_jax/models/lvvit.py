@@ -89,7 +89,7 @@ class ConvEmbedding(PatchEmbedding):
 
 
 class TokenLabelHead(nn.Module):
-    """`Head` of LV-ViT: class-token logits plus half of the maximum, per class, of the patch-token logits.
+    """LV-ViT head: class-token logits plus half of the per-class maximum of the patch-token logits.
 
     Without classes (`num_classes=0`) the features of the class token `[B, D]` take the place of the logits.
     """

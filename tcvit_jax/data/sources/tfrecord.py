@@ -106,7 +106,7 @@ def _single_value(features: Features, key: str, kind: type[_Value], location: st
 
 
 def _find_split(root: Path, split: str) -> tuple[str, list[Path]]:
-    """Return the name of a split in the names of its files, and the sorted files."""
+    """Return the split name that the file names use, and the files in sorted order."""
     groups = _group_files(root)
     if not groups:
         # The other layout has a directory for each split.
