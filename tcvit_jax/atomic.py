@@ -35,20 +35,37 @@ def write(path: str | Path) -> Generator[Path]:
             `InputError`, which is raised unchanged.
     """
     path = Path(path)
-    new_parents = [parent for parent in path.parents if not parent.exists()]
     # A process ID would not be unique, because several machines may share a disk.
     draft = path.with_name(f".partial-{uuid.uuid4().hex[:12]}-{path.name}")
-    try:
-        with write_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+    with write_errors(path), parent_directories(path):
+        try:
             yield draft
             os.replace(draft, path)
-            new_parents.clear()
+        finally:
+            # Also after an interruption. After a success there is nothing to remove.
+            shutil.rmtree(draft, ignore_errors=True)
+            with suppress(OSError):
+                draft.unlink()
+
+
+@contextmanager
+def parent_directories(path: str | Path) -> Generator[None]:
+    """Create the missing parent directories of a path, and remove those that are empty when the block ends.
+
+    Args:
+        path: The file or directory that the block creates.
+
+    Yields:
+        None.
+
+    Raises:
+        OSError: A directory cannot be created.
+    """
+    new_parents = [parent for parent in Path(path).parents if not parent.exists()]
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        yield
     finally:
-        # Also after an interruption. After a success there is nothing to remove.
-        shutil.rmtree(draft, ignore_errors=True)
-        with suppress(OSError):
-            draft.unlink()
         for parent in new_parents:
             with suppress(OSError):
                 parent.rmdir()

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """Run the benchmark, write the results and print the table."""
-    from tcvit_jax import assembly, config
+    from tcvit_jax import assembly, config, lock
     from tcvit_jax.benchmark.comparison import build
     from tcvit_jax.benchmark.run import Benchmark
     from tcvit_jax.benchmark.store import Store
@@ -80,8 +80,11 @@ def run(flags: argparse.Namespace) -> None:
         macs_fractions=_numbers("--macs-fraction", flags.macs_fraction),
         schedule_family=flags.schedule_family, batch=flags.batch, rounds=flags.rounds, calibrate=flags.calibrate,
     )  # fmt: skip
-    benchmark = Benchmark(comparison, Store(flags.out, comparison.settings))
-    benchmark.run()
+    with lock.hold(lock.in_directory(flags.out), flags.out, "set --out DIR to another directory") as notice:
+        if notice:
+            print(notice)
+        benchmark = Benchmark(comparison, Store(flags.out, comparison.settings))
+        benchmark.run()
     print((benchmark.store.path / "results.md").read_text())
     print(f"saved to {benchmark.store.path}")
 

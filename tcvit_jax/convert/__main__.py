@@ -33,6 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """Convert to a checkpoint, or export one if `--out` is a `.safetensors` file, and print the report."""
+    from tcvit_jax import lock
+
+    with lock.hold(lock.beside(flags.out), flags.out, "choose another --out"):
+        print(_convert(flags))
+
+
+def _convert(flags: argparse.Namespace) -> object:
+    """Convert or export, and return what to print."""
     from tcvit_jax.convert.command import to_checkpoint, to_safetensors
     from tcvit_jax.errors import conflicts
 
@@ -44,16 +52,13 @@ def run(flags: argparse.Namespace) -> None:
         if names:
             option = f"--{names[0].replace('_', '-')}"
             raise conflicts(option, f"--out {flags.out}", "a checkpoint is exported unchanged")
-        print(to_safetensors(flags.source, flags.out, flags.entry))
-    else:
-        overrides = {"img_size": _parse_size("img-size", flags.img_size), "num_classes": flags.num_classes}
-        print(
-            to_checkpoint(
-                flags.source, flags.out, flags.model, new_head=flags.new_head, entry=flags.entry,
-                overrides={key: value for key, value in overrides.items() if value is not None},
-                compare=not flags.no_parity, photo=flags.photo, grid=_parse_size("grid", flags.grid),
-            )
-        )  # fmt: skip
+        return to_safetensors(flags.source, flags.out, flags.entry)
+    overrides = {"img_size": _parse_size("img-size", flags.img_size), "num_classes": flags.num_classes}
+    return to_checkpoint(
+        flags.source, flags.out, flags.model, new_head=flags.new_head, entry=flags.entry,
+        overrides={key: value for key, value in overrides.items() if value is not None},
+        compare=not flags.no_parity, photo=flags.photo, grid=_parse_size("grid", flags.grid),
+    )  # fmt: skip
 
 
 def _parse_size(flag: str, text: str | None) -> tuple[int, int] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ import numpy as np
 from jax import Array
 from jax.experimental import multihost_utils
 
-from tcvit_jax import models, reducers, sharding
+from tcvit_jax import lock, models, reducers, sharding
 from tcvit_jax.config import Config, canonicalize
 from tcvit_jax.errors import invalid, out_of_range
 from tcvit_jax.evaluation import EvaluationResult, EvaluationStopped, evaluate, make_eval_step
@@ -46,15 +47,16 @@ def train(config: Config, enable_compilation_cache: bool = False) -> dict[str, A
         such as the throughput of a single batch, is NaN, and null in the file.
 
     Raises:
-        InputError: The configuration is invalid, the disk is full, or the loss is not finite (the message names the
-            step and the images).
+        InputError: The configuration is invalid, another process trains in `workdir`, the disk is full, or the loss is
+            not finite (the message names the step and the images).
         Preempted: The run received `SIGTERM` and is saved.
     """
     if not config.run.workdir:
         raise out_of_range("workdir", config.run.workdir, "the path of a run directory", "set --config.workdir=PATH")
     is_first_process = jax.process_index() == 0  # pyright: ignore[reportUnknownMemberType]
-    with PreemptionWatcher() as watcher:
+    with PreemptionWatcher() as watcher, ExitStack() as stack:
         job = build(config)
+        notice = stack.enter_context(_lock(config.run.workdir)) if is_first_process else ""
         run = RunDirectory(
             config.run.workdir, config.to_mapping(), is_writer=is_first_process, resumable_keys=config.RESUMABLE_KEYS,
             normalize=canonicalize,
@@ -66,7 +68,7 @@ def train(config: Config, enable_compilation_cache: bool = False) -> dict[str, A
             needs_evaluation = meta.get(_NEEDS_EVALUATION, False)
             run.truncate_after(start, evaluation=needs_evaluation)
             with Reporter(job.total_steps, start, is_enabled=is_first_process) as reporter:
-                for line in _banner(job, start):
+                for line in (*([notice] if notice else []), *_banner(job, start)):
                     reporter.print_line(line)
                 loop = Loop(job, run, checkpoints, reporter, watcher)
                 state, result = loop.advance(state, start, needs_evaluation)
@@ -83,6 +85,11 @@ def train(config: Config, enable_compilation_cache: bool = False) -> dict[str, A
                     reporter.print_line("curves.png requires matplotlib: pip install 'tcvit_jax[demo]'")
                 reporter.print_line(f"{result}\nsaved in {run.path}")
     return summary
+
+
+def _lock(workdir: str) -> AbstractContextManager[str]:
+    """Return the lock of a run directory, as `lock.hold`."""
+    return lock.hold(lock.in_directory(workdir), workdir, "set --config.workdir=PATH to another directory")
 
 
 def _initial_state(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, int, dict[str, Any]]:

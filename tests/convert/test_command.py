@@ -118,7 +118,7 @@ def test_augreg_files_are_converted(tmp_path):
         (["w.safetensors", "--out", "ckpt", "--model", "deit_small_patch16_224", "--num-classes", "-1"], "num_classes=-1: must be >= 0"),
         (["gone.safetensors", "--out", "ckpt", "--model", "deit_small_patch16_224"], "gone.safetensors: not found; expected a weight file"),
         (["w.safetensors", "--out", "full", "--model", "deit_small_patch16_224"], "{cwd}/full: already exists; choose another directory, or remove it"),
-        (["w.safetensors", "--out", "w.safetensors/ckpt", "--model", "deit_tiny_patch16_224"], "weights for deit_tiny_patch16_224.fb_in1k: "),
+        (["w.safetensors", "--out", "w.safetensors/ckpt", "--model", "deit_tiny_patch16_224"], "w.safetensors/ckpt: cannot be written: "),
         (["full", "--out", "back.safetensors"], "full: checkpoint not found"),
         (["full", "--out", "back.safetensors", "--model", "deit_tiny_patch16_224"], "--model cannot be combined with --out back.safetensors: a checkpoint is exported unchanged"),
         (["full", "--out", "back.safetensors", "--num-classes", "0"], "--num-classes cannot be combined with --out back.safetensors: a checkpoint is exported unchanged"),
