@@ -15,6 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", help="run directory, checkpoint of a run, or converted checkpoint")
     parser.add_argument("--config", help="with --weights: configuration file, FILE.py or FILE.py:RECIPE")
     parser.add_argument("--weights", help="with --config: weight file, hf-hub:timm/NAME, or checkpoint")
+    parser.add_argument(
+        "--accept-data-changes",
+        action="store_true",
+        help="evaluate even if the classes or images differ from those that the checkpoint records",
+    )
 
 
 def run(flags: argparse.Namespace) -> None:
@@ -38,7 +43,7 @@ def run(flags: argparse.Namespace) -> None:
         pretrained = assembly.from_weights(
             config.load(flags.config, flags.overrides, scope, {"weights": flags.weights})
         )
-    evaluate(pretrained)
+    evaluate(pretrained.without_record() if flags.accept_data_changes else pretrained)
 
 
 main = Command(__doc__, add_arguments, run, has_overrides=True)

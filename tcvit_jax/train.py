@@ -13,6 +13,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument("--config", required=True, help="configuration file: FILE.py or FILE.py:RECIPE")
     parser.add_argument("--distributed", default="auto", help="join the other processes of the job: auto, on or off")
+    parser.add_argument(
+        "--accept-data-changes",
+        action="store_true",
+        help="train even if the classes or images differ from those that a checkpoint of the run, the weights or the "
+        "teacher record",
+    )
 
 
 def run(flags: argparse.Namespace) -> int:
@@ -24,7 +30,8 @@ def run(flags: argparse.Namespace) -> int:
 
     try:
         with runtime.distributed_processes(flags.distributed):
-            train(config.load(flags.config, flags.overrides), enable_compilation_cache=True)
+            settings = config.load(flags.config, flags.overrides)
+            train(settings, enable_compilation_cache=True, accept_data_changes=flags.accept_data_changes)
     except Preempted as preempted:
         print(preempted, file=sys.stderr)
         return EXIT_STATUS

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import jax
 
 from tcvit_jax import data as pipeline
+from tcvit_jax.assembly.records import DataRecord
 from tcvit_jax.config import Data, Run
 from tcvit_jax.data import Batch, EvalTransform, LabelMaps, Source, TokenLabeling, TrainTransform
 from tcvit_jax.errors import invalid
@@ -48,8 +49,7 @@ def build_eval_data(
     batch_size: int,
     model: ViT,
     preprocessing: Preprocessing,
-    classes: tuple[str, ...] | None = None,
-    model_name: str = "the checkpoint",
+    record: DataRecord | None = None,
 ) -> EvalData:
     """Return the evaluation split of a configuration.
 
@@ -58,22 +58,20 @@ def build_eval_data(
         batch_size: The global batch size.
         model: The model, for the size and the channels of its images.
         preprocessing: The preprocessing of its images.
-        classes: The class names that the model was trained on, in order; None if they are not recorded.
-        model_name: The name of the trained model, for error messages.
+        record: The data of the model's checkpoint, which are compared; None to compare nothing.
 
     Returns:
         The evaluation data.
 
     Raises:
-        InputError: The data are not found, or their classes differ from the model's.
+        InputError: The data are not found, or differ from the record.
     """
     transform = EvalTransform(
         model.img_size, model.in_chans, preprocessing.crop_pct, preprocessing.interpolation, preprocessing.crop_mode
     )
     source = _open(data, data.eval_split, model)
-    if classes is not None and source.classes != classes:
-        problem = f"its classes differ from those that {model_name} was trained on"
-        raise invalid(f"data.name={data.name!r}", problem, "use a dataset with the same classes")
+    if record is not None:
+        record.check(data, data.eval_split, source)
     return EvalData(source, transform, batch_size, data.workers)
 
 

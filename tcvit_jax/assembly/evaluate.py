@@ -19,8 +19,8 @@ def evaluate(pretrained: Pretrained) -> EvaluationResult:
         The result.
 
     Raises:
-        InputError: The data are not found, their classes differ from the model's, or the batch size is not a multiple
-            of the number of devices.
+        InputError: The data are not found or differ from the recorded ones, or the batch size is not a multiple of the
+            number of devices.
     """
     mesh = sharding.data_mesh()
     data, ledger = pretrained.eval_data(), describe(pretrained.model)

@@ -49,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGES",
         help="training images to choose reducer parameters on; 0 for none",
     )
+    parser.add_argument(
+        "--accept-data-changes",
+        action="store_true",
+        help="evaluate even if the classes or images differ from those that a checkpoint records",
+    )
     parser.add_argument("--out", default="runs/benchmark", help="output directory")
 
 
@@ -75,6 +80,8 @@ def run(flags: argparse.Namespace) -> None:
         pretrained = [assembly.from_weights(config.load(flags.config, flags.overrides, scope, weights))]
     else:
         pretrained = []
+    if flags.accept_data_changes:
+        pretrained = [each.without_record() for each in pretrained]
     comparison = build(
         pretrained, parse(flags.reducers), gmacs=_numbers("--gmacs", flags.gmacs),
         macs_fractions=_numbers("--macs-fraction", flags.macs_fraction),

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tcvit_jax import checkpoint
 from tcvit_jax.convert import hub
 from tcvit_jax.convert.files import WeightFile, read_file
 from tcvit_jax.convert.mapping import to_torch
+
+
+def read_meta(source: str | Path) -> dict[str, Any] | None:
+    """Read the metadata of a source that is a checkpoint.
+
+    Args:
+        source: As for `read_state_dict`.
+
+    Returns:
+        The metadata, as `load` returns it; None if the source has none.
+
+    Raises:
+        InputError: The checkpoint cannot be read.
+    """
+    return checkpoint.read_meta(source) if Path(source).is_dir() else None
 
 
 def read_state_dict(source: str | Path, entry: str | None = None) -> WeightFile:

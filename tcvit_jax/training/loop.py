@@ -14,6 +14,7 @@ from jax import Array
 from jax.experimental import multihost_utils
 
 from tcvit_jax import lock, models, reducers, sharding
+from tcvit_jax.assembly import DataRecord
 from tcvit_jax.config import Config, canonicalize
 from tcvit_jax.errors import invalid, out_of_range
 from tcvit_jax.evaluation import EvaluationResult, EvaluationStopped, evaluate, make_eval_step
@@ -32,13 +33,15 @@ from tcvit_jax.training.step_timer import StepTimer
 _NEEDS_EVALUATION = "evaluate"
 
 
-def train(config: Config, enable_compilation_cache: bool = False) -> dict[str, Any]:
+def train(config: Config, enable_compilation_cache: bool = False, accept_data_changes: bool = False) -> dict[str, Any]:
     """Train a model in the `workdir` of a configuration, from its latest checkpoint if there is one.
 
     Args:
         config: The configuration.
         enable_compilation_cache: Whether to cache compiled programs in the run directory, for the next start. This
             affects all later compilations of the process.
+        accept_data_changes: Whether to train even if the classes or the images differ from those that the latest
+            checkpoint, the initial weights or the teacher record.
 
     Returns:
         The content of `summary.json`: `top1`, `top5`, `loss` and `examples` of the averaged parameters on the
@@ -47,15 +50,15 @@ def train(config: Config, enable_compilation_cache: bool = False) -> dict[str, A
         such as the throughput of a single batch, is NaN, and null in the file.
 
     Raises:
-        InputError: The configuration is invalid, another process trains in `workdir`, the disk is full, or the loss is
-            not finite (the message names the step and the images).
+        InputError: The configuration is invalid, another process trains in `workdir`, the data have changed, the disk
+            is full, or the loss is not finite (the message names the step and the images).
         Preempted: The run received `SIGTERM` and is saved.
     """
     if not config.run.workdir:
         raise out_of_range("workdir", config.run.workdir, "the path of a run directory", "set --config.workdir=PATH")
     is_first_process = jax.process_index() == 0  # pyright: ignore[reportUnknownMemberType]
     with PreemptionWatcher() as watcher, ExitStack() as stack:
-        job = build(config)
+        job = build(config, accept_data_changes)
         notice = stack.enter_context(_lock(config.run.workdir)) if is_first_process else ""
         run = RunDirectory(
             config.run.workdir, config.to_mapping(), is_writer=is_first_process, resumable_keys=config.RESUMABLE_KEYS,
@@ -65,6 +68,8 @@ def train(config: Config, enable_compilation_cache: bool = False) -> dict[str, A
             runtime.enable_compilation_cache(run.path / ".jax_cache")
         with Checkpoints(run.path) as checkpoints:
             state, start, meta = _initial_state(job, checkpoints)
+            if meta and not accept_data_changes:
+                job.check_data(DataRecord.from_meta(f"{run.path} step {start}", meta))
             needs_evaluation = meta.get(_NEEDS_EVALUATION, False)
             run.truncate_after(start, evaluation=needs_evaluation)
             with Reporter(job.total_steps, start, is_enabled=is_first_process) as reporter:

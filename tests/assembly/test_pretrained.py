@@ -20,7 +20,8 @@ def test_checkpoint_has_its_configuration(trained_checkpoint):
     pretrained = assembly.from_checkpoint(trained_checkpoint)
     assert pretrained.config.reduction == Reduction(tc.GTP(), 4)
     assert pretrained.model.removed == (4, 4)
-    assert (pretrained.seed, pretrained.trained_with, len(pretrained.classes)) == (0, tc.GTP(), 10)
+    assert (pretrained.origin.seed, pretrained.origin.trained_with) == (0, tc.GTP())
+    assert pretrained.origin.record.classes == tuple("0123456789")
     assert pretrained.preprocessing.mean == (0.3,)
     data = pretrained.eval_data()
     assert (data.batch_size, len(data.source)) == (200, 359)
@@ -32,7 +33,7 @@ def test_updated_reduction_changes_the_model_but_not_the_weights(trained_checkpo
     assert (other.model.reducer, other.model.removed) == (tc.ToMe(), (2, 2))
     assert pretrained.updated({"reducer.name": "none"}).model == models.condense(pretrained.model)
     assert pretrained.updated({"eval_batch_size": 8}).model is pretrained.model
-    assert other.variables is pretrained.variables and other.trained_with == tc.GTP()
+    assert other.variables is pretrained.variables and other.origin.trained_with == tc.GTP()
     with pytest.raises(tc.InputError, match="schedule=18: must be <= 17"):
         pretrained.updated({"schedule": 18})
 
@@ -66,7 +67,11 @@ def test_checkpoint_without_configuration_keeps_the_reduction_of_its_model(tmp_p
 def test_weights_may_be_a_checkpoint(trained_checkpoint):
     changes = {"model.depth": 2, "model.embed_dim": 16, "model.num_heads": 2, "weights": trained_checkpoint}
     pretrained = assembly.from_weights(config.load("configs/digits_tcvit.py", changes=changes))
-    assert (pretrained.model.reducer, pretrained.trained_with, pretrained.seed) == (tc.TCViT(), tc.GTP(), 0)
+    assert (pretrained.model.reducer, pretrained.origin.trained_with, pretrained.origin.seed) == (
+        tc.TCViT(),
+        tc.GTP(),
+        0,
+    )
     jax.tree.map(
         np.testing.assert_array_equal, pretrained.variables, assembly.from_checkpoint(trained_checkpoint).variables
     )
