@@ -4,17 +4,20 @@ Grain loads the data, with threads or worker processes. Its worker processes are
 so importing it must neither do work nor import JAX.
 """
 
-import signal
-from collections.abc import Callable, Iterator
+import sys
+import traceback
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from tcvit_jax.data.rows import Augment, TokenLabeling, create_reader
 from tcvit_jax.data.sources.base import ImageLike, Source
+from tcvit_jax.data.workers import close_at_exit, remove_shared_memory, start_worker, worker_error
 from tcvit_jax.errors import invalid, out_of_range
 
 Batch = dict[str, np.ndarray]
@@ -136,8 +139,9 @@ def eval_batches(
     # A shard of padding only has no image to take the shape from, so read the first image.
     shape = transform(source[0]["image"]).shape
     shard = _EvalShard(source, transform, shape, batch_size, process_index, process_count)
-    steps = -(-len(source) // batch_size)
-    return _iterate(grain.MapDataset.range(steps).map(shard), workers, threads)
+    # The dataset goes on with empty batches, which are not read. At an end, Grain would raise an exception that refers
+    # to the last batch of a worker, whose shared memory could then not be removed.
+    return _iterate(grain.MapDataset.range(sys.maxsize).map(shard), workers, threads, shard.steps)
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,14 @@ class _EvalShard:
     process_index: int
     process_count: int
 
+    @property
+    def steps(self) -> int:
+        """The number of batches; those after the last one are empty."""
+        return -(-len(self.source) // self.batch_size)
+
     def __call__(self, step: int) -> Batch:
+        if step >= self.steps:
+            return {}
         rows = self.batch_size // self.process_count
         batch = {
             "image": np.zeros((rows, *self.shape), np.uint8),
@@ -192,27 +203,45 @@ class _EvalShard:
         return batch
 
 
-def _iterate(batches: Any, workers: int, threads: int) -> Iterator[Batch]:
-    """Iterate over a Grain `MapDataset` of batches; the threads and processes stop when the generator closes."""
+def _iterate(batches: Any, workers: int, threads: int, count: int | None = None) -> Iterator[Batch]:
+    """Iterate over the first `count` batches of an infinite Grain `MapDataset`, or over all.
+
+    The threads and processes stop when the generator closes.
+    """
     import grain
 
     # The buffer is counted in elements, here full batches: Grain's default of 500 would fill the memory.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     dataset = batches.to_iter_dataset(options)
-    if workers:
-        _mark_flags_parsed()
-        dataset = dataset.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_ignore_termination
-        )
+    if not workers:
+        return _yield_batches(dataset, count)
+    _mark_flags_parsed()
+    processes = grain.MultiprocessingOptions(num_workers=workers)
+    iterator = _receive_batches(dataset.mp_prefetch(processes, worker_init_fn=start_worker), count)
+    close_at_exit(iterator)
+    return iterator
+
+
+def _yield_batches(dataset: Any, count: int | None) -> Generator[Batch, None, None]:
     with closing(iter(dataset)) as iterator:
-        for batch in iterator:
-            yield _copy_batch(batch) if workers else batch
+        yield from islice(iterator, count)
 
 
-def _ignore_termination(worker: int, workers: int) -> None:
-    """Ignore termination signals in a worker process, so that the main process can save a checkpoint first."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+def _receive_batches(dataset: Any, count: int | None) -> Generator[Batch, None, None]:
+    """Yield the batches of worker processes, and remove all of their shared memory at the end.
+
+    No variable may refer to a batch in shared memory, or it could not be removed.
+    """
+    try:
+        with closing(_yield_batches(dataset, count)) as iterator:
+            yield from map(_copy_batch, iterator)
+    except Exception as error:
+        traceback.clear_frames(error.__traceback__)
+        if isinstance(error, RuntimeError) and (input_error := worker_error(error)):
+            raise input_error from error
+        raise
+    finally:
+        remove_shared_memory()
 
 
 def _copy_batch(batch: Batch) -> Batch:

@@ -1,0 +1,124 @@
+"""Worker processes for decoding: how they end, and the shared memory through which they send batches.
+
+Grain spawns the workers, and they import this module again, so importing it must do no work.
+"""
+
+import atexit
+import multiprocessing
+import multiprocessing.util
+import os
+import re
+import signal
+import threading
+import weakref
+from collections.abc import Generator
+from contextlib import suppress
+from multiprocessing import connection
+from types import FrameType
+
+from tcvit_jax.errors import InputError, first_line, invalid
+
+TERMINATION_GRACE_S = 30
+"""Seconds between `SIGTERM` and the end of a worker: schedulers send the signal to all processes of a job, and the main
+process still needs batches until it has saved its checkpoint."""
+_DEAD_WORKER = re.compile(r"Worker process was terminated unexpectedly with exit code (-?\d+)")
+
+_iterators: "weakref.WeakSet[Generator[object, None, None]]" = weakref.WeakSet()
+
+
+def start_worker(worker: int, workers: int) -> None:
+    """Prepare a worker process, before it reads its first example.
+
+    The process ends with its parent, even if the parent is killed. It ignores `SIGINT`, which a terminal sends to all
+    processes, and ends `TERMINATION_GRACE_S` seconds after `SIGTERM`.
+
+    Args:
+        worker: The index of the worker. Grain passes it; it has no effect.
+        workers: The number of workers. Likewise.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_after_grace)
+    _end_with_parent()
+
+
+def _end_after_grace(number: int, frame: FrameType | None) -> None:
+    # The default action of SIGALRM ends the process, even one that is busy outside of the interpreter.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.alarm(TERMINATION_GRACE_S)
+
+
+def _end_with_parent() -> None:
+    """End this process, a child of `multiprocessing`, as soon as its parent has ended.
+
+    The signal of `prctl(PR_SET_PDEATHSIG)` would come too early: it is sent when the thread that started this process
+    ends, and Grain ends that thread before it tells the worker to remove its shared memory.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None:
+        watch = threading.Thread(target=_wait_for_end, args=(parent.sentinel, parent.pid), name="watch-parent")
+        watch.daemon = True
+        watch.start()
+
+
+def _wait_for_end(sentinel: int, parent: int) -> None:
+    """End this process when the parent ends, which closes the pipe `sentinel` and gives this process another parent.
+
+    A process that the parent forked may hold the pipe open, so look at the parent's number as well.
+    """
+    while os.getppid() == parent and not connection.wait([sentinel], timeout=1):
+        pass
+    # Not sys.exit, which would end this thread only. The resource tracker removes the shared memory.
+    os._exit(1)
+
+
+def close_at_exit(iterator: "Generator[object, None, None]") -> None:
+    """Close an iterator over batches of workers when the interpreter exits, if it still exists then.
+
+    Grain itself would stop the workers after it has stopped the thread that removes their shared memory.
+
+    Args:
+        iterator: The iterator. No reference to it is kept.
+    """
+    _iterators.add(iterator)
+
+
+# The functions that were registered last run first. Those of multiprocessing.util, imported above, stop the threads.
+@atexit.register
+def _close_all() -> None:
+    for iterator in list(_iterators):
+        # Another thread may be waiting for its next batch.
+        with suppress(ValueError):
+            iterator.close()
+
+
+def remove_shared_memory() -> None:
+    """Wait until the shared memory of all batches that were dropped is removed.
+
+    Grain removes it in a thread. If the interpreter exits before the thread is done, the shared memory is reported as
+    leaked.
+    """
+    from grain.multiprocessing import SharedMemoryArray
+
+    pool = getattr(SharedMemoryArray, "_del_thread_pool", None)
+    if pool is not None:
+        # The pool has one thread, so this call returns after all earlier ones. A pool that was stopped raises.
+        with suppress(ValueError):
+            pool.apply(int)
+
+
+def worker_error(error: RuntimeError) -> InputError | None:
+    """Return the error for a worker that ended before its work was done, or None if `error` says something else.
+
+    Args:
+        error: What Grain raised.
+    """
+    match = _DEAD_WORKER.match(first_line(error))
+    if match is None:
+        return None
+    status = int(match[1])
+    if status == -signal.SIGKILL:
+        return invalid("data.workers", "a decoding process was killed", "if memory ran out, use fewer")
+    if status < 0:
+        return invalid("data.workers", f"a decoding process was ended by {signal.Signals(-status).name}")
+    hint = "if it could not start, call this under if __name__ == '__main__', or use 0"
+    return invalid("data.workers", f"a decoding process ended with status {status}", hint)

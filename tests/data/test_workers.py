@@ -1,0 +1,154 @@
+"""Worker processes end with their parent, answer signals, and leave no shared memory."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tcvit_jax.data import Batch, TrainTransform, open_source, train_batches, workers
+from tcvit_jax.errors import InputError
+
+SHARED_MEMORY = Path("/dev/shm")
+pytestmark = pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="reads /proc and /dev/shm")
+
+# Python makes names of at most 14 characters.
+PREFIX = f"/{os.getpid()}_"
+# Workers import the program again, so that the names of their shared memory have the same prefix.
+PROGRAM = """
+import multiprocessing.shared_memory, sys, time
+from tcvit_jax.data import EvalTransform, TrainTransform, eval_batches, open_source, train_batches
+
+multiprocessing.shared_memory._SHM_NAME_PREFIX = sys.argv[1]
+
+def start():
+    batches = train_batches(SOURCE, TrainTransform((64, 64), mode="shift"), batch_size=64, seed=0, workers=2)
+    for _ in range(3):
+        next(batches)
+    return batches
+
+if __name__ == "__main__":
+    SOURCE = open_source("digits", "val")
+    abandoned = start()
+"""
+ENDS = """
+    closed = start()
+    closed.close()
+    deleted = start()
+    del deleted
+    assert len(list(eval_batches(SOURCE, EvalTransform((64, 64)), batch_size=64, workers=2))) == 6
+"""
+WAIT = """
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+def start_program(tmp_path: Path, body: str, head: str = PROGRAM) -> subprocess.Popen[str]:
+    script = tmp_path / "program.py"
+    script.write_text(head + body)
+    command = [sys.executable, str(script), PREFIX]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def shared_memory() -> list[str]:
+    return [path.name for path in SHARED_MEMORY.glob(f"{PREFIX[1:]}*")]
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process started, with its resource tracker."""
+    return [
+        int(each) for task in Path(f"/proc/{pid}/task").iterdir() for each in (task / "children").read_text().split()
+    ]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "timeout"
+        time.sleep(0.05)
+
+
+def test_nothing_is_left_after_the_parent_is_killed(tmp_path: Path) -> None:
+    process = start_program(tmp_path, WAIT)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    processes = children(process.pid)
+    assert len(processes) == 3 and shared_memory()
+    process.kill()
+    wait_until(lambda: not any(map(is_running, processes)))
+    assert not shared_memory()
+    # The resource tracker says what it removed.
+    assert "leaked shared_memory objects to clean up" in process.communicate()[0]
+
+
+def test_no_shared_memory_is_reported_as_leaked(tmp_path: Path) -> None:
+    """Iterators are exhausted, closed, deleted, and abandoned half-way until the interpreter exits."""
+    process = start_program(tmp_path, ENDS)
+    output, _ = process.communicate(timeout=120)
+    assert (process.returncode, output) == (0, "")
+    assert not shared_memory()
+
+
+def sleep_in_worker(grace: int) -> None:
+    workers.TERMINATION_GRACE_S = grace
+    workers.start_worker(0, 1)
+    print("ready", flush=True)
+    time.sleep(60)
+
+
+def test_worker_ignores_interrupts_and_ends_some_time_after_termination(capfd: pytest.CaptureFixture[str]) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=sleep_in_worker, args=(2,))
+    process.start()
+    output = ""
+
+    def is_ready() -> bool:
+        nonlocal output
+        output += capfd.readouterr().out
+        return "ready" in output
+
+    wait_until(is_ready, 60)
+    assert process.pid is not None
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+        os.kill(process.pid, number)
+    process.join(0.5)
+    assert process.is_alive()
+    process.join(30)
+    assert process.exitcode == -signal.SIGALRM
+
+
+def take_all(batches: Iterator[Batch]) -> None:
+    for _ in batches:
+        pass
+
+
+def test_killed_worker_is_a_one_line_error() -> None:
+    source, transform = open_source("digits", "val"), TrainTransform((16, 16), channels=1, mode="shift")
+    batches = train_batches(source, transform, batch_size=8, seed=0, workers=1)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    with pytest.raises(InputError) as error:
+        take_all(batches)
+    assert str(error.value) == "data.workers: a decoding process was killed; if memory ran out, use fewer"
+
+
+@pytest.mark.slow
+def test_worker_that_cannot_start_is_a_one_line_error(tmp_path: Path) -> None:
+    """A program without `if __name__ == "__main__"` cannot be imported by its workers."""
+    process = start_program(tmp_path, "", PROGRAM.replace('if __name__ == "__main__":', "if True:"))
+    output, _ = process.communicate(timeout=120)
+    error = "data.workers: a decoding process ended with status 1; if it could not start, call this under if __name__ == '__main__', or use 0"
+    assert output.splitlines()[-1] == f"tcvit_jax.errors.InputError: {error}"
