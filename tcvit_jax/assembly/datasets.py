@@ -74,7 +74,7 @@ def build_eval_data(
     if classes is not None and source.classes != classes:
         problem = f"its classes differ from those that {model_name} was trained on"
         raise invalid(f"data.name={data.name!r}", problem, "use a dataset with the same classes")
-    return EvalData(source, transform, batch_size, data.workers)
+    return EvalData(source, transform, batch_size, pipeline.resolve_workers(data.workers, source))
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,8 @@ def build_train_data(data: Data, run: Run, model: ViT, preprocessing: Preprocess
     labeling = None
     if data.label_maps:
         labeling = TokenLabeling(LabelMaps(data.label_maps, model.num_classes), model.grid)
-    return TrainData(source, transform, run.batch_size, run.seed, data.repeats, data.workers, labeling)
+    workers = pipeline.resolve_workers(data.workers, source)
+    return TrainData(source, transform, run.batch_size, run.seed, data.repeats, workers, labeling)
 
 
 def _open(data: Data, split: str, model: ViT) -> Source:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from tcvit_jax import models, schedule, sharding
@@ -27,6 +27,21 @@ class Subset:
     source: Source
     count: int
     classes: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the source, with the number of examples."""
+        return f"{self.source.fingerprint}[{self.count}]"
+
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """Those of the source."""
+        return self.source.skipped
+
+    @property
+    def is_in_memory(self) -> bool:
+        """As the source."""
+        return self.source.is_in_memory
 
     def __len__(self) -> int:
         return self.count

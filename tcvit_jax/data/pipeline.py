@@ -17,7 +17,14 @@ import numpy as np
 
 from tcvit_jax.data.rows import Augment, TokenLabeling, create_reader
 from tcvit_jax.data.sources.base import ImageLike, Source
-from tcvit_jax.data.workers import close_at_exit, remove_shared_memory, start_worker, worker_error
+from tcvit_jax.data.workers import (
+    MAX_WORKERS_PER_CORE,
+    available_cores,
+    close_at_exit,
+    remove_shared_memory,
+    start_worker,
+    worker_error,
+)
 from tcvit_jax.errors import invalid, out_of_range
 
 Batch = dict[str, np.ndarray]
@@ -73,7 +80,7 @@ def train_batches(
         process_count: Number of processes that share the global batch.
         repeats: Number of rows per image.
         labeling: Label maps, or None. Requires an image folder and a `TrainTransform` with mode `"crop"`.
-        workers: Number of worker processes; 0 uses only threads of this process.
+        workers: Number of worker processes, at most 4 per core; 0 uses only threads of this process.
         threads: Threads per process, each of which prepares full batches; 0 prepares each batch on request.
 
     Returns:
@@ -124,7 +131,7 @@ def eval_batches(
         batch_size: Rows of the global batch; each process gets `batch_size // process_count` of them.
         process_index: Index of this process.
         process_count: Number of processes that share the global batch.
-        workers: Number of worker processes; 0 uses only threads of this process.
+        workers: Number of worker processes, at most 4 per core; 0 uses only threads of this process.
         threads: Threads per process, each of which prepares full batches; 0 prepares each batch on request.
 
     Returns:
@@ -263,6 +270,8 @@ def _check_batching(
     _check_minimum("batch_size", batch_size, 1)
     _check_minimum("process_count", process_count, 1)
     _check_minimum("workers", workers, 0)
+    if workers > (limit := MAX_WORKERS_PER_CORE * available_cores()):
+        raise out_of_range("workers", workers, f"<= {limit}, {MAX_WORKERS_PER_CORE} per core")
     _check_minimum("threads", threads, 0)
     if not 0 <= process_index < process_count:
         raise out_of_range("process_index", process_index, f"in [0, {process_count})")

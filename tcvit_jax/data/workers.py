@@ -1,9 +1,10 @@
-"""Worker processes for decoding: how they end, and the shared memory through which they send batches.
+"""Worker processes for decoding: their number, their end, and the shared memory through which they send batches.
 
 Grain spawns the workers, and they import this module again, so importing it must do no work.
 """
 
 import atexit
+import math
 import multiprocessing
 import multiprocessing.util
 import os
@@ -11,19 +12,92 @@ import re
 import signal
 import threading
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from multiprocessing import connection
+from pathlib import Path
 from types import FrameType
 
+from tcvit_jax.data.sources.base import Source
+from tcvit_jax.data.sources.images import refuse_large_images
 from tcvit_jax.errors import InputError, first_line, invalid
 
-TERMINATION_GRACE_S = 30
+MAX_DEFAULT_WORKERS = 16
+"""The largest default number of workers, each of which holds several batches."""
+MAX_WORKERS_PER_CORE = 4
+TERMINATION_GRACE_S = 60
 """Seconds between `SIGTERM` and the end of a worker: schedulers send the signal to all processes of a job, and the main
 process still needs batches until it has saved its checkpoint."""
 _DEAD_WORKER = re.compile(r"Worker process was terminated unexpectedly with exit code (-?\d+)")
 
 _iterators: "weakref.WeakSet[Generator[object, None, None]]" = weakref.WeakSet()
+
+
+def resolve_workers(workers: int | None, source: Source) -> int:
+    """Return the number of worker processes to start.
+
+    Args:
+        workers: The number that was requested, or None for as many as there are cores, at most `MAX_DEFAULT_WORKERS`.
+        source: The examples. None of them has to be decoded if they are in memory, so that the default is 0.
+
+    Returns:
+        The number, at most `MAX_WORKERS_PER_CORE` per core.
+    """
+    cores = available_cores()
+    if workers is None:
+        return 0 if source.is_in_memory else min(cores, MAX_DEFAULT_WORKERS)
+    return min(workers, MAX_WORKERS_PER_CORE * cores)
+
+
+def describe_workers(workers: int | None, count: int) -> str:
+    """Return a phrase such as `2 workers`, with the reason if it is not the number that was requested.
+
+    Args:
+        workers: The number that was requested, or None for the default.
+        count: The number that `resolve_workers` returned.
+    """
+    text = f"{count} worker{'' if count == 1 else 's'}"
+    if workers is None or workers == count:
+        return text
+    return f"{text} (data.workers={workers} exceeds {MAX_WORKERS_PER_CORE} per core)"
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use, by its affinity and the quota of its control groups."""
+    # Python 3.13 has os.process_cpu_count.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, math.ceil(min(_cpu_quotas(), default=cores))))
+
+
+def _cpu_quotas(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[float]:
+    """Yield the limits, in cores, of the control groups of this process and of the groups that contain them."""
+    try:
+        lines = groups.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        # Version 2 has one hierarchy, version 1 one for each controller.
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / controllers if controllers else root
+        # In a container, the path may be that outside of it, and only the root is there.
+        group = top / path.lstrip("/")
+        for directory in dict.fromkeys((group, *group.parents, top)):
+            if directory.is_relative_to(top):
+                yield from _cpu_quota(directory)
+
+
+def _cpu_quota(directory: Path) -> Iterator[float]:
+    """Yield the limit of one control group, if it has one."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((directory / name).read_text() for name in names).split()
+            limit = float(quota) / float(period)
+        except (OSError, ValueError):  # The group has no limit, which is `max`, or another version.
+            continue
+        if limit > 0:
+            yield limit
 
 
 def start_worker(worker: int, workers: int) -> None:
@@ -39,6 +113,7 @@ def start_worker(worker: int, workers: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_after_grace)
     _end_with_parent()
+    refuse_large_images()
 
 
 def _end_after_grace(number: int, frame: FrameType | None) -> None:

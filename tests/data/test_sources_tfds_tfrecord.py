@@ -114,6 +114,15 @@ def test_splits_match_array_record(data_dirs: tuple[str, str], name: str, split:
     assert_same(pickle.loads(pickle.dumps(actual)), expected)
 
 
+def test_fingerprints_depend_on_the_split_and_not_on_the_format(data_dirs: tuple[str, str]) -> None:
+    names = ("tiny_shapes", "tiny_photos")
+    fingerprints = [
+        [open_source(name, split, root).fingerprint for name in names for split in SPLITS] for root in data_dirs
+    ]
+    assert fingerprints[0] == fingerprints[1]
+    assert len(set(fingerprints[0])) == len(fingerprints[0])
+
+
 def test_pickle_has_no_offsets(data_dirs: tuple[str, str]) -> None:
     source = open_source("tiny_photos", "train", data_dirs[1])
     source[0]

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,26 @@ def test_val_stands_for_validation(directory: Path, split: str) -> None:
 def test_pickled_source_reads_the_same(directory: Path) -> None:
     copy = pickle.loads(pickle.dumps(open_source("tfrecord", "train", str(directory))))
     assert len(copy) == 3 and copy.classes == ("cat", "dog", "eel") and copy[2]["label"] == 1
+
+
+def test_fingerprint_depends_on_classes_split_files_and_counts(directory: Path) -> None:
+    fingerprints = {open_source("tfrecord", split, str(directory)).fingerprint for split in ("train", "val")}
+    assert len(fingerprints) == 2
+    source = open_source("tfrecord", "train", str(directory))
+    assert source.fingerprint in fingerprints and source.skipped == {} and not source.is_in_memory
+    copy = directory / "copy"
+    copy.mkdir()
+    for path in directory.glob("*-of-*"):
+        shutil.copy(path, copy)
+    (copy / "labels.txt").write_text("cat\ndog\neel\n")
+    assert open_source("tfrecord", "train", str(copy)).fingerprint == source.fingerprint
+    for labels in ("dog\ncat\neel\n", "background\ncat\ndog\neel\n"):
+        (copy / "labels.txt").write_text(labels)
+        fingerprints.add(open_source("tfrecord", "train", str(copy)).fingerprint)
+    (copy / "labels.txt").write_text("cat\ndog\neel\n")
+    write_records(copy / "train-00001-of-00002", [record(12, 1), record(13, 1)])
+    fingerprints.add(open_source("tfrecord", "train", str(copy)).fingerprint)
+    assert len(fingerprints) == 5
 
 
 @pytest.mark.parametrize(

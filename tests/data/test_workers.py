@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tcvit_jax.data import Batch, TrainTransform, open_source, train_batches, workers
+from tcvit_jax.data import Batch, TrainTransform, describe_workers, open_source, resolve_workers, train_batches
+from tcvit_jax.data import workers as workers_module
 from tcvit_jax.errors import InputError
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -103,8 +104,8 @@ def test_no_shared_memory_is_reported_as_leaked(tmp_path: Path) -> None:
 
 
 def sleep_in_worker(grace: int) -> None:
-    workers.TERMINATION_GRACE_S = grace
-    workers.start_worker(0, 1)
+    workers_module.TERMINATION_GRACE_S = grace
+    workers_module.start_worker(0, 1)
     print("ready", flush=True)
     time.sleep(60)
 
@@ -152,3 +153,65 @@ def test_worker_that_cannot_start_is_a_one_line_error(tmp_path: Path) -> None:
     output, _ = process.communicate(timeout=120)
     error = "data.workers: a decoding process ended with status 1; if it could not start, call this under if __name__ == '__main__', or use 0"
     assert output.splitlines()[-1] == f"tcvit_jax.errors.InputError: {error}"
+
+
+class FileSource:
+    is_in_memory = False
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "count", "text"),
+    [
+        (2, None, 2, "2 workers"),
+        (96, None, 16, "16 workers"),
+        (1, 1, 1, "1 worker"),
+        (2, 0, 0, "0 workers"),
+        (2, 8, 8, "8 workers"),
+        (2, 9, 8, "8 workers (data.workers=9 exceeds 4 per core)"),
+        (2, 3000, 8, "8 workers (data.workers=3000 exceeds 4 per core)"),
+    ],
+)
+def test_workers_are_limited_by_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, workers: int | None, count: int, text: str
+) -> None:
+    monkeypatch.setattr(workers_module, "available_cores", lambda: cores)
+    assert resolve_workers(workers, FileSource()) == count
+    assert describe_workers(workers, count) == text
+    digits = open_source("digits", "val")
+    assert resolve_workers(workers, digits) == (0 if workers is None else count)
+
+
+def test_too_many_workers_are_refused_before_any_starts() -> None:
+    source, transform = open_source("digits", "val"), TrainTransform((16, 16), channels=1, mode="shift")
+    with pytest.raises(InputError, match=r"^workers=3000: must be <= \d+, 4 per core$"):
+        train_batches(source, transform, batch_size=8, seed=0, workers=3000)
+
+
+def test_available_cores_follow_the_affinity() -> None:
+    code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); from tcvit_jax.data import workers; print(workers.available_cores())"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert output.stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("groups", "limits", "quotas"),
+    [
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000", "cpu.max": "max 100000"}, [1.5]),
+        ("0::/a/b\n", {"cpu.max": "400000 100000\n"}, [4.0]),
+        ("4:memory:/x\n3:cpuacct,cpu:/d\n0::/\n", {"cpuacct,cpu/d/cpu.cfs_quota_us": "50000", "cpuacct,cpu/d/cpu.cfs_period_us": "100000"}, [0.5]),
+        # The quota -1 is none, and the path is that outside of the container.
+        ("3:cpu:/outside/y\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, []),
+        ("3:cpu:/outside/y\n", {"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, [3.0]),
+    ],
+)  # fmt: skip
+def test_quotas_of_control_groups_are_read(
+    tmp_path: Path, groups: str, limits: dict[str, str], quotas: list[float]
+) -> None:
+    (tmp_path / "groups").write_text(groups)
+    for name, text in limits.items():
+        path = tmp_path / "root" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert list(workers_module._cpu_quotas(tmp_path / "groups", tmp_path / "root")) == quotas
+    assert list(workers_module._cpu_quotas(tmp_path / "missing", tmp_path / "root")) == []

@@ -1,8 +1,9 @@
 """Data sources: scikit-learn's digits, image folders, TFDS datasets and TFRecord files."""
 
-from tcvit_jax.data.sources.base import Example, ImageLike, Source
+from tcvit_jax.data.sources.base import Example, ImageLike, Source, describe_skipped
 from tcvit_jax.data.sources.digits import DigitsSource
 from tcvit_jax.data.sources.folder import FolderSource
+from tcvit_jax.data.sources.images import refuse_large_images
 from tcvit_jax.data.sources.tfds import TfdsSource
 from tcvit_jax.data.sources.tfrecord import TfrecordSource
 
@@ -14,12 +15,16 @@ __all__ = [
     "Source",
     "TfdsSource",
     "TfrecordSource",
+    "describe_skipped",
     "open_source",
 ]
 
 
 def open_source(name: str, split: str, directory: str = "") -> Source:
     """Open one split of a dataset. Nothing is downloaded.
+
+    Pillow's warning of images with very many pixels becomes an error in this process, since such an image would use up
+    the memory of the machine.
 
     Args:
         name: `"digits"` (requires scikit-learn), `"folder"` (images in `directory/SPLIT/CLASS/`), `"tfrecord"` (files
@@ -36,6 +41,7 @@ def open_source(name: str, split: str, directory: str = "") -> Source:
     Raises:
         InputError: The name or the split is unknown, or the data is not on this machine.
     """
+    refuse_large_images()
     if name == "digits":
         return DigitsSource(split)
     if name == "folder":

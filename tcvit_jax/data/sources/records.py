@@ -93,6 +93,11 @@ class RecordFiles:
         part, record = self._locate(index)
         return f"record {record} of {self._paths[part]}"
 
+    def descriptions(self) -> list[str]:
+        """Return the name of the file of each part, without its directory, and its number of records."""
+        counts = np.diff(self._ends, prepend=0).tolist()
+        return [f"{os.path.basename(path)} {count}" for path, count in zip(self._paths, counts, strict=True)]
+
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without the caches of this process."""
         return {name: value for name, value in self.__dict__.items() if name not in ("_index", "_file")}

@@ -1,12 +1,12 @@
 """TensorFlow Datasets (TFDS) prepared as ArrayRecord or TFRecord, read without TensorFlow and without network."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from tcvit_jax.data.sources.base import VALIDATION_SPLITS, Example
+from tcvit_jax.data.sources.base import VALIDATION_SPLITS, Example, hash_names
 from tcvit_jax.data.sources.records import Part, RecordFiles
 from tcvit_jax.errors import InputError, invalid, unknown
 
@@ -22,14 +22,23 @@ class TfdsSource:
             `validation` and `test` that the dataset has.
         directory: The TFDS data directory, or an empty string for the default one.
 
+    Attributes:
+        classes: As in `Source`.
+        fingerprint: As in `Source`: of the dataset's version, the classes, the split and the examples of its files.
+        skipped: As in `Source`, empty.
+        is_in_memory: As in `Source`.
+
     Raises:
         InputError: The name or the split is unknown, the dataset does not have labeled images, a file is damaged, or
             the dataset is not on this machine in a format with random access. In the last case the message has the
             command that prepares or converts it.
     """
 
+    is_in_memory = False
+
     def __init__(self, name: str, split: str, directory: str = "") -> None:
         self._name = name
+        self.skipped: Mapping[str, int] = {}
         with _silence_tfds():
             builder = _builder(name, directory)
             self.classes = _class_names(name, builder.info.features)
@@ -41,6 +50,7 @@ class TfdsSource:
                 raise
             except Exception as error:  # TFDS raises many exception types.
                 raise _cannot_open(name, split, builder, error) from error
+            self.fingerprint = hash_names(self.classes, [builder.info.full_name, split], _shards(split, builder))
 
     def __len__(self) -> int:
         """Return the number of examples in the split."""
@@ -125,6 +135,13 @@ def _open_records(name: str, split: str, builder: Any) -> Any:
     instructions = builder.info.splits[split].file_instructions
     parts = [Part(str(each.filename), each.skip, each.take, each.examples_in_shard) for each in instructions]
     return _DecodedRecords(name, RecordFiles(parts), builder.info.features)
+
+
+def _shards(split: str, builder: Any) -> list[str]:
+    """Return the range of examples that a split has in each of its files, whatever their format."""
+    # The mock data of TFDS has no splits.
+    instructions = builder.info.splits[split].file_instructions if builder.info.splits else ()
+    return [f"{each.skip} {each.take} {each.examples_in_shard}" for each in instructions]
 
 
 def _class_names(name: str, features: Any) -> tuple[str, ...]:

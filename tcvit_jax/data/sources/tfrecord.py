@@ -2,12 +2,14 @@
 
 import io
 import re
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from tcvit_jax.data.sources.base import VALIDATION_SPLITS, Example
+from tcvit_jax.data.sources.base import VALIDATION_SPLITS, Example, hash_names
 from tcvit_jax.data.sources.example_proto import Features, read_example
-from tcvit_jax.data.sources.folder import decode_image
+from tcvit_jax.data.sources.images import decode_image
 from tcvit_jax.data.sources.records import Part, RecordFiles
 from tcvit_jax.errors import cannot_read, invalid, requires, unknown
 
@@ -42,9 +44,16 @@ class TfrecordSource:
             and `test` that exists.
         directory: The directory of the files, or of the directories `train` and `validation` that hold them.
 
+    Attributes:
+        classes: As in `Source`.
+        skipped: As in `Source`, empty.
+        is_in_memory: As in `Source`.
+
     Raises:
         InputError: The directory or split is not found, a file is missing or damaged, or the classes are not known.
     """
+
+    is_in_memory = False
 
     def __init__(self, split: str, directory: str) -> None:
         if not directory:
@@ -58,6 +67,8 @@ class TfrecordSource:
         self._class_set = frozenset(self.classes)
         self._labels_path = str(root / _LABELS_FILE)
         self._records = RecordFiles([Part(str(path)) for path in files])
+        self._split = name
+        self.skipped: Mapping[str, int] = {}
 
     def __len__(self) -> int:
         """Return the number of records in the files of the split."""
@@ -77,6 +88,15 @@ class TfrecordSource:
         encoded = _single_value(features, _IMAGE, bytes, location)
         label = self._class_index(features, location)
         return {"image": decode_image(io.BytesIO(encoded), location), "label": label}
+
+    @property
+    def fingerprint(self) -> str:
+        """As in `Source`: of the classes, the first label, and the names and record counts of the files."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return hash_names(self.classes, [self._split, str(self._first_label)], self._records.descriptions())
 
     def _class_index(self, features: Features, location: str) -> int:
         """Return the class index of a record."""
