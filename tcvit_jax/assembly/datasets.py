@@ -148,7 +148,7 @@ def build_train_data(data: Data, run: Run, model: ViT, preprocessing: Preprocess
 
 
 def _open(data: Data, split: str, model: ViT) -> Source:
-    source = pipeline.open_source(data.name, split, data.dir)
+    source = pipeline.open_source(data.name, split, data.dir, data.verify)
     if len(source.classes) != model.num_classes:
         count = len(source.classes)
         problem = f"expected {model.num_classes} classes, as model.num_classes, got {count}"

@@ -67,7 +67,7 @@ def training_subset(comparison: Comparison, count: int) -> Subset:
     if data.train_split == data.eval_split:
         hint = "calibration requires images that are not evaluated"
         raise out_of_range("data.train_split", data.train_split, "different from data.eval_split", hint)
-    source = open_source(data.name, data.train_split, data.dir)
+    source = open_source(data.name, data.train_split, data.dir, data.verify)
     if not 0 < count <= len(source):
         hint = f"split {data.train_split!r} has {len(source):,} images"
         raise out_of_range("--calibrate", count, f"between 1 and {len(source)}", hint)

@@ -65,6 +65,7 @@ class Data(Section):
         label_maps: The directory of LV-ViT's token labels, with `CLASS/NAME.npy` for every training image.
         workers: The number of worker processes for decoding, at most 4 per core; 0 decodes in the main process. None is
             the number of cores, at most 16, or 0 for images in memory.
+        verify: Whether to verify the checksums of each record of a TFRecord file that is read.
         mean: As in `Preprocessing`; None for the value of the model's weights.
         std: As `mean`.
         crop_pct: As `mean`.
@@ -86,6 +87,7 @@ class Data(Section):
     repeats: int = key(1)
     label_maps: str = key("")
     workers: int | None = key(None, example=4)
+    verify: bool = key(True)
     mean: tuple[float, ...] | None = key(None, example=_PREPROCESSING.mean)
     std: tuple[float, ...] | None = key(None, example=_PREPROCESSING.std)
     crop_pct: float | None = key(None, example=_PREPROCESSING.crop_pct)

@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 
-def open_source(name: str, split: str, directory: str = "") -> Source:
+def open_source(name: str, split: str, directory: str = "", verify: bool = True) -> Source:
     """Open one split of a dataset. Nothing is downloaded.
 
     Pillow's warning of images with very many pixels becomes an error in this process, since such an image would use up
@@ -34,6 +34,7 @@ def open_source(name: str, split: str, directory: str = "") -> Source:
             `"train[:10%]"`.
         directory: The image folder, the directory of the TFRecord files, or the TFDS data directory. If empty, TFDS
             uses its default directory.
+        verify: Whether to verify the checksums of each record of a TFRecord file. Other sources ignore it.
 
     Returns:
         The source of the split.
@@ -47,5 +48,5 @@ def open_source(name: str, split: str, directory: str = "") -> Source:
     if name == "folder":
         return FolderSource(split, directory)
     if name == "tfrecord":
-        return TfrecordSource(split, directory)
-    return TfdsSource(name, split, directory)
+        return TfrecordSource(split, directory, verify)
+    return TfdsSource(name, split, directory, verify)

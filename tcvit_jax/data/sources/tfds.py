@@ -21,6 +21,7 @@ class TfdsSource:
         split: A TFDS split, such as `"train"` or `"train[:10%]"`. `"val"` stands for the first of `val`,
             `validation` and `test` that the dataset has.
         directory: The TFDS data directory, or an empty string for the default one.
+        verify: Whether to verify the checksums of each record of a TFRecord file. ArrayRecord always verifies its own.
 
     Attributes:
         classes: As in `Source`.
@@ -36,7 +37,7 @@ class TfdsSource:
 
     is_in_memory = False
 
-    def __init__(self, name: str, split: str, directory: str = "") -> None:
+    def __init__(self, name: str, split: str, directory: str = "", verify: bool = True) -> None:
         self._name = name
         self.skipped: Mapping[str, int] = {}
         with _silence_tfds():
@@ -45,7 +46,7 @@ class TfdsSource:
             split = _resolve_split(name, split, builder.info.splits)
             try:
                 # Keep only the record reader, which pickles to a few kilobytes.
-                self._records = _open_records(name, split, builder)
+                self._records = _open_records(name, split, builder, verify)
             except InputError:
                 raise
             except Exception as error:  # TFDS raises many exception types.
@@ -62,7 +63,13 @@ class TfdsSource:
         Raises:
             InputError: The example cannot be read, is not a uint8 image, or has no label.
         """
-        record = self._records[index]
+        try:
+            record = self._records[index]
+        except (InputError, IndexError):
+            raise
+        except Exception as error:  # ArrayRecord, TFDS and Pillow raise many types for damaged files.
+            problem = f"cannot read: {_one_line(error)}"
+            raise invalid(f"dataset {self._name!r}, example {index}", problem) from error
         image, label = np.asarray(record["image"]), int(record["label"])
         if image.dtype != np.uint8:
             raise invalid(f"dataset {self._name!r}, example {index}", f"expected a uint8 image, got {image.dtype}")
@@ -122,7 +129,7 @@ def _builder(name: str, directory: str) -> Any:
         raise invalid(f"dataset {name!r}", f"cannot open: {_one_line(error)}") from error
 
 
-def _open_records(name: str, split: str, builder: Any) -> Any:
+def _open_records(name: str, split: str, builder: Any, verify: bool) -> Any:
     """Return random access to the examples of a split.
 
     TFDS has random access to ArrayRecord files but not to TFRecord files, which `_DecodedRecords` reads.
@@ -134,7 +141,7 @@ def _open_records(name: str, split: str, builder: Any) -> Any:
             raise
     instructions = builder.info.splits[split].file_instructions
     parts = [Part(str(each.filename), each.skip, each.take, each.examples_in_shard) for each in instructions]
-    return _DecodedRecords(name, RecordFiles(parts), builder.info.features)
+    return _DecodedRecords(name, RecordFiles(parts, verify), builder.info.features)
 
 
 def _shards(split: str, builder: Any) -> list[str]:
