@@ -1,5 +1,8 @@
 """TensorFlow Datasets (TFDS) prepared as ArrayRecord or TFRecord, read without TensorFlow and without network."""
 
+import difflib
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -8,8 +11,11 @@ import numpy as np
 
 from tcvit_jax.data.sources.base import VALIDATION_SPLITS, Example, hash_names
 from tcvit_jax.data.sources.records import Part, RecordFiles
-from tcvit_jax.errors import InputError, invalid, unknown
+from tcvit_jax.errors import InputError, invalid, out_of_range, unknown
 
+_OTHER_SOURCES = ("digits", "folder", "tfrecord")
+# NAME/CONFIG:VERSION, where CONFIG and VERSION are optional.
+_NAME = re.compile(r"([a-zA-Z]\w*)(/[\w+\-.]+)?(:(\d+|\*)(\.(\d+|\*)){2})?", re.ASCII)
 _IMAGENET_ARCHIVES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
 
 
@@ -119,14 +125,34 @@ def _builder(name: str, directory: str) -> Any:
     """Return the `tfds.core.DatasetBuilder` of a name. Only code and local files are read."""
     import tensorflow_datasets as tfds
 
+    _check_name(name, directory)
     try:
         # Without try_gcs=False, TFDS would contact the public bucket and hang on a machine without network.
         return tfds.builder(name, data_dir=directory or None, try_gcs=False)
-    except tfds.core.DatasetNotFoundError as error:
-        names = tfds.list_builders(with_community_datasets=False)
-        raise unknown("dataset", name, ["digits", "folder", "tfrecord", *names]) from error
     except Exception as error:  # TFDS raises many types for a bad config, version or spelling.
         raise invalid(f"dataset {name!r}", f"cannot open: {_one_line(error)}") from error
+
+
+def _check_name(name: str, directory: str) -> None:
+    """Raise an `InputError` unless TFDS has a dataset of this name, or there is one in the data directory.
+
+    TFDS itself would search directories, and for names with a namespace, such as `huggingface:mnist`, the network.
+    """
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.naming import camelcase_to_snakecase
+    from tensorflow_datasets.core.utils import file_utils
+
+    match = _NAME.fullmatch(name)
+    names = [*_OTHER_SOURCES, *tfds.list_builders(with_community_datasets=False)]
+    if match is not None:
+        base = camelcase_to_snakecase(match[1])
+        directories = file_utils.list_data_dirs(given_data_dir=directory or None)
+        if base in names[len(_OTHER_SOURCES) :] or any(os.path.isdir(os.path.join(each, base)) for each in directories):
+            return
+        if difflib.get_close_matches(name, names, n=1, cutoff=0.5):
+            raise unknown("dataset", name, names)
+    others = ", ".join(map(repr, _OTHER_SOURCES))
+    raise out_of_range("data.name", name, f"{others} or the name of a TFDS dataset", "for example 'imagenet2012'")
 
 
 def _open_records(name: str, split: str, builder: Any, verify: bool) -> Any:
