@@ -11,10 +11,12 @@ import os
 import re
 import signal
 import threading
+import time
 import weakref
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from multiprocessing import connection
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from types import FrameType
 
@@ -28,6 +30,9 @@ MAX_WORKERS_PER_CORE = 4
 TERMINATION_GRACE_S = 60
 """Seconds between `SIGTERM` and the end of a worker: schedulers send the signal to all processes of a job, and the main
 process still needs batches until it has saved its checkpoint."""
+_END_TIMEOUT_S = 5
+# The exit status of a shell's child that was ended by SIGTERM.
+_TERMINATED = 128 + signal.SIGTERM
 _DEAD_WORKER = re.compile(r"Worker process was terminated unexpectedly with exit code (-?\d+)")
 
 _iterators: "weakref.WeakSet[Generator[object, None, None]]" = weakref.WeakSet()
@@ -111,15 +116,28 @@ def start_worker(worker: int, workers: int) -> None:
         workers: The number of workers. Likewise.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, _end)
     signal.signal(signal.SIGTERM, _end_after_grace)
     _end_with_parent()
     refuse_large_images()
 
 
 def _end_after_grace(number: int, frame: FrameType | None) -> None:
-    # The default action of SIGALRM ends the process, even one that is busy outside of the interpreter.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.alarm(TERMINATION_GRACE_S)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End this process, as the handler of `SIGALRM`. The resource tracker removes its shared memory.
+
+    The tracker does not know of shared memory whose constructor has not finished, so let that finish.
+    """
+    while frame is not None:
+        if frame.f_code is SharedMemory.__init__.__code__:
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            return
+        frame = frame.f_back
+    os._exit(_TERMINATED)
 
 
 def _end_with_parent() -> None:
@@ -142,8 +160,10 @@ def _wait_for_end(sentinel: int, parent: int) -> None:
     """
     while os.getppid() == parent and not connection.wait([sentinel], timeout=1):
         pass
-    # Not sys.exit, which would end this thread only. The resource tracker removes the shared memory.
-    os._exit(1)
+    os.kill(os.getpid(), signal.SIGALRM)
+    # Python runs the handler in the main thread, which may wait for a disk that does not answer.
+    time.sleep(_END_TIMEOUT_S)
+    os._exit(_TERMINATED)
 
 
 def close_at_exit(iterator: "Generator[object, None, None]") -> None:
@@ -193,7 +213,8 @@ def worker_error(error: RuntimeError) -> InputError | None:
     status = int(match[1])
     if status == -signal.SIGKILL:
         return invalid("data.workers", "a decoding process was killed", "if memory ran out, use fewer")
-    if status < 0:
-        return invalid("data.workers", f"a decoding process was ended by {signal.Signals(-status).name}")
+    if status < 0 or status == _TERMINATED:
+        name = signal.SIGTERM.name if status == _TERMINATED else signal.Signals(-status).name
+        return invalid("data.workers", f"a decoding process was ended by {name}")
     hint = "if it could not start, call this under if __name__ == '__main__', or use 0"
     return invalid("data.workers", f"a decoding process ended with status {status}", hint)

@@ -286,6 +286,14 @@ def test_class_missing_in_train_is_an_error(folder: Path) -> None:
     assert expected in one_line_error("val", folder)
 
 
+def test_directory_without_permission_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert one_line_error("train", folder) == f"{folder / 'train' / 'cat'}: Permission denied"
+
+
 def test_empty_image_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path / "train" / "a" / "x.png")
     path.write_bytes(b"")

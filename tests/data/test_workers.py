@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,15 +14,15 @@ import pytest
 from tcvit_jax.data import Batch, TrainTransform, describe_workers, open_source, resolve_workers, train_batches
 from tcvit_jax.data import workers as workers_module
 from tcvit_jax.errors import InputError
+from tests.processes import SHARED_MEMORY, children, is_running, wait_until
 
-SHARED_MEMORY = Path("/dev/shm")
 pytestmark = pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="reads /proc and /dev/shm")
 
 # Python makes names of at most 14 characters.
 PREFIX = f"/{os.getpid()}_"
 # Workers import the program again, so that the names of their shared memory have the same prefix.
 PROGRAM = """
-import multiprocessing.shared_memory, sys, time
+import multiprocessing.shared_memory, sys
 from tcvit_jax.data import EvalTransform, TrainTransform, eval_batches, open_source, train_batches
 
 multiprocessing.shared_memory._SHM_NAME_PREFIX = sys.argv[1]
@@ -44,9 +44,10 @@ ENDS = """
     del deleted
     assert len(list(eval_batches(SOURCE, EvalTransform((64, 64)), batch_size=64, workers=2))) == 6
 """
-WAIT = """
+RUN = """
     print("ready", flush=True)
-    time.sleep(600)
+    for _ in abandoned:
+        pass
 """
 
 
@@ -62,29 +63,8 @@ def shared_memory() -> list[str]:
     return [path.name for path in SHARED_MEMORY.glob(f"{PREFIX[1:]}*")]
 
 
-def children(pid: int) -> list[int]:
-    """Return the processes that a process started, with its resource tracker."""
-    return [
-        int(each) for task in Path(f"/proc/{pid}/task").iterdir() for each in (task / "children").read_text().split()
-    ]
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "timeout"
-        time.sleep(0.05)
-
-
 def test_nothing_is_left_after_the_parent_is_killed(tmp_path: Path) -> None:
-    process = start_program(tmp_path, WAIT)
+    process = start_program(tmp_path, RUN)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     processes = children(process.pid)
     assert len(processes) == 3 and shared_memory()
@@ -127,7 +107,7 @@ def test_worker_ignores_interrupts_and_ends_some_time_after_termination(capfd: p
     process.join(0.5)
     assert process.is_alive()
     process.join(30)
-    assert process.exitcode == -signal.SIGALRM
+    assert process.exitcode == 128 + signal.SIGTERM
 
 
 def take_all(batches: Iterator[Batch]) -> None:
@@ -140,6 +120,8 @@ def test_killed_worker_is_a_one_line_error() -> None:
     batches = train_batches(source, transform, batch_size=8, seed=0, workers=1)
     next(batches)
     (worker,) = multiprocessing.active_children()
+    # Wait until its buffers are full: no one removes shared memory that it is about to create.
+    time.sleep(0.5)
     worker.kill()
     with pytest.raises(InputError) as error:
         take_all(batches)

@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests import processes
+
 ROOT = Path(__file__).parent.parent.parent
 # Halves the compilation time. Results are comparable between processes with the same flag.
 FAST_COMPILATION = "--xla_backend_optimization_level=0"
@@ -26,6 +28,8 @@ SETTINGS = (
     "--config.optimizer.warmup_epochs=0.2", "--config.log_every=23", "--config.checkpoint_every=5",
     "--config.mixing.mixup=0.8", "--config.mixing.cutmix=1.0", "--config.random_erasing=0.25",
 )  # fmt: skip
+# Of killed runs. Their results must be those of the reference, which decodes in its main process.
+WORKERS = "--config.data.workers=2"
 MOMENTS = ("step", "saving", "evaluation")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 PREEMPTED = 75
@@ -109,7 +113,7 @@ def wait_until(condition, process, seconds=180):
 
 
 def kill(workdir, moment, number, rng, last=150):
-    """Start a run, kill it, and resume it.
+    """Start a run with decoding workers, kill it, check that nothing of it is left after ten seconds, and resume it.
 
     Args:
         workdir: The run directory.
@@ -121,16 +125,21 @@ def kill(workdir, moment, number, rng, last=150):
     Returns:
         A text that says at which step the run was resumed, or None if it finished before it was killed.
     """
-    process = start(workdir)
+    process = start(workdir, WORKERS)
     wait_for_moment(workdir, moment, rng, process, last)
+    workers = processes.children(process.pid)
+    shared_memory = processes.shared_memory_of([process.pid, *workers])
     process.send_signal(number)
+    process.wait(timeout=180)
+    processes.wait_until(lambda: not any(map(processes.is_running, workers)), seconds=10)
+    assert not [path for path in shared_memory if path.exists()]
     output, _ = process.communicate(timeout=180)
     if process.returncode == 0:
         return None
     assert process.returncode == (PREEMPTED if number == signal.SIGTERM else -number), output
     if number == signal.SIGTERM:
         assert "preempted: saved after step" in output
-    output = finish(start(workdir))
+    output = finish(start(workdir, WORKERS))
     assert "resumed after step" in output, output
     return next(line for line in output.splitlines() if "resumed" in line).rpartition(", ")[2]
 

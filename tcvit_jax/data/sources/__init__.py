@@ -6,6 +6,7 @@ from tcvit_jax.data.sources.folder import FolderSource
 from tcvit_jax.data.sources.images import refuse_large_images
 from tcvit_jax.data.sources.tfds import TfdsSource
 from tcvit_jax.data.sources.tfrecord import TfrecordSource
+from tcvit_jax.errors import cannot_read, first_line
 
 __all__ = [
     "DigitsSource",
@@ -40,13 +41,17 @@ def open_source(name: str, split: str, directory: str = "", verify: bool = True)
         The source of the split.
 
     Raises:
-        InputError: The name or the split is unknown, or the data is not on this machine.
+        InputError: The name or the split is unknown, or the data is not on this machine or cannot be read.
     """
     refuse_large_images()
-    if name == "digits":
-        return DigitsSource(split)
-    if name == "folder":
-        return FolderSource(split, directory)
-    if name == "tfrecord":
-        return TfrecordSource(split, directory, verify)
-    return TfdsSource(name, split, directory, verify)
+    try:
+        if name == "digits":
+            return DigitsSource(split)
+        if name == "folder":
+            return FolderSource(split, directory)
+        if name == "tfrecord":
+            return TfrecordSource(split, directory, verify)
+        return TfdsSource(name, split, directory, verify)
+    # For example, a directory without permission.
+    except OSError as error:
+        raise cannot_read(error.filename or directory, error.strerror or first_line(error)) from error

@@ -10,7 +10,7 @@ import numpy as np
 
 from tcvit_jax.data.sources.base import Example, describe_skipped, hash_names
 from tcvit_jax.data.sources.images import SUFFIXES, read_image
-from tcvit_jax.errors import cannot_read, first_line, requires, unknown
+from tcvit_jax.errors import cannot_read, requires, unknown
 
 _LAYOUT = "expected DIRECTORY/train/CLASS/*.jpg and DIRECTORY/val/CLASS/*.jpg"
 
@@ -47,19 +47,16 @@ class FolderSource:
         self._root, self._names = str(root), list[str]()
         labels: list[int] = []
         skipped: Counter[str] = Counter()
-        try:
-            self.classes = _class_names(reference if reference.is_dir() else root)
-            for name in _class_names(root):
-                if name not in self.classes:
-                    problem = f"class {name!r} not found in {reference}"
-                    raise cannot_read(root, problem, "labels number the classes of train")
-                files = _image_files(root / name, skipped)
-                self._names += [f"{name}/{file}" for file in files]
-                labels += [self.classes.index(name)] * len(files)
-            loose = (entry for entry in os.scandir(root) if entry.is_file(follow_symlinks=False))
-            skipped["outside of class folders"] = sum(not entry.name.startswith(".") for entry in loose)
-        except OSError as error:
-            raise cannot_read(error.filename or root, error.strerror or first_line(error)) from error
+        self.classes = _class_names(reference if reference.is_dir() else root)
+        for name in _class_names(root):
+            if name not in self.classes:
+                problem = f"class {name!r} not found in {reference}"
+                raise cannot_read(root, problem, "labels number the classes of train")
+            files = _image_files(root / name, skipped)
+            self._names += [f"{name}/{file}" for file in files]
+            labels += [self.classes.index(name)] * len(files)
+        loose = (entry for entry in os.scandir(root) if entry.is_file(follow_symlinks=False))
+        skipped["outside of class folders"] = sum(not entry.name.startswith(".") for entry in loose)
         self._labels = np.array(labels, np.int32)
         self.skipped: Mapping[str, int] = {reason: count for reason, count in sorted(skipped.items()) if count}
 
