@@ -27,20 +27,20 @@ from tcvit_jax.data import EvalTransform, TrainTransform, eval_batches, open_sou
 
 multiprocessing.shared_memory._SHM_NAME_PREFIX = sys.argv[1]
 
-def start():
-    batches = train_batches(SOURCE, TrainTransform((64, 64), mode="shift"), batch_size=64, seed=0, workers=2)
+def start(workers):
+    batches = train_batches(SOURCE, TrainTransform((64, 64), mode="shift"), batch_size=64, seed=0, workers=workers)
     for _ in range(3):
         next(batches)
     return batches
 
 if __name__ == "__main__":
     SOURCE = open_source("digits", "val")
-    abandoned = start()
+    abandoned = start(2)
 """
 ENDS = """
-    closed = start()
+    closed = start(1)
     closed.close()
-    deleted = start()
+    deleted = start(1)
     del deleted
     assert len(list(eval_batches(SOURCE, EvalTransform((64, 64)), batch_size=64, workers=2))) == 6
 """
