@@ -4,13 +4,10 @@ Grain loads the data, with threads or worker processes. Its worker processes are
 so importing it must neither do work nor import JAX.
 """
 
-import sys
-import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,9 +17,11 @@ from tcvit_jax.data.sources.base import ImageLike, Source
 from tcvit_jax.data.workers import (
     MAX_WORKERS_PER_CORE,
     available_cores,
+    clear_frames,
     close_at_exit,
     remove_shared_memory,
     start_worker,
+    start_workers,
     worker_error,
 )
 from tcvit_jax.errors import invalid, out_of_range
@@ -146,9 +145,8 @@ def eval_batches(
     # A shard of padding only has no image to take the shape from, so read the first image.
     shape = transform(source[0]["image"]).shape
     shard = _EvalShard(source, transform, shape, batch_size, process_index, process_count)
-    # The dataset goes on with empty batches, which are not read. At an end, Grain would raise an exception that refers
-    # to the last batch of a worker, whose shared memory could then not be removed.
-    return _iterate(grain.MapDataset.range(sys.maxsize).map(shard), workers, threads, shard.steps)
+    steps = -(-len(source) // batch_size)
+    return _iterate(grain.MapDataset.range(steps).map(shard), workers, threads)
 
 
 @dataclass(frozen=True)
@@ -187,14 +185,7 @@ class _EvalShard:
     process_index: int
     process_count: int
 
-    @property
-    def steps(self) -> int:
-        """The number of batches; those after the last one are empty."""
-        return -(-len(self.source) // self.batch_size)
-
     def __call__(self, step: int) -> Batch:
-        if step >= self.steps:
-            return {}
         rows = self.batch_size // self.process_count
         batch = {
             "image": np.zeros((rows, *self.shape), np.uint8),
@@ -210,40 +201,38 @@ class _EvalShard:
         return batch
 
 
-def _iterate(batches: Any, workers: int, threads: int, count: int | None = None) -> Iterator[Batch]:
-    """Iterate over the first `count` batches of an infinite Grain `MapDataset`, or over all.
-
-    The threads and processes stop when the generator closes.
-    """
+def _iterate(batches: Any, workers: int, threads: int) -> Iterator[Batch]:
+    """Iterate over a Grain `MapDataset` of batches; the threads and processes stop when the generator closes."""
     import grain
 
     # The buffer is counted in elements, here full batches: Grain's default of 500 would fill the memory.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     dataset = batches.to_iter_dataset(options)
     if not workers:
-        return _yield_batches(dataset, count)
+        return _yield_batches(dataset)
     _mark_flags_parsed()
     processes = grain.MultiprocessingOptions(num_workers=workers)
-    iterator = _receive_batches(dataset.mp_prefetch(processes, worker_init_fn=start_worker), count)
+    iterator = _receive_batches(dataset.mp_prefetch(processes, worker_init_fn=start_worker))
     close_at_exit(iterator)
     return iterator
 
 
-def _yield_batches(dataset: Any, count: int | None) -> Generator[Batch, None, None]:
+def _yield_batches(dataset: Any) -> Generator[Batch, None, None]:
     with closing(iter(dataset)) as iterator:
-        yield from islice(iterator, count)
+        yield from iterator
 
 
-def _receive_batches(dataset: Any, count: int | None) -> Generator[Batch, None, None]:
+def _receive_batches(dataset: Any) -> Generator[Batch, None, None]:
     """Yield the batches of worker processes, and remove all of their shared memory at the end.
 
     No variable may refer to a batch in shared memory, or it could not be removed.
     """
     try:
-        with closing(_yield_batches(dataset, count)) as iterator:
+        with closing(iter(dataset)) as iterator:
+            yield _copy_batch(start_workers(iterator))
             yield from map(_copy_batch, iterator)
     except Exception as error:
-        traceback.clear_frames(error.__traceback__)
+        clear_frames(error)
         if isinstance(error, RuntimeError) and (input_error := worker_error(error)):
             raise input_error from error
         raise

@@ -4,6 +4,7 @@ Grain spawns the workers, and they import this module again, so importing it mus
 """
 
 import atexit
+import gc
 import math
 import multiprocessing
 import multiprocessing.util
@@ -14,11 +15,13 @@ import threading
 import time
 import weakref
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 from tcvit_jax.data.sources.base import Source
 from tcvit_jax.data.sources.images import refuse_large_images
@@ -31,9 +34,12 @@ TERMINATION_GRACE_S = 60
 """Seconds between `SIGTERM` and the end of a worker: schedulers send the signal to all processes of a job, and the main
 process still needs batches until it has saved its checkpoint."""
 _END_TIMEOUT_S = 5
+_HANDLED = (signal.SIGINT, signal.SIGTERM)
 # The exit status of a shell's child that was ended by SIGTERM.
 _TERMINATED = 128 + signal.SIGTERM
 _DEAD_WORKER = re.compile(r"Worker process was terminated unexpectedly with exit code (-?\d+)")
+
+_Batch = TypeVar("_Batch")
 
 _iterators: "weakref.WeakSet[Generator[object, None, None]]" = weakref.WeakSet()
 
@@ -118,6 +124,7 @@ def start_worker(worker: int, workers: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, _end)
     signal.signal(signal.SIGTERM, _end_after_grace)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
     _end_with_parent()
     refuse_large_images()
 
@@ -186,19 +193,58 @@ def _close_all() -> None:
             iterator.close()
 
 
+def start_workers(iterator: Iterator[_Batch]) -> _Batch:
+    """Return the first batch of a Grain iterator over batches of workers, which starts them.
+
+    A scheduler may send `SIGTERM` to all processes of a job while a worker is still importing its modules. The signal
+    is blocked until `start_worker` handles it: threads and processes inherit the blocked signals of the thread that
+    starts them.
+    """
+    # Starting the resource tracker would unblock the signals.
+    resource_tracker.ensure_running()
+    with ThreadPoolExecutor(1, initializer=signal.pthread_sigmask, initargs=(signal.SIG_BLOCK, _HANDLED)) as starter:
+        return starter.submit(next, iterator).result()
+
+
 def remove_shared_memory() -> None:
-    """Wait until the shared memory of all batches that were dropped is removed.
+    """Remove the shared memory of all batches that were dropped.
 
     Grain removes it in a thread. If the interpreter exits before the thread is done, the shared memory is reported as
-    leaked.
+    leaked. Grain's exceptions, such as that at the end of the data, refer to the last batch of a worker and to
+    themselves, so that only the garbage collector finds them.
     """
     from grain.multiprocessing import SharedMemoryArray
 
     pool = getattr(SharedMemoryArray, "_del_thread_pool", None)
-    if pool is not None:
-        # The pool has one thread, so this call returns after all earlier ones. A pool that was stopped raises.
-        with suppress(ValueError):
-            pool.apply(int)
+    if pool is None:
+        gc.collect()
+        return
+    # The garbage collector closes shared memory at the same time as the thread would.
+    SharedMemoryArray._del_thread_pool = None
+    try:
+        gc.collect()
+    finally:
+        SharedMemoryArray._del_thread_pool = pool
+    # The pool has one thread, so this call returns after all earlier ones. A pool that was stopped raises.
+    with suppress(ValueError):
+        pool.apply(int)
+
+
+def clear_frames(error: BaseException) -> None:
+    """Clear the variables of the calls that an exception has left, which may refer to batches in shared memory.
+
+    Args:
+        error: The exception. Grain removes its own calls from the traceback, but those that remain refer to them.
+    """
+    trace = error.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
+        while frame is not None:
+            # A call that has not returned cannot be cleared.
+            with suppress(RuntimeError):
+                frame.clear()
+            frame = frame.f_back
+        trace = trace.tb_next
 
 
 def worker_error(error: RuntimeError) -> InputError | None:

@@ -42,6 +42,13 @@ ENDS = """
     closed.close()
     deleted = start(1)
     del deleted
+    unreadable = type(SOURCE)("val")
+    unreadable._labels = unreadable._labels.astype(object)
+    unreadable._labels[200:] = None
+    try:
+        list(eval_batches(unreadable, EvalTransform((64, 64)), batch_size=16, workers=2))
+    except TypeError:
+        pass
     assert len(list(eval_batches(SOURCE, EvalTransform((64, 64)), batch_size=64, workers=2))) == 6
 """
 RUN = """
@@ -75,8 +82,25 @@ def test_nothing_is_left_after_the_parent_is_killed(tmp_path: Path) -> None:
     assert "leaked shared_memory objects to clean up" in process.communicate()[0]
 
 
+@pytest.mark.slow
+def test_workers_that_are_still_starting_do_not_end_at_once_when_all_processes_are_terminated(tmp_path: Path) -> None:
+    """The program, which would save a checkpoint, handles the signal."""
+    handle = "import signal; signal.signal(signal.SIGTERM, lambda *_: None)\n"
+    process = start_program(
+        tmp_path, RUN, PROGRAM.replace('if __name__ == "__main__":\n', f'if __name__ == "__main__":\n    {handle}')
+    )
+    try:
+        wait_until(lambda: len(children(process.pid)) == 3, 60)
+        for pid in [process.pid, *children(process.pid)]:
+            os.kill(pid, signal.SIGTERM)
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_no_shared_memory_is_reported_as_leaked(tmp_path: Path) -> None:
-    """Iterators are exhausted, closed, deleted, and abandoned half-way until the interpreter exits."""
+    """Iterators are exhausted, closed, deleted, failed, and abandoned half-way until the interpreter exits."""
     process = start_program(tmp_path, ENDS)
     output, _ = process.communicate(timeout=120)
     assert (process.returncode, output) == (0, "")
