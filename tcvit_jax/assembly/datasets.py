@@ -72,7 +72,7 @@ def build_eval_data(
     source = _open(data, data.eval_split, model)
     if record is not None:
         record.check(data, data.eval_split, source)
-    return EvalData(source, transform, batch_size, data.workers)
+    return EvalData(source, transform, batch_size, pipeline.resolve_workers(data.workers, source))
 
 
 @dataclass(frozen=True)
@@ -141,11 +141,12 @@ def build_train_data(data: Data, run: Run, model: ViT, preprocessing: Preprocess
     labeling = None
     if data.label_maps:
         labeling = TokenLabeling(LabelMaps(data.label_maps, model.num_classes), model.grid)
-    return TrainData(source, transform, run.batch_size, run.seed, data.repeats, data.workers, labeling)
+    workers = pipeline.resolve_workers(data.workers, source)
+    return TrainData(source, transform, run.batch_size, run.seed, data.repeats, workers, labeling)
 
 
 def _open(data: Data, split: str, model: ViT) -> Source:
-    source = pipeline.open_source(data.name, split, data.dir)
+    source = pipeline.open_source(data.name, split, data.dir, data.verify)
     if len(source.classes) != model.num_classes:
         count = len(source.classes)
         problem = f"expected {model.num_classes} classes, as model.num_classes, got {count}"

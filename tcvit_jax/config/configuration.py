@@ -47,8 +47,8 @@ class Config:
 
     # Keys that may change when a run resumes: its directories and devices. Training is the same except for rounding.
     RESUMABLE_KEYS: ClassVar[tuple[str, ...]] = (
-        "workdir", "mesh.data", "mesh.model", "data.dir", "data.workers", "accumulate", "eval_batch_size",
-        "checkpoint_every",
+        "workdir", "mesh.data", "mesh.model", "data.dir", "data.workers", "data.verify", "accumulate",
+        "eval_batch_size", "checkpoint_every",
     )  # fmt: skip
 
     def __post_init__(self) -> None:

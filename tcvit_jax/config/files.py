@@ -23,7 +23,7 @@ from tcvit_jax.errors import cannot_read, conflicts, invalid, unknown
 
 # The keys that an evaluation uses, and the keys that define the reduction.
 EVALUATION_KEYS = (
-    "data.name", "data.dir", "data.eval_split", "data.workers", "data.mean", "data.std", "data.crop_pct",
+    "data.name", "data.dir", "data.eval_split", "data.workers", "data.verify", "data.mean", "data.std", "data.crop_pct",
     "data.interpolation", "data.crop_mode", "eval_batch_size",
 )  # fmt: skip
 REDUCTION_KEYS = (REDUCER_PREFIX, "schedule", "gmacs", "schedule_family")

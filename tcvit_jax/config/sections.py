@@ -63,7 +63,9 @@ class Data(Section):
         train_interpolation: The interpolation for training, or `"random"`; empty for that of evaluation.
         repeats: The number of rows that each image fills, each augmented differently (repeated augmentation).
         label_maps: The directory of LV-ViT's token labels, with `CLASS/NAME.npy` for every training image.
-        workers: The number of worker processes for decoding; 0 decodes in the main process.
+        workers: The number of worker processes for decoding, at most 4 per core; 0 decodes in the main process. None is
+            the number of cores, at most 16, or 0 for images in memory.
+        verify: Whether to verify the checksums of each record of a TFRecord file that is read.
         mean: As in `Preprocessing`; None for the value of the model's weights.
         std: As `mean`.
         crop_pct: As `mean`.
@@ -84,7 +86,8 @@ class Data(Section):
     train_interpolation: str = key("")
     repeats: int = key(1)
     label_maps: str = key("")
-    workers: int = key(0)
+    workers: int | None = key(None, example=4)
+    verify: bool = key(True)
     mean: tuple[float, ...] | None = key(None, example=_PREPROCESSING.mean)
     std: tuple[float, ...] | None = key(None, example=_PREPROCESSING.std)
     crop_pct: float | None = key(None, example=_PREPROCESSING.crop_pct)
@@ -94,7 +97,9 @@ class Data(Section):
     def check(self) -> None:
         """Check ranges; the dataset and the transforms check the other values."""
         self.require(AT_LEAST_ONE, "repeats")
-        self.require(NOT_NEGATIVE, "shift", "color_jitter", "workers")
+        self.require(NOT_NEGATIVE, "shift", "color_jitter")
+        if self.workers is not None:
+            self.require(NOT_NEGATIVE, "workers")
 
 
 @dataclass(frozen=True)

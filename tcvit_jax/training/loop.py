@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from tcvit_jax import lock, models, reducers, sharding
 from tcvit_jax.assembly import DataRecord
 from tcvit_jax.config import Config, canonicalize
+from tcvit_jax.data import describe_skipped, describe_workers
 from tcvit_jax.errors import invalid, out_of_range
 from tcvit_jax.evaluation import EvaluationResult, EvaluationStopped, evaluate, make_eval_step
 from tcvit_jax.report.plots import draw_curves
@@ -119,10 +120,14 @@ def _banner(job: Job, start: int) -> Iterator[str]:
     )
     yield from job.ledger.summary().splitlines()
     source = job.train_data.source
+    workers = f", {describe_workers(config.data.workers, job.train_data.workers)}" if job.train_data.workers else ""
     yield (
         f"data    {config.data.name}: {len(source):,} training images, {len(job.eval_data.source):,} validation "
-        f"images, {len(source.classes):,} classes"
+        f"images, {len(source.classes):,} classes{workers}"
     )
+    for split, each in (("training", source), ("validation", job.eval_data.source)):
+        if line := describe_skipped(each.skipped):
+            yield f"data    {split}: {line}"
     shards = f", parameters sharded over {config.mesh.model}" if config.mesh.model > 1 else ""
     yield f"devices {len(devices)} x {devices[0].device_kind}, batch size {config.run.batch_size:,}{shards}"
     resumed = f", resumed after step {start}" if start else ""

@@ -4,11 +4,9 @@ python -m tests.training.kills --count 20
 """
 
 import argparse
-import contextlib
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +14,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from tests import processes
 
 ROOT = Path(__file__).parent.parent.parent
 # Halves the compilation time. Results are comparable between processes with the same flag.
@@ -27,8 +27,9 @@ SETTINGS = (
     "--config.batch_size=64", "--config.eval_batch_size=2", "--config.epochs=8", "--config.eval_every=1.02",
     "--config.optimizer.warmup_epochs=0.2", "--config.log_every=23", "--config.checkpoint_every=5",
     "--config.mixing.mixup=0.8", "--config.mixing.cutmix=1.0", "--config.random_erasing=0.25",
-    "--config.data.workers=2",
 )  # fmt: skip
+# Of killed runs. Their results must be those of the reference, which decodes in its main process.
+WORKERS = "--config.data.workers=2"
 MOMENTS = ("step", "saving", "evaluation")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 PREEMPTED = 75
@@ -111,45 +112,8 @@ def wait_until(condition, process, seconds=180):
         time.sleep(0.001)
 
 
-def resources(pid):
-    """Return the IDs of all descendants of a process, and the paths of the shared memory that they map."""
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            # The name of the program, in parentheses, may contain spaces.
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-    processes = {pid}
-    while more := {child for child, parent in parents.items() if parent in processes} - processes:
-        processes |= more
-    segments = set()
-    for each in processes:
-        with contextlib.suppress(OSError):
-            segments |= set(re.findall(r"/dev/shm/\S+", Path(f"/proc/{each}/maps").read_text()))
-    return processes, segments
-
-
-def assert_released(processes, segments, seconds=10):
-    """Assert that processes have ended and shared memory is removed within some seconds."""
-
-    def left():
-        living = [pid for pid in processes if Path(f"/proc/{pid}").exists() and not is_zombie(pid)]
-        return living + [path for path in segments if Path(path).exists()]
-
-    deadline = time.monotonic() + seconds
-    while left() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not left()
-
-
-def is_zombie(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
-
-
 def kill(workdir, moment, number, rng, last=150):
-    """Start a run, kill it, and resume it.
+    """Start a run with decoding workers, kill it, check that nothing of it is left after ten seconds, and resume it.
 
     Args:
         workdir: The run directory.
@@ -161,18 +125,21 @@ def kill(workdir, moment, number, rng, last=150):
     Returns:
         A text that says at which step the run was resumed, or None if it finished before it was killed.
     """
-    process = start(workdir)
+    process = start(workdir, WORKERS)
     wait_for_moment(workdir, moment, rng, process, last)
-    processes, segments = resources(process.pid)
+    workers = processes.children(process.pid)
+    shared_memory = processes.shared_memory_of([process.pid, *workers])
     process.send_signal(number)
+    process.wait(timeout=180)
+    processes.wait_until(lambda: not any(map(processes.is_running, workers)), seconds=10)
+    assert not [path for path in shared_memory if path.exists()]
     output, _ = process.communicate(timeout=180)
-    assert_released(processes, segments)
     if process.returncode == 0:
         return None
     assert process.returncode == (PREEMPTED if number == signal.SIGTERM else -number), output
     if number == signal.SIGTERM:
         assert "preempted: saved after step" in output
-    output = finish(start(workdir))
+    output = finish(start(workdir, WORKERS))
     assert "resumed after step" in output, output
     return next(line for line in output.splitlines() if "resumed" in line).rpartition(", ")[2]
 

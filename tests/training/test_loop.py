@@ -13,6 +13,7 @@ from tcvit_jax import config, convert
 from tcvit_jax.assembly import from_checkpoint
 from tcvit_jax.assembly.evaluate import evaluate
 from tcvit_jax.checkpoint import load
+from tcvit_jax.data.workers import available_cores
 from tcvit_jax.training.job import build
 from tcvit_jax.training.loop import train
 from tcvit_jax.training.preemption import Preempted, PreemptionWatcher
@@ -156,7 +157,7 @@ def test_invalid_configuration_fails_before_anything_is_written(tmp_path, argume
     assert not (tmp_path / "run").exists()
 
 
-def test_unreadable_image_is_an_error_with_its_path(tmp_path):
+def test_unreadable_image_is_an_error_with_its_path_and_skipped_files_are_counted(tmp_path, capfd):
     from PIL import Image
 
     for split in ("train", "val"):
@@ -167,9 +168,16 @@ def test_unreadable_image_is_an_error_with_its_path(tmp_path):
                 Image.new("RGB", (14, 12)).save(folder / f"{index}.png")
     image = tmp_path / "images" / "train" / "class3" / "5.png"
     image.write_bytes(image.read_bytes()[:40])
+    (image.parent / "notes.txt").write_text("")
     data = ("--config.data.name=folder", f"--config.data.dir={tmp_path / 'images'}", "--config.epochs=3")
     with pytest.raises(tc.InputError, match=f"{image}: cannot read image"):
         train(config.load(GTP, [*TINY, *data, f"--config.workdir={tmp_path / 'run'}"]))
+    lines = [line.rstrip() for line in capfd.readouterr().out.splitlines() if line.startswith("data")]
+    count = min(available_cores(), 16)
+    assert lines == [
+        f"data    folder: 80 training images, 80 validation images, 10 classes, {count} worker{'s' * (count > 1)}",
+        "data    training: 1 file not read: 1 with suffix '.txt'",
+    ]
 
 
 @pytest.mark.slow
