@@ -110,11 +110,18 @@ def test_unreadable_files_are_rejected(tmp_path):
             read_file(tmp_path / name)
         return str(error.value).replace(str(tmp_path), "")
 
-    with pytest.raises(tc.InputError, match="gone.safetensors: not found; expected a weight file"):
+    with pytest.raises(tc.InputError, match="gone.safetensors: not found$"):
         read_file(tmp_path / "gone.safetensors")
-    assert (
-        message("w.h5", b"") == "/w.h5: unknown suffix '.h5'; expected one of .safetensors, .npz, .pth, .pt, .tar, .bin"
-    )
+    expected = "expected a weight file (.safetensors, .npz or a torch checkpoint), got "
+    for content, kind in {
+        b"": "an empty file",
+        b"no weights": "other content",
+        b"\x89HDF\r\n": "an HDF5 file",
+        b"<!DOCTYPE html>": "an HTML or XML page; the download failed",
+        b"version https://git-lfs.github.com/spec/v1\n": "a pointer of Git LFS; run git lfs pull",
+        b"PK\x03\x04": "File is not a zip file",
+    }.items():
+        assert message("w.h5", content) == f"/w.h5: {expected}{kind}"
     assert message("w.safetensors", b"not tensors").startswith("/w.safetensors: cannot read as safetensors: ")
     assert message("w.npz", b"not tensors").startswith("/w.npz: cannot read as .npz: ")
 
@@ -158,7 +165,9 @@ def test_pickles_require_torch(tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "w.pth").write_bytes(b"")
-    with pytest.raises(tc.InputError, match=r"w.pth requires torch: pip install 'tcvit_jax\[convert\]'"):
+    with pytest.raises(
+        tc.InputError, match=r'w.pth requires torch, which is not installed: pip install "tcvit_jax\[convert\]"'
+    ):
         read_file(tmp_path / "w.pth")
 
 

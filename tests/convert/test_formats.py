@@ -66,4 +66,8 @@ def test_aliases_and_ignored_names():
         "patch_embed.bn1.num_batches_tracked",
         "_orig_mod.module.cls_token",
     ]
-    assert dict(TIMM.canonical_names(names)) == {"blocks.0.ls1.gamma": names[0], "cls_token": names[3]}
+    sources = dict(TIMM.sources(names, 1))
+    assert {name: source.names for name, source in sources.items()} == {
+        "blocks.0.ls1.gamma": (names[0],),
+        "cls_token": (names[3],),
+    }

@@ -135,7 +135,6 @@ def test_missing_and_unexpected_names_are_all_reported():
         ("pos_embed", lambda x: x[..., :40], "pos_embed: expected shape (1, 65, 48), got (1, 65, 40)"),
         ("pos_embed", lambda x: x[:, :17, :40], "pos_embed: expected shape (1, 65, 48), got (1, 17, 40)"),
         ("norm.bias", lambda x: x.astype(np.int32), "norm.bias: expected a floating-point dtype, got int32"),
-        ("norm.bias", lambda x: x.astype(np.float64), "norm.bias: expected dtype float32 of the other tensors, got float64"),
         ("norm.bias", lambda x: np.array(["a"] * 48), "norm.bias: expected a floating-point dtype, got str32"),
         ("blocks.2.mlp.fc1.bias", lambda x: x * np.nan, "blocks.2.mlp.fc1.bias: must be finite in float32"),
         ("pos_embed", lambda x: np.concatenate([x[:, :17]] * 2), "pos_embed: expected shape (1, 65, 48), got (2, 17, 48)"),
@@ -156,7 +155,7 @@ def test_invalid_tensor_is_reported(name, change, problem):
 def test_special_characters_in_names_stay_on_one_line():
     assert r"bad\nname: unexpected" in message_of({**weights(), "bad\nname": np.zeros(1)})
     assert "a*b: unexpected" in message_of({**weights(), "a*b": np.zeros(1)})
-    assert message_of({**weights(), "a/b": np.zeros(1)}) == "a/b: unexpected"
+    assert message_of({**weights(), "a/b": np.zeros(1)}).startswith("a/b: unexpected; use ")
 
 
 def test_block_number_of_another_block_is_preserved():
