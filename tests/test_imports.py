@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "checkpoint": ("atomic", "models", "sharding"),
     "convert": ("atomic", "checkpoint", "data", "files", "models", "ops", "pickles"),
     "measure": ("atomic", "models", "ops", "reducers", "sharding", "tokens"),
-    "data": ("atomic",),
+    "data": ("atomic", "pickles"),
     "report": ("atomic", "tokens"),
     "sharding": (),
     "config": ("models", "reducers", "schedule"),

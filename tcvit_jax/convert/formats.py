@@ -194,16 +194,25 @@ _CLIP = (
     Alias(r"^(blocks\.\d+\.mlp)\.c_proj\.", r"\1.fc2."),
     Alias(r"^proj$", "head.weight", np.transpose, ("head.bias",)),
 )
-# ViT, DeiT and DINOv2 of the library transformers.
+# ViT, DeiT, DINOv2 and the image encoder of CLIP of the library transformers.
 _TRANSFORMERS = (
     Alias(r"^(vit|deit|dinov2|dinov2_with_registers)\."),
+    Alias(r"^embeddings\.class_embedding$", "cls_token", lambda tensor: tensor[None, None]),
+    Alias(r"^embeddings\.position_embedding\.weight$", "pos_embed", lambda tensor: tensor[None]),
+    Alias(r"^embeddings\.patch_embedding\.", "patch_embed.proj."),
+    Alias(r"^pre_layrnorm\.", "norm_pre."),
+    Alias(r"^post_layernorm\.", "norm."),
+    Alias(r"^encoder\.layers\.", "blocks."),
+    Alias(r"^(blocks\.\d+)\.layer_norm([12])\.", r"\1.norm\2."),
+    Alias(r"^(blocks\.\d+)\.self_attn\.out_proj\.", r"\1.attn.proj."),
+    Alias(r"^(blocks\.\d+)\.self_attn\.([qkv])_proj\.", r"\1.attn.\2."),
     Alias(r"^embeddings\.(cls_token|mask_token)$", r"\1"),
     Alias(r"^embeddings\.distillation_token$", "dist_token"),
     Alias(r"^embeddings\.register_tokens$", "reg_token"),
     Alias(r"^embeddings\.position_embeddings$", "pos_embed"),
     Alias(r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     Alias(r"^encoder\.layer\.", "blocks."),
-    Alias(r"^(blocks\.\d+)\.attention\.attention\.", r"\1.attn."),
+    Alias(r"^(blocks\.\d+)\.attention\.attention\.([qkv])(uery|ey|alue)\.", r"\1.attn.\2."),
     Alias(r"^(blocks\.\d+)\.attention\.output\.dense\.", r"\1.attn.proj."),
     Alias(r"^(blocks\.\d+)\.intermediate\.dense\.", r"\1.mlp.fc1."),
     Alias(r"^(blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
@@ -220,7 +229,7 @@ TIMM = Format(
     ignored=r".*\.num_batches_tracked|mask_token",
     pre_logits=r"pre_logits\..*",
     aliases=(*_WRAPPED, *_DEIT_AND_DINO, *_CLIP, *_TRANSFORMERS),
-    parts=(r"(blocks\.\d+\.attn)\.(query|key|value)\.(weight|bias)", r"\1.qkv.\3", ("query", "key", "value")),
+    parts=(r"(blocks\.\d+\.attn)\.([qkv])\.(weight|bias)", r"\1.qkv.\3", ("q", "k", "v")),
 )
 AUGREG = Format(
     tables.AUGREG,

@@ -242,12 +242,14 @@ class _Reader:
         return variable, []
 
     def add_prefix_positions(self, variables: dict[str, np.ndarray]) -> None:
-        """Add positions of prefix tokens that the model does not have to the tokens, in place."""
+        """Add positions of prefix tokens that the model does not have to the tokens in `variables`."""
         positions = self._prefix_positions
         for path in ("params.cls_token", "params.dist_token", "params.reg_token"):
             if positions is not None and path in variables:
                 count = min(variables[path].shape[1], len(positions))
-                variables[path][0, :count] += positions[:count]
+                token = np.array(variables[path])  # a copy, because the tensor belongs to the caller
+                token[0, :count] += positions[:count]
+                variables[path] = token
                 positions = positions[count:]
 
     def _positions(self, name: str, source: Source, shape: Sequence[int]) -> np.ndarray:
