@@ -271,6 +271,8 @@ class _Reader:
         shapes = [_shape_of(self._tensors, name) for name in source.names]
         try:
             shape = source.shape([each for each in shapes if each is not None]) if None not in shapes else None
+            if source.block is not None and shapes[0] is not None and shapes[0][0] != self._model.depth:
+                raise InvalidTensorError(f"expected {self._model.depth} stacked blocks, got {shapes[0][0]}")
             if shape is not None:
                 limit = list(expected)
                 if resizable_axis is not None and len(shape) == len(limit):
