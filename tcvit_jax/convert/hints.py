@@ -65,9 +65,15 @@ def _prefixes(names: Sequence[str], expected: frozenset[str], file_format: Forma
 
 def _patterns(names: Sequence[str], unexpected: Collection[str]) -> list[str]:
     """Return shell patterns that match the unexpected names and no others."""
+    kept = {_group(name) for name in names if name not in unexpected}
     patterns: list[str] = []
     for name in sorted(unexpected):
-        start = re.match(r"[^./]*[./]", name)
-        is_group = start is not None and all(each in unexpected for each in names if each.startswith(start[0]))
-        patterns.append(f"{glob.escape(start[0])}*" if start is not None and is_group else glob.escape(name))
+        group = _group(name)
+        patterns.append(f"{glob.escape(group)}*" if group and group not in kept else glob.escape(name))
     return list(dict.fromkeys(patterns))[:MAX_OPTIONS]
+
+
+def _group(name: str) -> str:
+    """Return the first part of a name, such as `"projector."`, or an empty string for a name with one part."""
+    match = re.match(r"[^./]*[./]", name)
+    return match[0] if match else ""
