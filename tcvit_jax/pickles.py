@@ -104,8 +104,10 @@ def load(path: str | Path, alternative: str) -> Any:
             protocol = _check_archive(path) if is_zip else _protocol(file)
         if protocol not in (None, PROTOCOL):
             raise cannot_read(path, f"expected pickle protocol {PROTOCOL} of torch.save, got {protocol}", SAVE_HINT)
-        with standard_types():
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        # torch reads any path with this suffix as safetensors, and maps only paths into memory.
+        is_mapped = is_zip and Path(path).suffix != ".safetensors"
+        with standard_types(), open(path, "rb") as file:
+            return torch.load(path if is_mapped else file, map_location="cpu", weights_only=True, mmap=is_mapped)
     except InputError:
         raise
     except Exception as error:  # torch raises many types for a damaged pickle

@@ -170,7 +170,7 @@ def reduce(module, name, *arguments):
         reduce("os", "system", "touch {path}"),
         reduce("torch", "load", "{path}"),
         reduce("torch.hub", "load", "{path}"),
-        reduce("builtins", "bytearray", 2**31 - 1)[:-2] + b"R" * 20 + b".",
+        reduce("builtins", "bytearray", 2**27)[:-2] + b"R" * 20 + b".",
         b"\x80\x02" + b"(" * 1000 + b".",
         b"\x80\x02(lp0\nh\x00a.",
         b"",

@@ -6,12 +6,15 @@ import glob
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
+from itertools import islice
 
 from tcvit_jax.convert.formats import Format, wrapper_of
 from tcvit_jax.convert.problems import UNEXPECTED, Problem
 
 # A search through the names of a damaged file ends after so many.
 MAX_NAMES = 5_000
+# A prefix has at most so many parts, such as the two of `"module.backbone."`.
+MAX_PARTS = 6
 # A hint lists at most so many prefixes or patterns.
 MAX_OPTIONS = 6
 
@@ -51,16 +54,17 @@ def selection_hint(
 
 
 def _prefixes(names: Sequence[str], expected: frozenset[str], file_format: Format) -> list[str]:
-    """Return the prefixes, without which more names than now are expected, and the most."""
+    """Return the prefixes whose removal makes the largest number of names expected, if that is more than now."""
     present = wrapper_of(names)
     counts = Counter[str]()
     for name in names[:MAX_NAMES]:
-        for end in (0, *(match.end() for match in re.finditer(r"[./]", name))):
+        ends = (match.end() for match in islice(re.finditer(r"[./]", name), MAX_PARTS))
+        for end in (0, *ends):
             counts[name[:end]] += file_format.is_one_of(name[end:], expected)
-    most = max(counts.values(), default=0)
-    if most <= counts[present]:
+    best = max(counts.values(), default=0)
+    if best <= counts[present]:
         return []
-    return sorted(prefix for prefix, count in counts.items() if count == most)[:MAX_OPTIONS]
+    return sorted(prefix for prefix, count in counts.items() if count == best)[:MAX_OPTIONS]
 
 
 def _patterns(names: Sequence[str], unexpected: Collection[str]) -> list[str]:

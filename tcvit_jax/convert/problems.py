@@ -21,8 +21,8 @@ Problem = tuple[str, str]
 
 NOT_FOUND, UNEXPECTED = "not found", "unexpected"
 MAX_COMPARISONS = 10_000
-# Number of entries after which lists in messages end.
-MAX_ENTRIES = 40
+# Number of entries after which lists in messages end, and number of characters after which an entry ends.
+MAX_ENTRIES, MAX_LENGTH = 40, 400
 
 
 def map_names(pairs: Iterable[tuple[str, Source]]) -> tuple[dict[str, Source], list[Problem]]:
@@ -122,23 +122,25 @@ def summarize_names(names: Iterable[str]) -> str:
 
 
 def shorten(entries: Sequence[str], separator: str = ", ") -> str:
-    """Return entries in one line, and the number of those that are left out of a long list."""
+    """Return entries in one line, without the end of long entries and of a long list."""
     rest = len(entries) - MAX_ENTRIES
-    return separator.join([*entries[:MAX_ENTRIES], *([f"and {rest} more"] if rest > 0 else [])])
+    listed = [each if len(each) <= MAX_LENGTH else f"{each[:MAX_LENGTH]}..." for each in entries[:MAX_ENTRIES]]
+    return separator.join([*listed, *([f"and {rest} more"] if rest > 0 else [])])
 
 
 def merge_blocks(problems: Iterable[Problem]) -> list[Problem]:
     """Return the problems with those that differ only in their block number merged."""
     # A control character as the placeholder of the block number, because messages never contain one.
-    placeholder, block = "\0", re.compile(r"(?<=blocks[._])\d+|(?<=encoderblock_)\d+|(?<=layer\.)\d+")
+    placeholder, block = "\0", re.compile(r"(blocks[._](?:\d+\.(?=\d))?|encoderblock_|layers?\.)(\d{1,9})(?!\d)")
     numbers: dict[Problem, list[int]] = {}
     for name, problem in sorted(set(problems)):
         match = block.search(name)
         if match:
             other = block.search(problem)
-            is_own = other is not None and other[0] == match[0]
-            template = block.sub(placeholder, problem) if is_own else problem
-            numbers.setdefault((block.sub(placeholder, name, count=1), template), []).append(int(match[0]))
+            is_own = other is not None and other[2] == match[2]
+            template = block.sub(rf"\1{placeholder}", problem) if is_own else problem
+            key = (block.sub(rf"\1{placeholder}", name, count=1), template)
+            numbers.setdefault(key, []).append(int(match[2]))
         else:
             numbers[name, problem] = []
     merged: list[Problem] = []
