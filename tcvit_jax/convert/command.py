@@ -188,9 +188,9 @@ def _sha256(path: Path) -> str:
 def _selection(weights: WeightFile) -> dict[str, str]:
     """Return how many tensors `prefix` and each pattern of `ignore` left out."""
     selection = (
-        {f"prefix {weights.prefix!r}": f"{len(weights.outside)} other tensors not read"} if weights.prefix else {}
+        {f"prefix {weights.prefix!r}": f"other tensors not read: {len(weights.outside)}"} if weights.prefix else {}
     )
-    patterns = {f"ignore {pattern!r}": f"{len(names)} tensors not read" for pattern, names in weights.ignored.items()}
+    patterns = {f"ignore {pattern!r}": f"tensors not read: {len(names)}" for pattern, names in weights.ignored.items()}
     return selection | patterns
 
 

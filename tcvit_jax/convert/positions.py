@@ -58,10 +58,10 @@ def fit_positions(
     prefix, note = None, ""
     if stored > size:
         prefix, positions = positions[0, :stored], positions[:, stored:]
-        note = f"the positions of {stored} prefix tokens were added to the tokens"
+        note = f"positions of prefix tokens that were added to the tokens: {stored}"
     elif stored < size:
         positions = np.insert(np.asarray(positions, np.float32), [stored] * (size - stored), 0, axis=1)
-        note = f"the positions of {size - stored} prefix tokens are zero"
+        note = f"positions of prefix tokens that are zero, because the file has none: {size - stored}"
     count, (height, width) = positions.shape[1] - size, model.grid
     side = round(max(count, 0) ** 0.5)
     if grid is not None and grid[0] * grid[1] != count:

@@ -107,7 +107,7 @@ def test_official_names_of_dinov2(family):
     tensors = cases.dinov2(cases.weights(family))
     conversion = assert_same_variables(tensors, cases.weights(family), cases.model(family), atol=1e-7)
     assert conversion.ignored == ("mask_token",)
-    note = ("pos_embed: the positions of 1 prefix tokens were added to the tokens",)
+    note = ("pos_embed: positions of prefix tokens that were added to the tokens: 1",)
     assert conversion.notes == (note if family == "reg4" else ())
 
 

@@ -130,9 +130,9 @@ def test_report_counts_the_selection(tmp_path, capsys):
     )  # fmt: skip
     rows = [line for line in str(report).splitlines() if line.startswith("selection")]
     assert rows == [
-        "selection   prefix 'encoder.': 2 other tensors not read",
-        "selection   ignore 'projector.*.bias': 1 tensors not read",
-        "selection   ignore 'projector.*': 1 tensors not read",
+        "selection   prefix 'encoder.': other tensors not read: 2",
+        "selection   ignore 'projector.*.bias': tensors not read: 1",
+        "selection   ignore 'projector.*': tensors not read: 1",
     ]
     assert tc.load(tmp_path / "ckpt")[2]["provenance"]["selection"] == report.selection
 
