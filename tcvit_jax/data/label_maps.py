@@ -24,7 +24,8 @@ from typing import TypedDict
 
 import numpy as np
 
-from tcvit_jax.errors import InputError, cannot_read, requires, unknown
+from tcvit_jax import pickles
+from tcvit_jax.errors import InputError, cannot_read, unknown
 from tcvit_jax.files import check_regular
 
 SUFFIXES = (".npy", ".npz", ".pt")
@@ -241,15 +242,9 @@ def _read_numpy(path: str) -> np.ndarray:
 
 
 def _read_torch(path: str) -> np.ndarray:
-    try:
-        import torch
-    except ImportError as error:
-        hint = 'pip install "tcvit_jax[convert]", or save the maps as .npy'
-        raise requires(f"label map {path}", "torch, which is not installed", hint) from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen types for bad pickles, archives and files.
-        raise _read_error(path, error) from error
+    content = pickles.load(path, "save the maps as .npy")
+    import torch
+
     if not isinstance(content, torch.Tensor):
         raise cannot_read(path, f"expected a label map tensor, got {type(content).__name__}")
     # NumPy has no bfloat16.
