@@ -31,6 +31,9 @@ from tcvit_jax.reducers.parts import Parts, Score
 from tcvit_jax.reducers.scores import received_attention
 from tcvit_jax.tokens import Tokens
 
+# Iterations are unrolled in the compiled program. The assignment converges after a few.
+MAX_ITERATIONS = 100
+
 
 def update_medoids(distance: Float[Array, "B N N"], medoids: Int[Array, "B K"]) -> Int[Array, "B K"]:
     """Return the medoids after one iteration.
@@ -60,7 +63,7 @@ class KMedoids(Reducer):
     """Clusters that are represented by their medoids.
 
     Attributes:
-        iterations: Number of iterations; 0 keeps the initial medoids.
+        iterations: Number of iterations, in [0, 100]; 0 keeps the initial medoids.
         proportional_attention: See `Reducer`.
         attention_keep: See `Reducer`.
     """
@@ -73,8 +76,8 @@ class KMedoids(Reducer):
     def __post_init__(self) -> None:
         """Validate the fields."""
         super().__post_init__()
-        if self.iterations < 0:
-            raise out_of_range("iterations", self.iterations, ">= 0")
+        if not 0 <= self.iterations <= MAX_ITERATIONS:
+            raise out_of_range("iterations", self.iterations, f"in [0, {MAX_ITERATIONS}]")
 
     def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
         """Return 1 for medoids and 0 for other tokens, `[B, N]`."""

@@ -18,6 +18,7 @@ computed explicitly (`ops.walks`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -27,7 +28,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from tcvit_jax.errors import as_integer, conflicts, out_of_range, unknown
+from tcvit_jax.errors import as_integer, check_range, conflicts, out_of_range, unknown
 from tcvit_jax.ops import plans, walks
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.gather import take_block, take_rows
@@ -51,6 +52,8 @@ SCORE_NORMS: dict[str, Callable[[Float[Array, "B N"]], Float[Array, "B N"]]] = {
     "zscore": lambda x: _ratio(x - x.mean(-1, keepdims=True), x.std(-1, keepdims=True)),
     "rank": midranks,
 }
+# Every step of a walk is a product of the compiled program. Long walks forget where they started.
+MAX_ORDER = 100
 # Fusions that need the match.
 _MATCH_FUSIONS = ("hard", "soft", "topm")
 OPTIONS = {
@@ -72,10 +75,10 @@ class TCViT(Reducer):
     """Connectivity-based token condensation.
 
     Attributes:
-        order: K, the length of the walks that score tokens.
+        order: K, the length of the walks that score tokens, in [1, 100].
         match_order: Length of the walks that match removed and kept tokens. None means `order`. Long walks forget where
             they started, so that a large value sends every removed token to the same kept token.
-        balance: Weight of connectivity; dominance has the weight `1 - balance`. 1 needs no class token.
+        balance: Weight of connectivity, in [0, 1]; dominance has the weight `1 - balance`. 1 needs no class token.
         walk: `"power"`, `"cumulative"`, `"katz"` or `"lazy"` (`ops.walks.coefficients`).
         gamma: Discount of `"katz"` walks, in [0, 1].
         fuse: The fusion of removed tokens: `"hard"`, into the best match; `"soft"`, into all kept tokens in proportion
@@ -83,8 +86,8 @@ class TCViT(Reducer):
             `"single"`, all removed tokens into one extra token behind the kept ones. The extra token is weighted by
             dominance without normalization, as in EViT (by the mean connectivity if `balance` is 1), and is a regular
             patch token in later blocks.
-        temperature: Temperature of `"soft"` and `"topm"`: shares are proportional to `match ** (1 / temperature)` and
-            approach those of `"hard"` as it approaches 0.
+        temperature: Temperature of `"soft"` and `"topm"`, finite and > 0: shares are proportional to
+            `match ** (1 / temperature)` and approach those of `"hard"` as it approaches 0.
         match_norm: Normalization of the match: `"none"`; `"lift"`, divided by the mass that reaches the kept token from
             all patches, so that tokens that every token reaches are not preferred; `"softmax"` over the kept tokens.
         top_m: Number of matches of `"topm"`.
@@ -144,14 +147,12 @@ class TCViT(Reducer):
                 raise unknown(name, getattr(self, name), options)
         for name in ("order", "match_order"):
             value = getattr(self, name)
-            if value is not None and as_integer(name, value) < 1:
-                raise out_of_range(name, value, ">= 1")
-        if not 0 <= self.balance <= 1:
-            raise out_of_range("balance", self.balance, "in [0, 1]", "0 is dominance only, 1 is connectivity only")
-        if not 0 <= self.gamma <= 1:
-            raise out_of_range("gamma", self.gamma, "in [0, 1]", "0 equals order=1, 1 equals walk='cumulative'")
-        if not self.temperature > 0:
-            raise out_of_range("temperature", self.temperature, "> 0", "use fuse='hard' for the limit at 0")
+            if value is not None and not 1 <= as_integer(name, value) <= MAX_ORDER:
+                raise out_of_range(name, value, f"in [1, {MAX_ORDER}]")
+        check_range("balance", self.balance, 0, 1, hint="0 is dominance only, 1 is connectivity only")
+        check_range("gamma", self.gamma, 0, 1, hint="0 equals order=1, 1 equals walk='cumulative'")
+        if not 0 < self.temperature < math.inf:
+            raise out_of_range("temperature", self.temperature, "finite and > 0", "use fuse='hard' for the limit at 0")
         if self.top_m < 1:
             raise out_of_range("top_m", self.top_m, ">= 1", "use fuse='drop' to drop removed tokens")
         if self.score_norm == "zscore" and self.fuse_weight == "score":
