@@ -61,7 +61,7 @@ def soft_share(match: Float[Array, "B R K"], temperature: float = 1.0, top: int 
         top: Number of best matches that receive a share. None means all.
     """
     best = match.max(-1, keepdims=True)
-    uniform = jnp.where(jnp.isneginf(match), 0, 1)
+    uniform = jnp.where(jnp.isneginf(match), 0, jnp.ones_like(match))
     relative = jnp.where(best > 0, match / jnp.where(best > 0, best, 1), uniform)
     if top is not None:
         relative = jnp.where(largest_mask(jax.lax.stop_gradient(relative), min(top, match.shape[-1])), relative, 0)

@@ -181,7 +181,7 @@ class GTP(Reducer):
         batch, patches = tokens.origin.shape
         adjacency = jnp.zeros((batch, patches, patches), bool)
         if self.graph != "semantic":
-            adjacency |= graphs.spatial_adjacency(grid)
+            adjacency |= graphs.spatial_adjacency(grid)[None]
         if self.graph != "spatial":
             adjacency |= graphs.semantic_adjacency(jax.lax.stop_gradient(tokens.patches), self.neighbors)
         return Graph(adjacency, graphs.inverse_root_degree(adjacency))

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from tcvit_jax.errors import out_of_range
 from tcvit_jax.ops import matching
 from tcvit_jax.ops.attention import Signals
+from tcvit_jax.ops.gather import one_hot_rows
 from tcvit_jax.ops.ranking import split_by_score
 from tcvit_jax.reducers.base import Reducer
 from tcvit_jax.reducers.fusions import REPRESENT
@@ -46,12 +47,11 @@ def update_medoids(distance: Float[Array, "B N N"], medoids: Int[Array, "B K"]) 
         `[B, K]` int32.
     """
     patches = distance.shape[1]
-    index = jnp.arange(patches)
-    is_medoid = (medoids[:, :, None] == index).any(1)
+    is_medoid = one_hot_rows(medoids, patches, bool).any(1)
     # Subtract 1 from the distance of each token to itself: among equal tokens every medoid then stays in its own
     # cluster, and no cluster is empty.
-    to_medoids = jnp.where(is_medoid[:, None, :], distance, jnp.inf) - jnp.where(index[:, None] == index, 1.0, 0.0)
-    cluster = to_medoids.argmin(-1)
+    to_medoids = jnp.where(is_medoid[:, None, :], distance, jnp.inf) - jnp.eye(patches, dtype=jnp.float32)[None]
+    cluster = to_medoids.argmin(-1).astype(jnp.int32)
     is_same_cluster = cluster[:, :, None] == cluster[:, None, :]
     cost = jnp.where(is_same_cluster, distance, 0).sum(-1)
     is_member = cluster[:, None, :] == medoids[:, :, None]
@@ -86,7 +86,7 @@ class KMedoids(Reducer):
         medoids, _ = split_by_score(received_attention(tokens, signals), keep)
         for _ in range(self.iterations):
             medoids = update_medoids(distance, medoids)
-        return (medoids[:, :, None] == jnp.arange(x.shape[1])).any(1).astype(jnp.float32)
+        return one_hot_rows(medoids, x.shape[1], bool).any(1).astype(jnp.float32)
 
     @property
     def parts(self) -> Parts:

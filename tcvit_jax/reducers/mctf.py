@@ -122,12 +122,12 @@ class MCTF(Reducer):
     def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
         """Return 1 for kept tokens and `-1 - target` for removed tokens, `[B, N]`; `target` is a row."""
         is_removed, target = self.targets(tokens, signals, tokens.origin.shape[1] - keep)
-        return jnp.where(is_removed, -1.0 - target, 1.0)
+        return jnp.where(is_removed, -1.0 - target.astype(jnp.float32), 1.0)
 
     def fuse(self, inputs: FusionInputs) -> Plan:
         """Return the plan that averages tokens weighted by received attention times size."""
         target = -1.0 - take_rows(inputs.score, inputs.removed)
-        share = (target[:, None, :] == inputs.kept[:, :, None]).astype(jnp.float32)
+        share = (target[:, None, :] == inputs.kept[:, :, None].astype(jnp.float32)).astype(jnp.float32)
         mass = jax.lax.stop_gradient(received_attention(inputs.tokens, inputs.signals)) * inputs.tokens.size
         return plans.average(inputs.kept, inputs.removed, share, mass)
 

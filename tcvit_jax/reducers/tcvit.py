@@ -249,11 +249,11 @@ class TCViT(Reducer):
         """Return `W`, `[B, T, T]`, as defined by `heads`, `graph`, `self_loops` and `renormalize`."""
         matrix = signals.map if self.heads == "mean" else signals.map_max
         assert matrix is not None
-        index = jnp.arange(matrix.shape[-1])
+        row, column = (jax.lax.broadcasted_iota(jnp.int32, (1, *matrix.shape[1:]), axis) for axis in (1, 2))
         if self.graph == "patch":
-            matrix = jnp.where((index >= tokens.prefix)[:, None] & (index >= tokens.prefix), matrix, 0)
+            matrix = jnp.where((row >= tokens.prefix) & (column >= tokens.prefix), matrix, 0)
         if not self.self_loops:
-            matrix = jnp.where(index[:, None] == index, 0, matrix)
+            matrix = jnp.where(row == column, 0, matrix)
         is_scaled = self.heads == "max" or (self.renormalize and self._loses_entries)
         return _ratio(matrix, matrix.sum(-1, keepdims=True)) if is_scaled else matrix
 
@@ -274,7 +274,8 @@ class TCViT(Reducer):
     ) -> Float[Array, "B N"]:
         """Return the mass that reaches each patch token from all starting points, `[B, N]`."""
         first = tokens.prefix if columns == "patch" else 0
-        start = jnp.broadcast_to(jnp.arange(matrix.shape[-1]) >= first, matrix.shape[:2]).astype(matrix.dtype)
+        is_start = jnp.broadcast_to(jnp.arange(matrix.shape[-1], dtype=jnp.int32) >= first, matrix.shape[:2])
+        start = is_start.astype(matrix.dtype)
         return walks.walk_mass(matrix, start, coefficients)[:, tokens.prefix :]
 
     def _coefficients(self, order: int) -> list[float]:
@@ -291,7 +292,8 @@ class TCViT(Reducer):
             )
         if self.dominance == "cls_walk":
             matrix, count = self.transition_matrix(tokens, signals), tokens.class_tokens
-            start = jnp.broadcast_to(jnp.arange(matrix.shape[-1]) < count, matrix.shape[:2]) / count
+            is_start = jnp.broadcast_to(jnp.arange(matrix.shape[-1], dtype=jnp.int32) < count, matrix.shape[:2])
+            start = is_start.astype(jnp.float32) / count
             return walks.walk_mass(matrix, start, self._coefficients(self.order))[:, prefix:]
         if "class_row" not in self._score_signals:
             # The map already contains the mean over heads.
@@ -344,7 +346,7 @@ class TCViT(Reducer):
     ) -> Float[Array, "B R K"]:
         """Return the entries `[B, R, K]` of the walk polynomial; row and column indices include the prefix."""
         rows = walks.walk_rows(matrix, take_rows(matrix, removed), self._coefficients(order))
-        all_rows = jnp.broadcast_to(jnp.arange(removed.shape[1]), removed.shape)
+        all_rows = jnp.broadcast_to(jnp.arange(removed.shape[1], dtype=jnp.int32), removed.shape)
         return take_block(rows, all_rows, kept)
 
     def _fuse(self, inputs: FusionInputs) -> Plan:
