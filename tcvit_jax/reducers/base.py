@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -96,12 +97,12 @@ class Reducer(ABC):
     def __post_init__(self) -> None:
         """Validate field types and `attention_keep`. Subclasses validate their own fields as well.
 
-        NumPy scalars become Python numbers, which JSON can encode.
+        Scalars and arrays of NumPy and JAX become Python numbers and lists, which JSON can encode.
         """
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, np.generic):
-                value = value.item()
+            if isinstance(value, np.generic | np.ndarray | jax.Array):
+                value = value.tolist()
                 object.__setattr__(self, field.name, value)
             _check_type(field.name, value, field.default, allows_list="tuple" in str(field.type))
         check_range("attention_keep", self.attention_keep, 0, 1, excludes_low=True, hint="1.0 keeps all entries")

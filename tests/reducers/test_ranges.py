@@ -107,11 +107,15 @@ def test_attention_keep_has_a_range(reducer):
     assert kind(attention_keep=np.float32(0.5)).attention_keep == 0.5
 
 
-def test_numpy_scalars_become_python_numbers():
+def test_scalars_and_arrays_become_python_numbers():
     reducer = tc.GTP(alpha=np.float64(0.25), neighbors=np.int64(4))
     assert reducer == tc.GTP(alpha=0.25, neighbors=4)
     assert type(reducer.alpha) is float
     assert type(reducer.neighbors) is int
+    assert tc.GTP(alpha=jnp.float32(0.25)) == tc.GTP(alpha=0.25)
+    assert tc.DiffRate(pruned=np.asarray([1, 2])) == tc.DiffRate(pruned=[1, 2])
+    with pytest.raises(tc.InputError, match=r"alpha=\[0.1, 0.2\]: must be a number"):
+        tc.GTP(alpha=np.asarray([0.1, 0.2]))
 
 
 @pytest.mark.parametrize("reducer", METHODS)
