@@ -63,7 +63,7 @@ def label_rank(logits: Float[Array, "B classes"], label: Int[Array, " B"]) -> In
         The ranks, `[B]` int32.
     """
     label_logit = jnp.take_along_axis(logits, label[:, None], axis=-1)
-    index = jnp.arange(logits.shape[-1])
+    index = jnp.arange(logits.shape[-1], dtype=label.dtype)[None]
     others = index != label[:, None]
     before = ~(logits <= label_logit) | ((logits == label_logit) & (index < label[:, None]))
     return (before & others).sum(-1, dtype=jnp.int32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tcvit_jax.errors import out_of_range
+from tcvit_jax.errors import check_range, out_of_range
 
 
 def check_positive(**values: float) -> None:
@@ -40,11 +40,19 @@ def check_drop_rate(**values: float) -> None:
         **values: Values by argument name.
 
     Raises:
-        InputError: A value is outside of [0, 1).
+        InputError: A value is not a number in [0, 1).
     """
     for key, value in values.items():
-        if not 0 <= value < 1:
-            raise out_of_range(key, value, "in [0, 1)")
+        check_range(key, value, 0, 1, excludes_high=True)
+
+
+def check_norm_eps(norm_eps: float) -> None:
+    """Check the epsilon of the norms.
+
+    Raises:
+        InputError: `norm_eps` is not in [1e-12, 1]. With less, a token of equal features would become NaN in float32.
+    """
+    check_range("norm_eps", norm_eps, 1e-12, 1)
 
 
 def check_multiple(key: str, value: int, factor_key: str, factor: int) -> None:

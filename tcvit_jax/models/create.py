@@ -29,7 +29,8 @@ def create_model(
     Args:
         name: One of `list_models()`, with or without a tag.
         reducer: Token reduction method, such as `GTP()`. None gives the plain model, whatever the schedule.
-        schedule: Number of patch tokens to remove in each block: an int, a sequence, or an object of `schedule`.
+        schedule: Number of patch tokens to remove in each block: an int, a sequence or an array, or an object of
+            `schedule`.
         **overrides: Any of `zoo.override_names`, with timm's names. `img_size` is an int or a `(height, width)` pair.
 
     Returns:

@@ -43,6 +43,11 @@ class ViT(nn.Module):
 
     Attributes:
         variant: Name of the model, with or without a tag.
+        mlp_ratio: Width of the MLP relative to `embed_dim`, in (0, 100].
+        init_values: Initial factor of LayerScale, in [0, 10]; 0 or None for none.
+        norm_eps: Epsilon of the norms, in [1e-12, 1].
+        skip_lam: Divisor of the residual branches, in [0.01, 100].
+        drop_rate: Dropout rate before the classifier. All drop rates are in [0, 1).
         reducer: Token reduction method, or None.
         removed: Resolved schedule: number of patch tokens to remove in each block.
         dtype: Computation dtype. Parameters, softmax, norm statistics and rankings stay float32. On a TPU the map

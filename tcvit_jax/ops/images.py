@@ -21,5 +21,5 @@ def normalize(
     Returns:
         `[B, H, W, C]` float32.
     """
-    shift, scale = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    shift, scale = (np.asarray(value, np.float32)[None, None, None] for value in (mean, std))
     return (jnp.asarray(images).astype(jnp.float32) / 255 - shift) / scale

@@ -169,10 +169,11 @@ def combine_by_index(plan: Plan, x: Float[Array, "B T D"], prefix: int) -> Float
     patches = x[:, prefix:]
     kept = rows_by_index(patches, plan.kept)
     if plan.self_weight is not None:
-        kept = plan.self_weight[..., None] * kept
+        kept = plan.self_weight[..., None] * kept.astype(jnp.float32)
     if plan.weight is not None:
         removed = rows_by_index(patches, plan.removed).astype(jnp.float32)
-        kept = _pad(kept, plan.survivors) + jnp.einsum("bsr,brd->bsd", plan.weight, removed, precision="highest")
+        kept = _pad(kept.astype(jnp.float32), plan.survivors)
+        kept = kept + jnp.einsum("bsr,brd->bsd", plan.weight, removed, precision="highest")
     return jnp.concatenate([x[:, :prefix], kept.astype(x.dtype)], axis=1)
 
 
@@ -191,12 +192,12 @@ def combine_by_product(
     length = prefix + plan.survivors
     kept = rows[:, :length]
     if plan.self_weight is not None:
-        self_weight = _pad(plan.self_weight, plan.survivors)
-        kept = jnp.pad(self_weight, ((0, 0), (prefix, 0)), constant_values=1)[..., None] * kept
+        self_weight = jnp.pad(_pad(plan.self_weight, plan.survivors), ((0, 0), (prefix, 0)), constant_values=1)
+        kept = self_weight[..., None] * kept.astype(jnp.float32)
     if plan.weight is not None:
         weight = jnp.pad(plan.weight, ((0, 0), (prefix, 0), (0, 0)))
         removed = rows[:, length:].astype(jnp.float32)
-        kept = kept + jnp.einsum("bsr,brd->bsd", weight, removed, precision="highest")
+        kept = kept.astype(jnp.float32) + jnp.einsum("bsr,brd->bsd", weight, removed, precision="highest")
     return kept.astype(x.dtype)
 
 
