@@ -103,8 +103,8 @@ def from_checkpoint(directory: str | Path) -> Pretrained:
     if saved_config is None:
         saved_config = {"reducer": reducers.to_config(model.reducer), "schedule": list(model.removed) or 0}
     config = restore(saved_config, meta.get("versions", {}).get("tcvit_jax"))
-    classes = None if meta["classes"] is None else tuple(meta["classes"])
-    base = Preprocessing.from_config(meta["preprocessing"])
+    classes = None if meta.get("classes") is None else tuple(meta["classes"])
+    base = checkpoint.read_preprocessing(meta, directory)
     return Pretrained(str(directory), config, model, variables, base, classes, meta.get("seed"), model.reducer)
 
 

@@ -109,11 +109,12 @@ def build_teacher(
         return Teacher(models.condense(model), preprocessing, *settings), None, None
     try:
         teacher, variables, meta = checkpoint.load(name)
+        teacher_preprocessing = checkpoint.read_preprocessing(meta, name)
     except InputError as error:
         raise invalid("distill.teacher", str(error)) from error
     _check_teacher(name, teacher, model, compares_patches=distill.tokens > 0 or mixing.mix_token)
-    classes = None if meta["classes"] is None else tuple(meta["classes"])
-    return Teacher(teacher, Preprocessing.from_config(meta["preprocessing"]), *settings), variables, classes
+    classes = None if meta.get("classes") is None else tuple(meta["classes"])
+    return Teacher(teacher, teacher_preprocessing, *settings), variables, classes
 
 
 def _check_teacher(name: str, teacher: ViT, model: ViT, compares_patches: bool) -> None:
