@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tcvit_jax import reducers
+from tcvit_jax import checkpoint, reducers
 from tcvit_jax.config import Data
 from tcvit_jax.data import Source
 from tcvit_jax.errors import InputError, invalid
@@ -123,18 +123,18 @@ class Origin:
     trained_with: Reducer | None = None
 
     @classmethod
-    def from_meta(cls, checkpoint: str, meta: Mapping[str, Any]) -> Origin:
+    def from_meta(cls, name: str, meta: Mapping[str, Any]) -> Origin:
         """Return what the metadata of a checkpoint record (see `checkpoint.load`).
 
         Args:
-            checkpoint: The name of the checkpoint.
+            name: The name of the checkpoint.
             meta: Its metadata.
 
         Raises:
-            InputError: A value of the preprocessing is invalid.
+            InputError: The preprocessing is missing or invalid.
         """
-        preprocessing, reducer = Preprocessing.from_config(meta["preprocessing"]), meta["model"].get("reducer")
-        record = DataRecord.from_meta(checkpoint, meta)
+        preprocessing, reducer = checkpoint.read_preprocessing(meta, name), meta["model"].get("reducer")
+        record = DataRecord.from_meta(name, meta)
         return cls(preprocessing, record, meta.get("seed"), reducers.from_config(reducer))
 
 

@@ -74,7 +74,7 @@ def train(config: Config, enable_compilation_cache: bool = False, accept_data_ch
             needs_evaluation = meta.get(_NEEDS_EVALUATION, False)
             run.truncate_after(start, evaluation=needs_evaluation)
             with Reporter(job.total_steps, start, is_enabled=is_first_process) as reporter:
-                for line in (*([notice] if notice else []), *_banner(job, start)):
+                for line in (*filter(None, (notice,)), *checkpoints.notices, *_banner(job, start)):
                     reporter.print_line(line)
                 loop = Loop(job, run, checkpoints, reporter, watcher)
                 state, result = loop.advance(state, start, needs_evaluation)

@@ -111,10 +111,10 @@ def build_teacher(
         return Teacher(models.condense(model), preprocessing, *settings), None, None
     try:
         teacher, variables, meta = checkpoint.load(name)
+        origin = Origin.from_meta(name, meta)
     except InputError as error:
         raise invalid("distill.teacher", str(error)) from error
     _check_teacher(name, teacher, model, compares_patches=distill.tokens > 0 or mixing.mix_token)
-    origin = Origin.from_meta(name, meta)
     return Teacher(teacher, origin.preprocessing, *settings), variables, origin.record
 
 
