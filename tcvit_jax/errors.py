@@ -150,9 +150,24 @@ def invalid(subject: str | Path, problem: str, hint: str = "") -> InputError:
         hint: What to do, or an empty string.
 
     Returns:
-        An error such as `images: expected shape [B, 224, 224, 3], got (224, 224, 3)`.
+        An error such as `images: expected a sequence, got None`.
     """
     return InputError(_with_hint(f"{subject}: {problem}", "; ", hint))
+
+
+def kind_of(value: object) -> str:
+    """Return the type of a value for error messages: `"a list"`, `"None"`, `"a torch.Tensor"`, `"uint8 (2, 3)"`.
+
+    Of an array, these are its dtype and its shape.
+    """
+    if value is None:
+        return "None"
+    kind, shape = type(value), getattr(value, "shape", None)
+    package = kind.__module__.partition(".")[0]
+    if package in ("numpy", "jax", "jaxlib") and isinstance(shape, tuple):
+        return f"{getattr(value, 'dtype', kind.__name__)} {shape}"
+    name = kind.__qualname__ if package == "builtins" else f"{package}.{kind.__qualname__}"
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def as_integer(name: str, value: object) -> int:

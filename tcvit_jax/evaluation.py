@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, Int32, Shaped
 
 from tcvit_jax import sharding
 from tcvit_jax.errors import invalid
-from tcvit_jax.models import ViT
+from tcvit_jax.models import ViT, check_variables
 from tcvit_jax.models.zoo import Preprocessing
 from tcvit_jax.ops.images import normalize
 
@@ -70,7 +70,12 @@ def label_rank(logits: Float[Array, "B classes"], label: Int[Array, " B"]) -> In
 
 
 def compute_logits(model: ViT, preprocessing: Preprocessing, variables: Any, batch: Batch) -> Float[Array, "B classes"]:
-    """Return the logits, `[B, num_classes]`, of the uint8 images of a batch."""
+    """Return the logits, `[B, num_classes]`, of the uint8 images of a batch.
+
+    Raises:
+        InputError: The variables are not those of the model.
+    """
+    check_variables(model, variables)
     images = normalize(batch["image"], preprocessing.mean, preprocessing.std)
     return cast(Array, model.apply(variables, images))
 

@@ -90,3 +90,15 @@ def test_every_example_counts_once_for_any_batch_size(count, batch, seed):
 def test_empty_split_is_an_error():
     with pytest.raises(tc.InputError, match="evaluation split: expected at least one example, got 0"):
         evaluate(STEP, VARIABLES, [], MESH)
+
+
+def test_variables_of_another_model_are_an_error():
+    batch = {"image": np.zeros((8, 24, 24, 3), np.uint8), "label": np.zeros(8, np.int32), "mask": np.ones(8, np.int32)}
+    for other, message in (
+        (small(depth=5), "expected 3 blocks, got 5"),
+        (small(distilled=True), "params.pos_embed: expected float"),
+        (small(qkv_bias=False), "params.blocks_0.attn.qkv.bias: not found"),
+    ):
+        variables = models.variable_shapes(other)
+        with pytest.raises(tc.InputError, match=f"variables of deit_tiny_patch16_224: {message}"):
+            jax.eval_shape(STEP, variables, batch)

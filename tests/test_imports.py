@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "convert": ("atomic", "checkpoint", "data", "files", "models", "ops", "pickles"),
     "measure": ("atomic", "models", "ops", "reducers", "sharding", "tokens"),
     "data": ("atomic", "files", "pickles"),
+    "preprocessing": ("data", "files", "models", "ops"),
     "report": ("atomic", "tokens"),
     "sharding": (),
     "config": ("models", "reducers", "schedule"),

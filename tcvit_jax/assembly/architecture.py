@@ -8,7 +8,6 @@ from typing import Any
 from tcvit_jax import convert, models, schedule
 from tcvit_jax.assembly.records import Origin
 from tcvit_jax.config import Data, Model, Reduction
-from tcvit_jax.errors import out_of_range
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing
 
@@ -99,8 +98,5 @@ def build_preprocessing(data: Data, model: ViT, base: Preprocessing | None = Non
     changes = {each.name: getattr(data, each.name) for each in fields(Preprocessing)}
     changes = {name: value for name, value in changes.items() if value is not None}
     preprocessing = replace(base or models.preprocessing(model.variant), **changes)
-    for name in ("mean", "std"):
-        if len(getattr(preprocessing, name)) != model.in_chans:
-            hint = f"the model has in_chans={model.in_chans}"
-            raise out_of_range(f"data.{name}", getattr(preprocessing, name), "one value per channel", hint)
+    preprocessing.check_channels(model.in_chans, data.PREFIX)
     return preprocessing

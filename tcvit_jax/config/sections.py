@@ -6,7 +6,7 @@ name. `Model` and `Reduction`, which have keys that are not fields, are in `mode
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from tcvit_jax.config.fields import (
@@ -20,7 +20,7 @@ from tcvit_jax.config.fields import (
     key,
 )
 from tcvit_jax.errors import out_of_range
-from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.models.zoo import Preprocessing, check_preprocessing
 
 _PREPROCESSING = Preprocessing()
 
@@ -100,6 +100,8 @@ class Data(Section):
         self.require(NOT_NEGATIVE, "shift", "color_jitter")
         if self.workers is not None:
             self.require(NOT_NEGATIVE, "workers")
+        preprocessing = {each.name: getattr(self, each.name) for each in fields(Preprocessing)}
+        check_preprocessing({key: value for key, value in preprocessing.items() if value is not None}, self.PREFIX)
 
 
 @dataclass(frozen=True)

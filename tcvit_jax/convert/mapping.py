@@ -27,9 +27,11 @@ from tcvit_jax.convert.problems import (
     merge_blocks,
     summarize,
 )
-from tcvit_jax.errors import InputError, first_line, invalid
+from tcvit_jax.errors import InputError, first_line, invalid, kind_of
 from tcvit_jax.models import ViT, variable_shapes
+from tcvit_jax.models.create import check_model
 from tcvit_jax.models.parameters import Parameter, Tensors
+from tcvit_jax.models.variables import named_leaves
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,11 @@ def to_torch(variables: Mapping[str, Any], model: ViT) -> dict[str, np.ndarray]:
     Raises:
         InputError: The variables do not match the model, or timm's format cannot store one of them.
     """
-    arrays: dict[str, Any] = traverse_util.flatten_dict(dict(variables), sep=".")
+    _check_arguments(model, "variables", variables)
+    arrays = dict(named_leaves(variables))
+    for path, value in arrays.items():
+        if not hasattr(value, "shape"):
+            raise invalid(f"variables of {model.variant}: {path}", f"expected an array, got {kind_of(value)}")
     expected: dict[str, Any] = traverse_util.flatten_dict(variable_shapes(model), sep=".")
     problems = [(path, "unexpected") for path in set(arrays) - set(expected)]
     problems += [(path, NOT_FOUND) for path in set(expected) - set(arrays)]
@@ -142,6 +148,7 @@ def convert(
     Raises:
         InputError: The tensors do not match the model, as for `from_torch`.
     """
+    _check_arguments(model, "state_dict", tensors)
     table, file_format = model.PARAMETERS, format_of(tensors)
     sources, problems = map_names(file_format.sources(tensors, model.depth))
     zeros = file_format.zeros(tensors)
@@ -295,6 +302,17 @@ def _shape_of(tensors: Mapping[str, Any], name: str) -> tuple[int, ...] | None:
         return tensors.shape(name)
     shape = getattr(tensors[name], "shape", None)
     return None if shape is None else tuple(shape)
+
+
+def _check_arguments(model: object, name: str, arrays: object) -> None:
+    """Raise an `InputError` unless `model` is a model and `arrays`, the argument `name`, a mapping from strings."""
+    check_model(model)
+    if not isinstance(arrays, Mapping):
+        hint = "pass its state_dict()" if hasattr(arrays, "state_dict") else ""
+        raise invalid(name, f"expected a mapping from names to arrays, got {kind_of(arrays)}", hint)
+    for key in arrays:
+        if not isinstance(key, str):
+            raise invalid(name, f"expected names of type str, got {kind_of(key)}")
 
 
 def _table_path(path: str) -> str:

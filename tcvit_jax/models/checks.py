@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
-from tcvit_jax.errors import check_range, out_of_range
+from collections.abc import Collection, Mapping
+
+from tcvit_jax.errors import check_range, invalid, kind_of, out_of_range, unknown
+
+
+def check_keys(subject: str, values: object, names: Collection[str]) -> None:
+    """Check that a value, such as one read from a file, is a mapping with exactly these keys.
+
+    Args:
+        subject: What the value is, for error messages.
+        values: The value.
+        names: The keys.
+
+    Raises:
+        InputError: The value is not a mapping, or a key is missing or unknown. The message names the first one.
+    """
+    if not isinstance(values, Mapping):
+        raise invalid(subject, f"expected a mapping with {', '.join(names)}, got {kind_of(values)}")
+    for name in names:
+        if name not in values:
+            raise invalid(f"{subject}.{name}", "not found")
+    for key in values:
+        if key not in names:
+            raise unknown(f"{subject} key", key, names)
 
 
 def check_positive(**values: float) -> None:

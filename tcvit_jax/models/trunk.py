@@ -267,25 +267,30 @@ class Trunk(nn.Module):
         train: bool,
         rows: Rows | None = None,
         *,
+        blocks: tuple[int, ...] | None = None,
         prefix_only: bool = False,
         restore_weights: bool = False,
-    ) -> tuple[Tokens, Trace]:
-        """Run all blocks.
+    ) -> tuple[tuple[Tokens, ...], Trace]:
+        """Run all blocks, or those up to the last one of `blocks`.
 
         Args:
             tokens: Output of `start`.
             train: Whether dropout and drop path are on.
             rows: Rows of the global batch, None if `tokens` holds the full batch.
+            blocks: Indices of the blocks whose tokens to return, ascending; None for the last block.
             prefix_only: Whether the last block computes only prefix tokens, and no plan.
             restore_weights: Whether to track the weights that restore original patches after soft fusion.
 
         Returns:
-            The tokens after the last block, and the trace of all blocks.
+            The tokens after each of `blocks`, and the trace of all blocks that were run.
         """
         if self.active_reducer is not None and self.active_reducer.is_soft and restore_weights:
             tokens = tokens.with_restore_weights()
-        history = Trace()
-        for block, spec in zip(self.blocks, self.block_specs(prefix_only), strict=True):
-            tokens = block(tokens, spec, train, rows)
+        blocks = (self.depth - 1,) if blocks is None else blocks
+        history, outputs = Trace(), list[Tokens]()
+        for index, spec in enumerate(self.block_specs(prefix_only)[: blocks[-1] + 1]):
+            tokens = self.blocks[index](tokens, spec, train, rows)
             history = history.record(tokens)
-        return tokens, history
+            if index in blocks:
+                outputs.append(tokens)
+        return tuple(outputs), history

@@ -1,7 +1,9 @@
 """Image preprocessing on the device."""
 
 from collections.abc import Sequence
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -21,5 +23,13 @@ def normalize(
     Returns:
         `[B, H, W, C]` float32.
     """
+    return _normalize(images, tuple(mean), tuple(std))
+
+
+# Compiled outside of `jit` too: XLA multiplies by the reciprocals of constants, which can change the last bit.
+@partial(jax.jit, static_argnames=("mean", "std"), inline=True)
+def _normalize(
+    images: UInt8[Array | np.ndarray, "B height width C"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float32[Array, "B height width C"]:
     shift, scale = (np.asarray(value, np.float32)[None, None, None] for value in (mean, std))
     return (jnp.asarray(images).astype(jnp.float32) / 255 - shift) / scale

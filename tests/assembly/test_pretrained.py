@@ -1,5 +1,7 @@
 """Pretrained models and their configurations."""
 
+from dataclasses import asdict
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 import tcvit_jax as tc
 from tcvit_jax import assembly, checkpoint, config, models
 from tcvit_jax.config import Config, Reduction
+from tcvit_jax.models.zoo import Preprocessing
 from tests.benchmark.conftest import save
 
 
@@ -55,7 +58,11 @@ def test_checkpoint_without_configuration_keeps_the_reduction_of_its_model(tmp_p
     for name, reducer, schedule in (("dense", None, 0), ("evit", tc.EViT(), (4, 0))):
         model = tc.create_model("deit_tiny_patch16_224", reducer, schedule, num_classes=10, **sizes)
         variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), models.variable_shapes(model))
-        meta = {"model": models.to_config(model), "preprocessing": {"mean": [0.5], "std": [0.5]}, "classes": None}
+        meta = {
+            "model": models.to_config(model),
+            "preprocessing": asdict(Preprocessing((0.5,), (0.5,))),
+            "classes": None,
+        }
         checkpoint.save(tmp_path / name, variables, meta)
     dense, reduced = (assembly.from_checkpoint(tmp_path / name) for name in ("dense", "evit"))
     assert dense.config == Config()

@@ -134,7 +134,11 @@ def test_invalid_files_are_errors(tmp_path):
         (["--config.schedule=9"], "schedule=9: must be <= 8; 9 tokens in each of 4 blocks are 36 of 36 patch tokens"),
         (["--config.schedule=[9,9,9,9]"], "schedule[3]=9: must be <= 8; one of the 9 patch tokens in block 3 must remain"),
         (["--config.model.name=deit_tinny_patch16_224"], "unknown model 'deit_tinny_patch16_224': did you mean 'deit_tiny_patch16_224'?"),
-        (["--config.data.mean=(1,2,3)"], "data.mean=(1.0, 2.0, 3.0): must be one value per channel; the model has in_chans=1"),
+        (["--config.data.mean=(1,2,3)"], "data.mean=(1.0, 2.0, 3.0): must be one number in [0, 1] per channel"),
+        (["--config.data.std=(0,)"], "data.std=(0.0,): must be one number in [0.001, 1] per channel"),
+        (["--config.data.crop_pct=0"], "data.crop_pct=0.0: must be in [0.1, 10]"),
+        (["--config.data.crop_mode=cente"], "unknown data.crop_mode 'cente': did you mean 'center'?"),
+        (["--config.data.mean=(0,0.5,1)"], "data.mean=(0.0, 0.5, 1.0): must be one value per channel; the model has in_chans=1"),
     ],
 )  # fmt: skip
 def test_overrides_that_do_not_fit_the_model_are_errors(arguments, message):

@@ -54,6 +54,40 @@ def test_to_torch_rejects_variables_of_another_model():
         tc.convert.to_torch(variables, tc.create_model(MODEL.variant, **{**cases.case("deit")[1], "num_classes": 7}))
 
 
+class Module:
+    """Stands for a torch module, which has tensors but is not a mapping."""
+
+    def state_dict(self):
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("state_dict", "message"),
+    [
+        (None, "state_dict: expected a mapping from names to arrays, got None"),
+        ([1], "state_dict: expected a mapping from names to arrays, got a list"),
+        (
+            Module(),
+            "state_dict: expected a mapping from names to arrays, got a tests.Module; pass its state_dict()",
+        ),
+        ({1: np.ones(3)}, "state_dict: expected names of type str, got an int"),
+    ],
+)
+def test_from_torch_rejects_what_is_no_state_dict(state_dict, message):
+    with pytest.raises(tc.InputError) as error:
+        tc.convert.from_torch(state_dict, MODEL)
+    assert str(error.value) == message
+
+
+def test_to_torch_rejects_what_is_no_variables():
+    with pytest.raises(tc.InputError, match="^variables: expected a mapping from names to arrays, got None$"):
+        tc.convert.to_torch(None, MODEL)
+    with pytest.raises(tc.InputError, match=r"^variables of \w+: params: expected an array, got a list$"):
+        tc.convert.to_torch({"params": [1]}, MODEL)
+    with pytest.raises(tc.InputError, match=r"^variables of \w+: params.1: unexpected; "):
+        tc.convert.to_torch({"params": {1: np.ones(3)}}, MODEL)
+
+
 def test_statistics_are_in_batch_stats():
     tensors = weights("lvvit")
     variables = tc.convert.from_torch(tensors, cases.model("lvvit"))

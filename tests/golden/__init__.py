@@ -1,10 +1,12 @@
 """Reference outputs of published code, and the deterministic weights and images that they were computed from.
 
 `gtp.npz` and `lvvit.npz` come from the official GTP-ViT code (timm 0.9.2, torch 2.13, CPU); `timm.npz`, `photos.npz`
-and `timm_zoo.json` come from timm 1.0.31; `transformers.npz` comes from transformers 5.24 (torch 2.14, CPU). The archives contain a JSON string `meta` with the configurations, the names
-and shapes of the state dicts, and the cases. `photos.npz` contains the outputs of timm's evaluation transform for the
-two photos of scikit-learn. `augment.npz` contains the outputs of the training transforms of timm 1.0.31 and torchvision
-0.29, on Pillow 13.0, for small images.
+and `timm_zoo.json` come from timm 1.0.31; `transformers.npz` comes from transformers 5.24 (torch 2.14, CPU). The
+archives contain a JSON string `meta` with the configurations, the names and shapes of the state dicts, and the cases.
+`timm_intermediates.npz` contains the tokens after the first and the last block of three cases of `timm.npz`, as
+`forward_intermediates` of timm 1.0.31 returns them for the first image. `photos.npz` contains the outputs of timm's
+evaluation transform for the two photos of scikit-learn. `augment.npz` contains the outputs of the training transforms of
+timm 1.0.31 and torchvision 0.29, on Pillow 13.0, for small images.
 """
 
 import json
