@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from tcvit_jax import atomic, models, sharding
+from tcvit_jax.devices import device_error
 from tcvit_jax.errors import InputError, cannot_read, first_line, invalid, unknown
 from tcvit_jax.models import ViT
 
@@ -114,7 +115,7 @@ def check_empty(directory: Path) -> None:
 
 @contextmanager
 def read_errors(folder: Path) -> Generator[None]:
-    """Convert any exception of the block to an `InputError` that names the checkpoint.
+    """Convert any exception of the block to an `InputError` that names the checkpoint, the device or the memory.
 
     Orbax and TensorStore raise various types for a damaged checkpoint.
 
@@ -132,7 +133,9 @@ def read_errors(folder: Path) -> Generator[None]:
     except InputError:
         raise
     except Exception as error:
-        raise cannot_read(folder, f"checkpoint cannot be read: {first_line(error)}") from error
+        # A missing device or a lack of memory says nothing about the checkpoint.
+        problem = f"checkpoint cannot be read: {first_line(error)}"
+        raise device_error(error) or cannot_read(folder, problem) from error
 
 
 def _resolve(directory: Path) -> Path:

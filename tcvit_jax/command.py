@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tcvit_jax.devices import FREE_MEMORY, device_error
 from tcvit_jax.errors import InputError
 
 USAGE_ERROR = 2
@@ -25,6 +26,7 @@ class Command:
             `has_overrides`, the attribute `overrides` of its argument has the `--config.KEY=VALUE` strings.
         prog: The name of the command in `--help`; None for the name of the script.
         has_overrides: Whether the command accepts `--config.KEY=VALUE`.
+        memory_hint: What to reduce if there is not enough memory.
     """
 
     description: str | None
@@ -32,15 +34,16 @@ class Command:
     run: Callable[[argparse.Namespace], int | None]
     prog: str | None = None
     has_overrides: bool = False
+    memory_hint: str = FREE_MEMORY
 
     def __call__(self, arguments: Sequence[str] | None = None) -> int:
-        """Run the command; an `InputError` is printed as one line to standard error.
+        """Run the command; errors of users, devices and memory are printed as one line to standard error.
 
         Args:
             arguments: The command-line arguments; None for those of the process.
 
         Returns:
-            The exit status, which is 2 after an `InputError`.
+            The exit status, which is 2 after such an error.
         """
         parser = argparse.ArgumentParser(
             prog=self.prog, description=self.description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -52,6 +55,9 @@ class Command:
             flags = parser.parse_args(arguments)
         try:
             return self.run(flags) or 0
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
+        except Exception as error:
+            reported = error if isinstance(error, InputError) else device_error(error, self.memory_hint)
+            if reported is None:
+                raise
+            print(f"error: {reported}", file=sys.stderr)
             return USAGE_ERROR

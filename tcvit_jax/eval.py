@@ -41,7 +41,7 @@ def run(flags: argparse.Namespace) -> None:
     evaluate(pretrained)
 
 
-main = Command(__doc__, add_arguments, run, has_overrides=True)
+main = Command(__doc__, add_arguments, run, has_overrides=True, memory_hint="lower --config.eval_batch_size")
 
 if __name__ == "__main__":
     sys.exit(main())

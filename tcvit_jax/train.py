@@ -8,6 +8,8 @@ import sys
 
 from tcvit_jax.command import Command
 
+MEMORY_HINT = "lower --config.batch_size or --config.eval_batch_size, or raise --config.accumulate"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
@@ -23,7 +25,7 @@ def run(flags: argparse.Namespace) -> int:
     from tcvit_jax.training.preemption import EXIT_STATUS, Preempted
 
     try:
-        with runtime.distributed_processes(flags.distributed):
+        with runtime.distributed_processes(flags.distributed, MEMORY_HINT):
             train(config.load(flags.config, flags.overrides), enable_compilation_cache=True)
     except Preempted as preempted:
         print(preempted, file=sys.stderr)
@@ -31,7 +33,7 @@ def run(flags: argparse.Namespace) -> int:
     return 0
 
 
-main = Command(__doc__, add_arguments, run, has_overrides=True)
+main = Command(__doc__, add_arguments, run, has_overrides=True, memory_hint=MEMORY_HINT)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,14 +11,16 @@ PACKAGE = Path(__file__).parent.parent / "tcvit_jax"
 # The packages that each package or module may import, in addition to `errors` and `command`.
 MAY_IMPORT = {
     "errors": (),
-    "command": (),
-    "atomic": (),
+    "command": ("devices", "files"),
+    "devices": (),
+    "files": (),
+    "atomic": ("devices",),
     "tokens": (),
     "ops": ("tokens",),
     "reducers": ("ops", "tokens"),
     "schedule": (),
     "models": ("ops", "reducers", "schedule", "tokens"),
-    "checkpoint": ("atomic", "models", "sharding"),
+    "checkpoint": ("atomic", "devices", "models", "sharding"),
     "convert": ("atomic", "checkpoint", "data", "models", "ops"),
     "measure": ("atomic", "models", "ops", "reducers", "sharding", "tokens"),
     "data": ("atomic",),
@@ -35,7 +37,7 @@ MAY_IMPORT = {
     ),
     "training": (
         "assembly", "atomic", "checkpoint", "config", "data", "evaluation", "measure", "models", "ops", "reducers", "report",
-        "sharding", "tokens",
+        "devices", "sharding", "tokens",
     ),
     "train": ("config", "training"),
     "eval": ("assembly", "config"),

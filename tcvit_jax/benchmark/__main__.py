@@ -95,7 +95,10 @@ def _numbers(flag: str, text: str | None) -> tuple[float, ...]:
         raise out_of_range(flag, text, "comma-separated numbers such as 0.75,0.5") from error
 
 
-main = Command(__doc__, add_arguments, run, prog="python -m tcvit_jax.benchmark", has_overrides=True)
+main = Command(
+    __doc__, add_arguments, run, prog="python -m tcvit_jax.benchmark", has_overrides=True,
+    memory_hint="lower --batch or --config.eval_batch_size",
+)  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(main())

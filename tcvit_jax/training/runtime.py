@@ -15,6 +15,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from tcvit_jax.command import USAGE_ERROR
+from tcvit_jax.devices import FREE_MEMORY, device_error
 from tcvit_jax.errors import InputError, first_line, invalid, out_of_range, requires, unknown
 from tcvit_jax.training.preemption import Preempted
 
@@ -91,13 +92,14 @@ def _parse_integer(name: str, text: str) -> int:
 
 
 @contextmanager
-def distributed_processes(mode: str = "auto") -> Generator[None]:
+def distributed_processes(mode: str = "auto", memory_hint: str = FREE_MEMORY) -> Generator[None]:
     """Initialize the processes of a run, and exit this process at once if the block fails.
 
     A normal exit would wait for the other processes, and they for this one.
 
     Args:
         mode: As for `initialize_processes`.
+        memory_hint: What to reduce if there is not enough memory.
 
     Raises:
         InputError: As `initialize_processes`. In a run of a single process, all exceptions of the block pass as well.
@@ -113,6 +115,10 @@ def distributed_processes(mode: str = "auto") -> Generator[None]:
         # All processes stop here and exit normally.
         raise
     except Exception as error:
+        device_problem = device_error(error, memory_hint)
+        # Without a device, the number of processes is not known.
+        if device_problem is not None and jax.distributed.is_initialized():
+            _exit_now(USAGE_ERROR, f"error: {device_problem}")
         runtime_error = cast("type[Exception]", jax.errors.JaxRuntimeError)  # pyright: ignore[reportUnknownMemberType]
         if isinstance(error, runtime_error) and any(text in str(error) for text in _COMMUNICATION_ERRORS):
             message = (
