@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from tcvit_jax.devices import FREE_MEMORY, device_error
 from tcvit_jax.errors import InputError
+from tcvit_jax.interrupts import EXIT_STATUS as INTERRUPTED
+from tcvit_jax.interrupts import Interrupts, exit_now
 
 USAGE_ERROR = 2
 
@@ -40,10 +42,10 @@ class Command:
         """Run the command; errors of users, devices and memory are printed as one line to standard error.
 
         Args:
-            arguments: The command-line arguments; None for those of the process.
+            arguments: The command-line arguments; None for those of the process, which then exits here after Ctrl-C.
 
         Returns:
-            The exit status, which is 2 after such an error.
+            The exit status, which is 2 after such an error and 130 after Ctrl-C.
         """
         parser = argparse.ArgumentParser(
             prog=self.prog, description=self.description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -53,11 +55,17 @@ class Command:
             flags, flags.overrides = parser.parse_known_args(arguments)
         else:
             flags = parser.parse_args(arguments)
-        try:
-            return self.run(flags) or 0
-        except Exception as error:
-            reported = error if isinstance(error, InputError) else device_error(error, self.memory_hint)
-            if reported is None:
-                raise
-            print(f"error: {reported}", file=sys.stderr)
-            return USAGE_ERROR
+        with Interrupts() as interrupts:
+            try:
+                return self.run(flags) or 0
+            except KeyboardInterrupt as interrupt:
+                interrupts.report(str(interrupt))
+            except Exception as error:
+                reported = error if isinstance(error, InputError) else device_error(error, self.memory_hint)
+                if reported is None:
+                    raise
+                print(f"error: {reported}", file=sys.stderr)
+                return USAGE_ERROR
+        if arguments is None:
+            exit_now(INTERRUPTED)
+        return INTERRUPTED

@@ -1,6 +1,7 @@
 """Train a model: `python train.py --config configs/digits_gtp.py [--config.KEY=VALUE ...]`.
 
-The same command resumes an interrupted run. On `SIGTERM` the run saves a checkpoint and exits with status 75.
+The same command resumes an interrupted run. On `SIGTERM` or Ctrl-C the run saves a checkpoint and exits with
+status 75; a second Ctrl-C ends it at once, with status 130.
 """
 
 import argparse

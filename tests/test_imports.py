@@ -11,9 +11,10 @@ PACKAGE = Path(__file__).parent.parent / "tcvit_jax"
 # The packages that each package or module may import, in addition to `errors` and `command`.
 MAY_IMPORT = {
     "errors": (),
-    "command": ("devices", "files"),
+    "command": ("devices", "files", "interrupts"),
     "devices": (),
     "files": (),
+    "interrupts": (),
     "atomic": ("devices",),
     "tokens": (),
     "ops": ("tokens",),
@@ -37,7 +38,7 @@ MAY_IMPORT = {
     ),
     "training": (
         "assembly", "atomic", "checkpoint", "config", "data", "evaluation", "measure", "models", "ops", "reducers", "report",
-        "devices", "sharding", "tokens",
+        "devices", "interrupts", "sharding", "tokens",
     ),
     "train": ("config", "training"),
     "eval": ("assembly", "config"),
@@ -93,6 +94,13 @@ def test_package_does_not_import_forbidden_libraries(package):
 
 def test_importing_the_package_does_not_import_jax():
     code = "import sys, tcvit_jax; assert 'jax' not in sys.modules; tcvit_jax.GTP; assert 'jax' in sys.modules"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=PACKAGE.parent)
+
+
+@pytest.mark.parametrize("module", ["train", "eval", "convert.__main__", "benchmark.__main__", "training.pod"])
+def test_commands_start_before_jax_is_imported(module):
+    """So `--help` is fast, and Ctrl-C is one line."""
+    code = f"import sys, tcvit_jax.{module}; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=PACKAGE.parent)
 
 

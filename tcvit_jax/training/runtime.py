@@ -17,6 +17,8 @@ from jax.experimental.compilation_cache import compilation_cache
 from tcvit_jax.command import USAGE_ERROR
 from tcvit_jax.devices import FREE_MEMORY, device_error
 from tcvit_jax.errors import InputError, first_line, invalid, out_of_range, requires, unknown
+from tcvit_jax.interrupts import EXIT_STATUS as INTERRUPTED
+from tcvit_jax.interrupts import exit_now
 from tcvit_jax.training.preemption import Preempted
 
 MODES = ("auto", "on", "off")
@@ -114,6 +116,10 @@ def distributed_processes(mode: str = "auto", memory_hint: str = FREE_MEMORY) ->
     except Preempted:
         # All processes stop here and exit normally.
         raise
+    except KeyboardInterrupt:
+        if _has_several_processes():
+            _exit_now(INTERRUPTED, "interrupted")
+        raise
     except Exception as error:
         device_problem = device_error(error, memory_hint)
         # Without a device, the number of processes is not known.
@@ -139,9 +145,7 @@ def _has_several_processes() -> bool:
 def _exit_now(status: int, message: str) -> None:
     """Exit without cleanup, with `message` on standard error."""
     print(message, file=sys.stderr)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(status)
+    exit_now(status)
 
 
 def enable_compilation_cache(directory: Path) -> None:

@@ -27,7 +27,9 @@ SETTINGS = (
     "--config.mixing.mixup=0.8", "--config.mixing.cutmix=1.0", "--config.random_erasing=0.25",
 )  # fmt: skip
 MOMENTS = ("step", "saving", "evaluation")
-SIGNALS = (signal.SIGKILL, signal.SIGTERM)
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+# What a run prints that is saved on a signal, and its exit status.
+CAUSES = {signal.SIGTERM: "preempted", signal.SIGINT: "interrupted"}
 PREEMPTED = 75
 # Timings, which differ between runs.
 TIMINGS = ("images_per_second", "val_images_per_second", "train_images_per_second")
@@ -127,9 +129,9 @@ def kill(workdir, moment, number, rng, last=150):
     output, _ = process.communicate(timeout=180)
     if process.returncode == 0:
         return None
-    assert process.returncode == (PREEMPTED if number == signal.SIGTERM else -number), output
-    if number == signal.SIGTERM:
-        assert "preempted: saved after step" in output
+    assert process.returncode == (PREEMPTED if number in CAUSES else -number), output
+    if number in CAUSES:
+        assert f"{CAUSES[number]}: saved after step" in output
     output = finish(start(workdir))
     assert "resumed after step" in output, output
     return next(line for line in output.splitlines() if "resumed" in line).rpartition(", ")[2]
@@ -148,7 +150,7 @@ def main():
         expected, matches, count = read_results(reference), 0, 0
         while count < flags.count:
             run = Path(scratch) / "killed"
-            moment, number = MOMENTS[count % 3], SIGNALS[count // 3 % 2]
+            moment, number = MOMENTS[count % 3], SIGNALS[count // 3 % 3]
             resumed = kill(run, moment, number, rng)
             if resumed is not None:
                 count += 1
