@@ -7,14 +7,16 @@ status 75; a second Ctrl-C ends it at once, with status 130.
 import argparse
 import sys
 
-from tcvit_jax.command import Command
+from tcvit_jax.command import Command, PathArgument
 
 MEMORY_HINT = "lower --config.batch_size or --config.eval_batch_size, or raise --config.accumulate"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("--config", required=True, help="configuration file: FILE.py or FILE.py:RECIPE")
+    parser.add_argument(
+        "--config", required=True, action=PathArgument, help="configuration file: FILE.py or FILE.py:RECIPE"
+    )
     parser.add_argument("--distributed", default="auto", help="join the other processes of the job: auto, on or off")
 
 

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "data": ("atomic",),
     "report": ("atomic", "tokens"),
     "sharding": (),
-    "config": ("models", "reducers", "schedule"),
+    "config": ("files", "models", "reducers", "schedule"),
     "evaluation": ("models", "ops", "sharding"),
     "assembly": (
         "checkpoint", "config", "convert", "data", "evaluation", "measure", "models", "reducers", "schedule", "sharding",
@@ -40,6 +40,7 @@ MAY_IMPORT = {
         "assembly", "atomic", "checkpoint", "config", "data", "evaluation", "measure", "models", "ops", "reducers", "report",
         "devices", "interrupts", "sharding", "tokens",
     ),
+    "__main__": (),
     "train": ("config", "training"),
     "eval": ("assembly", "config"),
 }  # fmt: skip

@@ -74,7 +74,7 @@ class Data(Section):
     PREFIX: ClassVar[str] = "data."
 
     name: str = key("imagenet2012")
-    dir: str = key("")
+    dir: str = key("", is_path=True)
     train_split: str = key("train")
     eval_split: str = key("val")
     augmentation: str = key("crop")
@@ -83,7 +83,7 @@ class Data(Section):
     color_jitter: float = key(0.0)
     train_interpolation: str = key("")
     repeats: int = key(1)
-    label_maps: str = key("")
+    label_maps: str = key("", is_path=True)
     workers: int = key(0)
     mean: tuple[float, ...] | None = key(None, example=_PREPROCESSING.mean)
     std: tuple[float, ...] | None = key(None, example=_PREPROCESSING.std)
@@ -144,7 +144,7 @@ class Distillation(Section):
 
     PREFIX: ClassVar[str] = "distill."
 
-    teacher: str = key("")
+    teacher: str = key("", is_path=True)
     kind: str = key("soft")
     weight: float = key(0.5)
     temperature: float = key(1.0)
@@ -236,7 +236,7 @@ class Run(Section):
         checkpoint_every: The interval between checkpoints, in steps.
     """
 
-    workdir: str = key("")
+    workdir: str = key("", is_path=True)
     seed: int = key(0)
     batch_size: int = key(1024)
     eval_batch_size: int = key(1024)
