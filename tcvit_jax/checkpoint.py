@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from tcvit_jax import atomic, manifest, models, schema, sharding
+from tcvit_jax.devices import device_error
 from tcvit_jax.errors import InputError, cannot_read, first_line, invalid, unknown
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing
@@ -244,7 +245,7 @@ def check_empty(directory: Path) -> None:
 
 @contextmanager
 def read_errors(folder: Path) -> Generator[None]:
-    """Convert an exception of the block to an `InputError` that names the checkpoint.
+    """Convert an exception of the block to an `InputError` that names the checkpoint or the device.
 
     Orbax and TensorStore raise various types for a checkpoint that cannot be read. Errors of devices and of memory are
     not the checkpoint's, and are raised unchanged.
@@ -263,7 +264,9 @@ def read_errors(folder: Path) -> Generator[None]:
     except (InputError, MemoryError, jax.errors.JaxRuntimeError):  # pyright: ignore[reportUnknownMemberType]
         raise
     except Exception as error:
-        raise cannot_read(folder, f"checkpoint cannot be read: {first_line(error)}") from error
+        # A missing device or a lack of memory says nothing about the checkpoint.
+        problem = f"checkpoint cannot be read: {first_line(error)}"
+        raise device_error(error) or cannot_read(folder, problem) from error
 
 
 def _resolve(directory: Path) -> Path:

@@ -1,17 +1,22 @@
 """Train a model: `python train.py --config configs/digits_gtp.py [--config.KEY=VALUE ...]`.
 
-The same command resumes an interrupted run. On `SIGTERM` the run saves a checkpoint and exits with status 75.
+The same command resumes an interrupted run. On `SIGTERM` or Ctrl-C the run saves a checkpoint and exits with
+status 75; a second Ctrl-C ends it at once, with status 130.
 """
 
 import argparse
 import sys
 
-from tcvit_jax.command import Command
+from tcvit_jax.command import Command, PathArgument
+
+MEMORY_HINT = "lower --config.batch_size or --config.eval_batch_size, or raise --config.accumulate"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("--config", required=True, help="configuration file: FILE.py or FILE.py:RECIPE")
+    parser.add_argument(
+        "--config", required=True, action=PathArgument, help="configuration file: FILE.py or FILE.py:RECIPE"
+    )
     parser.add_argument("--distributed", default="auto", help="join the other processes of the job: auto, on or off")
     parser.add_argument(
         "--accept-data-changes",
@@ -29,7 +34,7 @@ def run(flags: argparse.Namespace) -> int:
     from tcvit_jax.training.preemption import EXIT_STATUS, Preempted
 
     try:
-        with runtime.distributed_processes(flags.distributed):
+        with runtime.distributed_processes(flags.distributed, MEMORY_HINT):
             settings = config.load(flags.config, flags.overrides)
             train(settings, enable_compilation_cache=True, accept_data_changes=flags.accept_data_changes)
     except Preempted as preempted:
@@ -38,7 +43,7 @@ def run(flags: argparse.Namespace) -> int:
     return 0
 
 
-main = Command(__doc__, add_arguments, run, has_overrides=True)
+main = Command(__doc__, add_arguments, run, has_overrides=True, memory_hint=MEMORY_HINT)
 
 if __name__ == "__main__":
     sys.exit(main())

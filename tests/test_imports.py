@@ -11,9 +11,11 @@ PACKAGE = Path(__file__).parent.parent / "tcvit_jax"
 # The packages that each package or module may import, in addition to `errors` and `command`.
 MAY_IMPORT = {
     "errors": (),
-    "command": (),
-    "atomic": (),
+    "command": ("devices", "files", "interrupts"),
+    "devices": (),
     "files": (),
+    "interrupts": (),
+    "atomic": ("devices",),
     "lock": ("atomic",),
     "pickles": ("files",),
     "tokens": (),
@@ -23,14 +25,14 @@ MAY_IMPORT = {
     "models": ("ops", "reducers", "schedule", "tokens"),
     "schema": ("files",),
     "manifest": ("files", "schema"),
-    "checkpoint": ("atomic", "manifest", "models", "schema", "sharding"),
+    "checkpoint": ("atomic", "devices", "manifest", "models", "schema", "sharding"),
     "convert": ("atomic", "checkpoint", "data", "files", "models", "ops", "pickles"),
     "measure": ("atomic", "models", "ops", "reducers", "sharding", "tokens"),
     "data": ("atomic", "files", "pickles"),
     "preprocessing": ("data", "files", "models", "ops"),
     "report": ("atomic", "tokens"),
     "sharding": (),
-    "config": ("models", "reducers", "schedule"),
+    "config": ("files", "models", "reducers", "schedule"),
     "evaluation": ("models", "ops", "sharding"),
     "assembly": (
         "checkpoint", "config", "convert", "data", "evaluation", "measure", "models", "reducers", "schedule", "sharding",
@@ -41,8 +43,9 @@ MAY_IMPORT = {
     ),
     "training": (
         "assembly", "atomic", "checkpoint", "config", "data", "evaluation", "manifest", "measure", "models", "ops", "reducers",
-        "report", "sharding", "tokens",
+        "report", "devices", "interrupts", "sharding", "tokens",
     ),
+    "__main__": (),
     "train": ("config", "training"),
     "eval": ("assembly", "config"),
 }  # fmt: skip
@@ -97,6 +100,13 @@ def test_package_does_not_import_forbidden_libraries(package):
 
 def test_importing_the_package_does_not_import_jax():
     code = "import sys, tcvit_jax; assert 'jax' not in sys.modules; tcvit_jax.GTP; assert 'jax' in sys.modules"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=PACKAGE.parent)
+
+
+@pytest.mark.parametrize("module", ["train", "eval", "convert.__main__", "benchmark.__main__", "training.pod"])
+def test_commands_start_before_jax_is_imported(module):
+    """So `--help` is fast, and Ctrl-C is one line."""
+    code = f"import sys, tcvit_jax.{module}; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=PACKAGE.parent)
 
 

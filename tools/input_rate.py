@@ -19,6 +19,7 @@ import argparse
 import multiprocessing
 import os
 import struct
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ import numpy as np
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
+from tcvit_jax.command import Command
 from tcvit_jax.data import Source, TrainTransform, open_source, operations, train_batches
 from tcvit_jax.data.sources.record_index import masked_crc32c
 
@@ -185,16 +187,18 @@ def compare_workers(source: Source, name: str, transform: TrainTransform, batch_
     print(row(f"{name}: one worker, two workers, CPU-time limit", rates, one_worker / two_workers), flush=True)
 
 
-def main() -> None:
-    """Parse the command line and print a row for each comparison."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("--images", type=int, default=100, help="number of images in the folder, each under 50 names")
     parser.add_argument("--batch", type=int, default=64, help="batch size")
     parser.add_argument("--rounds", type=int, default=15, help="number of turns of Pillow and of the pipeline")
     parser.add_argument(
         "--workers", type=int, default=5, help="number of turns of one and of two worker processes, or 0 to skip them"
     )
-    flags = parser.parse_args()
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Print a row for each comparison."""
     cores = sorted(os.sched_getaffinity(0))[-2:]
     with tempfile.TemporaryDirectory() as directory:
         paths, kilobytes = make_folder(directory, flags.images)
@@ -222,5 +226,7 @@ def main() -> None:
                 compare_workers(source, name, transform, flags.batch, flags.workers)
 
 
+main = Command(__doc__, add_arguments, run)
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

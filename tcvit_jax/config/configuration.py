@@ -188,5 +188,7 @@ SECTIONS: Mapping[str, type[Section]] = {
 # The section and the default of every key.
 SECTION_OF_KEY: Mapping[str, str] = {key: name for name, section in SECTIONS.items() for key in section().values()}
 DEFAULTS: Mapping[str, Any] = {key: value for section in SECTIONS.values() for key, value in section().values().items()}
+# The keys whose values are paths.
+PATH_KEYS = frozenset(key for section in SECTIONS.values() for key in section.path_keys())
 # A valid value of every key except the fields of reducers; none of them is None.
 EXAMPLES: Mapping[str, Any] = {key: value for section in SECTIONS.values() for key, value in section.examples().items()}

@@ -76,7 +76,7 @@ class Data(Section):
     PREFIX: ClassVar[str] = "data."
 
     name: str = key("imagenet2012")
-    dir: str = key("")
+    dir: str = key("", is_path=True)
     train_split: str = key("train")
     eval_split: str = key("val")
     augmentation: str = key("crop")
@@ -85,7 +85,7 @@ class Data(Section):
     color_jitter: float = key(0.0)
     train_interpolation: str = key("")
     repeats: int = key(1)
-    label_maps: str = key("")
+    label_maps: str = key("", is_path=True)
     workers: int | None = key(None, example=4)
     verify: bool = key(True)
     mean: tuple[float, ...] | None = key(None, example=_PREPROCESSING.mean)
@@ -151,7 +151,7 @@ class Distillation(Section):
 
     PREFIX: ClassVar[str] = "distill."
 
-    teacher: str = key("")
+    teacher: str = key("", is_path=True)
     kind: str = key("soft")
     weight: float = key(0.5)
     temperature: float = key(1.0)
@@ -243,7 +243,7 @@ class Run(Section):
         checkpoint_every: The interval between checkpoints, in steps.
     """
 
-    workdir: str = key("")
+    workdir: str = key("", is_path=True)
     seed: int = key(0)
     batch_size: int = key(1024)
     eval_batch_size: int = key(1024)

@@ -165,8 +165,8 @@ class Checkpoints:
         """Convert an error of a save into an `InputError` that names the latest complete checkpoint."""
         try:
             yield
-        except jax.errors.JaxRuntimeError:  # pyright: ignore[reportUnknownMemberType]
-            # Most likely another process failed, and not the disk.
+        except (MemoryError, jax.errors.JaxRuntimeError):  # pyright: ignore[reportUnknownMemberType]
+            # Most likely a device or another process failed, and not the disk.
             raise
         except Exception as error:
             steps = step_folders(self._root)

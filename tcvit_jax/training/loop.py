@@ -25,7 +25,7 @@ from tcvit_jax.report.rundir import RunDirectory
 from tcvit_jax.training import runtime
 from tcvit_jax.training.checkpoint import Checkpoints
 from tcvit_jax.training.job import Job, build
-from tcvit_jax.training.preemption import Preempted, PreemptionWatcher
+from tcvit_jax.training.preemption import PreemptionWatcher
 from tcvit_jax.training.reduction_warmup import Stage, stage_at
 from tcvit_jax.training.step import TrainState, TrainStep, make_init, make_train_step
 from tcvit_jax.training.step_timer import StepTimer
@@ -53,7 +53,8 @@ def train(config: Config, enable_compilation_cache: bool = False, accept_data_ch
     Raises:
         InputError: The configuration is invalid, another process trains in `workdir`, the data have changed, the disk
             is full, or the loss is not finite (the message names the step and the images).
-        Preempted: The run received `SIGTERM` and is saved.
+        Preempted: The run received `SIGTERM`, `SIGINT` or `SIGHUP` and is saved.
+        KeyboardInterrupt: The run received `SIGINT` before its first step, or twice.
     """
     if not config.run.workdir:
         raise out_of_range("workdir", config.run.workdir, "the path of a run directory", "set --config.workdir=PATH")
@@ -175,7 +176,7 @@ class Loop:
         except EvaluationStopped:
             step = int(state.step)
             self._save_preempted(step, state, needs_evaluation=True)
-            raise Preempted(step) from None
+            raise self._watcher.preemption(step) from None
 
     def advance(
         self, state: TrainState, start: int, needs_evaluation: bool
@@ -220,7 +221,7 @@ class Loop:
                     self._log(step, metrics)
                 if is_preempted:
                     self._save_preempted(step, state, is_evaluation_step)
-                    raise Preempted(step)
+                    raise self._watcher.preemption(step)
                 if is_evaluation_step:
                     result = self._evaluate_and_log(step, state)
                 # Save last: a run that is killed before the save repeats this step and its logs.

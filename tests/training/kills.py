@@ -31,7 +31,9 @@ SETTINGS = (
 # Of killed runs. Their results must be those of the reference, which decodes in its main process.
 WORKERS = "--config.data.workers=2"
 MOMENTS = ("step", "saving", "evaluation")
-SIGNALS = (signal.SIGKILL, signal.SIGTERM)
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+# What a run prints that is saved on a signal, and its exit status.
+CAUSES = {signal.SIGTERM: "preempted", signal.SIGINT: "interrupted"}
 PREEMPTED = 75
 # Timings, which differ between runs.
 TIMINGS = ("images_per_second", "val_images_per_second", "train_images_per_second")
@@ -136,9 +138,9 @@ def kill(workdir, moment, number, rng, last=150):
     output, _ = process.communicate(timeout=180)
     if process.returncode == 0:
         return None
-    assert process.returncode == (PREEMPTED if number == signal.SIGTERM else -number), output
-    if number == signal.SIGTERM:
-        assert "preempted: saved after step" in output
+    assert process.returncode == (PREEMPTED if number in CAUSES else -number), output
+    if number in CAUSES:
+        assert f"{CAUSES[number]}: saved after step" in output
     output = finish(start(workdir, WORKERS))
     assert "resumed after step" in output, output
     return next(line for line in output.splitlines() if "resumed" in line).rpartition(", ")[2]
@@ -157,7 +159,7 @@ def main():
         expected, matches, count = read_results(reference), 0, 0
         while count < flags.count:
             run = Path(scratch) / "killed"
-            moment, number = MOMENTS[count % 3], SIGNALS[count // 3 % 2]
+            moment, number = MOMENTS[count % 3], SIGNALS[count // 3 % 3]
             resumed = kill(run, moment, number, rng)
             if resumed is not None:
                 count += 1

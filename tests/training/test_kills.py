@@ -17,7 +17,9 @@ def reference(tmp_path_factory):
     return kills.read_results(run)
 
 
-@pytest.mark.parametrize(("number", "moment"), [(signal.SIGKILL, "saving"), (signal.SIGTERM, "evaluation")])
+@pytest.mark.parametrize(
+    ("number", "moment"), [(signal.SIGKILL, "saving"), (signal.SIGTERM, "evaluation"), (signal.SIGINT, "step")]
+)
 @pytest.mark.slow
 def test_killed_run_equals_uninterrupted_run(reference, tmp_path, number, moment):
     # A run may finish before it can be killed; then try again.

@@ -1,0 +1,141 @@
+"""Ctrl-C and closed terminals while a run trains, and Ctrl-C in the other commands, in real processes."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tcvit_jax.checkpoint import load
+from tests.conftest import ROOT
+from tests.training import kills
+from tests.training.settings import TINY
+from tests.training.test_processes import LONG, start_processes, wait_for_exit, wait_for_step_20
+
+# Evaluations of 180 batches, so that a run can be interrupted in one.
+SLOW_EVALUATION = ("--config.eval_batch_size=2", "--config.epochs=50", "--config.checkpoint_every=5")
+
+
+def has_checkpoint(run):
+    return any(path.name.isdigit() for path in (run / "checkpoints").glob("*"))
+
+
+def drafts(directory):
+    """Return the files of incomplete writes, other than locks that their dead holders left behind."""
+    return [path for path in Path(directory).rglob(".partial-*")]
+
+
+@pytest.mark.slow
+def test_second_interrupt_ends_at_once_and_the_run_resumes(tmp_path):
+    run = tmp_path / "run"
+    process = kills.start(run, *SLOW_EVALUATION)
+    kills.wait_until(lambda: has_checkpoint(run), process)
+    # The notice follows at once, and the checkpoint later.
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.01)
+    start_time = time.monotonic()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode in (130, 75), output
+    assert "Traceback" not in output, output
+    assert time.monotonic() - start_time < 20
+    step = load(run)[2]["step"]
+    resumed = kills.start(run, *SLOW_EVALUATION)
+    resumed_line = f"resumed after step {step}"
+    lines = iter(resumed.stdout.readline, "")
+    assert any(resumed_line in line for line in lines)
+    resumed.kill()
+    resumed.communicate()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3.0])
+@pytest.mark.slow
+def test_interrupt_before_the_first_step_ends_soon(tmp_path, seconds):
+    """While modules are imported, and while the model is built or compiled."""
+    process = kills.start(tmp_path / "run", "--config.batch_size=1024")
+    kills.wait_until(lambda: "jaxlib" in Path(f"/proc/{process.pid}/maps").read_text(), process)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    start_time = time.monotonic()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert time.monotonic() - start_time < 20
+    assert "Traceback" not in output
+    assert output.splitlines()[-1].startswith("interrupted")
+    assert not has_checkpoint(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_interrupted_processes_save_one_checkpoint(tmp_path):
+    """Of several processes, as of one that receives `SIGTERM`."""
+    run = tmp_path / "run"
+    processes = start_processes(run, *LONG, "--config.checkpoint_every=1000")
+    wait_for_step_20(run, processes)
+    # A terminal sends the signal to all of them.
+    for process in processes:
+        process.send_signal(signal.SIGINT)
+    codes, outputs = wait_for_exit(processes)
+    assert codes == [75, 75], outputs
+    messages = {line for output in outputs for line in output.splitlines() if "saved after step" in line}
+    assert len(messages) == 1
+    assert f"saved after step {load(run)[2]['step']}" in messages.pop()
+
+
+@pytest.mark.slow
+def test_run_is_saved_if_its_terminal_is_closed(tmp_path):
+    run = tmp_path / "run"
+    arguments = [sys.executable, "train.py", "--config", kills.CONFIG, *kills.SETTINGS, *SLOW_EVALUATION]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.execve(sys.executable, [*arguments, f"--config.workdir={run}"], {**os.environ, "XLA_FLAGS": ""})
+    deadline = time.monotonic() + 180
+    while not has_checkpoint(run):
+        assert time.monotonic() < deadline
+        os.set_blocking(terminal, False)
+        try:
+            while os.read(terminal, 4096):
+                pass
+        except BlockingIOError:
+            time.sleep(0.05)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 75
+    assert load(run)[2]["step"] >= 5
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "finished"
+    kills.finish(kills.start(run, *TINY))
+    return run
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("eval.py", "--checkpoint", "RUN", "--config.eval_batch_size=1"),
+        ("-m", "tcvit_jax.benchmark", "--checkpoint", "RUN", "--rounds", "100000", "--out", "OUT"),
+        ("-m", "tcvit_jax.convert", "RUN", "--out", "OUT/w.safetensors"),
+    ],
+)
+@pytest.mark.parametrize("seconds", [0.2, 2.0])
+@pytest.mark.slow
+def test_interrupted_command_is_one_line_and_status_130(finished_run, tmp_path, arguments, seconds):
+    replaced = [each.replace("RUN", str(finished_run)).replace("OUT", str(tmp_path / "out")) for each in arguments]
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", *replaced], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "XLA_FLAGS": kills.FAST_COMPILATION},
+    )  # fmt: skip
+    # All of them import JAX after the command has started.
+    kills.wait_until(lambda: "jaxlib" in Path(f"/proc/{process.pid}/maps").read_text(), process)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    # A conversion may have ended before.
+    if not (tmp_path / "out" / "w.safetensors").exists():
+        assert (process.returncode, errors) == (130, "interrupted\n")
+        assert drafts(tmp_path) == []
