@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ignore",
         action="append",
         metavar="PATTERN",
-        help="leave out the tensors whose name matches this shell pattern: 'projector.*'; may be repeated; by default none",
+        help="leave out the tensors that match this shell pattern: 'projector.*'; may be repeated; by default none",
     )
     parser.add_argument(
         "--grid", help="patch grid of the position embeddings in the file, 16x8 (height x width); by default square"
