@@ -115,7 +115,11 @@ def variable_shapes(model: ViT) -> dict[str, Any]:
 
     Returns:
         A tree of `jax.ShapeDtypeStruct` with the collections `"params"` and, if the model has any, `"batch_stats"`.
+
+    Raises:
+        InputError: `model` is not a model of `create_model`.
     """
+    check_model(model)
     plain = replace(model, variant="", reducer=None, removed=())
     return _variable_shapes(plain)  # pyright: ignore[reportArgumentType]  (Flax makes modules hashable)
 
@@ -132,7 +136,12 @@ def count_parameters(model: ViT) -> int:
 
 
 def to_config(model: ViT) -> dict[str, Any]:
-    """Return plain values for JSON that define a model. `from_config` is the inverse."""
+    """Return plain values for JSON that define a model. `from_config` is the inverse.
+
+    Raises:
+        InputError: `model` is not a model of `create_model`.
+    """
+    check_model(model)
     config: dict[str, Any] = {key: getattr(model, key) for key in zoo.override_names(type(model))}
     return {
         "name": model.variant,

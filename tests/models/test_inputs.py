@@ -171,6 +171,7 @@ def test_values_that_are_no_model_are_one_line_errors(value):
         partial(tc.condense, value), partial(tc.describe, value), partial(tc.measure.oracle, value),
         partial(tc.check_variables, value, {}), partial(tc.diagnose, value, {}, np.zeros((1, 24, 24, 3))),
         partial(tc.convert.from_torch, {}, value), partial(tc.convert.to_torch, {}, value),
+        partial(models.variable_shapes, value), partial(models.count_parameters, value), partial(models.to_config, value),
     )  # fmt: skip
     for call in calls:
         with pytest.raises(tc.InputError, match=r"^model: expected a model of tc.create_model, got (None|an? \w+)$"):
