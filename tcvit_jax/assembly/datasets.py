@@ -55,7 +55,7 @@ def build_eval_data(
 
     Args:
         data: The section.
-        batch_size: The global batch size.
+        batch_size: The global batch size; at most the number of images is used, rounded up to the devices.
         model: The model, for the size and the channels of its images.
         preprocessing: The preprocessing of its images.
         classes: The class names that the model was trained on, in order; None if they are not recorded.
@@ -74,6 +74,9 @@ def build_eval_data(
     if classes is not None and source.classes != classes:
         problem = f"its classes differ from those that {model_name} was trained on"
         raise invalid(f"data.name={data.name!r}", problem, "use a dataset with the same classes")
+    # A larger batch would only have more padding. The batch is sharded over all devices.
+    devices = jax.device_count()
+    batch_size = min(batch_size, -(-len(source) // devices) * devices)
     return EvalData(source, transform, batch_size, data.workers)
 
 

@@ -40,10 +40,10 @@ def train(config: Config, enable_compilation_cache: bool = False) -> dict[str, A
             affects all later compilations of the process.
 
     Returns:
-        The content of `summary.json`: `top1`, `top5`, `loss` and `examples` of the averaged parameters on the
-        evaluation split; `gmacs`, `gmacs_dense`, `tokens` and `parameters` of the model; `images_per_second` of the
-        evaluation; `train_images_per_second`, `step`, `seed`, `model` and `reducer`. A value that was not measured,
-        such as the throughput of a single batch, is NaN, and null in the file.
+        The content of `summary.json`: `top1`, `top5`, `loss`, `examples` and `nonfinite` of the averaged parameters on
+        the evaluation split, as in `EvaluationResult`; `gmacs`, `gmacs_dense`, `tokens` and `parameters` of the model;
+        `images_per_second` of the evaluation; `train_images_per_second`, `step`, `seed`, `model` and `reducer`. A value
+        that was not measured, such as the throughput of a single batch, is NaN, and null in the file.
 
     Raises:
         InputError: The configuration is invalid, the disk is full, or the loss is not finite (the message names the
