@@ -55,7 +55,7 @@ def build_eval_data(
 
     Args:
         data: The section.
-        batch_size: The global batch size.
+        batch_size: The global batch size; at most the number of images is used, rounded up to the devices.
         model: The model, for the size and the channels of its images.
         preprocessing: The preprocessing of its images.
         record: The data of the model's checkpoint, which are compared; None to compare nothing.
@@ -72,6 +72,9 @@ def build_eval_data(
     source = _open(data, data.eval_split, model)
     if record is not None:
         record.check(data, data.eval_split, source)
+    # A larger batch would only have more padding. The batch is sharded over all devices.
+    devices = jax.device_count()
+    batch_size = min(batch_size, -(-len(source) // devices) * devices)
     return EvalData(source, transform, batch_size, pipeline.resolve_workers(data.workers, source))
 
 

@@ -45,10 +45,10 @@ def train(config: Config, enable_compilation_cache: bool = False, accept_data_ch
             checkpoint, the initial weights or the teacher record.
 
     Returns:
-        The content of `summary.json`: `top1`, `top5`, `loss` and `examples` of the averaged parameters on the
-        evaluation split; `gmacs`, `gmacs_dense`, `tokens` and `parameters` of the model; `images_per_second` of the
-        evaluation; `train_images_per_second`, `step`, `seed`, `model` and `reducer`. A value that was not measured,
-        such as the throughput of a single batch, is NaN, and null in the file.
+        The content of `summary.json`: `top1`, `top5`, `loss`, `examples` and `nonfinite` of the averaged parameters on
+        the evaluation split, as in `EvaluationResult`; `gmacs`, `gmacs_dense`, `tokens` and `parameters` of the model;
+        `images_per_second` of the evaluation; `train_images_per_second`, `step`, `seed`, `model` and `reducer`. A value
+        that was not measured, such as the throughput of a single batch, is NaN, and null in the file.
 
     Raises:
         InputError: The configuration is invalid, another process trains in `workdir`, the data have changed, the disk
