@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import jax
 
 from tcvit_jax import data as pipeline
-from tcvit_jax.assembly.records import DataRecord
 from tcvit_jax.config import Data, Run
 from tcvit_jax.data import Batch, EvalTransform, LabelMaps, Source, TokenLabeling, TrainTransform
 from tcvit_jax.errors import invalid
@@ -49,33 +48,33 @@ def build_eval_data(
     batch_size: int,
     model: ViT,
     preprocessing: Preprocessing,
-    record: DataRecord | None = None,
+    classes: tuple[str, ...] | None = None,
+    model_name: str = "the checkpoint",
 ) -> EvalData:
     """Return the evaluation split of a configuration.
 
     Args:
         data: The section.
-        batch_size: The global batch size; at most the number of images is used, rounded up to the devices.
+        batch_size: The global batch size.
         model: The model, for the size and the channels of its images.
         preprocessing: The preprocessing of its images.
-        record: The data of the model's checkpoint, which are compared; None to compare nothing.
+        classes: The class names that the model was trained on, in order; None if they are not recorded.
+        model_name: The name of the trained model, for error messages.
 
     Returns:
         The evaluation data.
 
     Raises:
-        InputError: The data are not found, or differ from the record.
+        InputError: The data are not found, or their classes differ from the model's.
     """
     transform = EvalTransform(
         model.img_size, model.in_chans, preprocessing.crop_pct, preprocessing.interpolation, preprocessing.crop_mode
     )
     source = _open(data, data.eval_split, model)
-    if record is not None:
-        record.check(data, data.eval_split, source)
-    # A larger batch would only have more padding. The batch is sharded over all devices.
-    devices = jax.device_count()
-    batch_size = min(batch_size, -(-len(source) // devices) * devices)
-    return EvalData(source, transform, batch_size, pipeline.resolve_workers(data.workers, source))
+    if classes is not None and source.classes != classes:
+        problem = f"its classes differ from those that {model_name} was trained on"
+        raise invalid(f"data.name={data.name!r}", problem, "use a dataset with the same classes")
+    return EvalData(source, transform, batch_size, data.workers)
 
 
 @dataclass(frozen=True)
@@ -144,12 +143,11 @@ def build_train_data(data: Data, run: Run, model: ViT, preprocessing: Preprocess
     labeling = None
     if data.label_maps:
         labeling = TokenLabeling(LabelMaps(data.label_maps, model.num_classes), model.grid)
-    workers = pipeline.resolve_workers(data.workers, source)
-    return TrainData(source, transform, run.batch_size, run.seed, data.repeats, workers, labeling)
+    return TrainData(source, transform, run.batch_size, run.seed, data.repeats, data.workers, labeling)
 
 
 def _open(data: Data, split: str, model: ViT) -> Source:
-    source = pipeline.open_source(data.name, split, data.dir, data.verify)
+    source = pipeline.open_source(data.name, split, data.dir)
     if len(source.classes) != model.num_classes:
         count = len(source.classes)
         problem = f"expected {model.num_classes} classes, as model.num_classes, got {count}"

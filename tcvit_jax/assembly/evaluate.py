@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tcvit_jax import sharding
 from tcvit_jax.assembly.pretrained import Pretrained
-from tcvit_jax.data import describe_skipped, describe_workers
 from tcvit_jax.evaluation import EvaluationResult, make_eval_step
 from tcvit_jax.evaluation import evaluate as evaluate_batches
 from tcvit_jax.measure import describe
@@ -20,15 +19,12 @@ def evaluate(pretrained: Pretrained) -> EvaluationResult:
         The result.
 
     Raises:
-        InputError: The data are not found or differ from the recorded ones, or the batch size is not a multiple of the
-            number of devices.
+        InputError: The data are not found, their classes differ from the model's, or the batch size is not a multiple
+            of the number of devices.
     """
     mesh = sharding.data_mesh()
     data, ledger = pretrained.eval_data(), describe(pretrained.model)
     print(f"model   {ledger.name}\n{ledger.summary()}", flush=True)
-    workers = describe_workers(pretrained.config.data.workers, data.workers) if data.workers else ""
-    for line in filter(None, (workers, describe_skipped(data.source.skipped))):
-        print(f"data    {line}", flush=True)
     step = make_eval_step(pretrained.model, pretrained.preprocessing, mesh)
     result = evaluate_batches(step, sharding.place_replicated(pretrained.variables, mesh), data.batches(), mesh)
     print(f"{result}\n{result.images_per_second:,.0f} images/s", flush=True)

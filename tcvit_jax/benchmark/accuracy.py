@@ -27,24 +27,20 @@ class Hits:
     Attributes:
         top1: `[weights, images]` bool, whether the label has the highest logit.
         top5: `[weights, images]` bool, whether the label is among the five highest logits.
-        nonfinite: The number of images with a logit that is NaN or infinite, for any of the weights.
     """
 
     top1: np.ndarray
     top5: np.ndarray
-    nonfinite: int = 0
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Hits:
         """Return the hits of the result of `to_json`."""
-        rows = (np.asarray([_unpack(text, values["images"]) for text in values[key]]) for key in ("top1", "top5"))
-        # Stores of earlier versions have no count.
-        return cls(*rows, nonfinite=values.get("nonfinite", 0))
+        return cls(*(np.asarray([_unpack(text, values["images"]) for text in values[key]]) for key in ("top1", "top5")))
 
     def to_json(self) -> dict[str, Any]:
         """Return the hits as plain values, with a hexadecimal string of bits for each row."""
         packed = {key: [np.packbits(row).tobytes().hex() for row in getattr(self, key)] for key in ("top1", "top5")}
-        return {"images": self.top1.shape[1], **packed, "nonfinite": self.nonfinite}
+        return {"images": self.top1.shape[1], **packed}
 
 
 def _unpack(text: str, images: int) -> np.ndarray:
@@ -73,18 +69,12 @@ def hits(
     step = make_rank_step(model, preprocessing, mesh)
     device_weights = [sharding.place_replicated(variables, mesh) for variables in weights]
     ranks: list[list[np.ndarray]] = [[] for _ in device_weights]
-    nonfinite = 0
     for batch in batches:
         device_batch = sharding.place(batch, mesh)
-        is_valid = batch["mask"] > 0
-        is_finite = is_valid
         for batch_ranks, variables in zip(ranks, device_weights, strict=True):
-            rank, is_finite_row = jax.device_get(step(variables, device_batch))
-            batch_ranks.append(rank[is_valid])
-            is_finite = is_finite & is_finite_row
-        nonfinite += int(is_valid.sum() - is_finite.sum())
+            batch_ranks.append(np.asarray(jax.device_get(step(variables, device_batch)))[batch["mask"] > 0])
     rank = np.stack([np.concatenate(batch_ranks) for batch_ranks in ranks])
-    return Hits(rank < 1, rank < 5, nonfinite)
+    return Hits(rank < 1, rank < 5)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from tcvit_jax import models, schedule, sharding
@@ -28,21 +28,6 @@ class Subset:
     count: int
     classes: tuple[str, ...]
 
-    @property
-    def fingerprint(self) -> str:
-        """That of the source, with the number of examples."""
-        return f"{self.source.fingerprint}[{self.count}]"
-
-    @property
-    def skipped(self) -> Mapping[str, int]:
-        """Those of the source."""
-        return self.source.skipped
-
-    @property
-    def is_in_memory(self) -> bool:
-        """As the source."""
-        return self.source.is_in_memory
-
     def __len__(self) -> int:
         return self.count
 
@@ -67,7 +52,7 @@ def training_subset(comparison: Comparison, count: int) -> Subset:
     if data.train_split == data.eval_split:
         hint = "calibration requires images that are not evaluated"
         raise out_of_range("data.train_split", data.train_split, "different from data.eval_split", hint)
-    source = open_source(data.name, data.train_split, data.dir, data.verify)
+    source = open_source(data.name, data.train_split, data.dir)
     if not 0 < count <= len(source):
         hint = f"split {data.train_split!r} has {len(source):,} images"
         raise out_of_range("--calibrate", count, f"between 1 and {len(source)}", hint)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 
 from tcvit_jax import __version__, checkpoint, models, reducers, schedule
-from tcvit_jax.assembly import EvalData, Pretrained, SplitRecord
+from tcvit_jax.assembly import EvalData, Pretrained
 from tcvit_jax.config import Config
 from tcvit_jax.errors import InputError, invalid, out_of_range, requires, unknown
 from tcvit_jax.models import ViT
@@ -44,10 +44,10 @@ class Weights:
     @classmethod
     def from_pretrained(cls, pretrained: Pretrained) -> Weights:
         """Return the weights of a pretrained model."""
-        origin, reducer = pretrained.origin, pretrained.origin.trained_with
+        reducer = pretrained.trained_with
         recipe = "off the shelf" if reducer is None else f"trained with {reducer!r}"
         variables = pretrained.variables
-        return cls(pretrained.name, origin.seed, recipe, variables, checkpoint.checksum(variables))
+        return cls(pretrained.name, pretrained.seed, recipe, variables, checkpoint.checksum(variables))
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,10 @@ class Comparison:
     @property
     def settings(self) -> dict[str, Any]:
         """All settings that the results depend on, as plain values for JSON."""
-        data = self.config.data
         return {
             "model": models.to_config(self.model),
             "weights": [[weights.name, weights.checksum] for weights in self.weights],
             "data": {**self.config.to_mapping()["data"], "eval_batch_size": self.config.run.eval_batch_size},
-            "split": asdict(SplitRecord.from_source(data, data.eval_split, self.data.source)),
             "reducers": [reducers.to_config(reducer) for reducer in self.reducers],
             "budgets": list(self.budgets),
             "schedule_family": self.schedule_family,

@@ -17,7 +17,6 @@ from tcvit_jax.benchmark.accuracy import Hits, hits, paired_difference
 from tcvit_jax.benchmark.comparison import Comparison, Entry
 from tcvit_jax.benchmark.store import Store
 from tcvit_jax.data import Batch
-from tcvit_jax.evaluation import describe_nonfinite
 from tcvit_jax.measure import ledger, oracle
 from tcvit_jax.models import ViT
 from tcvit_jax.ops.images import normalize
@@ -79,10 +78,7 @@ class Benchmark:
     def _accuracy(self, entry: Entry) -> Hits:
         name = "accuracy of dense" if entry.reducer is None else f"accuracy of {entry.name} at {entry.budget!r}"
         self.log(f"{entry.budget:.4g} GMACs: {name.partition(' at ')[0]}")
-        result = Hits.from_json(self.store.get(name, lambda: self._hits(entry.model).to_json()))
-        if result.nonfinite:
-            self.log(f"{name}: {describe_nonfinite(result.nonfinite, result.top1.shape[1])}")
-        return result
+        return Hits.from_json(self.store.get(name, lambda: self._hits(entry.model).to_json()))
 
     def _hits(self, model: ViT) -> Hits:
         comparison = self.comparison

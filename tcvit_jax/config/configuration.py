@@ -47,8 +47,8 @@ class Config:
 
     # Keys that may change when a run resumes: its directories and devices. Training is the same except for rounding.
     RESUMABLE_KEYS: ClassVar[tuple[str, ...]] = (
-        "workdir", "mesh.data", "mesh.model", "data.dir", "data.workers", "data.verify", "accumulate",
-        "eval_batch_size", "checkpoint_every",
+        "workdir", "mesh.data", "mesh.model", "data.dir", "data.workers", "accumulate", "eval_batch_size",
+        "checkpoint_every",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -188,7 +188,5 @@ SECTIONS: Mapping[str, type[Section]] = {
 # The section and the default of every key.
 SECTION_OF_KEY: Mapping[str, str] = {key: name for name, section in SECTIONS.items() for key in section().values()}
 DEFAULTS: Mapping[str, Any] = {key: value for section in SECTIONS.values() for key, value in section().values().items()}
-# The keys whose values are paths.
-PATH_KEYS = frozenset(key for section in SECTIONS.values() for key in section.path_keys())
 # A valid value of every key except the fields of reducers; none of them is None.
 EXAMPLES: Mapping[str, Any] = {key: value for section in SECTIONS.values() for key, value in section.examples().items()}

@@ -13,20 +13,18 @@ from typing import Any, ClassVar, Self
 from tcvit_jax.errors import InputError, out_of_range, unknown
 
 
-def key(default: Any, name: str | None = None, example: Any = None, is_path: bool = False) -> Any:
+def key(default: Any, name: str | None = None, example: Any = None) -> Any:
     """Declare a field of a section.
 
     Args:
         default: The default value.
         name: The key, if it is not the section's prefix and the field's name.
         example: A valid value for error messages, if `default` is None.
-        is_path: Whether `~` and environment variables are expanded where a user sets the value.
 
     Returns:
         The field, for the body of a dataclass.
     """
-    example = default if example is None else example
-    return field(default=default, metadata={"key": name, "example": example, "is_path": is_path})
+    return field(default=default, metadata={"key": name, "example": default if example is None else example})
 
 
 @dataclass(frozen=True)
@@ -106,11 +104,6 @@ class Section:
     def examples(cls) -> dict[str, Any]:
         """Return a valid value for every key; none of them is None."""
         return {cls.key(each.name): each.metadata["example"] for each in fields(cls)}
-
-    @classmethod
-    def path_keys(cls) -> set[str]:
-        """Return the keys whose values are paths."""
-        return {cls.key(each.name) for each in fields(cls) if each.metadata.get("is_path")}
 
     def values(self) -> dict[str, Any]:
         """Return the value of every key of the section."""

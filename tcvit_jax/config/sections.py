@@ -6,7 +6,7 @@ name. `Model` and `Reduction`, which have keys that are not fields, are in `mode
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar
 
 from tcvit_jax.config.fields import (
@@ -20,7 +20,7 @@ from tcvit_jax.config.fields import (
     key,
 )
 from tcvit_jax.errors import out_of_range
-from tcvit_jax.models.zoo import Preprocessing, check_preprocessing
+from tcvit_jax.models.zoo import Preprocessing
 
 _PREPROCESSING = Preprocessing()
 
@@ -63,9 +63,7 @@ class Data(Section):
         train_interpolation: The interpolation for training, or `"random"`; empty for that of evaluation.
         repeats: The number of rows that each image fills, each augmented differently (repeated augmentation).
         label_maps: The directory of LV-ViT's token labels, with `CLASS/NAME.npy` for every training image.
-        workers: The number of worker processes for decoding, at most 4 per core; 0 decodes in the main process. None is
-            the number of cores, at most 16, or 0 for images in memory.
-        verify: Whether to verify the checksums of each record of a TFRecord file that is read.
+        workers: The number of worker processes for decoding; 0 decodes in the main process.
         mean: As in `Preprocessing`; None for the value of the model's weights.
         std: As `mean`.
         crop_pct: As `mean`.
@@ -76,7 +74,7 @@ class Data(Section):
     PREFIX: ClassVar[str] = "data."
 
     name: str = key("imagenet2012")
-    dir: str = key("", is_path=True)
+    dir: str = key("")
     train_split: str = key("train")
     eval_split: str = key("val")
     augmentation: str = key("crop")
@@ -85,9 +83,8 @@ class Data(Section):
     color_jitter: float = key(0.0)
     train_interpolation: str = key("")
     repeats: int = key(1)
-    label_maps: str = key("", is_path=True)
-    workers: int | None = key(None, example=4)
-    verify: bool = key(True)
+    label_maps: str = key("")
+    workers: int = key(0)
     mean: tuple[float, ...] | None = key(None, example=_PREPROCESSING.mean)
     std: tuple[float, ...] | None = key(None, example=_PREPROCESSING.std)
     crop_pct: float | None = key(None, example=_PREPROCESSING.crop_pct)
@@ -97,11 +94,7 @@ class Data(Section):
     def check(self) -> None:
         """Check ranges; the dataset and the transforms check the other values."""
         self.require(AT_LEAST_ONE, "repeats")
-        self.require(NOT_NEGATIVE, "shift", "color_jitter")
-        if self.workers is not None:
-            self.require(NOT_NEGATIVE, "workers")
-        preprocessing = {each.name: getattr(self, each.name) for each in fields(Preprocessing)}
-        check_preprocessing({key: value for key, value in preprocessing.items() if value is not None}, self.PREFIX)
+        self.require(NOT_NEGATIVE, "shift", "color_jitter", "workers")
 
 
 @dataclass(frozen=True)
@@ -151,7 +144,7 @@ class Distillation(Section):
 
     PREFIX: ClassVar[str] = "distill."
 
-    teacher: str = key("", is_path=True)
+    teacher: str = key("")
     kind: str = key("soft")
     weight: float = key(0.5)
     temperature: float = key(1.0)
@@ -243,7 +236,7 @@ class Run(Section):
         checkpoint_every: The interval between checkpoints, in steps.
     """
 
-    workdir: str = key("", is_path=True)
+    workdir: str = key("")
     seed: int = key(0)
     batch_size: int = key(1024)
     eval_batch_size: int = key(1024)

@@ -14,9 +14,7 @@ from jax import Array
 from jax.experimental import multihost_utils
 
 from tcvit_jax import lock, models, reducers, sharding
-from tcvit_jax.assembly import DataRecord
 from tcvit_jax.config import Config, canonicalize
-from tcvit_jax.data import describe_skipped, describe_workers
 from tcvit_jax.errors import invalid, out_of_range
 from tcvit_jax.evaluation import EvaluationResult, EvaluationStopped, evaluate, make_eval_step
 from tcvit_jax.report.plots import draw_curves
@@ -25,7 +23,7 @@ from tcvit_jax.report.rundir import RunDirectory
 from tcvit_jax.training import runtime
 from tcvit_jax.training.checkpoint import Checkpoints
 from tcvit_jax.training.job import Job, build
-from tcvit_jax.training.preemption import PreemptionWatcher
+from tcvit_jax.training.preemption import Preempted, PreemptionWatcher
 from tcvit_jax.training.reduction_warmup import Stage, stage_at
 from tcvit_jax.training.step import TrainState, TrainStep, make_init, make_train_step
 from tcvit_jax.training.step_timer import StepTimer
@@ -34,33 +32,30 @@ from tcvit_jax.training.step_timer import StepTimer
 _NEEDS_EVALUATION = "evaluate"
 
 
-def train(config: Config, enable_compilation_cache: bool = False, accept_data_changes: bool = False) -> dict[str, Any]:
+def train(config: Config, enable_compilation_cache: bool = False) -> dict[str, Any]:
     """Train a model in the `workdir` of a configuration, from its latest checkpoint if there is one.
 
     Args:
         config: The configuration.
         enable_compilation_cache: Whether to cache compiled programs in the run directory, for the next start. This
             affects all later compilations of the process.
-        accept_data_changes: Whether to train even if the classes or the images differ from those that the latest
-            checkpoint, the initial weights or the teacher record.
 
     Returns:
-        The content of `summary.json`: `top1`, `top5`, `loss`, `examples` and `nonfinite` of the averaged parameters on
-        the evaluation split, as in `EvaluationResult`; `gmacs`, `gmacs_dense`, `tokens` and `parameters` of the model;
-        `images_per_second` of the evaluation; `train_images_per_second`, `step`, `seed`, `model` and `reducer`. A value
-        that was not measured, such as the throughput of a single batch, is NaN, and null in the file.
+        The content of `summary.json`: `top1`, `top5`, `loss` and `examples` of the averaged parameters on the
+        evaluation split; `gmacs`, `gmacs_dense`, `tokens` and `parameters` of the model; `images_per_second` of the
+        evaluation; `train_images_per_second`, `step`, `seed`, `model` and `reducer`. A value that was not measured,
+        such as the throughput of a single batch, is NaN, and null in the file.
 
     Raises:
-        InputError: The configuration is invalid, another process trains in `workdir`, the data have changed, the disk
-            is full, or the loss is not finite (the message names the step and the images).
-        Preempted: The run received `SIGTERM`, `SIGINT` or `SIGHUP` and is saved.
-        KeyboardInterrupt: The run received `SIGINT` before its first step, or twice.
+        InputError: The configuration is invalid, another process trains in `workdir`, the disk is full, or the loss is
+            not finite (the message names the step and the images).
+        Preempted: The run received `SIGTERM` and is saved.
     """
     if not config.run.workdir:
         raise out_of_range("workdir", config.run.workdir, "the path of a run directory", "set --config.workdir=PATH")
     is_first_process = jax.process_index() == 0  # pyright: ignore[reportUnknownMemberType]
     with PreemptionWatcher() as watcher, ExitStack() as stack:
-        job = build(config, accept_data_changes)
+        job = build(config)
         notice = stack.enter_context(_lock(config.run.workdir)) if is_first_process else ""
         run = RunDirectory(
             config.run.workdir, config.to_mapping(), is_writer=is_first_process, resumable_keys=config.RESUMABLE_KEYS,
@@ -70,12 +65,10 @@ def train(config: Config, enable_compilation_cache: bool = False, accept_data_ch
             runtime.enable_compilation_cache(run.path / ".jax_cache")
         with Checkpoints(run.path) as checkpoints:
             state, start, meta = _initial_state(job, checkpoints)
-            if meta and not accept_data_changes:
-                job.check_data(DataRecord.from_meta(f"{run.path} step {start}", meta))
             needs_evaluation = meta.get(_NEEDS_EVALUATION, False)
             run.truncate_after(start, evaluation=needs_evaluation)
             with Reporter(job.total_steps, start, is_enabled=is_first_process) as reporter:
-                for line in (*filter(None, (notice,)), *checkpoints.notices, *_banner(job, start)):
+                for line in (*([notice] if notice else []), *_banner(job, start)):
                     reporter.print_line(line)
                 loop = Loop(job, run, checkpoints, reporter, watcher)
                 state, result = loop.advance(state, start, needs_evaluation)
@@ -121,14 +114,10 @@ def _banner(job: Job, start: int) -> Iterator[str]:
     )
     yield from job.ledger.summary().splitlines()
     source = job.train_data.source
-    workers = f", {describe_workers(config.data.workers, job.train_data.workers)}" if job.train_data.workers else ""
     yield (
         f"data    {config.data.name}: {len(source):,} training images, {len(job.eval_data.source):,} validation "
-        f"images, {len(source.classes):,} classes{workers}"
+        f"images, {len(source.classes):,} classes"
     )
-    for split, each in (("training", source), ("validation", job.eval_data.source)):
-        if line := describe_skipped(each.skipped):
-            yield f"data    {split}: {line}"
     shards = f", parameters sharded over {config.mesh.model}" if config.mesh.model > 1 else ""
     yield f"devices {len(devices)} x {devices[0].device_kind}, batch size {config.run.batch_size:,}{shards}"
     resumed = f", resumed after step {start}" if start else ""
@@ -176,7 +165,7 @@ class Loop:
         except EvaluationStopped:
             step = int(state.step)
             self._save_preempted(step, state, needs_evaluation=True)
-            raise self._watcher.preemption(step) from None
+            raise Preempted(step) from None
 
     def advance(
         self, state: TrainState, start: int, needs_evaluation: bool
@@ -221,7 +210,7 @@ class Loop:
                     self._log(step, metrics)
                 if is_preempted:
                     self._save_preempted(step, state, is_evaluation_step)
-                    raise self._watcher.preemption(step)
+                    raise Preempted(step)
                 if is_evaluation_step:
                     result = self._evaluate_and_log(step, state)
                 # Save last: a run that is killed before the save repeats this step and its logs.

@@ -14,7 +14,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from tcvit_jax.command import Command, PathArgument
+from tcvit_jax.command import Command
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -94,11 +94,9 @@ def describe(program: Program, mesh: Mesh, config: Config) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command-line arguments."""
-    parser.add_argument(
-        "--config", required=True, action=PathArgument, help="configuration file: FILE.py or FILE.py:RECIPE"
-    )
+    parser.add_argument("--config", required=True, help="configuration file: FILE.py or FILE.py:RECIPE")
     parser.add_argument("--topology", default="v5e:2x2", help="TPU topology, such as v5e:2x2, v5e:16x16 or v4:2x2x1")
-    parser.add_argument("--json", metavar="FILE", action=PathArgument, help="also write the figures to this JSON file")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures to this JSON file")
 
 
 def run(flags: argparse.Namespace) -> None:

@@ -13,7 +13,6 @@ from tcvit_jax import config, convert
 from tcvit_jax.assembly import from_checkpoint
 from tcvit_jax.assembly.evaluate import evaluate
 from tcvit_jax.checkpoint import load
-from tcvit_jax.data.workers import available_cores
 from tcvit_jax.training.job import build
 from tcvit_jax.training.loop import train
 from tcvit_jax.training.preemption import Preempted, PreemptionWatcher
@@ -59,10 +58,7 @@ def test_evaluation_rejects_data_with_other_classes(finished_run, tmp_path):
     for label in range(10):
         (tmp_path / "val" / f"class{label}").mkdir(parents=True)
         Image.new("L", (12, 12)).save(tmp_path / "val" / f"class{label}" / "a.png")
-    with pytest.raises(
-        tc.InputError,
-        match=f"class 0 is 'class0', but '0' in the record of '{finished_run[0]}'; use the same data, or pass --accept",
-    ):
+    with pytest.raises(tc.InputError, match=rf"classes differ from those that '{finished_run[0]}' was trained on"):
         evaluate(from_checkpoint(finished_run[0]).updated({"data.name": "folder", "data.dir": str(tmp_path)}))
 
 
@@ -157,7 +153,7 @@ def test_invalid_configuration_fails_before_anything_is_written(tmp_path, argume
     assert not (tmp_path / "run").exists()
 
 
-def test_unreadable_image_is_an_error_with_its_path_and_skipped_files_are_counted(tmp_path, capfd):
+def test_unreadable_image_is_an_error_with_its_path(tmp_path):
     from PIL import Image
 
     for split in ("train", "val"):
@@ -168,16 +164,9 @@ def test_unreadable_image_is_an_error_with_its_path_and_skipped_files_are_counte
                 Image.new("RGB", (14, 12)).save(folder / f"{index}.png")
     image = tmp_path / "images" / "train" / "class3" / "5.png"
     image.write_bytes(image.read_bytes()[:40])
-    (image.parent / "notes.txt").write_text("")
     data = ("--config.data.name=folder", f"--config.data.dir={tmp_path / 'images'}", "--config.epochs=3")
     with pytest.raises(tc.InputError, match=f"{image}: cannot read image"):
         train(config.load(GTP, [*TINY, *data, f"--config.workdir={tmp_path / 'run'}"]))
-    lines = [line.rstrip() for line in capfd.readouterr().out.splitlines() if line.startswith("data")]
-    count = min(available_cores(), 16)
-    assert lines == [
-        f"data    folder: 80 training images, 80 validation images, 10 classes, {count} worker{'s' * (count > 1)}",
-        "data    training: 1 file not read: 1 with suffix '.txt'",
-    ]
 
 
 @pytest.mark.slow
