@@ -7,6 +7,7 @@ from tcvit_jax.assembly.pretrained import Pretrained
 from tcvit_jax.evaluation import EvaluationResult, make_eval_step
 from tcvit_jax.evaluation import evaluate as evaluate_batches
 from tcvit_jax.measure import describe
+from tcvit_jax.report.progress import ImageProgress, announce_first_call
 
 
 def evaluate(pretrained: Pretrained) -> EvaluationResult:
@@ -25,7 +26,12 @@ def evaluate(pretrained: Pretrained) -> EvaluationResult:
     mesh = sharding.data_mesh()
     data, ledger = pretrained.eval_data(), describe(pretrained.model)
     print(f"model   {ledger.name}\n{ledger.summary()}", flush=True)
-    step = make_eval_step(pretrained.model, pretrained.preprocessing, mesh)
-    result = evaluate_batches(step, sharding.place_replicated(pretrained.variables, mesh), data.batches(), mesh)
+    step = announce_first_call(
+        make_eval_step(pretrained.model, pretrained.preprocessing, mesh),
+        f"compiling the evaluation of {pretrained.model.variant}",
+    )
+    variables = sharding.place_replicated(pretrained.variables, mesh)
+    with ImageProgress("evaluation", len(data.source)) as progress:
+        result = evaluate_batches(step, variables, data.batches(), mesh, progress=progress.update)
     print(f"{result}\n{result.images_per_second:,.0f} images/s", flush=True)
     return result

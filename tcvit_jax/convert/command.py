@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,10 @@ from tcvit_jax.models import ViT, zoo
 
 # Largest accepted difference from timm for logits of magnitude 1, in float32. 2e-6 is typical.
 TOLERANCE = 1e-4
+
+
+def _ignore(step: str) -> None:
+    """Show no progress."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ def to_checkpoint(
     entry: str | None = None,
     compare: bool = True,
     photo: str | Path | None = None,
+    progress: Callable[[str], object] = _ignore,
 ) -> Report:
     """Convert published weights to a self-contained checkpoint directory for `load` and `eval.py`.
 
@@ -100,6 +105,7 @@ def to_checkpoint(
         entry: Key of the tensors in a training checkpoint, as in `read_state_dict`.
         compare: Whether to compare the logits with timm's on `photo`, if torch and timm are installed.
         photo: Image file; by default a sample photo of scikit-learn.
+        progress: Called with the name of each step when it starts.
 
     Returns:
         Report of the conversion.
@@ -115,11 +121,13 @@ def to_checkpoint(
         if repo is None:
             raise cannot_read(source, "cannot infer the model", "pass --model NAME, one of tc.list_models()")
         name = zoo.name_from_repository(repo)
+    progress(f"reading {source}")
     model = models.create_model(zoo.full_name(name), **(overrides or {}))
     weights = read_state_dict(source, entry)
     if not weights.path.is_file():
         raise cannot_read(source, "already a checkpoint", "pass --out FILE.safetensors to export its weights for timm")
     conversion = convert(weights, model, new_head=new_head, grid=grid)
+    progress(f"compiling {model.variant} to compare it with timm" if compare else f"computing the SHA-256 of {source}")
     report = Report(
         source=(repo or weights.path.name) + (f" ({weights.entry})" if weights.entry else ""),
         sha256=_sha256(weights.path),
@@ -139,16 +147,20 @@ def to_checkpoint(
     }
     # Release a memory-mapped file before the checkpoint is written.
     del weights
+    progress(f"writing {out}")
     return replace(report, checksum=checkpoint.save(out, conversion.variables, meta))
 
 
-def to_safetensors(directory: str | Path, out: str | Path, weights: str | None = None) -> str:
+def to_safetensors(
+    directory: str | Path, out: str | Path, weights: str | None = None, progress: Callable[[str], object] = _ignore
+) -> str:
     """Export the weights of a checkpoint to a `.safetensors` file with timm's names.
 
     Args:
         directory: Checkpoint directory, as in `load`.
         out: New `.safetensors` file.
         weights: `"ema"` or `"variables"`, as in `load`.
+        progress: Called with the name of each step when it starts.
 
     Returns:
         Summary in one line.
@@ -156,9 +168,11 @@ def to_safetensors(directory: str | Path, out: str | Path, weights: str | None =
     Raises:
         InputError: The directory contains no checkpoint, or the file already exists.
     """
+    progress(f"reading {directory}")
     model, variables, _ = checkpoint.load(directory, weights)
     tensors = to_torch(variables, model)
     grid = f"{model.grid[0]}x{model.grid[1]}"
+    progress(f"writing {out}")
     write_safetensors(out, tensors, {"model": model.variant, "grid": grid})
     return f"{out}: {len(tensors)} tensors of {model.variant}, sha256 {_sha256(Path(out))}"
 

@@ -227,3 +227,14 @@ def test_rectangular_grid_is_converted_with_grid_argument(tmp_path):
         tmp_path / "back.safetensors", tmp_path / "two", name, overrides=overrides, compare=False
     )
     assert second_report.checksum == report.checksum
+
+
+def test_steps_of_a_conversion_are_reported_when_they_start(tmp_path):
+    steps = []
+    source, out = tmp_path / "deit.safetensors", tmp_path / "ckpt"
+    convert(tmp_path, progress=steps.append)
+    tc.convert.to_safetensors(out, tmp_path / "out.safetensors", progress=steps.append)
+    assert steps == [
+        f"reading {source}", f"computing the SHA-256 of {source}", f"writing {out}",
+        f"reading {out}", f"writing {tmp_path / 'out.safetensors'}",
+    ]  # fmt: skip
