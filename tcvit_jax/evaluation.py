@@ -151,6 +151,7 @@ def evaluate(
     batches: Iterable[Mapping[str, np.ndarray]],
     mesh: Mesh,
     stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int], object] = lambda images: None,
 ) -> EvaluationResult:
     """Evaluate a model on all batches.
 
@@ -160,6 +161,7 @@ def evaluate(
         batches: This process's part of each batch, from `data.eval_batches`.
         mesh: The device mesh.
         stop: Called after every batch; returns whether to stop early.
+        progress: Called after every batch with the number of images that are done, including padding.
 
     Returns:
         The result over all examples.
@@ -177,6 +179,7 @@ def evaluate(
             seconds += time.perf_counter() - start
             timed_images += len(batch["mask"]) * jax.process_count()
         totals = {key: totals[key] + sums[key].item() for key in totals}
+        progress((index + 1) * len(batch["mask"]) * jax.process_count())
         if stop():
             raise EvaluationStopped
     examples = totals["examples"]

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "config": ("files", "models", "reducers", "schedule"),
     "evaluation": ("models", "ops", "sharding"),
     "assembly": (
-        "checkpoint", "config", "convert", "data", "evaluation", "measure", "models", "reducers", "schedule", "sharding",
+        "checkpoint", "config", "convert", "data", "evaluation", "measure", "models", "reducers", "report", "schedule", "sharding",
     ),
     "benchmark": (
         "assembly", "atomic", "checkpoint", "config", "data", "evaluation", "lock", "measure", "models", "ops", "reducers",

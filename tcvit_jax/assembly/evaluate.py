@@ -8,6 +8,7 @@ from tcvit_jax.data import describe_skipped, describe_workers
 from tcvit_jax.evaluation import EvaluationResult, make_eval_step
 from tcvit_jax.evaluation import evaluate as evaluate_batches
 from tcvit_jax.measure import describe
+from tcvit_jax.report.progress import ImageProgress, announce_first_call
 
 
 def evaluate(pretrained: Pretrained) -> EvaluationResult:
@@ -29,7 +30,12 @@ def evaluate(pretrained: Pretrained) -> EvaluationResult:
     workers = describe_workers(pretrained.config.data.workers, data.workers) if data.workers else ""
     for line in filter(None, (workers, describe_skipped(data.source.skipped))):
         print(f"data    {line}", flush=True)
-    step = make_eval_step(pretrained.model, pretrained.preprocessing, mesh)
-    result = evaluate_batches(step, sharding.place_replicated(pretrained.variables, mesh), data.batches(), mesh)
+    step = announce_first_call(
+        make_eval_step(pretrained.model, pretrained.preprocessing, mesh),
+        f"compiling the evaluation of {pretrained.model.variant}",
+    )
+    variables = sharding.place_replicated(pretrained.variables, mesh)
+    with ImageProgress("evaluation", len(data.source)) as progress:
+        result = evaluate_batches(step, variables, data.batches(), mesh, progress=progress.update)
     print(f"{result}\n{result.images_per_second:,.0f} images/s", flush=True)
     return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from tcvit_jax.data import Batch
 from tcvit_jax.evaluation import make_rank_step
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.report.progress import announce_first_call
 
 # The 97.5 % quantile of the standard normal distribution, for 95 % confidence intervals.
 Z95 = 1.959964
@@ -57,6 +58,7 @@ def hits(
     weights: Iterable[Mapping[str, Any]],
     batches: Iterable[Batch],
     mesh: Mesh,
+    progress: Callable[[int], object] = lambda images: None,
 ) -> Hits:
     """Evaluate a model with several sets of weights, with one compilation and one pass over the data.
 
@@ -66,15 +68,18 @@ def hits(
         weights: The variables of the model, one for each row of the result.
         batches: Masked batches; padding is left out.
         mesh: The mesh over which batches are sharded.
+        progress: Called after every batch with the number of images that are done, including padding.
 
     Returns:
         The hits on all images.
     """
-    step = make_rank_step(model, preprocessing, mesh)
+    step = announce_first_call(
+        make_rank_step(model, preprocessing, mesh), f"compiling the evaluation of {model.variant}"
+    )
     device_weights = [sharding.place_replicated(variables, mesh) for variables in weights]
     ranks: list[list[np.ndarray]] = [[] for _ in device_weights]
     nonfinite = 0
-    for batch in batches:
+    for index, batch in enumerate(batches):
         device_batch = sharding.place(batch, mesh)
         is_valid = batch["mask"] > 0
         is_finite = is_valid
@@ -83,6 +88,7 @@ def hits(
             batch_ranks.append(rank[is_valid])
             is_finite = is_finite & is_finite_row
         nonfinite += int(is_valid.sum() - is_finite.sum())
+        progress((index + 1) * len(is_valid))
     rank = np.stack([np.concatenate(batch_ranks) for batch_ranks in ranks])
     return Hits(rank < 1, rank < 5, nonfinite)
 

@@ -22,6 +22,7 @@ from tcvit_jax.measure import ledger, oracle
 from tcvit_jax.models import ViT
 from tcvit_jax.ops.images import normalize
 from tcvit_jax.reducers import from_config, to_config
+from tcvit_jax.report.progress import ImageProgress, announce_slow
 
 # A preprocessed split of up to this number of bytes is read once and cached.
 _MAX_CACHED_BYTES = 2**30
@@ -87,7 +88,10 @@ class Benchmark:
     def _hits(self, model: ViT) -> Hits:
         comparison = self.comparison
         weights = [weights.variables for weights in comparison.weights]
-        return hits(model, comparison.preprocessing, weights, self._batches(), sharding.data_mesh())
+        with ImageProgress("evaluation", len(comparison.data.source)) as progress:
+            return hits(
+                model, comparison.preprocessing, weights, self._batches(), sharding.data_mesh(), progress.update
+            )
 
     def _batches(self) -> Iterator[Batch]:
         return iter(self._cached_batches) if _fits_in_cache(self.comparison) else self.comparison.data.batches()
@@ -114,7 +118,8 @@ class Benchmark:
             values: dict[str, Any] = {"names": names}
             for label, count in (("batch", self.comparison.batch), ("one", 1)):
                 images, variables = self._images(count), self.comparison.weights[0].variables
-                programs = [timing.compile_program(model.apply, variables, images) for model in timed_models]
+                with announce_slow(f"compiling {len(timed_models)} models"):
+                    programs = [timing.compile_program(model.apply, variables, images) for model in timed_models]
                 seconds = timing.time_interleaved(programs, self.comparison.rounds)
                 values[label] = {
                     "seconds": seconds.T.tolist(),
@@ -129,7 +134,8 @@ class Benchmark:
     def _stages(self, entry: Entry) -> dict[str, float]:
         def measure() -> dict[str, Any]:
             images, variables = self._images(self.comparison.batch), self.comparison.weights[0].variables
-            programs = timing.stage_programs(entry.model, variables, images)
+            with announce_slow(f"compiling the stages of {entry.name}"):
+                programs = timing.stage_programs(entry.model, variables, images)
             seconds = timing.time_interleaved(list(programs.values()), self.comparison.rounds)
             return dict(zip(programs, np.median(seconds, axis=0).tolist(), strict=True))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,10 @@ from tcvit_jax.models import ViT, zoo
 
 # Largest accepted difference from timm for logits of magnitude 1, in float32. 2e-6 is typical.
 TOLERANCE = 1e-4
+
+
+def _ignore(step: str) -> None:
+    """Show no progress."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ def to_checkpoint(
     ignore: Sequence[str] = (),
     compare: bool = True,
     photo: str | Path | None = None,
+    progress: Callable[[str], object] = _ignore,
 ) -> Report:
     """Convert published weights to a self-contained checkpoint directory for `load` and `eval.py`.
 
@@ -116,6 +121,7 @@ def to_checkpoint(
         ignore: Patterns of names of tensors to leave out, as in `read_state_dict`.
         compare: Whether to compare the logits with timm's on `photo`, if torch and timm are installed.
         photo: Image file; by default a sample photo of scikit-learn.
+        progress: Called with the name of each step when it starts.
 
     Returns:
         Report of the conversion.
@@ -131,11 +137,13 @@ def to_checkpoint(
         if repo is None:
             raise cannot_read(source, "cannot infer the model", "pass --model NAME, one of tc.list_models()")
         name = zoo.name_from_repository(repo)
+    progress(f"reading {source}")
     model = models.create_model(zoo.full_name(name), **(overrides or {}))
     weights = read_state_dict(source, entry, prefix=prefix, ignore=ignore)
     if weights.kind == "checkpoint":
         raise cannot_read(source, "already a checkpoint", "pass --out FILE.safetensors to export its weights for timm")
     conversion = convert(weights, model, new_head=new_head, grid=grid)
+    progress(f"compiling {model.variant} to compare it with timm" if compare else f"computing the SHA-256 of {source}")
     report = Report(
         source=(repo or weights.path.name) + (f" ({weights.entry})" if weights.entry else ""),
         sha256=_sha256(weights.path),
@@ -156,16 +164,20 @@ def to_checkpoint(
     }
     # Release a memory-mapped file before the checkpoint is written.
     del weights
+    progress(f"writing {out}")
     return replace(report, checksum=checkpoint.save(out, conversion.variables, meta))
 
 
-def to_safetensors(directory: str | Path, out: str | Path, weights: str | None = None) -> str:
+def to_safetensors(
+    directory: str | Path, out: str | Path, weights: str | None = None, progress: Callable[[str], object] = _ignore
+) -> str:
     """Export the weights of a checkpoint to a `.safetensors` file with timm's names.
 
     Args:
         directory: Checkpoint directory, as in `load`.
         out: New `.safetensors` file.
         weights: `"ema"` or `"variables"`, as in `load`.
+        progress: Called with the name of each step when it starts.
 
     Returns:
         Summary in one line.
@@ -173,9 +185,11 @@ def to_safetensors(directory: str | Path, out: str | Path, weights: str | None =
     Raises:
         InputError: The directory contains no checkpoint, or the file already exists.
     """
+    progress(f"reading {directory}")
     model, variables, _ = checkpoint.load(directory, weights)
     tensors = to_torch(variables, model)
     grid = f"{model.grid[0]}x{model.grid[1]}"
+    progress(f"writing {out}")
     write_safetensors(out, tensors, {"model": model.variant, "grid": grid})
     return f"{out}: {len(tensors)} tensors of {model.variant}, sha256 {_sha256(Path(out))}"
 

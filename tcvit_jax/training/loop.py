@@ -20,7 +20,7 @@ from tcvit_jax.data import describe_skipped, describe_workers
 from tcvit_jax.errors import invalid, out_of_range
 from tcvit_jax.evaluation import EvaluationResult, EvaluationStopped, evaluate, make_eval_step
 from tcvit_jax.report.plots import draw_curves
-from tcvit_jax.report.progress import Reporter
+from tcvit_jax.report.progress import Reporter, announce_first_call
 from tcvit_jax.report.rundir import RunDirectory
 from tcvit_jax.training import runtime
 from tcvit_jax.training.checkpoint import Checkpoints
@@ -151,7 +151,10 @@ class Loop:
     ) -> None:
         self._job, self._run, self._checkpoints, self._reporter = job, run, checkpoints, reporter
         self._watcher, self._timer = watcher, StepTimer()
-        self._eval_step = make_eval_step(job.model, job.preprocessing, job.mesh)
+        self._eval_step = announce_first_call(
+            make_eval_step(job.model, job.preprocessing, job.mesh), f"compiling the evaluation of {job.model.variant}",
+            reporter.print_line,
+        )  # fmt: skip
         self._train_steps: dict[Stage, TrainStep] = {}
         self._teacher_variables = sharding.place_replicated(job.teacher_variables, job.mesh)
 
@@ -172,7 +175,11 @@ class Loop:
         job = self._job
         variables = sharding.place_replicated(state.ema, job.mesh)
         try:
-            return evaluate(self._eval_step, variables, job.eval_data.batches(), job.mesh, self._watcher.is_preempted)
+            with self._reporter.image_progress("evaluation", len(job.eval_data.source)) as progress:
+                return evaluate(
+                    self._eval_step, variables, job.eval_data.batches(), job.mesh, self._watcher.is_preempted,
+                    progress.update,
+                )  # fmt: skip
         except EvaluationStopped:
             step = int(state.step)
             self._save_preempted(step, state, needs_evaluation=True)
@@ -236,10 +243,14 @@ class Loop:
             return train_step, False
         job, config = self._job, self._job.config
         objective = replace(job.objective, model=replace(job.model, removed=stage.removed))
-        self._train_steps[stage] = make_train_step(
+        step = make_train_step(
             objective, job.tx, job.mesh,
             seed=config.run.seed, ema_decay=config.optimizer.ema_decay, accumulate=config.run.accumulate,
         )  # fmt: skip
+        text = f"compiling the training step of {job.model.variant}"
+        if len(job.stages) > 1:
+            text += f", stage {job.stages.index(stage) + 1} of {len(job.stages)}"
+        self._train_steps[stage] = announce_first_call(step, text, self._reporter.print_line)
         return self._train_steps[stage], True
 
     def _save_preempted(self, step: int, state: TrainState, needs_evaluation: bool) -> None:

@@ -108,12 +108,14 @@ def run(flags: argparse.Namespace) -> None:
     from tcvit_jax import atomic
     from tcvit_jax import config as configs
     from tcvit_jax.measure import tpu
+    from tcvit_jax.report.progress import announce_slow
 
     # Use no other device of this machine. JAX has read the environment variable already.
     jax.config.update("jax_platforms", "cpu")  # pyright: ignore[reportUnknownMemberType]
     config = configs.load(flags.config, flags.overrides, configs.Scope("tcvit_jax.training.pod", KEYS))
     mesh = tpu.pod(flags.topology, config.mesh.data, config.mesh.model)
-    program = compile_step(config, mesh)
+    with announce_slow(f"compiling the training step of {config.model.name}"):
+        program = compile_step(config, mesh)
     print(describe(program, mesh, config))
     if flags.json:
         figures = {"config": config.to_mapping(), "topology": flags.topology, **asdict(program)}

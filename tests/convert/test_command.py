@@ -288,3 +288,14 @@ def test_official_dinov2_file_and_file_of_timm_give_equal_logits(script, tmp_pat
     outputs = [np.asarray(apply(variables, images)) for variables in (first, second)]
     assert outputs[0].shape == (2, 384)
     np.testing.assert_allclose(*outputs, rtol=0, atol=2e-6 * abs(outputs[0]).max())
+
+
+def test_steps_of_a_conversion_are_reported_when_they_start(tmp_path):
+    steps = []
+    source, out = tmp_path / "deit.safetensors", tmp_path / "ckpt"
+    convert(tmp_path, progress=steps.append)
+    tc.convert.to_safetensors(out, tmp_path / "out.safetensors", progress=steps.append)
+    assert steps == [
+        f"reading {source}", f"computing the SHA-256 of {source}", f"writing {out}",
+        f"reading {out}", f"writing {tmp_path / 'out.safetensors'}",
+    ]  # fmt: skip

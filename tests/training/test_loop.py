@@ -14,6 +14,7 @@ from tcvit_jax.assembly import from_checkpoint
 from tcvit_jax.assembly.evaluate import evaluate
 from tcvit_jax.checkpoint import load
 from tcvit_jax.data.workers import available_cores
+from tcvit_jax.report import progress
 from tcvit_jax.training.job import build
 from tcvit_jax.training.loop import train
 from tcvit_jax.training.preemption import Preempted, PreemptionWatcher
@@ -309,3 +310,31 @@ def test_run_resumes_on_another_mesh_and_failed_run_can_be_restarted(tmp_path):
     train(config.load(GTP, [*arguments, "--config.epochs=0.5", *machine]))
     with pytest.raises(tc.InputError, match="holds a run with epochs=0.5, not 1.0"):
         train(config.load(GTP, arguments))
+
+
+def test_slow_compilation_and_evaluation_are_announced(finished_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SLOW", 1e-4)
+    monkeypatch.setattr(progress, "LINE_INTERVAL", 1e-9)
+    train(
+        config.load(
+            GTP,
+            [
+                *TINY,
+                f"--config.workdir={tmp_path / 'run'}",
+                "--config.epochs=0.1",
+                "--config.optimizer.warmup_epochs=0.05",
+            ],
+        )
+    )
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    for what in ("training step", "evaluation"):
+        assert lines.count(f"compiling the {what} of deit_tiny_patch16_224 ...") == 1
+    rates = [line for line in lines if re.fullmatch(r"evaluation: \d+/359 images, [\d,]+ images/s", line)]
+    # Of six batches, the first compiles.
+    assert [line.split()[1] for line in rates] == [f"{n}/359" for n in (128, 192, 256, 320, 359)]
+    assert captured.err == ""
+    evaluate(from_checkpoint(finished_run[0]))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "compiling the evaluation of deit_tiny_patch16_224 ..."
+    assert [line.split()[1] for line in lines[1:]] == [f"{n}/359" for n in (128, 192, 256, 320, 359)]
