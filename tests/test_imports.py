@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "convert": ("atomic", "checkpoint", "data", "models", "ops"),
     "measure": ("atomic", "models", "ops", "reducers", "sharding", "tokens"),
     "data": ("atomic",),
-    "report": ("atomic", "tokens"),
+    "report": ("atomic", "files", "schema", "tokens"),
     "sharding": (),
     "config": ("models", "reducers", "schedule"),
     "evaluation": ("models", "ops", "sharding"),
@@ -34,7 +34,7 @@ MAY_IMPORT = {
     ),
     "benchmark": (
         "assembly", "atomic", "checkpoint", "config", "data", "evaluation", "measure", "models", "ops", "reducers", "report",
-        "schedule", "sharding", "tokens",
+        "schedule", "schema", "sharding", "tokens",
     ),
     "training": (
         "assembly", "atomic", "checkpoint", "config", "data", "evaluation", "manifest", "measure", "models", "ops", "reducers",

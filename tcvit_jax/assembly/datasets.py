@@ -55,7 +55,8 @@ def build_eval_data(
 
     Args:
         data: The section.
-        batch_size: The global batch size.
+        batch_size: The global batch size, a multiple of the number of devices. It is lowered to the smallest one that
+            holds the whole split.
         model: The model, for the size and the channels of its images.
         preprocessing: The preprocessing of its images.
         classes: The class names that the model was trained on, in order; None if they are not recorded.
@@ -74,6 +75,9 @@ def build_eval_data(
     if classes is not None and source.classes != classes:
         problem = f"its classes differ from those that {model_name} was trained on"
         raise invalid(f"data.name={data.name!r}", problem, "use a dataset with the same classes")
+    # A larger batch than the split would only be padded, up to all of the memory.
+    devices = jax.device_count()
+    batch_size = min(batch_size, -(-len(source) // devices) * devices)
     return EvalData(source, transform, batch_size, data.workers)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import jax
+import msgspec
 import numpy as np
 from jax.sharding import Mesh
 
@@ -18,6 +19,26 @@ from tcvit_jax.models.zoo import Preprocessing
 
 # The 97.5 % quantile of the standard normal distribution, for 95 % confidence intervals.
 Z95 = 1.959964
+
+
+_Bits = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{2})+$")]
+
+
+class HitsJson(TypedDict):
+    """The form of `Hits.to_json`."""
+
+    images: Annotated[int, msgspec.Meta(ge=1)]
+    top1: list[_Bits]
+    top5: list[_Bits]
+
+
+def find_hits_problem(values: Mapping[str, Any], weights: int, images: int) -> str | None:
+    """Return what is wrong with stored hits of `weights` rows and `images` columns, or None."""
+    size = 2 * (-(-images // 8))
+    sizes = [[len(text) for text in values[key]] for key in ("top1", "top5")]
+    if values["images"] != images or sizes != 2 * [weights * [size]]:
+        return f"expected the hits of {weights} weights on {images} images"
+    return None
 
 
 @dataclass(frozen=True)
