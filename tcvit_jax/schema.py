@@ -17,6 +17,7 @@ from tcvit_jax.files import check_regular, read_text
 
 # JSON has neither NaN nor infinities, but Python reads 1e999 as one.
 Number = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0, le=sys.float_info.max)]
 # Steps and counts are 32-bit integers on devices.
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 # Files of the package are far smaller; a sparse file of terabytes must not fill the memory.

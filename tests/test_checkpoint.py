@@ -2,13 +2,11 @@
 
 import functools
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -21,6 +19,7 @@ import tcvit_jax as tc
 from tcvit_jax import checkpoint, manifest, models, sharding
 from tests.conftest import ROOT
 from tests.convert import cases
+from tests.damage import DAMAGES
 from tests.models.builders import small, variables_of
 
 MODEL = small(tc.GTP(), 8, depth=2)
@@ -109,39 +108,6 @@ def test_flipped_bit_of_any_file_is_detected(saved, data):
                 checkpoint.read_meta(saved)
     finally:
         path.write_bytes(original)
-
-
-def replace_by_directory(path):
-    path.unlink()
-    path.mkdir()
-
-
-def replace_by_pipe(path):
-    path.unlink()
-    os.mkfifo(path)
-
-
-def replace_by_device(path):
-    path.unlink()
-    path.symlink_to("/dev/zero")
-
-
-def replace_by_sparse_file(path):
-    os.truncate(path, 2**40)
-
-
-DAMAGES = {
-    "deleted": Path.unlink,
-    "emptied": lambda path: path.write_bytes(b""),
-    "truncated": lambda path: os.truncate(path, path.stat().st_size - 1),
-    "text": lambda path: path.write_text("text\n"),
-    "no text": lambda path: path.write_bytes(b"\xff\xfe\x00"),
-    "nested": lambda path: path.write_text("[" * 100_000),
-    "directory": replace_by_directory,
-    "pipe": replace_by_pipe,
-    "device": replace_by_device,
-    "sparse file of a terabyte": replace_by_sparse_file,
-}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "measure": ("atomic", "models", "ops", "reducers", "sharding", "tokens"),
     "data": ("atomic", "files", "pickles"),
     "preprocessing": ("data", "files", "models", "ops"),
-    "report": ("atomic", "tokens"),
+    "report": ("atomic", "files", "schema", "tokens"),
     "sharding": (),
     "config": ("files", "models", "reducers", "schedule"),
     "evaluation": ("models", "ops", "sharding"),
@@ -39,7 +39,7 @@ MAY_IMPORT = {
     ),
     "benchmark": (
         "assembly", "atomic", "checkpoint", "config", "data", "evaluation", "lock", "measure", "models", "ops", "reducers",
-        "report", "schedule", "sharding", "tokens",
+        "report", "schedule", "schema", "sharding", "tokens",
     ),
     "training": (
         "assembly", "atomic", "checkpoint", "config", "data", "evaluation", "manifest", "measure", "models", "ops", "reducers",

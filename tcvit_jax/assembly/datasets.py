@@ -55,7 +55,8 @@ def build_eval_data(
 
     Args:
         data: The section.
-        batch_size: The global batch size; at most the number of images is used, rounded up to the devices.
+        batch_size: The global batch size, a multiple of the number of devices. It is lowered to the smallest one that
+            holds the whole split.
         model: The model, for the size and the channels of its images.
         preprocessing: The preprocessing of its images.
         record: The data of the model's checkpoint, which are compared; None to compare nothing.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import jax
+import msgspec
 import numpy as np
 from jax.sharding import Mesh
 
@@ -19,6 +20,27 @@ from tcvit_jax.report.progress import announce_first_call
 
 # The 97.5 % quantile of the standard normal distribution, for 95 % confidence intervals.
 Z95 = 1.959964
+
+
+_Bits = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{2})+$")]
+
+
+class HitsJson(TypedDict):
+    """The form of `Hits.to_json`."""
+
+    images: Annotated[int, msgspec.Meta(ge=1)]
+    top1: list[_Bits]
+    top5: list[_Bits]
+    nonfinite: Annotated[int, msgspec.Meta(ge=0)]
+
+
+def find_hits_problem(values: Mapping[str, Any], weights: int, images: int) -> str | None:
+    """Return what is wrong with stored hits of `weights` rows and `images` columns, or None."""
+    size = 2 * (-(-images // 8))
+    sizes = [[len(text) for text in values[key]] for key in ("top1", "top5")]
+    if values["images"] != images or sizes != 2 * [weights * [size]]:
+        return f"expected the hits of {weights} weights on {images} images"
+    return None
 
 
 @dataclass(frozen=True)
@@ -39,8 +61,7 @@ class Hits:
     def from_json(cls, values: Mapping[str, Any]) -> Hits:
         """Return the hits of the result of `to_json`."""
         rows = (np.asarray([_unpack(text, values["images"]) for text in values[key]]) for key in ("top1", "top5"))
-        # Stores of earlier versions have no count.
-        return cls(*rows, nonfinite=values.get("nonfinite", 0))
+        return cls(*rows, nonfinite=values["nonfinite"])
 
     def to_json(self) -> dict[str, Any]:
         """Return the hits as plain values, with a hexadecimal string of bits for each row."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import types
 import typing
@@ -51,6 +52,14 @@ PROBABILITY = Condition("in [0, 1]", lambda value: 0 <= value <= 1)
 BELOW_ONE = Condition("in [0, 1)", lambda value: 0 <= value < 1)
 
 
+def _is_finite(value: Any) -> bool:
+    values = typing.cast("tuple[Any, ...]", value if isinstance(value, tuple) else (value,))
+    return all(math.isfinite(each) for each in values if isinstance(each, float))
+
+
+_FINITE = Condition("finite", _is_finite)
+
+
 @dataclass(frozen=True)
 class Section:
     """Base class of the sections, which checks the type and range of every field.
@@ -58,7 +67,7 @@ class Section:
     Lists, as in JSON, become tuples; integers become floats in float fields.
 
     Raises:
-        InputError: A field is of the wrong type or out of range.
+        InputError: A field is of the wrong type, not finite or out of range.
     """
 
     # The prefix of the keys, such as `"data."`.
@@ -74,6 +83,7 @@ class Section:
                 raise wrong_type(self.key(name), original, declared, example)
             object.__setattr__(self, name, value)
         self.check()
+        self.require(_FINITE, *(each.name for each in fields(self)))
 
     def check(self) -> None:
         """Raise an `InputError` for a value that is out of range."""

@@ -18,6 +18,7 @@ from tcvit_jax import models, sharding
 from tcvit_jax.checkpoint import load
 from tcvit_jax.training.checkpoint import Checkpoints
 from tcvit_jax.training.step import make_init
+from tests.damage import flip_bit
 from tests.models.builders import small
 
 MODEL = small(tc.GTP(), 8, depth=2)
@@ -100,13 +101,6 @@ def copied_run(saved_run, tmp_path):
     return shutil.copytree(saved_run[0], tmp_path / "run")
 
 
-def flip_bit(path):
-    """Change one bit in the middle of a file."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
-    path.write_bytes(content)
-
-
 def largest_file(folder):
     return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
@@ -124,7 +118,7 @@ def test_manifest_lists_every_file(saved_run, item):
 def test_load_names_the_intact_checkpoint_before_a_damaged_one(copied_run):
     folder = copied_run / "checkpoints"
     damaged = largest_file(folder / "9" / "opt_state")
-    flip_bit(damaged)
+    flip_bit(damaged, 0.5)
     expected = (
         f"{folder}/9: checkpoint cannot be read: {damaged.relative_to(folder / '9')}: its content has changed since it "
         f"was written; the checkpoint {folder}/6 is intact"
@@ -134,7 +128,7 @@ def test_load_names_the_intact_checkpoint_before_a_damaged_one(copied_run):
             read(copied_run)
         assert str(error.value) == expected
     assert load(folder / "6")[2]["step"] == 6
-    flip_bit(folder / "6" / "_CHECKPOINT_METADATA")
+    flip_bit(folder / "6" / "_CHECKPOINT_METADATA", 0.5)
     with pytest.raises(tc.InputError, match="was written; the checkpoint is damaged$"):
         load(copied_run)
 
@@ -152,7 +146,7 @@ def test_damaged_newest_checkpoint_is_not_hidden_by_an_older_one(copied_run):
 def test_resume_falls_back_to_the_intact_checkpoint(saved_run, copied_run, item):
     folder, state = copied_run / "checkpoints", saved_run[1]
     damaged = largest_file(folder / "9" / item)
-    flip_bit(damaged)
+    flip_bit(damaged, 0.5)
     with Checkpoints(copied_run) as checkpoints:
         problem = f"{damaged.relative_to(folder / '9')}: its content has changed since it was written"
         assert checkpoints.notices == [f"checkpoint {folder}/9 is damaged ({problem}): renamed to 9.damaged-1"]
@@ -167,7 +161,7 @@ def test_resume_falls_back_to_the_intact_checkpoint(saved_run, copied_run, item)
 
 def test_resume_without_an_intact_checkpoint_is_an_error(copied_run):
     folder = copied_run / "checkpoints"
-    flip_bit(folder / "6" / "commit_success.txt")
+    flip_bit(folder / "6" / "commit_success.txt", 0.5)
     (folder / "9" / "meta" / "metadata").unlink()
     with pytest.raises(tc.InputError) as error:
         Checkpoints(copied_run)
