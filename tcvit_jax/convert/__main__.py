@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 
 from tcvit_jax.command import Command, PathArgument
 
@@ -63,13 +64,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace) -> None:
     """Convert to a checkpoint, or export one if `--out` is a `.safetensors` file, and print the report."""
     from tcvit_jax import lock
+    from tcvit_jax.report.progress import SlowSteps
 
-    with lock.hold(lock.beside(flags.out), flags.out, "choose another --out"):
-        print(_convert(flags))
+    with lock.hold(lock.beside(flags.out), flags.out, "choose another --out"), SlowSteps() as progress:
+        report = _convert(flags, progress)
+    print(report)
 
 
-def _convert(flags: argparse.Namespace) -> object:
-    """Convert or export, and return what to print."""
+def _convert(flags: argparse.Namespace, progress: Callable[[str], object]) -> object:
+    """Convert or export, and return what to print. `progress` is called with the name of each step when it starts."""
     from tcvit_jax.convert.command import to_checkpoint, to_safetensors
     from tcvit_jax.errors import conflicts
 
@@ -81,13 +84,13 @@ def _convert(flags: argparse.Namespace) -> object:
         if names:
             option = f"--{names[0].replace('_', '-')}"
             raise conflicts(option, f"--out {flags.out}", "a checkpoint is exported unchanged")
-        return to_safetensors(flags.source, flags.out, flags.entry)
+        return to_safetensors(flags.source, flags.out, flags.entry, progress=progress)
     overrides = {"img_size": _parse_size("img-size", flags.img_size), "num_classes": flags.num_classes}
     return to_checkpoint(
         flags.source, flags.out, flags.model, new_head=flags.new_head, entry=flags.entry,
         prefix=flags.prefix or "", ignore=flags.ignore or (),
         overrides={key: value for key, value in overrides.items() if value is not None},
-        compare=not flags.no_parity, photo=flags.photo, grid=_parse_size("grid", flags.grid),
+        compare=not flags.no_parity, photo=flags.photo, grid=_parse_size("grid", flags.grid), progress=progress,
     )  # fmt: skip
 
 
