@@ -245,10 +245,10 @@ def check_empty(directory: Path) -> None:
 
 @contextmanager
 def read_errors(folder: Path) -> Generator[None]:
-    """Convert an exception of the block to an `InputError` that names the checkpoint or the device.
+    """Convert an exception of the block to an `InputError` that names the checkpoint, the device or the memory.
 
-    Orbax and TensorStore raise various types for a checkpoint that cannot be read. Errors of devices and of memory are
-    not the checkpoint's, and are raised unchanged.
+    Orbax and TensorStore raise various types for a checkpoint that cannot be read. Other errors of JAX, such as a lost
+    connection to another process, say nothing about the checkpoint and are raised unchanged.
 
     Args:
         folder: The checkpoint.
@@ -261,12 +261,15 @@ def read_errors(folder: Path) -> Generator[None]:
     """
     try:
         yield
-    except (InputError, MemoryError, jax.errors.JaxRuntimeError):  # pyright: ignore[reportUnknownMemberType]
+    except InputError:
         raise
     except Exception as error:
         # A missing device or a lack of memory says nothing about the checkpoint.
-        problem = f"checkpoint cannot be read: {first_line(error)}"
-        raise device_error(error) or cannot_read(folder, problem) from error
+        if unavailable := device_error(error):
+            raise unavailable from error
+        if isinstance(error, jax.errors.JaxRuntimeError):  # pyright: ignore[reportUnunavailableMemberType]
+            raise
+        raise cannot_read(folder, f"checkpoint cannot be read: {first_line(error)}") from error
 
 
 def _resolve(directory: Path) -> Path:

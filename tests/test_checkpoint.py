@@ -137,6 +137,9 @@ def test_linked_directories_are_read(saved, tmp_path):
     assert tc.load(tmp_path / "ckpt")[0] == MODEL
 
 
+SPLIT = {"name": "digits", "dir": "", "split": "train", "images": 1, "fingerprint": "0a"}
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
@@ -154,8 +157,9 @@ def test_linked_directories_are_read(saved, tmp_path):
         ({"step": 2**40}, "step: expected `int` <= 2147483647"),
         ({"config": []}, "config: expected `object | null`, got `array`"),
         ({"versions": ["0.1"]}, "versions: expected `object`, got `array`"),
-        ({"data": {"images": 0, "fingerprint": "0a", "name": "x", "split": "y"}}, "data.images: expected `int` >= 1"),
-        ({"data": {"images": 1, "fingerprint": "xy", "name": "x", "split": "y"}}, "data.fingerprint: expected"),
+        ({"data": {"images": 1}}, "data: expected `array`, got `object`"),
+        ({"data": [SPLIT | {"images": -1}]}, r"data\[0\].images: expected `int` >= 0"),
+        ({"data": [SPLIT | {"fingerprint": "xy"}]}, r"data\[0\].fingerprint: expected"),
         ({"other": functools.reduce(lambda inner, _: [inner], range(50), [])}, "expected at most 32 levels of nesting"),
     ],
 )
