@@ -1,11 +1,11 @@
 """Ctrl-C and closed terminals while a run trains, and Ctrl-C in the other commands, in real processes."""
 
 import os
-import pty
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -85,25 +85,33 @@ def test_interrupted_processes_save_one_checkpoint(tmp_path):
     assert f"saved after step {load(run)[2]['step']}" in messages.pop()
 
 
+# Makes the standard input the controlling terminal of a new session, as in a terminal window.
+IN_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.executable, sys.argv[1:])"
+)
+
+
 @pytest.mark.slow
 def test_run_is_saved_if_its_terminal_is_closed(tmp_path):
     run = tmp_path / "run"
-    arguments = [sys.executable, "train.py", "--config", kills.CONFIG, *kills.SETTINGS, *SLOW_EVALUATION]
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(ROOT)
-        os.execve(sys.executable, [*arguments, f"--config.workdir={run}"], {**os.environ, "XLA_FLAGS": ""})
-    deadline = time.monotonic() + 180
-    while not has_checkpoint(run):
-        assert time.monotonic() < deadline
-        os.set_blocking(terminal, False)
-        try:
-            while os.read(terminal, 4096):
-                pass
-        except BlockingIOError:
-            time.sleep(0.05)
+    train = [sys.executable, "train.py", "--config", kills.CONFIG, *kills.SETTINGS, *SLOW_EVALUATION]
+    terminal, run_side = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_TERMINAL, *train, f"--config.workdir={run}"], cwd=ROOT, start_new_session=True,
+        stdin=run_side, stdout=run_side, stderr=run_side, env={**os.environ, "XLA_FLAGS": kills.FAST_COMPILATION},
+    )  # fmt: skip
+    os.close(run_side)
+    os.set_blocking(terminal, False)
+
+    def is_saved():
+        # A full terminal would block the run.
+        with suppress(BlockingIOError):
+            os.read(terminal, 2**16)
+        return has_checkpoint(run)
+
+    kills.wait_until(is_saved, process)
     os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 75
+    assert process.wait(timeout=60) == 75
     assert load(run)[2]["step"] >= 5
 
 
