@@ -99,9 +99,9 @@ def load(directory: str | Path, weights: str | None = None) -> tuple[ViT, dict[s
         except InputError as error:
             raise cannot_read(folder / META, f"model: {error}") from error
         shapes = models.variable_shapes(model)
-    mesh = sharding.data_mesh()
     with read_errors(folder), ocp.StandardCheckpointer() as reader:
-        variables = reader.restore(folder / (weights or items[0]), sharding.as_replicated(shapes, mesh))
+        target = sharding.as_replicated(shapes, sharding.data_mesh())
+        variables = reader.restore(folder / (weights or items[0]), target)
     return model, variables, meta
 
 

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+import tcvit_jax as tc
 from tcvit_jax import convert
 from tests.conftest import ROOT
 from tests.convert import cases
