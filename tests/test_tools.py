@@ -13,7 +13,7 @@ TOOLS = sorted(path for path in (ROOT / "tools").glob("*.py") if "__main__" in p
 
 
 def test_number_of_tools():
-    assert len(TOOLS) == 7
+    assert len(TOOLS) == 8
 
 
 @pytest.mark.parametrize("path", TOOLS, ids=lambda path: path.stem)
