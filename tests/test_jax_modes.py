@@ -125,6 +125,7 @@ def draws():
     }
 
 
+@pytest.mark.slow
 def test_random_numbers_and_initial_variables_are_the_same_bits_under_all_modes():
     def compute():
         model = small(depth=1, init_values=0.1, reg_tokens=1)
@@ -168,12 +169,17 @@ def traced_training(model, teacher_model, **settings):
     )
 
 
-@pytest.mark.parametrize("modes", [[mode] for mode in MODES] + [list(MODES)], ids=[*MODES, "all"])
+@pytest.mark.parametrize(
+    "modes",
+    [*(pytest.param([mode], marks=pytest.mark.slow) for mode in MODES), list(MODES)],
+    ids=[*MODES, "all"],
+)
 def test_training_and_evaluation_steps_under_each_mode(modes):
     with modes_of(modes):
         assert_32_bits(traced_training(small(tc.TCViT(), 8, depth=2), small(depth=2)))
 
 
+@pytest.mark.slow
 def test_training_of_other_models_under_all_modes_at_once():
     lvvit = tc.create_model("lvvit_s", tc.TCViT(fuse="soft"), 5, **LVVIT)
     with modes_of(MODES):

@@ -30,7 +30,7 @@ def test_help_of_every_tool(path, monkeypatch):
 PATHS = {
     "fashion_finetune": {"data", "weights", "out"}, "fashion_ledger": {"benchmark", "runs"},
     "kept_patches": {"checkpoint", "picture"}, "off_the_shelf": {"checkpoints"}, "walk_order": {"checkpoint", "picture"},
-    "input_rate": set(), "overhead": set(),
+    "input_rate": set(), "load_time": set(), "overhead": set(),
 }  # fmt: skip
 
 

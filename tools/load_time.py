@@ -9,6 +9,9 @@ in a new process, as `eval.py` does, and then once more in the same process. Fil
 from __future__ import annotations
 
 import argparse
+import sys
+
+from tcvit_jax.command import Command
 
 # The rounds are processes, so that nothing is traced or imported before the first load.
 ROUND = """
@@ -26,12 +29,10 @@ for measure in (lambda: tc.load(folder), lambda: tc.load(folder), lambda: manife
 """
 
 
-def main() -> None:
-    """Parse the command line and print the times."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("--model", default="deit_small_patch16_224", help="name of the model")
     parser.add_argument("--rounds", type=int, default=5, help="number of processes that load the checkpoint")
-    report(parser.parse_args())
 
 
 def report(flags: argparse.Namespace) -> None:
@@ -41,7 +42,6 @@ def report(flags: argparse.Namespace) -> None:
         flags: The parsed command line.
     """
     import subprocess
-    import sys
     import tempfile
     from pathlib import Path
 
@@ -77,5 +77,7 @@ def report(flags: argparse.Namespace) -> None:
     print(f"| verification of all files | {verification:.3f} | |")
 
 
+main = Command(__doc__, add_arguments, report)
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -163,7 +163,7 @@ def list_files(root):
     return sorted(path for path in root.rglob("*") if ".jax_cache" not in path.parts)
 
 
-@pytest.mark.parametrize("use", ["resumed", "evaluated", "compared"])
+@pytest.mark.parametrize("use", ["resumed", "evaluated", pytest.param("compared", marks=pytest.mark.slow)])
 def test_changed_data_are_accepted_with_the_flag(root, use, capsys):
     shutil.copytree(root / "run", root / "out" / "copy")
     rename_class(root)
@@ -174,6 +174,7 @@ def test_changed_data_are_accepted_with_the_flag(root, use, capsys):
     )
 
 
+@pytest.mark.slow
 def test_new_head_takes_any_classes(root):
     rename_class(root)
     main, arguments = commands(root)["finetuned"]

@@ -67,7 +67,7 @@ def test_every_result_has_a_symbolic_batch(name):
     assert {str(leaf.shape[0]) for leaf in jax.tree.leaves(results)} == {"b"}
 
 
-@pytest.mark.parametrize("name", slow_except(METHODS_AND_MODELS))
+@pytest.mark.parametrize("name", slow_except(["tome", "tofu", "mctf"]))
 def test_exported_program_equals_the_model_at_any_batch_size(name):
     model = CASES[name]
     exported = export.export(jax.jit(model.apply))(models.variable_shapes(model), images_shape(model, symbolic_batch()))

@@ -31,6 +31,7 @@ def test_killed_run_equals_uninterrupted_run(reference, tmp_path, number, moment
     assert kills.read_results(run) == reference
 
 
+@pytest.mark.slow
 def test_second_start_of_a_running_run_changes_nothing(tmp_path):
     run = tmp_path / "run"
     first = kills.start(run)
