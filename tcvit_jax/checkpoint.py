@@ -63,6 +63,7 @@ class _Meta(TypedDict):
     config: NotRequired[dict[str, Any] | None]
     versions: NotRequired[dict[str, str]]
     provenance: NotRequired[dict[str, Any]]
+    trained_with: NotRequired[dict[str, Any]]
     data: NotRequired[list[_Split]]
     evaluate: NotRequired[bool]
     checksum: NotRequired[_Text]
@@ -164,12 +165,24 @@ def check_meta(values: Any, folder: Path) -> dict[str, Any]:
         The metadata, as `load` returns them.
 
     Raises:
-        InputError: A value is missing, or has the wrong type, or the manifest of the checkpoint is lost.
+        InputError: A value is missing or has the wrong type.
     """
     meta: dict[str, Any] = dict(schema.check(values, folder / META, _Meta))
-    if meta.pop(HAS_MANIFEST, False) and not manifest.exists(folder):
-        raise cannot_read(folder, f"{manifest.NAME} not found", "the checkpoint is incomplete")
+    meta.pop(HAS_MANIFEST, None)
     return meta
+
+
+def parse_meta(text: str, subject: Path) -> dict[str, Any]:
+    """Parse metadata that were written as JSON text to another file.
+
+    Args:
+        text: The text.
+        subject: The file, for error messages.
+
+    Raises:
+        InputError: The text is not JSON, or a value is missing or has the wrong type.
+    """
+    return dict(schema.parse(text, subject, _Meta))
 
 
 def find_damage(folder: Path, within: str = "") -> str | None:
@@ -186,9 +199,10 @@ def find_damage(folder: Path, within: str = "") -> str | None:
         return manifest.find_damage(folder, within)
     try:
         manifest.check_regular_files(folder)
+        meta = schema.read_json(folder / META / "metadata", dict[str, Any])
     except InputError as error:
         return str(error)
-    return None
+    return f"{manifest.NAME}: not found" if meta.get(HAS_MANIFEST) else None
 
 
 def step_folders(root: Path) -> list[Path]:

@@ -73,8 +73,8 @@ def find_damage(directory: Path, within: str = "") -> str | None:
         The first difference, such as `"ema/_METADATA: not found"`, or None if there is none.
     """
     try:
-        listed = schema.read_json(directory / NAME, _Manifest)["files"]
-        files = {name: entry for name, entry in listed.items() if name.startswith(within)}
+        entries = schema.read_json(directory / NAME, _Manifest)["files"]
+        files = {name: entry for name, entry in entries.items() if name.startswith(within)}
         if not files:
             return f"{NAME}: {within or 'no'} files not listed"
         for name, entry in files.items():

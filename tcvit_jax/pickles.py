@@ -108,7 +108,7 @@ def load(path: str | Path, alternative: str) -> Any:
         is_mapped = is_zip and Path(path).suffix != ".safetensors"
         with standard_types(), open(path, "rb") as file:
             return torch.load(path if is_mapped else file, map_location="cpu", weights_only=True, mmap=is_mapped)
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # torch raises many types for a damaged pickle
         raise _load_error(path, error) from error

@@ -97,6 +97,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         # Pillow warns if a palette with transparency is converted to RGB directly.
         has_transparent_palette = image.mode == "P" and "transparency" in image.info
         result = (image.convert("RGBA") if has_transparent_palette else image).convert("RGB")
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow raises many types for an opened file that is damaged
         raise invalid(name, f"cannot read image: {first_line(error)}") from error
     # Otherwise Pillow would apply a transparent color to every later conversion of the image.

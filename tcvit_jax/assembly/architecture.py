@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from tcvit_jax import convert, models, schedule
@@ -77,6 +77,8 @@ def read_origin(model: Model, built: ViT) -> Origin:
     meta = convert.read_meta(model.weights) if model.weights else None
     if meta is None:
         return Origin(models.preprocessing(built.variant))
+    if "preprocessing" not in meta:
+        meta = {**meta, "preprocessing": asdict(models.preprocessing(built.variant))}
     origin = Origin.from_meta(model.weights, meta)
     return replace(origin, record=None) if model.new_head else origin
 

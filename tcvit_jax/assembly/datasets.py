@@ -44,6 +44,21 @@ class EvalData:
         )
 
 
+def describe_reading(data: Data, eval_data: EvalData) -> list[str]:
+    """Return the lines that describe how a split is read: the workers, and the files that are not read.
+
+    Args:
+        data: The section, for the requested number of workers.
+        eval_data: The data that were built from it.
+
+    Returns:
+        At most two lines.
+    """
+    workers = pipeline.describe_workers(data.workers, eval_data.workers) if eval_data.workers else ""
+    lines = (workers, pipeline.describe_skipped(eval_data.source.skipped))
+    return [f"data    {line}" for line in lines if line]
+
+
 def build_eval_data(
     data: Data,
     batch_size: int,
@@ -70,9 +85,7 @@ def build_eval_data(
     transform = EvalTransform(
         model.img_size, model.in_chans, preprocessing.crop_pct, preprocessing.interpolation, preprocessing.crop_mode
     )
-    source = _open(data, data.eval_split, model)
-    if record is not None:
-        record.check(data, data.eval_split, source)
+    source = open_split(data, data.eval_split, model, record)
     # A larger batch would only have more padding. The batch is sharded over all devices.
     devices = jax.device_count()
     batch_size = min(batch_size, -(-len(source) // devices) * devices)
@@ -141,7 +154,7 @@ def build_train_data(data: Data, run: Run, model: ViT, preprocessing: Preprocess
         model.img_size, model.in_chans, data.train_interpolation or preprocessing.interpolation, data.augmentation,
         data.shift, auto_augment=data.auto_augment, color_jitter=data.color_jitter, mean=tuple(preprocessing.mean),
     )  # fmt: skip
-    source = _open(data, data.train_split, model)
+    source = open_split(data, data.train_split, model)
     labeling = None
     if data.label_maps:
         labeling = TokenLabeling(LabelMaps(data.label_maps, model.num_classes), model.grid)
@@ -149,10 +162,27 @@ def build_train_data(data: Data, run: Run, model: ViT, preprocessing: Preprocess
     return TrainData(source, transform, run.batch_size, run.seed, data.repeats, workers, labeling)
 
 
-def _open(data: Data, split: str, model: ViT) -> Source:
+def open_split(data: Data, split: str, model: ViT, record: DataRecord | None = None) -> Source:
+    """Open a split of the dataset of a configuration.
+
+    Args:
+        data: The section.
+        split: The split.
+        model: The model, for the number of its classes.
+        record: The data of the model's checkpoint, which are compared; None to compare nothing.
+
+    Returns:
+        The images of the split.
+
+    Raises:
+        InputError: The data are not found, their number of classes differs from the model's, or they differ from the
+            record.
+    """
     source = pipeline.open_source(data.name, split, data.dir, data.verify)
     if len(source.classes) != model.num_classes:
         count = len(source.classes)
         problem = f"expected {model.num_classes} classes, as model.num_classes, got {count}"
         raise invalid(f"data.name={data.name!r}", problem, f"set --config.model.num_classes={count}, or use other data")
+    if record is not None:
+        record.check(data, split, source)
     return source

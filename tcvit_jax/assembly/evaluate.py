@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tcvit_jax import sharding
+from tcvit_jax.assembly.datasets import describe_reading
 from tcvit_jax.assembly.pretrained import Pretrained
-from tcvit_jax.data import describe_skipped, describe_workers
 from tcvit_jax.evaluation import EvaluationResult, make_eval_step
 from tcvit_jax.evaluation import evaluate as evaluate_batches
 from tcvit_jax.measure import describe
@@ -27,9 +27,8 @@ def evaluate(pretrained: Pretrained) -> EvaluationResult:
     mesh = sharding.data_mesh()
     data, ledger = pretrained.eval_data(), describe(pretrained.model)
     print(f"model   {ledger.name}\n{ledger.summary()}", flush=True)
-    workers = describe_workers(pretrained.config.data.workers, data.workers) if data.workers else ""
-    for line in filter(None, (workers, describe_skipped(data.source.skipped))):
-        print(f"data    {line}", flush=True)
+    for line in describe_reading(pretrained.config.data, data):
+        print(line, flush=True)
     step = announce_first_call(
         make_eval_step(pretrained.model, pretrained.preprocessing, mesh),
         f"compiling the evaluation of {pretrained.model.variant}",

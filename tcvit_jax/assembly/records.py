@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from tcvit_jax import checkpoint, reducers
@@ -70,7 +70,7 @@ class DataRecord:
             meta: Its metadata.
         """
         classes = meta.get("classes")
-        splits = tuple(SplitRecord(**split) for split in meta.get("data", ()))
+        splits = tuple(SplitRecord(*(split[key.name] for key in fields(SplitRecord))) for split in meta.get("data", ()))
         return cls(checkpoint, None if classes is None else tuple(classes), splits)
 
     def to_meta(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class DataRecord:
                 raise self._error(data, f"split {split!r} has other images, or in another order, than")
 
     def _error(self, data: Data, difference: str) -> InputError:
-        hint = f"use the same data, or pass {ACCEPT_FLAG}"
+        hint = f"use the same data, or accept the change with {ACCEPT_FLAG}"
         return invalid(f"data.name={data.name!r}", f"{difference} in the record of {self.checkpoint!r}", hint)
 
 
@@ -133,7 +133,9 @@ class Origin:
         Raises:
             InputError: The preprocessing is missing or invalid.
         """
-        preprocessing, reducer = checkpoint.read_preprocessing(meta, name), meta["model"].get("reducer")
+        preprocessing = checkpoint.read_preprocessing(meta, name)
+        # A checkpoint that was converted from an exported file has no reducer itself.
+        reducer = meta.get("trained_with") or meta["model"].get("reducer")
         record = DataRecord.from_meta(name, meta)
         return cls(preprocessing, record, meta.get("seed"), reducers.from_config(reducer))
 

@@ -101,6 +101,8 @@ def run(flags: argparse.Namespace) -> None:
     with lock.hold(lock.in_directory(flags.out), flags.out, "set --out DIR to another directory") as notice:
         if notice:
             print(notice)
+        for line in assembly.describe_reading(comparison.config.data, comparison.data):
+            print(line)
         benchmark = Benchmark(comparison, Store(flags.out, comparison.settings))
         benchmark.run()
     print((benchmark.store.path / "results.md").read_text())

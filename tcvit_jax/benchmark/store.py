@@ -17,6 +17,10 @@ class _Line(TypedDict):
     values: dict[str, Any]
 
 
+# Settings that may change when a benchmark resumes: where the data are, and how they are read.
+RESUMABLE_KEYS = ("data.dir", "data.workers", "data.verify")
+
+
 class Store:
     """The measurements of one benchmark by name, stored in a directory with the settings of the benchmark."""
 
@@ -31,7 +35,10 @@ class Store:
             InputError: The directory holds a benchmark with other settings (the message names the first difference), or
                 its files are damaged.
         """
-        self._run = RunDirectory(path, settings, flag="--out", line_schema=_Line, outputs=table.FILES)
+        self._run = RunDirectory(
+            path, settings, flag="--out", resumable_keys=RESUMABLE_KEYS, line_schema=_Line, outputs=table.FILES
+        )
+        self._run.write_config()
         lines = self._run.history()
         # A killed process may leave an incomplete last line, which is removed.
         self._run.truncate_after(len(lines))

@@ -1,4 +1,4 @@
-"""Conversion between weight files of timm, AugReg or TokenLabeling and Flax variables, by the parameter tables."""
+"""Conversion between weight files of other projects and Flax variables, by the parameter tables."""
 
 from __future__ import annotations
 

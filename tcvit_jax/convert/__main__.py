@@ -66,7 +66,9 @@ def run(flags: argparse.Namespace) -> None:
     from tcvit_jax import lock
     from tcvit_jax.report.progress import SlowSteps
 
-    with lock.hold(lock.beside(flags.out), flags.out, "choose another --out"), SlowSteps() as progress:
+    with lock.hold(lock.beside(flags.out), flags.out, "choose another --out") as notice, SlowSteps() as progress:
+        if notice:
+            print(notice)
         report = _convert(flags, progress)
     print(report)
 

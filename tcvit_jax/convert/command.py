@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,15 +14,17 @@ import numpy as np
 
 from tcvit_jax import checkpoint, models
 from tcvit_jax.convert import hub, parity
-from tcvit_jax.convert.files import WeightFile, write_safetensors
+from tcvit_jax.convert.files import META, WeightFile, write_safetensors
 from tcvit_jax.convert.mapping import Conversion, convert, to_torch
 from tcvit_jax.convert.problems import summarize_names
-from tcvit_jax.convert.sources import read_state_dict
+from tcvit_jax.convert.sources import read_meta, read_state_dict
 from tcvit_jax.errors import cannot_read, invalid, printable
 from tcvit_jax.models import ViT, zoo
 
 # Largest accepted difference from timm for logits of magnitude 1, in float32. 2e-6 is typical.
 TOLERANCE = 1e-4
+# What an exported file keeps of the metadata of its checkpoint.
+EXPORTED_KEYS = ("model", "preprocessing", "classes", "data", "seed", "trained_with")
 
 
 def _ignore(step: str) -> None:
@@ -156,10 +159,16 @@ def to_checkpoint(
         parity=_compare(weights, model, conversion, image) if compare else "not compared",
         out=str(out),
     )
+    # A file that was exported from a checkpoint has its metadata; a new classifier may have other classes.
+    origin = read_meta(source) or {}
+    copied_keys = ("preprocessing",) if new_head else ("preprocessing", "classes", "data", "seed", "trained_with")
+    if "model" in origin:
+        origin.setdefault("trained_with", origin["model"]["reducer"])
     meta = {
-        "model": models.to_config(model),
         "preprocessing": asdict(zoo.preprocessing(name)),
         "classes": None,
+        **{key: origin[key] for key in copied_keys if key in origin},
+        "model": models.to_config(model),
         "provenance": report.provenance(),
     }
     # Release a memory-mapped file before the checkpoint is written.
@@ -186,11 +195,12 @@ def to_safetensors(
         InputError: The directory contains no checkpoint, or the file already exists.
     """
     progress(f"reading {directory}")
-    model, variables, _ = checkpoint.load(directory, weights)
+    model, variables, meta = checkpoint.load(directory, weights)
     tensors = to_torch(variables, model)
     grid = f"{model.grid[0]}x{model.grid[1]}"
     progress(f"writing {out}")
-    write_safetensors(out, tensors, {"model": model.variant, "grid": grid})
+    description = json.dumps({key: meta[key] for key in EXPORTED_KEYS if key in meta})
+    write_safetensors(out, tensors, {"model": model.variant, "grid": grid, META: description})
     return f"{out}: {len(tensors)} tensors of {model.variant}, sha256 {_sha256(Path(out))}"
 
 

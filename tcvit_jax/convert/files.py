@@ -38,6 +38,8 @@ OTHER_FILES = (
     (b"\x93NUMPY", "a single NumPy array", ""),
     (b"{", "a JSON file", "pass the file of the tensors"),
 )
+# The key of the metadata of a checkpoint in the metadata of a `.safetensors` file.
+META = "tcvit_jax"
 # Larger headers are damaged or a decompression bomb. NumPy writes 128 bytes.
 MAX_NPY_HEADER = 65_536
 # Bytes of the largest number of NumPy, a complex one.
@@ -52,6 +54,7 @@ class WeightFile(Mapping[str, Any]):
         kind: `"safetensors"`, `"npz"`, `"torch"`, or `"checkpoint"` for a directory.
         entry: Key of the tensors in a training checkpoint, or "".
         grid: Patch grid `(height, width)` of the position embeddings if the file records it, or None.
+        meta: Metadata of the checkpoint that the file was exported from, as JSON text, or "".
         prefix: Prefix that `select` removed from the names, or "".
         outside: Names of tensors without this prefix, which are not in the mapping.
         ignored: Names of tensors that match each pattern of `select`, which are not in the mapping.
@@ -67,6 +70,7 @@ class WeightFile(Mapping[str, Any]):
         kind: Kind,
         entry: str = "",
         grid: tuple[int, int] | None = None,
+        meta: str = "",
     ) -> None:
         """Create the mapping without reading any tensor.
 
@@ -79,11 +83,13 @@ class WeightFile(Mapping[str, Any]):
             kind: Kind of the file.
             entry: Key of the tensors in a training checkpoint, or "".
             grid: Patch grid of the position embeddings, or None.
+            meta: Metadata of the checkpoint that the file was exported from, or "".
 
         Raises:
             InputError: A name occurs more than once.
         """
-        self.path, self.kind, self.entry, self.grid, self._read, self._shape = path, kind, entry, grid, read, shape
+        self.path, self.kind, self.entry, self.grid, self.meta = path, kind, entry, grid, meta
+        self._read, self._shape = read, shape
         self.prefix = ""
         self.outside: tuple[str, ...] = ()
         self.ignored: dict[str, tuple[str, ...]] = {}
@@ -138,6 +144,8 @@ class WeightFile(Mapping[str, Any]):
             raise KeyError(name)
         try:
             return function(self._names[name])
+        except MemoryError:
+            raise
         except Exception as error:  # readers raise many types for a damaged file
             raise cannot_read(self.path, f"cannot read {name!r}: {first_line(error)}") from error
 
@@ -162,7 +170,7 @@ def read_file(path: str | Path, entry: str | None = None) -> WeightFile:
     """
     path = Path(path)
     check_regular(path, EXPECTED)
-    kind = _kind(path)
+    kind = detect_kind(path)
     if kind == "torch":
         return _read_pickle(path, entry)
     if entry is not None:
@@ -190,7 +198,7 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, np.ndarray], metad
         save_file(dict(tensors), draft, metadata={"format": "pt", **metadata})
 
 
-def _kind(path: Path) -> Kind:
+def detect_kind(path: Path) -> Kind:
     """Return the kind of a weight file by its content, or else by its suffix."""
     try:
         with path.open("rb") as file:
@@ -234,14 +242,17 @@ def _read_safetensors(path: Path) -> WeightFile:
     try:
         file = safe_open(path, framework="numpy")
         names, metadata = tuple(file.keys()), file.metadata() or {}
+    except MemoryError:
+        raise
     except Exception as error:  # raised by safetensors or the system
         raise cannot_read(path, f"cannot read as safetensors: {first_line(error)}") from error
     grid = parse_size(metadata.get("grid", ""))
     if "grid" in metadata and grid is None:
         raise cannot_read(path, f"expected metadata grid=HEIGHTxWIDTH, got grid={metadata['grid']!r}")
     return WeightFile(
-        path, names, file.get_tensor, lambda name: file.get_slice(name).get_shape(), kind="safetensors", grid=grid
-    )
+        path, names, file.get_tensor, lambda name: file.get_slice(name).get_shape(), kind="safetensors", grid=grid,
+        meta=metadata.get(META, ""),
+    )  # fmt: skip
 
 
 def _read_npz(path: Path) -> WeightFile:
@@ -249,6 +260,8 @@ def _read_npz(path: Path) -> WeightFile:
         with zipfile.ZipFile(path):
             pass  # numpy leaves a file open if it is not an archive
         file = np.load(path, allow_pickle=False)
+    except MemoryError:
+        raise
     except Exception as error:  # raised by zipfile, numpy or the system
         raise cannot_read(path, f"cannot read as .npz: {first_line(error)}") from error
     archive = file.zip

@@ -286,7 +286,7 @@ class _Reader:
                     limit[resizable_axis] = min(shape[resizable_axis], MAX_POSITIONS)
                 check_shape(shape, limit if resizable_axis is None or shape == tuple(limit) else expected)
             arrays = [to_numpy(self._tensors[name]) for name in source.names]
-        except (InputError, InvalidTensorError):
+        except (InputError, InvalidTensorError, MemoryError):
             raise
         except Exception as error:  # sparse, quantized and meta tensors raise different types
             raise InvalidTensorError(f"cannot be read: {first_line(error)}") from error

@@ -51,7 +51,7 @@ def read_photo(path: str | Path) -> np.ndarray:
                 # timm resizes the whole image before the crop.
                 raise cannot_read(path, f"expected a photo, got an image of {image.width}x{image.height} pixels")
             return np.asarray(image.convert("RGB"))
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # raised by Pillow or the system
         raise cannot_read(path, f"cannot read the photo: {first_line(error)}") from error
@@ -149,6 +149,8 @@ def _timm_logits(timm: Any, file: Path, model: ViT, photo: np.ndarray) -> np.nda
                 name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=model.num_classes,
                 img_size=model.img_size,
             )  # fmt: skip
+    except MemoryError:
+        raise
     except Exception as error:  # timm raises many types for a file that it cannot load
         raise CannotCompareError(f"timm cannot load the file: {pickles.reason(error)}") from error
     config = timm.data.resolve_data_config({"input_size": (model.in_chans, *model.img_size)}, model=timm_model)

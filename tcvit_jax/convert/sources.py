@@ -8,23 +8,30 @@ from typing import Any
 
 from tcvit_jax import checkpoint
 from tcvit_jax.convert import hub
-from tcvit_jax.convert.files import WeightFile, read_file
+from tcvit_jax.convert.files import WeightFile, detect_kind, read_file
 from tcvit_jax.convert.mapping import to_torch
 
 
 def read_meta(source: str | Path) -> dict[str, Any] | None:
-    """Read the metadata of a source that is a checkpoint.
+    """Read the metadata of a source that is a checkpoint, or a `.safetensors` file that was exported from one.
 
     Args:
         source: As for `read_state_dict`.
 
     Returns:
-        The metadata, as `load` returns it; None if the source has none.
+        The metadata, as `load` returns it; None if the source has none. An exported file has only what describes the
+        model and its data.
 
     Raises:
-        InputError: The checkpoint cannot be read.
+        InputError: The source cannot be read.
     """
-    return checkpoint.read_meta(source) if Path(source).is_dir() else None
+    path = Path(source)
+    if path.is_dir():
+        return checkpoint.read_meta(path)
+    if not path.is_file() or detect_kind(path) != "safetensors":
+        return None
+    text = read_file(path).meta
+    return checkpoint.parse_meta(text, path) if text else None
 
 
 def read_state_dict(

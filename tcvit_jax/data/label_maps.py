@@ -237,7 +237,8 @@ def _read_numpy(path: str) -> np.ndarray:
             raise cannot_read(path, f"expected one label map in the archive, got {', '.join(content.files) or 'none'}")
     except InputError:
         raise
-    except Exception as error:  # NumPy, zipfile and zlib raise many types for damaged files.
+    # NumPy, zipfile and zlib raise many types for damaged files, and a memory error for a size that a file only claims.
+    except Exception as error:
         raise _read_error(path, error) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import cast
 
 from tcvit_jax.errors import check_range, invalid, kind_of, out_of_range, unknown
 
@@ -23,7 +24,7 @@ def check_keys(subject: str, values: object, names: Collection[str]) -> None:
     for name in names:
         if name not in values:
             raise invalid(f"{subject}.{name}", "not found")
-    for key in values:
+    for key in cast("Mapping[object, object]", values):
         if key not in names:
             raise unknown(f"{subject} key", key, names)
 

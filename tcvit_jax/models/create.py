@@ -167,4 +167,4 @@ def from_config(config: Mapping[str, Any]) -> ViT:
     if not isinstance(removed, list | tuple):
         raise invalid("model.removed", f"expected a list of integers, got {kind_of(removed)}")
     reducer = reducers.from_config(config["reducer"])
-    return create_model(config["name"], reducer, list(removed), **overrides)
+    return create_model(config["name"], reducer, list(cast("Sequence[Any]", removed)), **overrides)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ def check_images(images: object, image_shape: tuple[int, int, int], name: str) -
     expected = f"expected float [B, {height}, {width}, {channels}] for {name}, got {kind_of(images)}"
     if not isinstance(images, np.ndarray | jax.Array):
         raise invalid("images", expected, _PREPROCESS)
+    images = cast("np.ndarray[Any, Any]", images)
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise invalid("images", expected, f"normalize them: {_PREPROCESS}")
     if images.ndim != 4 or images.shape[1:] != image_shape:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def check_variables(model: ViT, variables: Mapping[str, Any]) -> None:
     if not isinstance(params, Mapping):
         problem = f"expected a mapping, got {kind_of(params)}" if "params" in variables else "not found"
         raise invalid(f"{subject}: params", problem, "pass the variables {'params': ...}")
-    blocks = count_blocks(params)
+    blocks = count_blocks(cast("Mapping[Any, Any]", params))
     if blocks != model.depth:
         raise invalid(subject, f"expected {model.depth} blocks, got {blocks}", f"set depth={blocks}" if blocks else "")
     leaves = dict(named_leaves(variables))
@@ -61,12 +61,14 @@ def named_leaves(variables: Mapping[Any, Any], prefix: str = "") -> Iterator[tup
     """
     for key, value in variables.items():
         if isinstance(value, Mapping):
-            yield from named_leaves(value, f"{prefix}{key}.")
+            yield from named_leaves(cast("Mapping[Any, Any]", value), f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
 def _check_leaf(subject: str, leaf: object, shape: tuple[int, ...]) -> None:
-    is_array = isinstance(leaf, np.ndarray | jax.Array | jax.ShapeDtypeStruct)
-    if not is_array or leaf.shape != shape or not jnp.issubdtype(leaf.dtype, jnp.floating):
-        raise invalid(subject, f"expected float {shape}, got {kind_of(leaf)}")
+    array = (
+        cast("np.ndarray[Any, Any]", leaf) if isinstance(leaf, np.ndarray | jax.Array | jax.ShapeDtypeStruct) else None
+    )
+    if array is None or array.shape != shape or not jnp.issubdtype(array.dtype, jnp.floating):
+        raise invalid(subject, f"expected float {shape}, got {kind_of(cast(object, leaf))}")

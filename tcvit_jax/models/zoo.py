@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
@@ -109,15 +109,18 @@ def check_preprocessing(values: Mapping[str, Any], prefix: str = "") -> None:
                 raise out_of_range(f"{prefix}{name}", value, "in [0.1, 10]")
         else:
             low = {"mean": 0, "std": 0.001}[name]
-            if not isinstance(value, list | tuple) or not value or not all(_is_between(each, low, 1) for each in value):
-                raise out_of_range(f"{prefix}{name}", value, f"one number in [{low}, 1] per channel")
+            is_sequence = isinstance(value, list | tuple)
+            channels: Sequence[object] = cast("Sequence[object]", value) if is_sequence else ()
+            if not channels or not all(_is_between(channel, low, 1) for channel in channels):
+                raise out_of_range(f"{prefix}{name}", cast(object, value), f"one number in [{low}, 1] per channel")
 
 
 _OPTIONS = {"interpolation": INTERPOLATIONS, "crop_mode": CROP_MODES}
 
 
 def _is_between(value: object, low: float, high: float) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and low <= cast(float, value) <= high
+    # In Python, a bool is a number.
+    return type(value) is not bool and isinstance(value, numbers.Real) and low <= cast(float, value) <= high
 
 
 @dataclass(frozen=True)

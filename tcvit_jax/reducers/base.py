@@ -6,7 +6,7 @@ import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -102,7 +102,7 @@ class Reducer(ABC):
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, np.generic | np.ndarray | jax.Array):
-                value = value.tolist()
+                value = cast("np.ndarray[Any, Any]", value).tolist()
                 object.__setattr__(self, field.name, value)
             _check_type(field.name, value, field.default, allows_list="tuple" in str(field.type))
         check_range("attention_keep", self.attention_keep, 0, 1, excludes_low=True, hint="1.0 keeps all entries")

@@ -91,7 +91,11 @@ class RunDirectory:
                         f"holds a run with {key}={previous.get(key)!r}, not {current.get(key)!r}",
                         f"set {flag}=PATH to another directory, or remove this one",
                     )
-        self._write_json("config.json", config)
+        self._config = config
+
+    def write_config(self) -> None:
+        """Write `config.json`. A run does so when all checks have passed, so that a refused start changes nothing."""
+        self._write_json("config.json", self._config)
 
     def _has_progress(self) -> bool:
         """Return whether anything was logged or saved, so that there is a run to protect."""

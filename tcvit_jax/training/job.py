@@ -130,9 +130,10 @@ def build(config: Config, accept_data_changes: bool = False) -> Job:
     train_data = assembly.build_train_data(config.data, run, model, preprocessing)
     # This raises the errors of the pipeline now; nothing is read before the first batch is requested.
     train_data.batches(0)
+    eval_data = assembly.build_eval_data(config.data, run.eval_batch_size, model, preprocessing)
     for record in () if accept_data_changes else recipe.records:
         record.check(config.data, config.data.train_split, train_data.source)
-    eval_data = assembly.build_eval_data(config.data, run.eval_batch_size, model, preprocessing)
+        record.check(config.data, config.data.eval_split, eval_data.source)
     total_steps = train_data.steps(run.epochs)
     if not total_steps:
         raise out_of_range("epochs", run.epochs, f"large enough for one step of {run.batch_size} images")

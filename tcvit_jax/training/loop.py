@@ -69,13 +69,19 @@ def train(config: Config, enable_compilation_cache: bool = False, accept_data_ch
         if enable_compilation_cache:
             runtime.enable_compilation_cache(run.path / ".jax_cache")
         with Checkpoints(run.path) as checkpoints:
-            state, start, meta = _initial_state(job, checkpoints)
+            # Now, because an error may follow.
+            for line in (*filter(None, (notice,)), *checkpoints.notices):
+                print(line, flush=True)
+            latest = checkpoints.latest_step()
+            meta = {} if latest is None else checkpoints.meta(latest)
             if meta and not accept_data_changes:
-                job.check_data(DataRecord.from_meta(f"{run.path} step {start}", meta))
+                job.check_data(DataRecord.from_meta(f"{run.path} step {latest}", meta))
+            run.write_config()
+            state, start = _initial_state(job, checkpoints, latest)
             needs_evaluation = meta.get(_NEEDS_EVALUATION, False)
             run.truncate_after(start, evaluation=needs_evaluation)
             with Reporter(job.total_steps, start, is_enabled=is_first_process) as reporter:
-                for line in (*filter(None, (notice,)), *checkpoints.notices, *_banner(job, start)):
+                for line in _banner(job, start):
                     reporter.print_line(line)
                 loop = Loop(job, run, checkpoints, reporter, watcher)
                 state, result = loop.advance(state, start, needs_evaluation)
@@ -99,16 +105,15 @@ def _lock(workdir: str) -> AbstractContextManager[str]:
     return lock.hold(lock.in_directory(workdir), workdir, "set --config.workdir=PATH to another directory")
 
 
-def _initial_state(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, int, dict[str, Any]]:
-    """Return the state of the latest checkpoint or a new one, the number of steps taken, and the metadata."""
+def _initial_state(job: Job, checkpoints: Checkpoints, latest: int | None) -> tuple[TrainState, int]:
+    """Return the state of the latest checkpoint or a new one, and the number of steps taken."""
     init = make_init(job.model, job.tx, job.config.run.seed)
     shapes: TrainState = jax.eval_shape(init)  # pyright: ignore[reportUnknownMemberType]
     table = job.model.PARAMETERS
-    latest = checkpoints.latest_step()
     if latest is not None:
-        return checkpoints.restore(latest, shapes, job.mesh, table), latest, checkpoints.meta(latest)
+        return checkpoints.restore(latest, shapes, job.mesh, table), latest
     start = jax.jit(init, out_shardings=sharding.shardings(shapes, job.mesh, table))  # pyright: ignore[reportUnknownMemberType]
-    return cast("TrainState", start(job.variables)), 0, {}
+    return cast("TrainState", start(job.variables)), 0
 
 
 def _banner(job: Job, start: int) -> Iterator[str]:

@@ -15,6 +15,7 @@ from tcvit_jax import train
 from tcvit_jax.assembly import DataRecord, SplitRecord
 from tcvit_jax.benchmark import __main__ as benchmark
 from tcvit_jax.config import Data
+from tcvit_jax.convert import __main__ as convert
 
 ACCEPT = "--accept-data-changes"
 
@@ -50,7 +51,7 @@ def test_metadata_hold_the_record():
     ],
 )
 def test_difference_is_one_line(images, difference):
-    hint = f"in the record of 'runs/x'; use the same data, or pass {ACCEPT}"
+    hint = f"in the record of 'runs/x'; use the same data, or accept the change with {ACCEPT}"
     with pytest.raises(tc.InputError, match=re.escape(f"data.name='folder': {difference} {hint}")):
         RECORD.check(DATA, "train", images)
 
@@ -89,6 +90,7 @@ def finished(tmp_path_factory):
                 pixels = rng.integers(0, 256, (12, 12), np.uint8)
                 Image.fromarray(pixels).save(root / "data" / split / name / f"{index}.png")
     assert train.main([*TINY, f"--config.data.dir={root / 'data'}", f"--config.workdir={root / 'run'}"]) == 0
+    assert convert.main([str(root / "run"), "--out", str(root / "run.safetensors")]) == 0
     return root
 
 
@@ -133,6 +135,9 @@ def commands(root):
         "taught": (train.main, [*TINY, data, f"--config.workdir={out}", f"--config.distill.teacher={run}"]),
         "evaluated": (evaluation.main, ["--checkpoint", run, data]),
         "evaluated as weights": (evaluation.main, [*TINY[:5], *TINY[6:7], *TINY[9:], data, "--weights", run]),
+        "evaluated as a file": (
+            evaluation.main, [*TINY[:5], *TINY[6:7], *TINY[9:], data, "--weights", str(root / "run.safetensors")]
+        ),
         "compared": (
             benchmark.main,
             [
@@ -143,7 +148,7 @@ def commands(root):
     }  # fmt: skip
 
 
-USES = ("resumed", "finetuned", "taught", "evaluated", "evaluated as weights", "compared")
+USES = ("resumed", "finetuned", "taught", "evaluated", "evaluated as weights", "evaluated as a file", "compared")
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -155,7 +160,7 @@ def test_changed_data_are_refused_in_one_line(root, change, use, capsys):
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert re.search(f"^error: data.name='folder': {CHANGES[change]}", error), error
-    assert error.count("\n") == 1 and f"pass {ACCEPT}" in error
+    assert error.count("\n") == 1 and f"accept the change with {ACCEPT}" in error
     assert list_files(root) == before
 
 
@@ -172,6 +177,20 @@ def test_changed_data_are_accepted_with_the_flag(root, use, capsys):
         main([argument.replace(str(root / "run"), str(root / "out" / "copy")) for argument in [*arguments, ACCEPT]])
         == 0
     )
+
+
+def test_exported_file_keeps_the_record_of_its_checkpoint(finished, tmp_path):
+    exported = str(finished / "run.safetensors")
+    run = tc.load(finished / "run")[2]
+    sizes = {"img_size": 12, "patch_size": 2, "in_chans": 1, "depth": 1, "embed_dim": 16, "num_heads": 2}
+    model = {"overrides": {**sizes, "num_classes": 3}, "compare": False}
+    tc.convert.to_checkpoint(exported, tmp_path / "ckpt", "deit_tiny_patch16_224", **model)
+    tc.convert.to_checkpoint(exported, tmp_path / "new", "deit_tiny_patch16_224", new_head=True, **model)
+    converted, new = (tc.load(tmp_path / name)[2] for name in ("ckpt", "new"))
+    for key in ("classes", "data", "preprocessing"):
+        assert converted[key] == run[key]
+    assert new["preprocessing"] == run["preprocessing"]
+    assert new["classes"] is None and "data" not in new
 
 
 @pytest.mark.slow

@@ -13,9 +13,19 @@ from tests.damage import DAMAGES
 CONFIG = {"seed": 0, "optimizer": {"lr": 0.1}, "workdir": "here"}
 
 
+def opened(path, config=CONFIG):
+    """A run directory whose start was accepted."""
+    run = RunDirectory(path, config)
+    run.write_config()
+    return run
+
+
 def test_run_directory_rejects_another_configuration(tmp_path):
-    RunDirectory(tmp_path, CONFIG).log(1, {"loss": 2.0})
+    opened(tmp_path, CONFIG).log(1, {"loss": 2.0})
+    before = (tmp_path / "config.json").read_text()
     RunDirectory(tmp_path, {**CONFIG, "workdir": "elsewhere"})
+    # A start that is refused later has changed nothing.
+    assert (tmp_path / "config.json").read_text() == before
     with pytest.raises(tc.InputError) as error:
         RunDirectory(tmp_path, {**CONFIG, "optimizer": {"lr": 0.2}})
     assert str(error.value) == (
@@ -25,8 +35,8 @@ def test_run_directory_rejects_another_configuration(tmp_path):
 
 
 def test_run_directory_without_logs_accepts_another_configuration(tmp_path):
-    RunDirectory(tmp_path, CONFIG)
-    RunDirectory(tmp_path, {**CONFIG, "seed": 1})
+    opened(tmp_path)
+    opened(tmp_path, {**CONFIG, "seed": 1})
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 1
 
 
@@ -71,7 +81,7 @@ def test_run_directory_rejects_files_and_damaged_configurations(tmp_path):
         match=r"file: cannot create the directory \(File exists\); set --config.workdir=PATH to another directory",
     ):
         RunDirectory(tmp_path / "file", CONFIG)
-    RunDirectory(tmp_path / "run", CONFIG).log(1, {"loss": 1.0})
+    opened(tmp_path / "run", CONFIG).log(1, {"loss": 1.0})
     (tmp_path / "run" / "config.json").write_text('{"seed"')
     with pytest.raises(tc.InputError, match="config.json: invalid JSON"):
         RunDirectory(tmp_path / "run", CONFIG)
@@ -125,7 +135,7 @@ def test_throughput_in_the_summary_must_be_a_number(tmp_path):
 
 
 def test_configuration_is_read_with_the_endings_and_the_mark_of_an_editor(tmp_path):
-    RunDirectory(tmp_path, CONFIG).log(1, {"loss": 1.0})
+    opened(tmp_path, CONFIG).log(1, {"loss": 1.0})
     file = tmp_path / "config.json"
     file.write_text("\ufeff" + file.read_text().replace("\n", "\r\n"))
     RunDirectory(tmp_path, CONFIG)
@@ -133,7 +143,7 @@ def test_configuration_is_read_with_the_endings_and_the_mark_of_an_editor(tmp_pa
 
 def test_lost_configuration_of_a_run_is_an_error(tmp_path):
     """Another configuration would pass for that of the run."""
-    RunDirectory(tmp_path, CONFIG).log(1, {"loss": 1.0})
+    opened(tmp_path, CONFIG).log(1, {"loss": 1.0})
     (tmp_path / "config.json").unlink()
     with pytest.raises(tc.InputError, match="config.json: not found, so the configuration of the run is not known"):
         RunDirectory(tmp_path, CONFIG)

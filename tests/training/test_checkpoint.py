@@ -159,6 +159,15 @@ def test_resume_falls_back_to_the_intact_checkpoint(saved_run, copied_run, item)
         assert checkpoints.notices == []
 
 
+def test_resume_falls_back_from_a_lost_manifest(copied_run):
+    folder = copied_run / "checkpoints"
+    (folder / "9" / "manifest.json").unlink()
+    with Checkpoints(copied_run) as checkpoints:
+        notice = f"checkpoint {folder}/9 is damaged (manifest.json: not found): renamed to 9.damaged-1"
+        assert checkpoints.notices == [notice]
+        assert checkpoints.latest_step() == 6
+
+
 def test_resume_without_an_intact_checkpoint_is_an_error(copied_run):
     folder = copied_run / "checkpoints"
     flip_bit(folder / "6" / "commit_success.txt", 0.5)
@@ -192,7 +201,7 @@ def test_checkpoint_without_manifest_is_loaded_with_a_warning(copied_run):
     """Checkpoints of earlier versions have no manifest, and do not say in their metadata that they have one."""
     folder = copied_run / "checkpoints" / "9"
     (folder / "manifest.json").unlink()
-    with pytest.raises(tc.InputError, match="9: manifest.json not found; the checkpoint is incomplete"):
+    with pytest.raises(tc.InputError, match="9: checkpoint cannot be read: manifest.json: not found; .*/6 is intact"):
         load(copied_run)
     meta = json.loads((folder / "meta" / "metadata").read_text())
     del meta["has_manifest"]

@@ -65,7 +65,7 @@ def test_evaluation_rejects_data_with_other_classes(finished_run, tmp_path):
         Image.new("L", (12, 12)).save(tmp_path / "val" / f"class{label}" / "a.png")
     with pytest.raises(
         tc.InputError,
-        match=f"class 0 is 'class0', but '0' in the record of '{finished_run[0]}'; use the same data, or pass --accept",
+        match=f"class 0 is 'class0', but '0' in the record of '{finished_run[0]}'; use the same data, or accept",
     ):
         evaluate(from_checkpoint(finished_run[0]).updated({"data.name": "folder", "data.dir": str(tmp_path)}))
 

@@ -46,7 +46,7 @@ class Source(Protocol):
 
     @property
     def skipped(self) -> Mapping[str, int]:
-        """The number of files that are not read, by reason, such as `{"in subfolders": 3, "suffix '.txt'": 1}`."""
+        """The number of files that are not read, by reason, such as `{"in subfolders": 3, "with suffix '.txt'": 1}`."""
         ...
 
     @property
@@ -83,7 +83,7 @@ def describe_skipped(skipped: Mapping[str, int]) -> str:
         skipped: The number of files by reason.
 
     Returns:
-        A line such as `5 files not read: 3 in subfolders, 2 suffix '.txt'`.
+        A line such as `5 files not read: 3 in subfolders, 2 with suffix '.txt'`.
     """
     count = sum(skipped.values())
     reasons = ", ".join(f"{number:,} {reason}" for reason, number in skipped.items())

@@ -55,8 +55,8 @@ class FolderSource:
             files = _image_files(root / name, skipped)
             self._names += [f"{name}/{file}" for file in files]
             labels += [self.classes.index(name)] * len(files)
-        loose = (entry for entry in os.scandir(root) if entry.is_file(follow_symlinks=False))
-        skipped["outside of class folders"] = sum(not entry.name.startswith(".") for entry in loose)
+        loose_files = (entry for entry in os.scandir(root) if entry.is_file(follow_symlinks=False))
+        skipped["outside of class folders"] = sum(not entry.name.startswith(".") for entry in loose_files)
         self._labels = np.array(labels, np.int32)
         self.skipped: Mapping[str, int] = {reason: count for reason, count in sorted(skipped.items()) if count}
 

@@ -60,6 +60,8 @@ def decode_image(file: str | io.BytesIO, name: str) -> Image.Image:
             # Otherwise Pillow would apply a transparent color to every later conversion of the image.
             decoded.info = {}
             return decoded
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow raises many types for damaged files, depending on the format and the damage.
         raise invalid(name, f"cannot read image: {_reason(file, error)}") from error
 

@@ -53,7 +53,7 @@ class TfdsSource:
             try:
                 # Keep only the record reader, which pickles to a few kilobytes.
                 self._records = _open_records(name, split, builder, verify)
-            except InputError:
+            except (InputError, MemoryError):
                 raise
             except Exception as error:  # TFDS raises many exception types.
                 raise _cannot_open(name, split, builder, error) from error
@@ -71,7 +71,7 @@ class TfdsSource:
         """
         try:
             record = self._records[index]
-        except (InputError, IndexError):
+        except (InputError, IndexError, MemoryError):
             raise
         except Exception as error:  # ArrayRecord, TFDS and Pillow raise many types for damaged files.
             problem = f"cannot read: {_one_line(error)}"
@@ -103,6 +103,8 @@ class _DecodedRecords:
         payload = self._records[index]
         try:
             return self._features.deserialize_example_np(payload)
+        except MemoryError:
+            raise
         except Exception as error:  # A damaged payload can fail anywhere in protobuf, TFDS, NumPy and Pillow.
             problem = f"cannot decode {self._records.location(index)}: {_one_line(error)}"
             raise invalid(f"dataset {self._name!r}", problem) from error
