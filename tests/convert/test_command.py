@@ -1,5 +1,7 @@
 """Conversion command: report, checkpoint, and errors."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import tcvit_jax as tc
-from tcvit_jax import models
+from tcvit_jax import lock, models
 from tcvit_jax.convert.__main__ import main
 from tcvit_jax.models import zoo
 from tests.conftest import ROOT
@@ -299,3 +301,13 @@ def test_steps_of_a_conversion_are_reported_when_they_start(tmp_path):
         f"reading {source}", f"computing the SHA-256 of {source}", f"writing {out}",
         f"reading {out}", f"writing {tmp_path / 'out.safetensors'}",
     ]  # fmt: skip
+
+
+def test_lock_of_a_dead_process_is_taken_over_with_a_notice(tmp_path, capsys):
+    convert(tmp_path)
+    out = tmp_path / "back.safetensors"
+    lock.beside(out).write_text(json.dumps({"host": "another", "process": 7, "since": "2026-01-01"}))
+    os.utime(lock.beside(out), (0, 0))
+    assert main([str(tmp_path / "ckpt"), "--out", str(out)]) == 0
+    assert capsys.readouterr().out.startswith(f"{out}: taken over from process 7 on another since 2026-01-01")
+    assert not lock.beside(out).exists()
