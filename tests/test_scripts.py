@@ -95,6 +95,7 @@ def test_eval_of_weights_equals_eval_of_the_converted_checkpoint(script, publish
     assert "tokens  36 -> 36 -> 36" in dense.stdout
 
 
+@pytest.mark.slow
 def test_preprocessing_of_a_checkpoint_is_used(published_weights, tmp_path):
     """The metadata take precedence over the model's name: changing the mean changes the loss."""
     from tcvit_jax import assembly, checkpoint

@@ -99,6 +99,7 @@ def test_workers_that_are_still_starting_do_not_end_at_once_when_all_processes_a
         process.communicate()
 
 
+@pytest.mark.slow
 def test_no_shared_memory_is_reported_as_leaked(tmp_path: Path) -> None:
     """Iterators are exhausted, closed, deleted, failed, and abandoned half-way until the interpreter exits."""
     process = start_program(tmp_path, ENDS)

@@ -419,6 +419,7 @@ def test_run_resumes_on_another_mesh_and_failed_run_can_be_restarted(tmp_path):
         train(config.load(GTP, arguments))
 
 
+@pytest.mark.slow
 def test_slow_compilation_and_evaluation_are_announced(finished_run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(progress, "SLOW", 1e-4)
     monkeypatch.setattr(progress, "LINE_INTERVAL", 1e-9)

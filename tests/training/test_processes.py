@@ -85,6 +85,7 @@ def test_other_process_exits_after_one_is_killed(tmp_path, victim):
         assert "error: communication with another process failed" in outputs[0].splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_other_process_exits_after_one_has_an_input_error(tmp_path):
     """The process exits with its one-line error while the other is running, and the other exits as well."""
     first, second = start_processes(
