@@ -57,6 +57,19 @@ def pytest_unconfigure(config):
         shutil.rmtree(config.stash[CACHE_DIR], ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def compilation_cache(pytestconfig):
+    """Return to the cache of this session after a command that caches programs in the directory of its run."""
+    yield
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    directory = os.environ.get("JAX_COMPILATION_CACHE_DIR") or pytestconfig.stash[CACHE_DIR]
+    if jax.config.jax_compilation_cache_dir != directory:
+        jax.config.update("jax_compilation_cache_dir", directory)
+        compilation_cache.reset_cache()
+
+
 @pytest.fixture(scope="session")
 def torch():
     """The optional package torch, which reads pickled weights; tests that use it are skipped if it is missing."""

@@ -34,7 +34,8 @@ TERMINATION_GRACE_S = 60
 """Seconds between `SIGTERM` and the end of a worker: schedulers send the signal to all processes of a job, and the main
 process still needs batches until it has saved its checkpoint."""
 _END_TIMEOUT_S = 5
-_HANDLED = (signal.SIGINT, signal.SIGTERM)
+# Signals that a terminal or a scheduler sends to all processes of a job.
+_HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # The exit status of a shell's child that was ended by SIGTERM.
 _TERMINATED = 128 + signal.SIGTERM
 _DEAD_WORKER = re.compile(r"Worker process was terminated unexpectedly with exit code (-?\d+)")
@@ -114,14 +115,15 @@ def _cpu_quota(directory: Path) -> Iterator[float]:
 def start_worker(worker: int, workers: int) -> None:
     """Prepare a worker process, before it reads its first example.
 
-    The process ends with its parent, even if the parent is killed. It ignores `SIGINT`, which a terminal sends to all
-    processes, and ends `TERMINATION_GRACE_S` seconds after `SIGTERM`.
+    The process ends with its parent, even if the parent is killed. It ignores `SIGINT` and `SIGHUP`, which a terminal
+    sends to all processes, and ends `TERMINATION_GRACE_S` seconds after `SIGTERM`.
 
     Args:
         worker: The index of the worker. Grain passes it; it has no effect.
         workers: The number of workers. Likewise.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, _end)
     signal.signal(signal.SIGTERM, _end_after_grace)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
+import sys
 from collections.abc import Callable
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from types import FrameType, TracebackType
+from typing import Any, TextIO
 
 import jax
 from jax.experimental import multihost_utils
@@ -44,10 +49,13 @@ class PreemptionWatcher:
         self._is_distributed = jax.distributed.is_initialized()
         self._previous_handlers: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
         self._terminals: list[int] = []
+        self._redirections = ExitStack()
 
     def __enter__(self) -> PreemptionWatcher:
         announce_saving(self._is_distributed)
         self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
+        self._redirections.enter_context(redirect_stdout(_closable(sys.stdout)))
+        self._redirections.enter_context(redirect_stderr(_closable(sys.stderr)))
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             previous, is_sigterm = signal.getsignal(number), number == signal.SIGTERM
             if (is_sigterm and self._is_distributed) or (not is_sigterm and previous == signal.SIG_IGN):
@@ -63,6 +71,7 @@ class PreemptionWatcher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._redirections.close()
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
         if self._signal is None:
@@ -108,3 +117,26 @@ class PreemptionWatcher:
             step: The number of steps taken.
         """
         return Preempted(step, "interrupted" if self._signal == signal.SIGINT else "preempted")
+
+
+class _Terminal(io.FileIO):
+    """A terminal that discards what is written to it after it is closed."""
+
+    def write(self, data: Any, /) -> int:
+        """Write bytes and return their number."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            # A write that waits for a full terminal fails before the signal arrives.
+            if error.errno != errno.EIO:
+                raise
+            return len(data)
+
+
+def _closable(stream: TextIO) -> TextIO:
+    """Return a stream to the same terminal whose writes do not fail after it is closed; other streams as they are."""
+    if not stream.isatty():
+        return stream
+    stream.flush()
+    file = io.BufferedWriter(_Terminal(stream.fileno(), "w", closefd=False))
+    return io.TextIOWrapper(file, encoding=stream.encoding, errors=stream.errors, line_buffering=True)

@@ -127,7 +127,7 @@ def test_worker_ignores_interrupts_and_ends_some_time_after_termination(capfd: p
 
     wait_until(is_ready, 60)
     assert process.pid is not None
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
         os.kill(process.pid, number)
     process.join(0.5)
     assert process.is_alive()

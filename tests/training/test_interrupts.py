@@ -1,5 +1,6 @@
 """Ctrl-C and closed terminals while a run trains, and Ctrl-C in the other commands, in real processes."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tcvit_jax.checkpoint import load
+from tcvit_jax.training.preemption import PreemptionWatcher
 from tests.conftest import ROOT
 from tests.training import kills
 from tests.training.settings import TINY
@@ -91,10 +93,31 @@ IN_TERMINAL = (
 )
 
 
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_output_to_a_closed_terminal_is_discarded(name, monkeypatch):
+    """Before the signal arrives that says so."""
+    terminal, run_side = os.openpty()
+    with open(run_side, "w") as stream:
+        monkeypatch.setattr(sys, name, stream)
+        with PreemptionWatcher():
+            print("before", file=getattr(sys, name))
+            assert os.read(terminal, 100) == b"before\r\n"
+            os.close(terminal)
+            print("after", file=getattr(sys, name))
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            print("after", file=getattr(sys, name), flush=True)
+        # The text remains in the buffer of the stream, which would try again when it is closed.
+        with open(os.devnull, "w") as null:
+            os.dup2(null.fileno(), run_side)
+
+
 @pytest.mark.slow
-def test_run_is_saved_if_its_terminal_is_closed(tmp_path):
+@pytest.mark.parametrize("unread_seconds", [0, 5], ids=["read", "full"])
+def test_run_is_saved_if_its_terminal_is_closed(tmp_path, unread_seconds):
+    """Also while it waits to write to a terminal whose buffer is full."""
     run = tmp_path / "run"
-    train = [sys.executable, "train.py", "--config", kills.CONFIG, *kills.SETTINGS, *SLOW_EVALUATION]
+    settings = [*kills.SETTINGS, *SLOW_EVALUATION, kills.WORKERS]
+    train = [sys.executable, "train.py", "--config", kills.CONFIG, *settings]
     terminal, run_side = os.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", IN_TERMINAL, *train, f"--config.workdir={run}"], cwd=ROOT, start_new_session=True,
@@ -110,6 +133,7 @@ def test_run_is_saved_if_its_terminal_is_closed(tmp_path):
         return has_checkpoint(run)
 
     kills.wait_until(is_saved, process)
+    time.sleep(unread_seconds)
     os.close(terminal)
     assert process.wait(timeout=60) == 75
     assert load(run)[2]["step"] >= 5
