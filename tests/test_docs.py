@@ -121,10 +121,6 @@ def checkout(shared, tmp_path, monkeypatch):
     return tmp_path
 
 
-# The pages that a newcomer reads, which run with the fast tests.
-FIRST_PAGES = ("README", "get-started")
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_block_is_known(page):
     for place, language, reason in blocks(page):
@@ -134,10 +130,11 @@ def test_every_block_is_known(page):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, marks=() if page.stem in FIRST_PAGES else pytest.mark.slow, id=str(page.relative_to(ROOT)))
+        pytest.param(page, id=str(page.relative_to(ROOT)))
         for page in PAGES
         if any(language in EXECUTED and not reason for _, language, reason in blocks(page))
     ],

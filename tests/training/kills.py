@@ -24,7 +24,7 @@ CONFIG = str(ROOT / "configs" / "digits_gtp.py")
 # 179 steps of a tiny model, with frequent checkpoints, logs and long evaluations, so that a kill can hit any of them.
 SETTINGS = (
     "--config.model.depth=2", "--config.model.embed_dim=16", "--config.model.num_heads=2", "--config.schedule=8",
-    "--config.batch_size=64", "--config.eval_batch_size=2", "--config.epochs=8", "--config.eval_every=1.02",
+    "--config.batch_size=64", "--config.eval_batch_size=2", "--config.epochs=5", "--config.eval_every=1.02",
     "--config.optimizer.warmup_epochs=0.2", "--config.log_every=23", "--config.checkpoint_every=5",
     "--config.mixing.mixup=0.8", "--config.mixing.cutmix=1.0", "--config.random_erasing=0.25",
 )  # fmt: skip
@@ -87,14 +87,14 @@ def without_timings(values):
     return {key: value for key, value in values.items() if key not in TIMINGS}
 
 
-def wait_for_moment(workdir, moment, rng, process, last=150):
-    """Wait until a run is in a step (at most a little after step `last`), in a save, or in an evaluation."""
+def wait_for_moment(workdir, moment, rng, process):
+    """Wait until a run of 110 steps is in a step, in a save, or in an evaluation."""
     folder, metrics = Path(workdir) / "checkpoints", Path(workdir) / "metrics.jsonl"
 
     def lines():
         return metrics.read_text().splitlines() if metrics.is_file() else []
 
-    first = rng.randrange(5, last)
+    first = rng.randrange(5, 80)
     wait_until(lambda: any(path.name.isdigit() and int(path.name) >= first for path in folder.glob("*")), process)
     time.sleep(rng.uniform(0, 0.2))
     if moment == "saving":
@@ -114,7 +114,7 @@ def wait_until(condition, process, seconds=180):
         time.sleep(0.001)
 
 
-def kill(workdir, moment, number, rng, last=150):
+def kill(workdir, moment, number, rng):
     """Start a run with decoding workers, kill it, check that nothing of it is left after ten seconds, and resume it.
 
     Args:
@@ -122,13 +122,12 @@ def kill(workdir, moment, number, rng, last=150):
         moment: When to kill it, one of `MOMENTS`.
         number: The signal.
         rng: The random number generator.
-        last: The last step of the wait.
 
     Returns:
         A text that says at which step the run was resumed, or None if it finished before it was killed.
     """
     process = start(workdir, WORKERS)
-    wait_for_moment(workdir, moment, rng, process, last)
+    wait_for_moment(workdir, moment, rng, process)
     workers = processes.children(process.pid)
     shared_memory = processes.shared_memory_of([process.pid, *workers])
     process.send_signal(number)

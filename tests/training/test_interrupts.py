@@ -114,9 +114,7 @@ def test_output_to_a_closed_terminal_is_discarded(name, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("unread_seconds", [0, 5], ids=["read", "full"])
-def test_run_is_saved_if_its_terminal_is_closed(tmp_path, unread_seconds):
-    """Also while it waits to write to a terminal whose buffer is full."""
+def test_run_is_saved_if_its_terminal_is_closed(tmp_path):
     run = tmp_path / "run"
     settings = [*kills.SETTINGS, *SLOW_EVALUATION, kills.WORKERS]
     train = [sys.executable, "train.py", "--config", kills.CONFIG, *settings]
@@ -135,7 +133,6 @@ def test_run_is_saved_if_its_terminal_is_closed(tmp_path, unread_seconds):
         return has_checkpoint(run)
 
     kills.wait_until(is_saved, process)
-    time.sleep(unread_seconds)
     os.close(terminal)
     assert process.wait(timeout=60) == 75
     assert load(run)[2]["step"] >= 5
@@ -152,7 +149,7 @@ def finished_run(tmp_path_factory):
     "arguments",
     [
         ("eval.py", "--checkpoint", "RUN", "--config.eval_batch_size=1"),
-        ("-m", "tcvit_jax.benchmark", "--checkpoint", "RUN", "--rounds", "100000", "--out", "OUT"),
+        ("-m", "tcvit_jax.benchmark", "--checkpoint", "RUN", "--macs-fraction=0.8", "--rounds=100000", "--out", "OUT"),
         ("-m", "tcvit_jax.convert", "RUN", "--out", "OUT/w.safetensors"),
     ],
 )

@@ -24,7 +24,7 @@ def reference(tmp_path_factory):
 def test_killed_run_equals_uninterrupted_run(reference, tmp_path, number, moment):
     # A run may finish before it can be killed; then try again.
     resumed = next(
-        filter(None, (kills.kill(tmp_path / str(n), moment, number, random.Random(n), last=60) for n in range(3))), None
+        filter(None, (kills.kill(tmp_path / str(n), moment, number, random.Random(n)) for n in range(3))), None
     )
     assert resumed, "three runs finished before they were killed"
     run = max(tmp_path.iterdir(), key=lambda path: int(path.name))
