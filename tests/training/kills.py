@@ -35,6 +35,10 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 # What a run prints that is saved on a signal, and its exit status.
 CAUSES = {signal.SIGTERM: "preempted", signal.SIGINT: "interrupted"}
 PREEMPTED = 75
+# A shell starts commands in the background with `SIGINT` ignored, and `nohup` ignores `SIGHUP`: runs would inherit that.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
 # Timings, which differ between runs.
 TIMINGS = ("images_per_second", "val_images_per_second", "train_images_per_second")
 

@@ -87,11 +87,9 @@ def test_interrupted_processes_save_one_checkpoint(tmp_path):
     assert f"saved after step {load(run)[2]['step']}" in messages.pop()
 
 
-# Makes the standard input the controlling terminal of a new session, as in a terminal window, even if these tests run
-# with `nohup`.
+# Makes the standard input the controlling terminal of a new session, as in a terminal window.
 IN_TERMINAL = (
-    "import fcntl, os, signal, sys, termios; signal.signal(signal.SIGHUP, signal.SIG_DFL); "
-    "fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.executable, sys.argv[1:])"
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.executable, sys.argv[1:])"
 )
 
 
