@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     config = base.default()
     config.update(
         model={"name": "deit_small_patch16_224", "drop_path_rate": 0.1, "dtype": "bfloat16"},
-        data={"name": "imagenet2012", "auto_augment": "rand-m9-mstd0.5-inc1", "repeats": 3, "workers": 16},
+        data={"name": "imagenet2012", "auto_augment": "rand-m9-mstd0.5-inc1", "repeats": 3},
         mixing={"mixup": 0.8, "cutmix": 1.0},
     )
     config.update(random_erasing=0.25, label_smoothing=0.1)

@@ -17,7 +17,6 @@ def get_config() -> ConfigDict:
         model={"name": "lvvit_s", "drop_path_rate": 0.1, "dtype": "bfloat16"},
         data={
             "name": "imagenet2012", "auto_augment": "rand-m9-mstd0.5-inc1", "train_interpolation": "random",
-            "workers": 16,
         },
         mixing={"mix_token": True},
     )  # fmt: skip

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from tcvit_jax.errors import InputError as InputError
     from tcvit_jax.measure import describe as describe
     from tcvit_jax.measure import diagnose as diagnose
+    from tcvit_jax.models import check_variables as check_variables
     from tcvit_jax.models import condense as condense
     from tcvit_jax.models import create_model as create_model
     from tcvit_jax.models import list_models as list_models
     from tcvit_jax.ops.attention import Signals as Signals
     from tcvit_jax.ops.plans import restore as restore
+    from tcvit_jax.preprocessing import preprocess as preprocess
     from tcvit_jax.reducers import ATS as ATS
     from tcvit_jax.reducers import DPCKNN as DPCKNN
     from tcvit_jax.reducers import GTP as GTP
@@ -66,12 +68,14 @@ _MODULE_OF = {
     "BlockContext": "reducers.parts",
     "Tokens": "tokens",
     "Trace": "tokens",
+    "check_variables": "models",
     "condense": "models",
     "create_model": "models",
     "describe": "measure",
     "diagnose": "measure",
     "list_models": "models",
     "load": "checkpoint",
+    "preprocess": "preprocessing",
     "restore": "ops.plans",
 }
 

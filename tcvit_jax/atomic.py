@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tcvit_jax.devices import device_error
 from tcvit_jax.errors import InputError, cannot_write, first_line
 
 
@@ -107,7 +108,7 @@ def write_json(path: str | Path, values: Any) -> None:
 
 @contextmanager
 def write_errors(path: str | Path) -> Generator[None]:
-    """Convert any exception of the block to an `InputError` that names `path`.
+    """Convert any exception of the block to an `InputError` that names `path`, the device or the memory.
 
     Libraries raise various types for a file that cannot be written; TensorStore, for example, does not raise `OSError`.
 
@@ -125,7 +126,7 @@ def write_errors(path: str | Path) -> Generator[None]:
     except InputError:
         raise
     except Exception as error:
-        raise cannot_write(path, reason(error)) from error
+        raise device_error(error) or cannot_write(path, reason(error)) from error
 
 
 def reason(error: BaseException) -> str:

@@ -10,11 +10,12 @@ Each message is one line in one of five forms:
 """
 
 import difflib
+import numbers
 import operator
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import SupportsIndex
+from typing import SupportsIndex, cast
 
 
 class InputError(ValueError):
@@ -48,7 +49,7 @@ def out_of_range(name: str, value: object, condition: str, hint: str = "") -> In
         hint: What to do instead, or an empty string.
 
     Returns:
-        An error such as `alpha=-1: must be finite and >= 0`.
+        An error such as `alpha=-1: must be in [0, 1]`.
     """
     return InputError(_with_hint(f"{name}={value!r}: must be {condition}", "; ", hint))
 
@@ -149,9 +150,24 @@ def invalid(subject: str | Path, problem: str, hint: str = "") -> InputError:
         hint: What to do, or an empty string.
 
     Returns:
-        An error such as `images: expected shape [B, 224, 224, 3], got (224, 224, 3)`.
+        An error such as `images: expected a sequence, got None`.
     """
     return InputError(_with_hint(f"{subject}: {problem}", "; ", hint))
+
+
+def kind_of(value: object) -> str:
+    """Return the type of a value for error messages: `"a list"`, `"None"`, `"a torch.Tensor"`, `"uint8 (2, 3)"`.
+
+    Of an array, these are its dtype and its shape.
+    """
+    if value is None:
+        return "None"
+    kind, shape = type(value), getattr(value, "shape", None)
+    package = kind.__module__.partition(".")[0]
+    if package in ("numpy", "jax", "jaxlib") and isinstance(shape, tuple):
+        return f"{getattr(value, 'dtype', kind.__name__)} {shape}"
+    name = kind.__qualname__ if package == "builtins" else f"{package}.{kind.__qualname__}"
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def as_integer(name: str, value: object) -> int:
@@ -160,9 +176,46 @@ def as_integer(name: str, value: object) -> int:
     Raises:
         InputError: `value` is not of an integer type. The message names `name`.
     """
-    if not isinstance(value, SupportsIndex) or isinstance(value, bool):
-        raise out_of_range(name, value, "an integer")
-    return operator.index(value)
+    if isinstance(value, SupportsIndex) and not isinstance(value, bool):
+        try:
+            return operator.index(value)
+        except TypeError:
+            # An array that is not an integer scalar has the method as well.
+            pass
+    raise out_of_range(name, value, "an integer")
+
+
+def check_range(
+    name: str,
+    value: object,
+    low: float,
+    high: float,
+    *,
+    excludes_low: bool = False,
+    excludes_high: bool = False,
+    hint: str = "",
+) -> None:
+    """Check that a value is a real number from `low` to `high`.
+
+    Args:
+        name: The argument or configuration key.
+        value: The value that was passed.
+        low: The least valid value.
+        high: The greatest valid value.
+        excludes_low: Whether the value must be greater than `low`.
+        excludes_high: Whether the value must be less than `high`.
+        hint: What to do instead, or an empty string.
+
+    Raises:
+        InputError: `value` is out of range, NaN, a boolean or not a number, such as `alpha=-1: must be in [0, 1]`.
+    """
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        number = cast(float, value)
+        is_excluded = (excludes_low and number == low) or (excludes_high and number == high)
+        if low <= number <= high and not is_excluded:
+            return
+    interval = f"{'(' if excludes_low else '['}{low:g}, {high:g}{')' if excludes_high else ']'}"
+    raise out_of_range(name, value, f"in {interval}", hint)
 
 
 def _with_hint(message: str, separator: str, hint: str) -> str:

@@ -7,14 +7,25 @@ python eval.py --config configs/deit_s_gtp.py --weights deit_small_patch16_224.s
 import argparse
 import sys
 
-from tcvit_jax.command import Command
+from tcvit_jax.command import Command, PathArgument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("--checkpoint", help="run directory, checkpoint of a run, or converted checkpoint")
-    parser.add_argument("--config", help="with --weights: configuration file, FILE.py or FILE.py:RECIPE")
-    parser.add_argument("--weights", help="with --config: weight file, hf-hub:timm/NAME, or checkpoint")
+    parser.add_argument(
+        "--checkpoint", action=PathArgument, help="run directory, checkpoint of a run, or converted checkpoint"
+    )
+    parser.add_argument(
+        "--config", action=PathArgument, help="with --weights: configuration file, FILE.py or FILE.py:RECIPE"
+    )
+    parser.add_argument(
+        "--weights", action=PathArgument, help="with --config: weight file, hf-hub:timm/NAME, or checkpoint"
+    )
+    parser.add_argument(
+        "--accept-data-changes",
+        action="store_true",
+        help="evaluate even if the classes or images differ from those that the checkpoint records",
+    )
 
 
 def run(flags: argparse.Namespace) -> None:
@@ -38,10 +49,10 @@ def run(flags: argparse.Namespace) -> None:
         pretrained = assembly.from_weights(
             config.load(flags.config, flags.overrides, scope, {"weights": flags.weights})
         )
-    evaluate(pretrained)
+    evaluate(pretrained.without_record() if flags.accept_data_changes else pretrained)
 
 
-main = Command(__doc__, add_arguments, run, has_overrides=True)
+main = Command(__doc__, add_arguments, run, has_overrides=True, memory_hint="lower --config.eval_batch_size")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
-from jaxtyping import Float, Int, Int32, Shaped
+from jaxtyping import Bool, Float, Int, Int32, Shaped
 
 from tcvit_jax import sharding
 from tcvit_jax.errors import invalid
-from tcvit_jax.models import ViT
+from tcvit_jax.models import ViT, check_variables
 from tcvit_jax.models.zoo import Preprocessing
 from tcvit_jax.ops.images import normalize
 
@@ -35,6 +35,7 @@ class EvaluationResult:
         examples: The number of examples.
         images_per_second: The throughput of all devices, including transfers and excluding the first batch, which
             compiles; NaN if there is only one batch.
+        nonfinite: The number of examples with a logit that is NaN or infinite, whose predictions mean nothing.
     """
 
     top1: float
@@ -42,10 +43,17 @@ class EvaluationResult:
     loss: float
     examples: int
     images_per_second: float
+    nonfinite: int = 0
 
     def __str__(self) -> str:
         correct = round(self.top1 * self.examples)
-        return f"top1 {self.top1:.6f} ({correct}/{self.examples})  top5 {self.top5:.6f}  loss {self.loss:.4f}"
+        text = f"top1 {self.top1:.6f} ({correct}/{self.examples})  top5 {self.top5:.6f}  loss {self.loss:.4f}"
+        return f"{text}  {describe_nonfinite(self.nonfinite, self.examples)}" if self.nonfinite else text
+
+
+def describe_nonfinite(nonfinite: int, examples: int) -> str:
+    """Return a warning that some examples have logits that are not finite."""
+    return f"WARNING: logits are not finite for {nonfinite:,} of {examples:,} images"
 
 
 def label_rank(logits: Float[Array, "B classes"], label: Int[Array, " B"]) -> Int32[Array, " B"]:
@@ -63,19 +71,26 @@ def label_rank(logits: Float[Array, "B classes"], label: Int[Array, " B"]) -> In
         The ranks, `[B]` int32.
     """
     label_logit = jnp.take_along_axis(logits, label[:, None], axis=-1)
-    index = jnp.arange(logits.shape[-1])
+    index = jnp.arange(logits.shape[-1], dtype=label.dtype)[None]
     others = index != label[:, None]
     before = ~(logits <= label_logit) | ((logits == label_logit) & (index < label[:, None]))
     return (before & others).sum(-1, dtype=jnp.int32)
 
 
 def compute_logits(model: ViT, preprocessing: Preprocessing, variables: Any, batch: Batch) -> Float[Array, "B classes"]:
-    """Return the logits, `[B, num_classes]`, of the uint8 images of a batch."""
+    """Return the logits, `[B, num_classes]`, of the uint8 images of a batch.
+
+    Raises:
+        InputError: The variables are not those of the model.
+    """
+    check_variables(model, variables)
     images = normalize(batch["image"], preprocessing.mean, preprocessing.std)
     return cast(Array, model.apply(variables, images))
 
 
-def make_rank_step(model: ViT, preprocessing: Preprocessing, mesh: Mesh) -> Callable[[Any, Batch], Int32[Array, " B"]]:
+def make_rank_step(
+    model: ViT, preprocessing: Preprocessing, mesh: Mesh
+) -> Callable[[Any, Batch], tuple[Int32[Array, " B"], Bool[Array, " B"]]]:
     """Return a compiled function that computes the rank of each label in a batch.
 
     Args:
@@ -84,11 +99,13 @@ def make_rank_step(model: ViT, preprocessing: Preprocessing, mesh: Mesh) -> Call
         mesh: The device mesh.
 
     Returns:
-        A function of `(variables, batch)` that returns ranks, `[B]` int32, as `label_rank`.
+        A function of `(variables, batch)` that returns ranks, `[B]` int32, as `label_rank`, and whether all logits of
+        an image are finite, `[B]` bool.
     """
 
-    def rank_step(variables: Any, batch: Batch) -> Int32[Array, " B"]:
-        return label_rank(compute_logits(model, preprocessing, variables, batch), batch["label"])
+    def rank_step(variables: Any, batch: Batch) -> tuple[Int32[Array, " B"], Bool[Array, " B"]]:
+        logits = compute_logits(model, preprocessing, variables, batch)
+        return label_rank(logits, batch["label"]), jnp.isfinite(logits).all(-1)
 
     replicated = sharding.replicated(mesh)
     return jax.jit(rank_step, in_shardings=(replicated, sharding.batch_sharding(mesh)), out_shardings=replicated)
@@ -103,7 +120,7 @@ def make_eval_step(model: ViT, preprocessing: Preprocessing, mesh: Mesh) -> Eval
         mesh: The device mesh.
 
     Returns:
-        A function of `(variables, batch)` that returns the sums `top1`, `top5`, `loss` and `examples`.
+        A function of `(variables, batch)` that returns the sums `top1`, `top5`, `loss`, `examples` and `nonfinite`.
     """
 
     def eval_step(variables: Any, batch: Batch) -> dict[str, Shaped[Array, ""]]:
@@ -117,6 +134,7 @@ def make_eval_step(model: ViT, preprocessing: Preprocessing, mesh: Mesh) -> Eval
             "top5": (is_valid & (rank < 5)).sum(dtype=jnp.int32),
             "loss": jnp.where(is_valid, loss, 0).sum(),
             "examples": is_valid.sum(dtype=jnp.int32),
+            "nonfinite": (is_valid & ~jnp.isfinite(logits).all(-1)).sum(dtype=jnp.int32),
         }
 
     replicated = sharding.replicated(mesh)
@@ -133,6 +151,7 @@ def evaluate(
     batches: Iterable[Mapping[str, np.ndarray]],
     mesh: Mesh,
     stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int], object] = lambda images: None,
 ) -> EvaluationResult:
     """Evaluate a model on all batches.
 
@@ -142,6 +161,7 @@ def evaluate(
         batches: This process's part of each batch, from `data.eval_batches`.
         mesh: The device mesh.
         stop: Called after every batch; returns whether to stop early.
+        progress: Called after every batch with the number of images that are done, including padding.
 
     Returns:
         The result over all examples.
@@ -150,7 +170,7 @@ def evaluate(
         EvaluationStopped: `stop` returned True.
         InputError: There are no examples.
     """
-    totals = {"top1": 0, "top5": 0, "loss": 0.0, "examples": 0}
+    totals = {"top1": 0, "top5": 0, "loss": 0.0, "examples": 0, "nonfinite": 0}
     seconds, timed_images = 0.0, 0
     for index, batch in enumerate(batches):
         start = time.perf_counter()
@@ -159,6 +179,7 @@ def evaluate(
             seconds += time.perf_counter() - start
             timed_images += len(batch["mask"]) * jax.process_count()
         totals = {key: totals[key] + sums[key].item() for key in totals}
+        progress((index + 1) * len(batch["mask"]) * jax.process_count())
         if stop():
             raise EvaluationStopped
     examples = totals["examples"]
@@ -170,4 +191,5 @@ def evaluate(
         loss=totals["loss"] / examples,
         examples=examples,
         images_per_second=timed_images / seconds if timed_images else float("nan"),
+        nonfinite=totals["nonfinite"],
     )

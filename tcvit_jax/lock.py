@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tcvit_jax import atomic
-from tcvit_jax.errors import invalid
+from tcvit_jax.errors import cannot_write, invalid
 
 # Seconds between two signs of life, and the age after which the holder of a lock on another host counts as dead. NFS
 # may show a modification time that is up to 60 seconds old.
@@ -35,8 +35,14 @@ def in_directory(directory: str | Path) -> Path:
 
 
 def beside(path: str | Path) -> Path:
-    """Return the lock file of a file or directory that appears when it is complete, in its parent directory."""
+    """Return the lock file of a file or directory that appears when it is complete, in its parent directory.
+
+    Raises:
+        InputError: The path is the root of the file system.
+    """
     path = Path(path).absolute()
+    if not path.name:
+        raise cannot_write(path, "it is the root of the file system", "choose another path")
     return path.with_name(f".{path.name}.lock")
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import itertools
 import math
 import numbers
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, cast, runtime_checkable
 
-from tcvit_jax.errors import as_integer, invalid, out_of_range, unknown
+from tcvit_jax.errors import as_integer, check_range, invalid, out_of_range, unknown
 
 # Removed patch tokens per block.
 Removed = tuple[int, ...]
@@ -67,8 +67,41 @@ class Schedule(Protocol):
         ...
 
 
+def _plain(value: Any) -> Any:
+    """Return NumPy and JAX arrays and scalars as Python numbers, and lists, arrays and iterators as tuples.
+
+    Strings, sets and mappings are not changed: their elements are not in the order of the blocks.
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes | Set | Mapping):
+        # No model has that many blocks, and an iterator may have no end.
+        return tuple(_plain(element) for element in itertools.islice(cast("Iterable[Any]", value), 10_000))
+    return value
+
+
+class _PlainFields:
+    """Base class of schedules that makes the values of their fields plain, so that equal schedules are equal."""
+
+    def __post_init__(self) -> None:
+        """Replace arrays by numbers and tuples."""
+        for field in fields(cast(Any, self)):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
+
+
+def _as_counts(value: Any) -> Removed:
+    """Return one integer per block.
+
+    Raises:
+        InputError: `value` is not a sequence of integers.
+    """
+    if not isinstance(value, tuple):
+        raise out_of_range("schedule", value, "an integer, a sequence of one integer per block, or a schedule object")
+    return tuple(as_integer("schedule", count) for count in cast("tuple[object, ...]", value))
+
+
 @dataclass(frozen=True)
-class constant:
+class constant(_PlainFields):
     """The same number of removals in every block (GTP's `P`, ToMe's `r`).
 
     Attributes:
@@ -79,7 +112,8 @@ class constant:
 
     def removed(self, stack: Stack) -> Removed:
         """Return `count` for every block."""
-        as_integer("schedule", self.count)
+        if as_integer("schedule", self.count) < 0:
+            raise out_of_range("schedule", self.count, ">= 0")
         # One token must remain after the last block.
         limit = (stack.patches - 1 + stack.extra_tokens * (stack.depth - 1)) // stack.depth
         if self.count > limit:
@@ -94,22 +128,22 @@ class constant:
 
 
 @dataclass(frozen=True)
-class explicit:
+class explicit(_PlainFields):
     """A list with the number of removals of each block.
 
     Attributes:
-        counts: Number of removed tokens of each block.
+        counts: Number of removed tokens of each block: a sequence or an array of integers.
     """
 
     counts: Removed
 
     def removed(self, stack: Stack) -> Removed:
         """Return `counts`."""
-        return self.counts
+        return _as_counts(self.counts)
 
 
 @dataclass(frozen=True)
-class linear:
+class linear(_PlainFields):
     """A linear schedule with a mean of `count` removals per block (ToMe).
 
     The first block removes `int(count * (1 - slope))` tokens, the last one `2 * count` minus that number. All numbers
@@ -125,29 +159,30 @@ class linear:
 
     def removed(self, stack: Stack) -> Removed:
         """Return the numbers on the line, rounded down."""
-        if not isinstance(self.slope, numbers.Real) or not -1 <= self.slope <= 1:
-            raise out_of_range("linear slope", self.slope, "in [-1, 1]", "0 removes the same number in every block")
-        first = int(as_integer("schedule", self.count) * (1 - self.slope))
+        check_range("linear slope", self.slope, -1, 1, hint="0 removes the same number in every block")
+        if as_integer("schedule", self.count) < 0:
+            raise out_of_range("schedule", self.count, ">= 0")
+        first = int(self.count * (1 - self.slope))
         step = 2 * (self.count - first) / max(stack.depth - 1, 1)
         return tuple(int(first + step * block) for block in range(stack.depth))
 
 
 @dataclass(frozen=True)
-class keep_rate:
+class keep_rate(_PlainFields):
     """The fraction of patch tokens that every block keeps.
 
     The number of kept tokens is rounded to the nearest integer (half to even) and is at least one. A method that fuses
     removed tokens into an extra token adds that token to the kept ones.
 
     Attributes:
-        rate: Fraction in (0, 1], or one fraction per block.
+        rate: Fraction in (0, 1], or a sequence or an array with one fraction per block.
     """
 
     rate: float | tuple[float, ...]
 
     def removed(self, stack: Stack) -> Removed:
         """Return the removals that keep `rate` of the tokens of each block."""
-        rates = self.rate if isinstance(self.rate, Sequence) else (self.rate,) * stack.depth
+        rates = self.rate if isinstance(self.rate, tuple) else (self.rate,) * stack.depth
         if len(rates) != stack.depth:
             raise invalid("keep_rate", f"expected {stack.depth} rates, one per block, got {len(rates)}")
         for rate in rates:
@@ -156,29 +191,31 @@ class keep_rate:
 
 
 @dataclass(frozen=True)
-class stages:
+class stages(_PlainFields):
     """The fraction of patch tokens that some blocks keep; the others remove nothing (EViT, Top-K).
 
     The number of kept tokens is rounded up.
 
     Attributes:
-        blocks: Indices of the blocks that remove tokens. EViT uses 3, 6 and 9 of 12 blocks.
+        blocks: Indices of the blocks that remove tokens, or the index of a single one. EViT uses 3, 6 and 9 of 12
+            blocks.
         rate: Fraction to keep, in (0, 1]. The fused token of an earlier stage counts as a token.
     """
 
-    blocks: tuple[int, ...]
+    blocks: tuple[int, ...] | int
     rate: float
 
     def removed(self, stack: Stack) -> Removed:
         """Return the removals that keep `rate` of the tokens of each stage."""
         _check_rate("stages rate", self.rate)
-        for block in self.blocks:
+        blocks = self.blocks if isinstance(self.blocks, tuple) else (self.blocks,)
+        for block in blocks:
             if not 0 <= as_integer("stages block", block) < stack.depth:
                 raise out_of_range(
                     "stages block", block, f"in [0, {stack.depth - 1}]", f"the model has {stack.depth} blocks"
                 )
         return _resolve_exactly(
-            self, stack, lambda block, left: left - _round_up(self.rate * left) if block in self.blocks else 0
+            self, stack, lambda block, left: left - _round_up(self.rate * left) if block in blocks else 0
         )
 
 
@@ -208,8 +245,7 @@ def _check_max_removable(schedule: object, stack: Stack, block: int, left: int, 
 
 
 def _check_rate(name: str, rate: float) -> None:
-    if not isinstance(rate, numbers.Real) or not 0 < rate <= 1:
-        raise out_of_range(name, rate, "in (0, 1]", "1.0 keeps all tokens")
+    check_range(name, rate, 0, 1, excludes_low=True, hint="1.0 keeps all tokens")
 
 
 def _round_up(value: float) -> int:
@@ -218,7 +254,17 @@ def _round_up(value: float) -> int:
 
 
 def stage_blocks(depth: int) -> tuple[int, ...]:
-    """Return the blocks at one, two and three quarters of the depth: 3, 6 and 9 of 12."""
+    """Return the blocks at one, two and three quarters of the depth: 3, 6 and 9 of 12.
+
+    Args:
+        depth: Number of blocks, at least 1.
+
+    Raises:
+        InputError: `depth` is not a positive integer.
+    """
+    depth = as_integer("depth", depth)
+    if depth < 1:
+        raise out_of_range("depth", depth, ">= 1")
     return tuple(dict.fromkeys(depth * quarter // 4 for quarter in (1, 2, 3)))
 
 
@@ -246,7 +292,7 @@ def _spread_evenly(stack: Stack, strength: float) -> Callable[[int, int], int]:
 
 
 @dataclass(frozen=True)
-class budget:
+class budget(_PlainFields):
     """The smallest number of removals that meets a budget of multiply-adds per image.
 
     The cost includes the matrix products of the method itself and, as in papers, the patch tokens of the last block
@@ -271,10 +317,10 @@ class budget:
         Bisection finds the weakest strength of the family that fits. Single tokens of late blocks then use up what is
         left of the budget.
         """
-        if not isinstance(self.gmacs, numbers.Real) or not self.gmacs > 0:
+        if isinstance(self.gmacs, bool) or not isinstance(self.gmacs, numbers.Real) or not self.gmacs > 0:
             raise out_of_range("budget gmacs", self.gmacs, "a number > 0", "its unit is 1e9 multiply-adds")
         family = stack.family if self.family == "method" else self.family
-        if family not in SCHEDULE_FAMILIES:
+        if not isinstance(family, str) or family not in SCHEDULE_FAMILIES:
             raise unknown("schedule family", self.family, (*SCHEDULE_FAMILIES, "method"))
         limit, spread = self.gmacs * 1e9, SCHEDULE_FAMILIES[family]
         if stack.cost((0,) * stack.depth) <= limit:
@@ -314,17 +360,21 @@ def _remove_more(counts: Removed, stack: Stack, limit: float) -> list[Removed]:
     return []
 
 
-def _as_schedule(value: int | Sequence[int] | Schedule) -> Schedule:
-    if isinstance(value, Iterable):
-        return explicit(tuple(as_integer("schedule", count) for count in value))
-    return value if isinstance(value, Schedule) else constant(value)
+def _as_schedule(value: object) -> Schedule:
+    """Return the schedule object that `value` stands for."""
+    # A class has the method as well, but its instance was not made.
+    if isinstance(value, Schedule) and not isinstance(value, type):
+        return value
+    value = _plain(value)
+    return constant(cast(int, value)) if isinstance(value, numbers.Number) else explicit(cast(Removed, value))
 
 
-def resolve(schedule: int | Sequence[int] | Schedule, stack: Stack) -> Removed:
+def resolve(schedule: int | Iterable[int] | Schedule, stack: Stack) -> Removed:
     """Return the number of patch tokens to remove in each block.
 
     Args:
-        schedule: An int for all blocks, a sequence with one int per block, or a schedule object of this module.
+        schedule: An int for all blocks, a sequence or an array with one int per block, or a schedule object of this
+            module.
         stack: The blocks.
 
     Returns:
@@ -333,7 +383,7 @@ def resolve(schedule: int | Sequence[int] | Schedule, stack: Stack) -> Removed:
     Raises:
         InputError: The schedule does not fit the model or the method.
     """
-    removed = tuple(as_integer("schedule", count) for count in _as_schedule(schedule).removed(stack))
+    removed = _as_counts(_plain(_as_schedule(schedule).removed(stack)))
     if len(removed) != stack.depth:
         raise invalid("schedule", f"expected {stack.depth} numbers, one per block, got {len(removed)}")
     left = stack.patches

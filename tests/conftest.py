@@ -1,5 +1,6 @@
 """Shared fixtures. Tests run on eight simulated devices; JAX reads the flag once, before its first use."""
 
+import collections
 import os
 import shutil
 import sys
@@ -26,6 +27,29 @@ hypothesis.settings.load_profile("tcvit_jax")
 
 ROOT = Path(__file__).parent.parent
 CACHE_DIR = pytest.StashKey[str]()
+# Tests with at most this many cases are never sampled.
+SAMPLED_CASES = 16
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--sample", type=int, default=1, metavar="N",
+        help=f"of each test with more than {SAMPLED_CASES} cases, run every Nth case",
+    )  # fmt: skip
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """Apply `--sample`, after `-m` and `-k`."""
+    cases = collections.defaultdict(list)
+    for item in items:
+        cases[item.nodeid.partition("[")[0]].append(item)
+    every = config.getoption("sample")
+    # Each test begins at another case, so that tests of the same cases together run all of them.
+    tests = [test for test in cases.values() if len(test) > SAMPLED_CASES]
+    skipped = {item for start, test in enumerate(tests) for item in set(test) - set(test[start % every :: every])}
+    config.hook.pytest_deselected(items=[item for item in items if item in skipped])
+    items[:] = [item for item in items if item not in skipped]
 
 
 def pytest_configure(config):
@@ -55,6 +79,19 @@ def pytest_unconfigure(config):
     """Remove the cache directory after all workers have ended."""
     if CACHE_DIR in config.stash and not hasattr(config, "workerinput"):
         shutil.rmtree(config.stash[CACHE_DIR], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def compilation_cache(pytestconfig):
+    """Return to the cache of this session after a command that caches programs in the directory of its run."""
+    yield
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    directory = os.environ.get("JAX_COMPILATION_CACHE_DIR") or pytestconfig.stash[CACHE_DIR]
+    if jax.config.jax_compilation_cache_dir != directory:
+        jax.config.update("jax_compilation_cache_dir", directory)
+        compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")

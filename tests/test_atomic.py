@@ -65,7 +65,7 @@ def fail(path, error, makes_directory=False):
         (ValueError("INTERNAL: RESOURCE_EXHAUSTED, No space left on device\n  at line 3"), "No space left on device"),
         (OSError(errno.EROFS, "Read-only file system", "/a/draft"), "Read-only file system"),
         (ValueError("first\nsecond"), "first"),
-        (MemoryError(), "MemoryError"),
+        (KeyError(), "KeyError"),
     ],
 )
 def test_write_error_is_one_line_and_leaves_no_new_files(tmp_path, error, message, makes_directory):

@@ -1,18 +1,25 @@
 """Self-contained checkpoints: written atomically and verified when they are loaded."""
 
+import functools
+import json
 import re
+import shutil
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
 import pytest
 from flax import traverse_util
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tcvit_jax as tc
-from tcvit_jax import checkpoint, models
+from tcvit_jax import checkpoint, manifest, models, sharding
 from tests.conftest import ROOT
 from tests.convert import cases
+from tests.damage import DAMAGES
 from tests.models.builders import small, variables_of
 
 MODEL = small(tc.GTP(), 8, depth=2)
@@ -66,22 +73,116 @@ def test_checksum_depends_on_names_and_values():
     assert checkpoint.checksum(traverse_util.unflatten_dict(flat)) != checkpoint.checksum(variables)
 
 
-def test_flipped_bit_is_detected(tmp_path):
-    checkpoint.save(tmp_path / "ckpt", variables_of(MODEL), META)
-    files = [path for path in (tmp_path / "ckpt" / "variables").rglob("*") if path.is_file()]
-    largest = max(files, key=lambda path: path.stat().st_size)
-    content = bytearray(largest.read_bytes())
-    content[len(content) // 2] ^= 4
-    largest.write_bytes(content)
-    with pytest.raises(
-        tc.InputError, match="ckpt: (the checksum of its variables does not match|checkpoint cannot be read: )"
-    ):
-        tc.load(tmp_path / "ckpt")
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A checkpoint, which a test damages and restores."""
+    folder = tmp_path_factory.mktemp("saved") / "ckpt"
+    checkpoint.save(folder, variables_of(MODEL), META)
+    return folder
+
+
+@pytest.fixture
+def backup(saved, tmp_path):
+    """Yield the checkpoint, and replace it by a copy of its former self afterwards."""
+    shutil.copytree(saved, tmp_path / "backup")
+    yield saved
+    shutil.rmtree(saved)
+    shutil.copytree(tmp_path / "backup", saved)
+
+
+@given(st.data())
+def test_flipped_bit_of_any_file_is_detected(saved, data):
+    files = sorted(path for path in saved.rglob("*") if path.is_file())
+    assert {path.relative_to(saved).parts[0] for path in files} == {"manifest.json", "meta", "variables"}
+    path = data.draw(st.sampled_from(files))
+    original = path.read_bytes()
+    content = bytearray(original)
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    try:
+        with pytest.raises(tc.InputError, match="ckpt: checkpoint cannot be read: ") as error:
+            tc.load(saved)
+        assert "\n" not in str(error.value)
+        if path.name == "manifest.json" or path.parent.name == "meta":
+            with pytest.raises(tc.InputError, match="ckpt: checkpoint cannot be read: "):
+                checkpoint.read_meta(saved)
+    finally:
+        path.write_bytes(original)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["manifest.json", "meta/metadata", "variables/_METADATA", "variables/manifest.ocdbt"])
+def test_replaced_file_is_an_error(backup, damage, name):
+    DAMAGES[damage](backup / name)
+    start = time.monotonic()
+    with pytest.raises(tc.InputError, match="ckpt: (checkpoint cannot be read: |manifest.json not found)") as error:
+        tc.load(backup)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+    assert time.monotonic() - start < 1
+
+
+def test_unlisted_file_is_an_error_unless_it_is_hidden(backup):
+    (backup / "variables" / ".DS_Store").write_text("")
+    (backup / ".nfs0001").mkdir()
+    tc.load(backup)
+    (backup / "variables" / "d" / "extra").write_text("")
+    with pytest.raises(tc.InputError, match="variables/d/extra: not listed in manifest.json"):
+        tc.load(backup)
+
+
+def test_linked_directories_are_read(saved, tmp_path):
+    (tmp_path / "ckpt").mkdir()
+    for path in saved.iterdir():
+        (tmp_path / "ckpt" / path.name).symlink_to(path)
+    assert tc.load(tmp_path / "ckpt")[0] == MODEL
+
+
+SPLIT = {"name": "digits", "dir": "", "split": "train", "images": 1, "fingerprint": "0a"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"model": None}, "model: expected `object`, got `null`"),
+        ({"model": {"name": "deit_small_patch16_224"}}, "model: object missing required field `overrides`"),
+        ({"model": {**META["model"], "removed": [1.5]}}, r"model.removed\[0\]: expected `int`, got `float`"),
+        ({"model": {**META["model"], "reducer": ["gtp"]}}, "model.reducer: expected `object`, got `array`"),
+        ({"model": {**META["model"], "overrides": {"depth": "two"}}}, "meta: model: depth='two': must be an integer"),
+        ({"model": {**META["model"], "name": "deit_smal"}}, "meta: model: unknown model 'deit_smal'"),
+        ({"preprocessing": [0.5]}, "preprocessing: expected `object`, got `array`"),
+        ({"classes": "ant"}, "classes: expected `array | null`, got `str`"),
+        ({"classes": ["ant", 5]}, r"classes\[1\]: expected `str`, got `int`"),
+        ({"step": True}, "step: expected `int`, got `bool`"),
+        ({"step": -1}, "step: expected `int` >= 0"),
+        ({"step": 2**40}, "step: expected `int` <= 2147483647"),
+        ({"config": []}, "config: expected `object | null`, got `array`"),
+        ({"versions": ["0.1"]}, "versions: expected `object`, got `array`"),
+        ({"data": {"images": 1}}, "data: expected `array`, got `object`"),
+        ({"data": [SPLIT | {"images": -1}]}, r"data\[0\].images: expected `int` >= 0"),
+        ({"data": [SPLIT | {"fingerprint": "xy"}]}, r"data\[0\].fingerprint: expected"),
+        ({"other": functools.reduce(lambda inner, _: [inner], range(50), [])}, "expected at most 32 levels of nesting"),
+    ],
+)
+def test_metadata_of_wrong_types_are_an_error(backup, changes, problem):
+    """The manifest matches: the checkpoint was written like this."""
+    file = backup / "meta" / "metadata"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    manifest.write(backup)
+    with pytest.raises(tc.InputError, match=f"ckpt.*{problem}") as error:
+        tc.load(backup)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_device_is_not_a_damaged_checkpoint(saved, monkeypatch):
+    def fail():
+        raise RuntimeError("Unable to initialize backend 'cuda'")
+
+    monkeypatch.setattr(sharding, "data_mesh", fail)
+    with pytest.raises(tc.InputError, match="device cannot be used: Unable to initialize backend 'cuda'"):
+        tc.load(saved)
 
 
 def test_missing_variables_are_an_error(tmp_path):
-    import shutil
-
     checkpoint.save(tmp_path / "ckpt", variables_of(MODEL), META)
     shutil.rmtree(tmp_path / "ckpt" / "variables")
     with pytest.raises(tc.InputError, match="ckpt: variables not found; the checkpoint is incomplete"):

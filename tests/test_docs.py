@@ -130,10 +130,14 @@ def test_every_block_is_known(page):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if any(language in EXECUTED and not reason for _, language, reason in blocks(page))],
-    ids=lambda page: str(page.relative_to(ROOT)),
+    [
+        pytest.param(page, id=str(page.relative_to(ROOT)))
+        for page in PAGES
+        if any(language in EXECUTED and not reason for _, language, reason in blocks(page))
+    ],
 )
 def test_blocks_run(page, shared, checkout):
     def run_bash(example):

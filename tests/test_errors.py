@@ -23,7 +23,7 @@ from tcvit_jax.errors import (
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (out_of_range("alpha", -1, "finite and >= 0"), "alpha=-1: must be finite and >= 0"),
+        (out_of_range("alpha", -1, "in [0, 1]"), "alpha=-1: must be in [0, 1]"),
         (out_of_range("mesh.model", 3, "a divisor of 8", "use 2"), "mesh.model=3: must be a divisor of 8; use 2"),
         (out_of_range("batch_size", "big", "an integer"), "batch_size='big': must be an integer"),
         (renamed("config key", "shape", "schedule_family"), "unknown config key 'shape': renamed to 'schedule_family'"),

@@ -90,3 +90,57 @@ def test_every_example_counts_once_for_any_batch_size(count, batch, seed):
 def test_empty_split_is_an_error():
     with pytest.raises(tc.InputError, match="evaluation split: expected at least one example, got 0"):
         evaluate(STEP, VARIABLES, [], MESH)
+
+
+def test_variables_of_another_model_are_an_error():
+    batch = {"image": np.zeros((8, 24, 24, 3), np.uint8), "label": np.zeros(8, np.int32), "mask": np.ones(8, np.int32)}
+    for other, message in (
+        (small(depth=5), "expected 3 blocks, got 5"),
+        (small(distilled=True), "params.pos_embed: expected float"),
+        (small(qkv_bias=False), "params.blocks_0.attn.qkv.bias: not found"),
+    ):
+        variables = models.variable_shapes(other)
+        with pytest.raises(tc.InputError, match=f"variables of deit_tiny_patch16_224: {message}"):
+            jax.eval_shape(STEP, variables, batch)
+
+
+def nonfinite_logits(model, preprocessing, variables, batch):
+    """Logits of 7 classes: NaN for a white first pixel, infinite for a black one as in padding, and finite for others."""
+    first = batch["image"][:, 0, 0, 0].astype(jnp.float32)
+    logits = jnp.where(first[:, None] == 255, jnp.nan, first[:, None] * jnp.arange(7))
+    return logits.at[:, 3].set(jnp.where(first == 0, -jnp.inf, logits[:, 3]))
+
+
+@pytest.fixture
+def nonfinite_source(monkeypatch):
+    monkeypatch.setattr(evaluation, "compute_logits", nonfinite_logits)
+    source = Noise(21)
+    source.images[:, 0, 0, 0] = 9
+    source.images[[2, 17], 0, 0, 0] = 255
+    source.images[20, 0, 0, 0] = 0
+    return source
+
+
+@pytest.mark.parametrize("batch", [8, 16])
+def test_images_with_nonfinite_logits_are_counted(nonfinite_source, batch):
+    """Exactly, over all devices and without padding."""
+    step = make_eval_step(MODEL, PREPROCESSING, MESH)
+    batches = eval_batches(nonfinite_source, EvalTransform((24, 24), crop_pct=1.0), batch_size=batch)
+    result = evaluate(step, {}, batches, MESH)
+    assert (result.nonfinite, result.examples) == (3, 21)
+    assert str(result).endswith("  WARNING: logits are not finite for 3 of 21 images")
+
+
+def test_ranks_say_which_logits_are_finite(nonfinite_source):
+    step = evaluation.make_rank_step(MODEL, PREPROCESSING, MESH)
+    batches = eval_batches(nonfinite_source, EvalTransform((24, 24), crop_pct=1.0), batch_size=24)
+    (batch,) = batches
+    _, is_finite = step({}, sharding.place(batch, MESH))
+    np.testing.assert_array_equal(np.flatnonzero(~np.asarray(is_finite)), [2, 17, 20, 21, 22, 23])
+
+
+def test_finite_logits_are_not_mentioned():
+    source = Noise(8)
+    result = evaluate(STEP, VARIABLES, eval_batches(source, EvalTransform((24, 24), crop_pct=1.0), batch_size=8), MESH)
+    assert result.nonfinite == 0
+    assert "finite" not in str(result)

@@ -11,34 +11,41 @@ PACKAGE = Path(__file__).parent.parent / "tcvit_jax"
 # The packages that each package or module may import, in addition to `errors` and `command`.
 MAY_IMPORT = {
     "errors": (),
-    "command": (),
-    "atomic": (),
+    "command": ("devices", "files", "interrupts"),
+    "devices": (),
     "files": (),
+    "interrupts": (),
+    "atomic": ("devices",),
     "lock": ("atomic",),
+    "pickles": ("files",),
     "tokens": (),
     "ops": ("tokens",),
     "reducers": ("ops", "tokens"),
     "schedule": (),
     "models": ("ops", "reducers", "schedule", "tokens"),
-    "checkpoint": ("atomic", "models", "sharding"),
-    "convert": ("atomic", "checkpoint", "data", "lock", "models", "ops"),
+    "schema": ("files",),
+    "manifest": ("files", "schema"),
+    "checkpoint": ("atomic", "devices", "manifest", "models", "schema", "sharding"),
+    "convert": ("atomic", "checkpoint", "data", "files", "lock", "models", "ops", "pickles", "report"),
     "measure": ("atomic", "models", "ops", "reducers", "sharding", "tokens"),
-    "data": ("atomic",),
-    "report": ("atomic", "tokens"),
+    "data": ("atomic", "files", "pickles"),
+    "preprocessing": ("data", "files", "models", "ops"),
+    "report": ("atomic", "files", "schema", "tokens"),
     "sharding": (),
-    "config": ("models", "reducers", "schedule"),
+    "config": ("files", "models", "reducers", "schedule"),
     "evaluation": ("models", "ops", "sharding"),
     "assembly": (
-        "checkpoint", "config", "convert", "data", "evaluation", "measure", "models", "reducers", "schedule", "sharding",
+        "checkpoint", "config", "convert", "data", "evaluation", "measure", "models", "reducers", "report", "schedule", "sharding",
     ),
     "benchmark": (
-        "assembly", "atomic", "checkpoint", "config", "data", "evaluation", "lock", "measure", "models", "ops", "reducers", "report",
-        "schedule", "sharding", "tokens",
+        "assembly", "atomic", "checkpoint", "config", "data", "evaluation", "lock", "measure", "models", "ops", "reducers",
+        "report", "schedule", "schema", "sharding", "tokens",
     ),
     "training": (
-        "assembly", "atomic", "checkpoint", "config", "data", "evaluation", "lock", "measure", "models", "ops", "reducers", "report",
-        "sharding", "tokens",
+        "assembly", "atomic", "checkpoint", "config", "data", "evaluation", "manifest", "measure", "models", "ops", "reducers",
+        "report", "devices", "interrupts", "lock", "sharding", "tokens",
     ),
+    "__main__": (),
     "train": ("config", "training"),
     "eval": ("assembly", "config"),
 }  # fmt: skip
@@ -93,6 +100,13 @@ def test_package_does_not_import_forbidden_libraries(package):
 
 def test_importing_the_package_does_not_import_jax():
     code = "import sys, tcvit_jax; assert 'jax' not in sys.modules; tcvit_jax.GTP; assert 'jax' in sys.modules"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=PACKAGE.parent)
+
+
+@pytest.mark.parametrize("module", ["train", "eval", "convert.__main__", "benchmark.__main__", "training.pod"])
+def test_commands_start_before_jax_is_imported(module):
+    """So `--help` is fast, and Ctrl-C is one line."""
+    code = f"import sys, tcvit_jax.{module}; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=PACKAGE.parent)
 
 

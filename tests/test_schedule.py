@@ -1,8 +1,10 @@
 """Schedules: the number of tokens removed in each block, and their errors."""
 
 from dataclasses import replace
+from itertools import count as count_up
 from itertools import pairwise
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -301,3 +303,120 @@ def test_every_method_meets_a_budget_of_every_family(reducer, family):
 def test_stage_blocks_of_short_models_are_distinct():
     assert schedule.stage_blocks(12) == (3, 6, 9)
     assert [schedule.stage_blocks(depth) for depth in (1, 2, 3, 4)] == [(0,), (0, 1), (0, 1, 2), (1, 2, 3)]
+
+
+NAN = float("nan")
+# Values that no schedule takes: they are quoted in the error as they were passed.
+NO_NUMBERS = ["0.5", "8", b"8", None, {0.5, 0.25}, {0: 1}, object, True, np.bool_(True), NAN, -1.5, 1j]
+
+
+@pytest.mark.parametrize(
+    "array", [list, tuple, np.asarray, jnp.asarray, iter], ids=["list", "tuple", "numpy", "jax", "iterator"]
+)
+def test_sequences_arrays_and_iterators_of_the_same_numbers_are_the_same_schedule(array):
+    assert resolve(array([3, 1]), 64, 2) == (3, 1)
+    assert resolve(schedule.explicit(array([3, 1])), 64, 2) == (3, 1)
+    assert resolve(schedule.keep_rate(array([0.5, 0.75])), 64, 2) == (32, 8)
+    assert resolve(schedule.stages(array([0, 2]), 0.5), 64, 3) == (32, 0, 16)
+    assert schedule.keep_rate(array([0.5, 0.75])) == schedule.keep_rate((0.5, 0.75))
+    assert hash(schedule.keep_rate(array([0.5, 0.75]))) == hash(schedule.keep_rate((0.5, 0.75)))
+    # A schedule is resolved again for another model.
+    rates = schedule.keep_rate(array([0.5, 0.75]))
+    assert resolve(rates, 64, 2) == resolve(rates, 64, 2)
+
+
+@pytest.mark.parametrize("scalar", [np.asarray, jnp.asarray, np.float32], ids=["numpy", "jax", "scalar"])
+def test_scalars_of_arrays_are_numbers(scalar):
+    assert resolve(schedule.keep_rate(scalar(0.5)), 64, 2) == (32, 16)
+    assert resolve(schedule.stages(1, scalar(0.5)), 64, 2) == (0, 32)
+    assert resolve(schedule.linear(8, scalar(-0.5)), 64, 3) == resolve(schedule.linear(8, -0.5), 64, 3)
+    assert resolve(schedule.budget(scalar(8000.0)), 50, 4) == resolve(schedule.budget(8000.0), 50, 4)
+    assert resolve(np.asarray(3), 64, 2) == resolve(jnp.asarray(3), 64, 2) == (3, 3)
+
+
+def test_a_single_stage_is_an_index():
+    assert resolve(schedule.stages(1, 0.5), 64, 3) == resolve(schedule.stages((1,), 0.5), 64, 3) == (0, 32, 0)
+
+
+MAKERS = {
+    "schedule": (lambda value: value, "schedule"),
+    "constant": (schedule.constant, "schedule"),
+    "explicit": (schedule.explicit, "schedule"),
+    "linear count": (lambda value: schedule.linear(value, 0), "schedule"),
+    "linear slope": (lambda value: schedule.linear(8, value), "linear slope"),
+    "keep_rate": (schedule.keep_rate, "keep_rate"),
+    "stages blocks": (lambda value: schedule.stages(value, 0.5), "stages block"),
+    "stages rate": (lambda value: schedule.stages((1,), value), "stages rate"),
+    "budget": (schedule.budget, "budget gmacs"),
+    "family": (lambda value: schedule.budget(1.0, value), "unknown schedule family"),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
+def test_values_of_another_kind_are_errors_of_one_line_that_quote_them(name, value):
+    make, key = MAKERS[name]
+    with pytest.raises(tc.InputError) as error:
+        resolve(make(value), 64, 2)
+    message = str(error.value)
+    assert message.startswith(key)
+    assert repr(value.item() if isinstance(value, np.generic) else value) in message
+
+
+def test_class_of_a_schedule_instead_of_an_object_is_rejected():
+    with pytest.raises(
+        tc.InputError, match="schedule=<class .*keep_rate'>: must be an integer, a sequence of one integer"
+    ):
+        resolve(schedule.keep_rate, 64, 2)
+
+
+@pytest.mark.parametrize("value", [{3, 1}, frozenset({3}), {3: 1, 1: 2}, "31"])
+def test_numbers_without_an_order_are_not_a_schedule(value):
+    for make in (lambda value: value, schedule.explicit):
+        with pytest.raises(tc.InputError) as error:
+            resolve(make(value), 64, 2)
+        assert str(error.value) == (
+            f"schedule={value!r}: must be an integer, a sequence of one integer per block, or a schedule object"
+        )
+
+
+@pytest.mark.parametrize(
+    ("invalid", "message"),
+    [
+        (schedule.keep_rate("0.5"), "keep_rate='0.5': must be in (0, 1]; 1.0 keeps all tokens"),
+        (schedule.keep_rate(np.asarray([0.5, NAN])), "keep_rate=nan: must be in (0, 1]; 1.0 keeps all tokens"),
+        (schedule.stages("13", 0.5), "stages block='13': must be an integer"),
+        (schedule.stages((1,), (0.5, 0.7)), "stages rate=(0.5, 0.7): must be in (0, 1]; 1.0 keeps all tokens"),
+        (schedule.linear(-8, 0.5), "schedule=-8: must be >= 0"),
+        (schedule.linear(8, -1.5), "linear slope=-1.5: must be in [-1, 1]; 0 removes the same number in every block"),
+        (schedule.constant(-1), "schedule=-1: must be >= 0"),
+        (np.asarray([[3, 1]]), "schedule=(3, 1): must be an integer"),
+        (np.asarray([3.0, 1.0]), "schedule=3.0: must be an integer"),
+        (count_up(), "schedule: expected 2 numbers, one per block, got 10000"),
+        (schedule.budget(1.0, ["keep_rate"]), "unknown schedule family ('keep_rate',): did you mean 'keep_rate'?"),
+    ],
+)
+def test_kinds_of_wrong_values_name_the_condition(invalid, message):
+    with pytest.raises(tc.InputError) as error:
+        resolve(invalid, 64, 2)
+    assert str(error.value) == message
+
+
+def test_schedules_of_users_may_return_arrays_and_are_checked():
+    class Half:
+        def __init__(self, removed):
+            self.result = removed
+
+        def removed(self, stack):
+            return self.result
+
+    assert resolve(Half(np.asarray([3, 1])), 64, 2) == (3, 1)
+    for wrong in (None, {3, 1}, "31", 3.0):
+        with pytest.raises(tc.InputError, match="schedule=.*: must be an integer, a sequence of one integer per block"):
+            resolve(Half(wrong), 64, 2)
+
+
+@pytest.mark.parametrize("depth", [0, -1, 2.5, "12", None])
+def test_stage_blocks_require_a_positive_depth(depth):
+    with pytest.raises(tc.InputError, match="depth=.*: must be (>= 1|an integer)"):
+        schedule.stage_blocks(depth)

@@ -17,20 +17,25 @@ from pathlib import Path
 from typing import Any
 
 from tcvit_jax import atomic
+from tcvit_jax.command import Command, PathArgument
 
 ROOT = Path(__file__).parent.parent
 RECIPES = {"labels alone": "fashion_finetune", "with self-distillation": "fashion_selfdistill"}
 REDUCERS = {"GTP": "gtp", "TC-ViT": "tcvit"}
 
 
-def main() -> None:
-    """Train the missing runs and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="image folder of Fashion-MNIST")
-    parser.add_argument("--weights", required=True, help="checkpoint of the dense model, with {seed} in its path")
-    parser.add_argument("--out", default="runs/finetune", help="directory of the runs")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("--data", required=True, action=PathArgument, help="image folder of Fashion-MNIST")
+    parser.add_argument(
+        "--weights", required=True, action=PathArgument, help="checkpoint of the dense model, with {seed} in its path"
+    )
+    parser.add_argument("--out", default="runs/finetune", action=PathArgument, help="directory of the runs")
     parser.add_argument("--seeds", default="0,1,2", help="seeds, separated by commas")
-    flags = parser.parse_args()
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Train the missing runs and print the table."""
     seeds = [int(seed) for seed in flags.seeds.split(",")]
     print(f"| reducer | recipe | top-1 by seed | mean | seconds per run |\n|{'---|' * 5}")
     for label, reducer in REDUCERS.items():
@@ -71,5 +76,7 @@ def run_summary(flags: argparse.Namespace, config: str, reducer: str, seed: int)
     return {**json.loads((run / "summary.json").read_text()), **json.loads(timing.read_text())}
 
 
+main = Command(__doc__, add_arguments, run)
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean
 from typing import Any, TypeAlias
 
+from tcvit_jax.command import Command, PathArgument
+
 Row: TypeAlias = dict[str, Any]
 
 
-def main() -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("benchmark", action=PathArgument, help="output directory of the benchmark")
+    parser.add_argument("runs", nargs="*", action=PathArgument, help="directories of finetuned runs")
+
+
+def run(flags: argparse.Namespace) -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmark", help="output directory of the benchmark")
-    parser.add_argument("runs", nargs="*", help="directories of finetuned runs")
-    flags = parser.parse_args()
     rows = json.loads((Path(flags.benchmark) / "results.json").read_text())
     print(off_the_shelf_table(rows))
     if flags.runs:
@@ -86,5 +91,7 @@ def _spread(row: Row) -> str:
     return f"{100 * row['top1']:.2f} ({100 * row['top1_low']:.2f} to {100 * row['top1_high']:.2f})"
 
 
+main = Command(__doc__, add_arguments, run)
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,11 +1,12 @@
-"""Compare the throughput of the input pipeline with plain Pillow on one core, and of one and two worker processes.
+"""Compare the input pipeline with Pillow on one core, TFRecord with and without checksums, and one and two workers.
 
 python tools/input_rate.py --rounds 15 --workers 5
 
 The Pillow baseline is a loop that reads the JPEGs of a folder, crops, resizes, flips and applies augmentations that
 were sampled in advance. The pipeline is `train_batches` on the same folder in the same thread. Both are pinned to one
 core and take turns. Times are CPU times, so that other processes have little influence, and ratios compare adjacent
-turns. Images are noise with the spectrum of photographs.
+turns. Images are noise with the spectrum of photographs. In the same way, the pipeline reads the JPEGs from a TFRecord
+file, with and without verifying its checksums.
 
 Then one and two worker processes take turns on two cores. These are wall-clock times, which are only meaningful on an
 idle machine. The CPU-time limit also holds on a busy machine: with CPU time w per image in a worker and m in the
@@ -17,6 +18,8 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import struct
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,8 +27,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tensorflow_datasets.proto import tf_example_pb2
 
+from tcvit_jax.command import Command
 from tcvit_jax.data import Source, TrainTransform, open_source, operations, train_batches
+from tcvit_jax.data.sources.record_index import masked_crc32c
 
 SIZE = (375, 500)
 NAMES_PER_IMAGE = 50
@@ -66,6 +72,25 @@ def make_folder(directory: str, count: int) -> tuple[list[str], float]:
         else:
             os.link(paths[number % count], path)
     return [str(path) for path in paths], float(np.mean([path.stat().st_size for path in paths])) / 1000
+
+
+def make_records(directory: str, paths: list[str]) -> None:
+    """Write the images to the TFRecord file `directory/train.tfrecord`.
+
+    Args:
+        directory: The directory.
+        paths: The paths of the images.
+    """
+    (Path(directory) / "labels.txt").write_text("any\n")
+    with open(Path(directory) / "train.tfrecord", "wb") as file:
+        for path in paths:
+            example = tf_example_pb2.Example()  # pyright: ignore[reportAttributeAccessIssue]
+            example.features.feature["image/encoded"].bytes_list.value.append(Path(path).read_bytes())
+            example.features.feature["image/class/label"].int64_list.value.append(0)
+            payload = example.SerializeToString()
+            length = struct.pack("<Q", len(payload))
+            checksums = [struct.pack("<I", masked_crc32c(data)) for data in (length, payload)]
+            file.write(length + checksums[0] + payload + checksums[1])
 
 
 def pillow_turn(paths: list[str], transform: TrainTransform, count: int) -> Callable[[], float]:
@@ -145,6 +170,12 @@ def row(name: str, rates: np.ndarray, ratios: np.ndarray) -> str:
     return f"| {name} | {', '.join(f'{rate:.0f}' for rate in rates)} | {middle:.3f} | {low:.3f} to {high:.3f} |"
 
 
+def compare(name: str, first: Callable[[], float], second: Callable[[], float], count: int, rounds: int) -> None:
+    """Print the row that compares two functions that process `count` images and return their CPU seconds."""
+    seconds = np.array([[first(), second()] for _ in range(rounds + 1)])[1:]
+    print(row(name, count / np.median(seconds, axis=0), seconds[:, 0] / seconds[:, 1]), flush=True)
+
+
 def compare_workers(source: Source, name: str, transform: TrainTransform, batch_size: int, rounds: int) -> None:
     """Print the rows that compare one and two worker processes."""
     turns = [[time_workers(source, transform, batch_size, n, 8 * n) for n in (1, 2)] for _ in range(rounds)]
@@ -156,37 +187,46 @@ def compare_workers(source: Source, name: str, transform: TrainTransform, batch_
     print(row(f"{name}: one worker, two workers, CPU-time limit", rates, one_worker / two_workers), flush=True)
 
 
-def main() -> None:
-    """Parse the command line and print a row for each comparison."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("--images", type=int, default=100, help="number of images in the folder, each under 50 names")
     parser.add_argument("--batch", type=int, default=64, help="batch size")
     parser.add_argument("--rounds", type=int, default=15, help="number of turns of Pillow and of the pipeline")
     parser.add_argument(
         "--workers", type=int, default=5, help="number of turns of one and of two worker processes, or 0 to skip them"
     )
-    flags = parser.parse_args()
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Print a row for each comparison."""
     cores = sorted(os.sched_getaffinity(0))[-2:]
     with tempfile.TemporaryDirectory() as directory:
         paths, kilobytes = make_folder(directory, flags.images)
+        # Grain shuffles a thousand records at the cost per record of many, and a few at more.
+        make_records(directory, paths[:1000])
         source = open_source("folder", "train", directory)
         print(
             f"{SIZE[1]}x{SIZE[0]} JPEGs of {kilobytes:.0f} kB, batches of {flags.batch}, load {os.getloadavg()[0]:.1f}"
         )
         print("| comparison | images/s | ratio | quartiles |\n|---|---|---|---|")
         for name, transform in TRANSFORMS.items():
+
+            def pipeline(each: Source, transform: TrainTransform = transform) -> Callable[[], float]:
+                return pipeline_turn(each, transform, flags.batch, flags.batch)
+
             os.sched_setaffinity(0, cores[-1:])
-            turns = [
-                pillow_turn(paths, transform, flags.batch),
-                pipeline_turn(source, transform, flags.batch, flags.batch),
-            ]
-            seconds = np.array([[turn() for turn in turns] for _ in range(flags.rounds + 1)])[1:]
-            rates = flags.batch / np.median(seconds, axis=0)
-            print(row(f"{name}: Pillow, pipeline", rates, seconds[:, 0] / seconds[:, 1]), flush=True)
+            pillow = pillow_turn(paths, transform, flags.batch)
+            compare(f"{name}: Pillow, pipeline", pillow, pipeline(source), flags.batch, flags.rounds)
+            verified, unverified = (
+                pipeline(open_source("tfrecord", "train", directory, each)) for each in (True, False)
+            )
+            compare(f"{name}: TFRecord without checksums, with", unverified, verified, flags.batch, flags.rounds)
             os.sched_setaffinity(0, cores)
             if flags.workers and len(cores) == 2:
                 compare_workers(source, name, transform, flags.batch, flags.workers)
 
 
+main = Command(__doc__, add_arguments, run)
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

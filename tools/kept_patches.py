@@ -6,17 +6,22 @@ python tools/kept_patches.py runs/digits_gtp docs/kept_patches.png
 from __future__ import annotations
 
 import argparse
+import sys
 
 import checkpoints
 
+from tcvit_jax.command import Command, PathArgument
 
-def main() -> None:
-    """Parse the command line and draw the picture."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="directory of a training run")
-    parser.add_argument("picture", help="path of the picture")
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("checkpoint", action=PathArgument, help="directory of a training run")
+    parser.add_argument("picture", action=PathArgument, help="path of the picture")
     parser.add_argument("--images", type=int, default=4, help="number of images, one row each")
-    flags = parser.parse_args()
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Draw the picture."""
     draw(checkpoints.load(flags.checkpoint), flags.picture, flags.images)
 
 
@@ -65,5 +70,7 @@ def draw(evaluation: checkpoints.EvaluationModel, path: str, count: int) -> None
         figure.savefig(draft, dpi=90)
 
 
+main = Command(__doc__, add_arguments, run)
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,10 +10,13 @@ images, and have standard errors.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import checkpoints
+
+from tcvit_jax.command import Command, PathArgument
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,15 +97,22 @@ def rows(checkpoint: str) -> Iterator[str]:
         yield f"| {name} | " + " | ".join(cells) + " |"
 
 
-def main() -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument(
+        "checkpoints", nargs="+", action=PathArgument, help="directories of training runs of dense models"
+    )
+
+
+def run(flags: argparse.Namespace) -> None:
     """Print a table for each checkpoint."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoints", nargs="+", help="directories of training runs of dense models")
-    for checkpoint in parser.parse_args().checkpoints:
+    for checkpoint in flags.checkpoints:
         for row in rows(checkpoint):
             print(row, flush=True)
         print()
 
 
+main = Command(__doc__, add_arguments, run)
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

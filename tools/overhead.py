@@ -10,11 +10,13 @@ depend on them.
 from __future__ import annotations
 
 import argparse
+import sys
+
+from tcvit_jax.command import Command
 
 
-def main() -> None:
-    """Parse the command line and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("--model", default="deit_small_patch16_224", help="name of the model")
     parser.add_argument("--schedule", type=int, default=13, help="number of patch tokens removed in each block")
     parser.add_argument("--batch", type=int, default=16, help="batch size")
@@ -22,7 +24,6 @@ def main() -> None:
     parser.add_argument(
         "--rounds", type=int, default=60, help="number of rounds, each of which times every program once"
     )
-    report(parser.parse_args())
 
 
 def report(flags: argparse.Namespace) -> None:
@@ -53,5 +54,7 @@ def report(flags: argparse.Namespace) -> None:
         print(f"| {name} | {ms:.1f} | {middle:+.1%} | {low:+.1%} to {high:+.1%} |")
 
 
+main = Command(__doc__, add_arguments, report)
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,10 +9,13 @@ walks are planned on this attention, so that results differ only by the walk.
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import checkpoints
+
+from tcvit_jax.command import Command, PathArgument
 
 if TYPE_CHECKING:
     import tcvit_jax as tc
@@ -63,13 +66,15 @@ def second_eigenvalues(reductions: list[Reduction]) -> list[float]:
     return [float(np.sort(np.abs(np.linalg.eigvals(walk)), axis=-1)[:, -2].mean()) for walk in maps]
 
 
-def main() -> None:
-    """Parse the command line, print the table and draw the picture."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="directory of a training run of a dense model")
-    parser.add_argument("picture", help="path of the picture")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("checkpoint", action=PathArgument, help="directory of a training run of a dense model")
+    parser.add_argument("picture", action=PathArgument, help="path of the picture")
     parser.add_argument("--images", type=int, default=500, help="number of images")
-    flags = parser.parse_args()
+
+
+def run(flags: argparse.Namespace) -> None:
+    """Print the table and draw the picture."""
     report(checkpoints.load(flags.checkpoint), flags.picture, flags.images)
 
 
@@ -116,5 +121,7 @@ def _spread(total: int, count: int) -> list[int]:
     return [total * i // count for i in range(count)]
 
 
+main = Command(__doc__, add_arguments, run)
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

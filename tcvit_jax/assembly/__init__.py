@@ -3,11 +3,20 @@
 Training, evaluation, the benchmark and the tools share these functions.
 """
 
-from tcvit_jax.assembly.architecture import build_model, build_preprocessing, load_weights, reduce
-from tcvit_jax.assembly.datasets import EvalData, TrainData, build_eval_data, build_train_data
+from tcvit_jax.assembly.architecture import build_model, build_preprocessing, load_weights, read_origin, reduce
+from tcvit_jax.assembly.datasets import (
+    EvalData,
+    TrainData,
+    build_eval_data,
+    build_train_data,
+    describe_reading,
+    open_split,
+)
 from tcvit_jax.assembly.pretrained import Pretrained, from_checkpoint, from_weights
+from tcvit_jax.assembly.records import ACCEPT_FLAG, DataRecord, Origin, SplitRecord
 
 __all__ = [
-    "EvalData", "Pretrained", "TrainData", "build_eval_data", "build_model", "build_preprocessing", "build_train_data",
-    "from_checkpoint", "from_weights", "load_weights", "reduce",
+    "ACCEPT_FLAG", "DataRecord", "EvalData", "Origin", "Pretrained", "SplitRecord", "TrainData", "build_eval_data",
+    "build_model", "build_preprocessing", "build_train_data", "describe_reading", "from_checkpoint", "from_weights",
+    "load_weights", "open_split", "read_origin", "reduce",
 ]  # fmt: skip

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from tcvit_jax import convert, models, schedule
+from tcvit_jax.assembly.records import Origin
 from tcvit_jax.config import Data, Model, Reduction
-from tcvit_jax.errors import out_of_range
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing
 
@@ -61,6 +61,28 @@ def load_weights(model: Model, built: ViT) -> dict[str, Any]:
     return convert.from_torch(convert.read_state_dict(model.weights), built, new_head=model.new_head)
 
 
+def read_origin(model: Model, built: ViT) -> Origin:
+    """Return what the `weights` of a section record, or the values of the model's name.
+
+    Args:
+        model: The section, with `weights` and `new_head`.
+        built: The model that `build_model` made from the section.
+
+    Returns:
+        The origin. With a new head, it has no record of data, because any classes are valid.
+
+    Raises:
+        InputError: The checkpoint cannot be read.
+    """
+    meta = convert.read_meta(model.weights) if model.weights else None
+    if meta is None:
+        return Origin(models.preprocessing(built.variant))
+    if "preprocessing" not in meta:
+        meta = {**meta, "preprocessing": asdict(models.preprocessing(built.variant))}
+    origin = Origin.from_meta(model.weights, meta)
+    return replace(origin, record=None) if model.new_head else origin
+
+
 def build_preprocessing(data: Data, model: ViT, base: Preprocessing | None = None) -> Preprocessing:
     """Return the preprocessing of a model's images.
 
@@ -78,8 +100,5 @@ def build_preprocessing(data: Data, model: ViT, base: Preprocessing | None = Non
     changes = {each.name: getattr(data, each.name) for each in fields(Preprocessing)}
     changes = {name: value for name, value in changes.items() if value is not None}
     preprocessing = replace(base or models.preprocessing(model.variant), **changes)
-    for name in ("mean", "std"):
-        if len(getattr(preprocessing, name)) != model.in_chans:
-            hint = f"the model has in_chans={model.in_chans}"
-            raise out_of_range(f"data.{name}", getattr(preprocessing, name), "one value per channel", hint)
+    preprocessing.check_channels(model.in_chans, data.PREFIX)
     return preprocessing

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import jax
 
 from tcvit_jax import data as pipeline
+from tcvit_jax.assembly.records import DataRecord
 from tcvit_jax.config import Data, Run
 from tcvit_jax.data import Batch, EvalTransform, LabelMaps, Source, TokenLabeling, TrainTransform
 from tcvit_jax.errors import invalid
@@ -43,38 +44,52 @@ class EvalData:
         )
 
 
+def describe_reading(data: Data, eval_data: EvalData) -> list[str]:
+    """Return the lines that describe how a split is read: the workers, and the files that are not read.
+
+    Args:
+        data: The section, for the requested number of workers.
+        eval_data: The data that were built from it.
+
+    Returns:
+        At most two lines.
+    """
+    workers = pipeline.describe_workers(data.workers, eval_data.workers) if eval_data.workers else ""
+    lines = (workers, pipeline.describe_skipped(eval_data.source.skipped))
+    return [f"data    {line}" for line in lines if line]
+
+
 def build_eval_data(
     data: Data,
     batch_size: int,
     model: ViT,
     preprocessing: Preprocessing,
-    classes: tuple[str, ...] | None = None,
-    model_name: str = "the checkpoint",
+    record: DataRecord | None = None,
 ) -> EvalData:
     """Return the evaluation split of a configuration.
 
     Args:
         data: The section.
-        batch_size: The global batch size.
+        batch_size: The global batch size, a multiple of the number of devices. It is lowered to the smallest one that
+            holds the whole split.
         model: The model, for the size and the channels of its images.
         preprocessing: The preprocessing of its images.
-        classes: The class names that the model was trained on, in order; None if they are not recorded.
-        model_name: The name of the trained model, for error messages.
+        record: The data of the model's checkpoint, which are compared; None to compare nothing.
 
     Returns:
         The evaluation data.
 
     Raises:
-        InputError: The data are not found, or their classes differ from the model's.
+        InputError: The data are not found, or differ from the record.
     """
     transform = EvalTransform(
         model.img_size, model.in_chans, preprocessing.crop_pct, preprocessing.interpolation, preprocessing.crop_mode
     )
-    source = _open(data, data.eval_split, model)
-    if classes is not None and source.classes != classes:
-        problem = f"its classes differ from those that {model_name} was trained on"
-        raise invalid(f"data.name={data.name!r}", problem, "use a dataset with the same classes")
-    return EvalData(source, transform, batch_size, data.workers)
+    source = open_split(data, data.eval_split, model, record)
+    # A larger batch would only have more padding. The batch is sharded over all devices.
+    devices = jax.device_count()
+    batch_size = min(batch_size, -(-len(source) // devices) * devices)
+    return EvalData(source, transform, batch_size, pipeline.resolve_workers(data.workers, source))
 
 
 @dataclass(frozen=True)
@@ -139,17 +154,35 @@ def build_train_data(data: Data, run: Run, model: ViT, preprocessing: Preprocess
         model.img_size, model.in_chans, data.train_interpolation or preprocessing.interpolation, data.augmentation,
         data.shift, auto_augment=data.auto_augment, color_jitter=data.color_jitter, mean=tuple(preprocessing.mean),
     )  # fmt: skip
-    source = _open(data, data.train_split, model)
+    source = open_split(data, data.train_split, model)
     labeling = None
     if data.label_maps:
         labeling = TokenLabeling(LabelMaps(data.label_maps, model.num_classes), model.grid)
-    return TrainData(source, transform, run.batch_size, run.seed, data.repeats, data.workers, labeling)
+    workers = pipeline.resolve_workers(data.workers, source)
+    return TrainData(source, transform, run.batch_size, run.seed, data.repeats, workers, labeling)
 
 
-def _open(data: Data, split: str, model: ViT) -> Source:
-    source = pipeline.open_source(data.name, split, data.dir)
+def open_split(data: Data, split: str, model: ViT, record: DataRecord | None = None) -> Source:
+    """Open a split of the dataset of a configuration.
+
+    Args:
+        data: The section.
+        split: The split.
+        model: The model, for the number of its classes.
+        record: The data of the model's checkpoint, which are compared; None to compare nothing.
+
+    Returns:
+        The images of the split.
+
+    Raises:
+        InputError: The data are not found, their number of classes differs from the model's, or they differ from the
+            record.
+    """
+    source = pipeline.open_source(data.name, split, data.dir, data.verify)
     if len(source.classes) != model.num_classes:
         count = len(source.classes)
         problem = f"expected {model.num_classes} classes, as model.num_classes, got {count}"
         raise invalid(f"data.name={data.name!r}", problem, f"set --config.model.num_classes={count}, or use other data")
+    if record is not None:
+        record.check(data, split, source)
     return source

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tcvit_jax import checkpoint, models, reducers, sharding
-from tcvit_jax.assembly.architecture import build_model, build_preprocessing, load_weights, reduce
+from tcvit_jax import checkpoint, reducers, sharding
+from tcvit_jax.assembly.architecture import build_model, build_preprocessing, load_weights, read_origin, reduce
 from tcvit_jax.assembly.datasets import EvalData, build_eval_data
+from tcvit_jax.assembly.records import Origin
 from tcvit_jax.config import Config, restore
 from tcvit_jax.errors import requires
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing
-from tcvit_jax.reducers import Reducer
 
 
 @dataclass(frozen=True)
@@ -26,20 +26,15 @@ class Pretrained:
         config: The configuration, which determines the reduction and the evaluation data.
         model: The model, with the reduction of `config`.
         variables: The variables of the model.
-        base: The preprocessing of the weights; `config.data` may change it.
-        classes: The class names, in order; None if they are not recorded.
-        seed: The seed of the training run; None if it is not recorded.
-        trained_with: The reducer of the training run; None for the dense model.
+        origin: What the weights record: their preprocessing, which `config.data` may change, and their data, which
+            are compared with the evaluation data.
     """
 
     name: str
     config: Config
     model: ViT
     variables: dict[str, Any]
-    base: Preprocessing
-    classes: tuple[str, ...] | None = None
-    seed: int | None = None
-    trained_with: Reducer | None = None
+    origin: Origin
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -48,20 +43,18 @@ class Pretrained:
         Raises:
             InputError: `mean` or `std` does not have one value per channel.
         """
-        return build_preprocessing(self.config.data, self.model, self.base)
+        return build_preprocessing(self.config.data, self.model, self.origin.preprocessing)
 
     def eval_data(self) -> EvalData:
         """Return the evaluation split of the configuration.
 
         Raises:
-            InputError: The data are not found, their classes differ from the model's, or the batch size is not a
-                multiple of the number of devices.
+            InputError: The data are not found or differ from the record, or the batch size is not a multiple of the
+                number of devices.
         """
         batch_size = self.config.run.eval_batch_size
         sharding.check_divisible("eval_batch_size", batch_size, sharding.data_mesh())
-        return build_eval_data(
-            self.config.data, batch_size, self.model, self.preprocessing, self.classes, repr(self.name)
-        )
+        return build_eval_data(self.config.data, batch_size, self.model, self.preprocessing, self.origin.record)
 
     def with_config(self, config: Config) -> Pretrained:
         """Return the same weights with the data and the reduction of another configuration.
@@ -77,6 +70,10 @@ class Pretrained:
         """
         is_same = config.reduction == self.config.reduction
         return replace(self, config=config, model=self.model if is_same else reduce(self.model, config.reduction))
+
+    def without_record(self) -> Pretrained:
+        """Return the same weights, whose recorded data are not compared with those of the configuration."""
+        return replace(self, origin=replace(self.origin, record=None))
 
     def updated(self, changes: Mapping[str, Any]) -> Pretrained:
         """Return the same weights with changed values of the configuration, by key (see `Config.updated`)."""
@@ -103,9 +100,7 @@ def from_checkpoint(directory: str | Path) -> Pretrained:
     if saved_config is None:
         saved_config = {"reducer": reducers.to_config(model.reducer), "schedule": list(model.removed) or 0}
     config = restore(saved_config, meta.get("versions", {}).get("tcvit_jax"))
-    classes = None if meta["classes"] is None else tuple(meta["classes"])
-    base = Preprocessing.from_config(meta["preprocessing"])
-    return Pretrained(str(directory), config, model, variables, base, classes, meta.get("seed"), model.reducer)
+    return Pretrained(str(directory), config, model, variables, Origin.from_meta(str(directory), meta))
 
 
 def from_weights(config: Config) -> Pretrained:
@@ -124,10 +119,5 @@ def from_weights(config: Config) -> Pretrained:
     if not source:
         raise requires("a pretrained model", "weights", "set --weights FILE or --config.weights=FILE")
     model = build_model(config.model, config.reduction)
-    variables = load_weights(config.model, model)
-    pretrained = Pretrained(source, config, model, variables, models.preprocessing(model.variant))
-    if Path(source).is_dir():
-        meta = checkpoint.read_meta(source)
-        reducer = models.from_config(meta["model"]).reducer
-        pretrained = replace(pretrained, seed=meta.get("seed"), trained_with=reducer)
-    return pretrained
+    variables, origin = load_weights(config.model, model), read_origin(config.model, model)
+    return Pretrained(source, config, model, variables, origin)

@@ -12,24 +12,35 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tcvit_jax.command import Command
+from tcvit_jax.command import Command, PathArgument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument(
-        "--checkpoint", nargs="+", help="run directories or converted weights of one model, one per seed"
+        "--checkpoint",
+        nargs="+",
+        action=PathArgument,
+        help="run directories or converted weights of one model, one per seed",
     )
-    parser.add_argument("--config", help="alternative to --checkpoint: a config file with the model and data")
     parser.add_argument(
-        "--weights", default="", help="weights for --config: a weight file, hf-hub:timm/NAME or a checkpoint"
+        "--config", action=PathArgument, help="alternative to --checkpoint: a config file with the model and data"
+    )
+    parser.add_argument(
+        "--weights",
+        default="",
+        action=PathArgument,
+        help="weights for --config: a weight file, hf-hub:timm/NAME or a checkpoint",
     )
     parser.add_argument(
         "--reducers",
         default="gtp,tcvit,tome,evit",
         help="comma-separated reducers, optionally with fields such as tcvit(order=3); or all",
     )
-    parser.add_argument("--gmacs", help="budgets in units of 1e9 multiply-adds (MACs), such as 4.0,3.4")
+    parser.add_argument(
+        "--gmacs",
+        help="budgets in units of 1e9 multiply-adds (MACs), such as 4.0,3.4; by default those of --macs-fraction",
+    )
     parser.add_argument(
         "--macs-fraction",
         default="0.75,0.6,0.5",
@@ -40,16 +51,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="method",
         help="constant, keep_rate, stages, or method for the default of each reducer",
     )
-    parser.add_argument("--batch", type=int, default=64, help="batch size of throughput measurements")
-    parser.add_argument("--rounds", type=int, default=30, help="timed runs of each program, interleaved")
+    parser.add_argument("--batch", type=int, default=64, help="images per batch of throughput measurements")
+    parser.add_argument("--rounds", type=int, default=30, help="number of timed runs of each program, interleaved")
     parser.add_argument(
         "--calibrate",
         type=int,
         default=0,
         metavar="IMAGES",
-        help="training images to choose reducer parameters on; 0 for none",
+        help="number of training images to choose reducer parameters on; by default none",
     )
-    parser.add_argument("--out", default="runs/benchmark", help="output directory")
+    parser.add_argument(
+        "--accept-data-changes",
+        action="store_true",
+        help="evaluate even if the classes or images differ from those that a checkpoint records",
+    )
+    parser.add_argument("--out", default="runs/benchmark", action=PathArgument, help="output directory")
 
 
 def run(flags: argparse.Namespace) -> None:
@@ -75,6 +91,8 @@ def run(flags: argparse.Namespace) -> None:
         pretrained = [assembly.from_weights(config.load(flags.config, flags.overrides, scope, weights))]
     else:
         pretrained = []
+    if flags.accept_data_changes:
+        pretrained = [each.without_record() for each in pretrained]
     comparison = build(
         pretrained, parse(flags.reducers), gmacs=_numbers("--gmacs", flags.gmacs),
         macs_fractions=_numbers("--macs-fraction", flags.macs_fraction),
@@ -83,6 +101,8 @@ def run(flags: argparse.Namespace) -> None:
     with lock.hold(lock.in_directory(flags.out), flags.out, "set --out DIR to another directory") as notice:
         if notice:
             print(notice)
+        for line in assembly.describe_reading(comparison.config.data, comparison.data):
+            print(line)
         benchmark = Benchmark(comparison, Store(flags.out, comparison.settings))
         benchmark.run()
     print((benchmark.store.path / "results.md").read_text())
@@ -98,7 +118,10 @@ def _numbers(flag: str, text: str | None) -> tuple[float, ...]:
         raise out_of_range(flag, text, "comma-separated numbers such as 0.75,0.5") from error
 
 
-main = Command(__doc__, add_arguments, run, prog="python -m tcvit_jax.benchmark", has_overrides=True)
+main = Command(
+    __doc__, add_arguments, run, prog="python -m tcvit_jax.benchmark", has_overrides=True,
+    memory_hint="lower --batch or --config.eval_batch_size",
+)  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(main())

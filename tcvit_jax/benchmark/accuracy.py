@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import jax
+import msgspec
 import numpy as np
 from jax.sharding import Mesh
 
@@ -15,9 +16,31 @@ from tcvit_jax.data import Batch
 from tcvit_jax.evaluation import make_rank_step
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.report.progress import announce_first_call
 
 # The 97.5 % quantile of the standard normal distribution, for 95 % confidence intervals.
 Z95 = 1.959964
+
+
+_Bits = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{2})+$")]
+
+
+class HitsJson(TypedDict):
+    """The form of `Hits.to_json`."""
+
+    images: Annotated[int, msgspec.Meta(ge=1)]
+    top1: list[_Bits]
+    top5: list[_Bits]
+    nonfinite: Annotated[int, msgspec.Meta(ge=0)]
+
+
+def find_hits_problem(values: Mapping[str, Any], weights: int, images: int) -> str | None:
+    """Return what is wrong with stored hits of `weights` rows and `images` columns, or None."""
+    size = 2 * (-(-images // 8))
+    sizes = [[len(text) for text in values[key]] for key in ("top1", "top5")]
+    if values["images"] != images or sizes != 2 * [weights * [size]]:
+        return f"expected the hits of {weights} weights on {images} images"
+    return None
 
 
 @dataclass(frozen=True)
@@ -27,20 +50,23 @@ class Hits:
     Attributes:
         top1: `[weights, images]` bool, whether the label has the highest logit.
         top5: `[weights, images]` bool, whether the label is among the five highest logits.
+        nonfinite: The number of images with a logit that is NaN or infinite, for any of the weights.
     """
 
     top1: np.ndarray
     top5: np.ndarray
+    nonfinite: int = 0
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Hits:
         """Return the hits of the result of `to_json`."""
-        return cls(*(np.asarray([_unpack(text, values["images"]) for text in values[key]]) for key in ("top1", "top5")))
+        rows = (np.asarray([_unpack(text, values["images"]) for text in values[key]]) for key in ("top1", "top5"))
+        return cls(*rows, nonfinite=values["nonfinite"])
 
     def to_json(self) -> dict[str, Any]:
         """Return the hits as plain values, with a hexadecimal string of bits for each row."""
         packed = {key: [np.packbits(row).tobytes().hex() for row in getattr(self, key)] for key in ("top1", "top5")}
-        return {"images": self.top1.shape[1], **packed}
+        return {"images": self.top1.shape[1], **packed, "nonfinite": self.nonfinite}
 
 
 def _unpack(text: str, images: int) -> np.ndarray:
@@ -53,6 +79,7 @@ def hits(
     weights: Iterable[Mapping[str, Any]],
     batches: Iterable[Batch],
     mesh: Mesh,
+    progress: Callable[[int], object] = lambda images: None,
 ) -> Hits:
     """Evaluate a model with several sets of weights, with one compilation and one pass over the data.
 
@@ -62,19 +89,29 @@ def hits(
         weights: The variables of the model, one for each row of the result.
         batches: Masked batches; padding is left out.
         mesh: The mesh over which batches are sharded.
+        progress: Called after every batch with the number of images that are done, including padding.
 
     Returns:
         The hits on all images.
     """
-    step = make_rank_step(model, preprocessing, mesh)
+    step = announce_first_call(
+        make_rank_step(model, preprocessing, mesh), f"compiling the evaluation of {model.variant}"
+    )
     device_weights = [sharding.place_replicated(variables, mesh) for variables in weights]
     ranks: list[list[np.ndarray]] = [[] for _ in device_weights]
-    for batch in batches:
+    nonfinite = 0
+    for index, batch in enumerate(batches):
         device_batch = sharding.place(batch, mesh)
+        is_valid = batch["mask"] > 0
+        is_finite = is_valid
         for batch_ranks, variables in zip(ranks, device_weights, strict=True):
-            batch_ranks.append(np.asarray(jax.device_get(step(variables, device_batch)))[batch["mask"] > 0])
+            rank, is_finite_row = jax.device_get(step(variables, device_batch))
+            batch_ranks.append(rank[is_valid])
+            is_finite = is_finite & is_finite_row
+        nonfinite += int(is_valid.sum() - is_finite.sum())
+        progress((index + 1) * len(is_valid))
     rank = np.stack([np.concatenate(batch_ranks) for batch_ranks in ranks])
-    return Hits(rank < 1, rank < 5)
+    return Hits(rank < 1, rank < 5, nonfinite)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from tcvit_jax import models, schedule, sharding
 from tcvit_jax.benchmark.comparison import Comparison
-from tcvit_jax.data import Batch, Example, Source, eval_batches, open_source
+from tcvit_jax.data import Batch, Example, Source, eval_batches
 from tcvit_jax.errors import InputError, out_of_range
 from tcvit_jax.evaluation import evaluate, make_eval_step
 from tcvit_jax.models import ViT
@@ -28,6 +28,21 @@ class Subset:
     count: int
     classes: tuple[str, ...]
 
+    @property
+    def fingerprint(self) -> str:
+        """That of the source, with the number of examples."""
+        return f"{self.source.fingerprint}[{self.count}]"
+
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """Those of the source."""
+        return self.source.skipped
+
+    @property
+    def is_in_memory(self) -> bool:
+        """As the source."""
+        return self.source.is_in_memory
+
     def __len__(self) -> int:
         return self.count
 
@@ -38,21 +53,15 @@ class Subset:
 def training_subset(comparison: Comparison, count: int) -> Subset:
     """Return `count` images of the training split, evenly spaced.
 
-    The training split must have another name than the evaluation split; overlapping slices of one split are not
-    detected.
-
     Args:
-        comparison: The comparison, whose configuration names the splits.
+        comparison: A comparison with calibration.
         count: The number of images.
 
     Raises:
-        InputError: The training split is the evaluation split, or has fewer images.
+        InputError: The training split has fewer images.
     """
-    data = comparison.config.data
-    if data.train_split == data.eval_split:
-        hint = "calibration requires images that are not evaluated"
-        raise out_of_range("data.train_split", data.train_split, "different from data.eval_split", hint)
-    source = open_source(data.name, data.train_split, data.dir)
+    data, source = comparison.config.data, comparison.train_source
+    assert source is not None
     if not 0 < count <= len(source):
         hint = f"split {data.train_split!r} has {len(source):,} images"
         raise out_of_range("--calibrate", count, f"between 1 and {len(source)}", hint)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import jax
 
 from tcvit_jax import __version__, checkpoint, models, reducers, schedule
-from tcvit_jax.assembly import EvalData, Pretrained
-from tcvit_jax.config import Config
+from tcvit_jax.assembly import EvalData, Pretrained, SplitRecord, open_split
+from tcvit_jax.config import Config, Data
+from tcvit_jax.data import Source
 from tcvit_jax.errors import InputError, invalid, out_of_range, requires, unknown
 from tcvit_jax.models import ViT
 from tcvit_jax.models.zoo import Preprocessing
@@ -44,10 +45,10 @@ class Weights:
     @classmethod
     def from_pretrained(cls, pretrained: Pretrained) -> Weights:
         """Return the weights of a pretrained model."""
-        reducer = pretrained.trained_with
+        origin, reducer = pretrained.origin, pretrained.origin.trained_with
         recipe = "off the shelf" if reducer is None else f"trained with {reducer!r}"
         variables = pretrained.variables
-        return cls(pretrained.name, pretrained.seed, recipe, variables, checkpoint.checksum(variables))
+        return cls(pretrained.name, origin.seed, recipe, variables, checkpoint.checksum(variables))
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class Comparison:
         calibrate: The number of training images on which the parameters of the reducers are chosen at each budget; 0
             for no calibration.
         versions: Library versions and the device kind, as returned by `versions`.
+        train_source: The training split, for calibration; None without it.
     """
 
     model: ViT
@@ -102,6 +104,7 @@ class Comparison:
     rounds: int = 30
     calibrate: int = 0
     versions: dict[str, str] = field(default_factory=lambda: versions())
+    train_source: Source | None = None
 
     def entries(self, budget: float, methods: Sequence[Reducer] | None = None) -> tuple[Entry, ...]:
         """Return the entries of the dense model and all reducers at one budget.
@@ -125,10 +128,16 @@ class Comparison:
     @property
     def settings(self) -> dict[str, Any]:
         """All settings that the results depend on, as plain values for JSON."""
+        data = self.config.data
+        splits = [SplitRecord.from_source(data, data.eval_split, self.data.source)]
+        if self.train_source is not None:
+            splits.append(SplitRecord.from_source(data, data.train_split, self.train_source))
         return {
             "model": models.to_config(self.model),
             "weights": [[weights.name, weights.checksum] for weights in self.weights],
             "data": {**self.config.to_mapping()["data"], "eval_batch_size": self.config.run.eval_batch_size},
+            # The directory may change.
+            "splits": [{**asdict(split), "dir": ""} for split in splits],
             "reducers": [reducers.to_config(reducer) for reducer in self.reducers],
             "budgets": list(self.budgets),
             "schedule_family": self.schedule_family,
@@ -207,12 +216,29 @@ def build(
         raise out_of_range("--calibrate", calibrate, ">= 0", "0 disables calibration")
     if jax.process_count() > 1:
         raise invalid("benchmark", f"expected one process, got {jax.process_count()}", "run it in a single process")
-    # All weights are evaluated on the data of the first. `eval_data` checks the classes of each.
+    # All weights are evaluated on the data of the first, which `eval_data` compares with the record of each.
     data, *_ = [replace(each, config=config).eval_data() for each in pretrained]
+    train_source = _open_training_split(pretrained, config.data, model) if calibrate else None
     comparison = Comparison(
         model, tuple(map(Weights.from_pretrained, pretrained)), config, data, preprocessing, tuple(methods), budgets,
-        schedule_family, batch, rounds, calibrate,
+        schedule_family, batch, rounds, calibrate, train_source=train_source,
     )  # fmt: skip
     for budget in budgets:
         comparison.entries(budget)
     return comparison
+
+
+def _open_training_split(pretrained: Sequence[Pretrained], data: Data, model: ViT) -> Source:
+    """Open the images of the calibration, and compare them with the records of all weights.
+
+    The training split must have another name than the evaluation split; overlapping slices of one split are not
+    detected.
+    """
+    if data.train_split == data.eval_split:
+        hint = "calibration requires images that are not evaluated"
+        raise out_of_range("data.train_split", data.train_split, "different from data.eval_split", hint)
+    source = open_split(data, data.train_split, model)
+    for each in pretrained:
+        if each.origin.record is not None:
+            each.origin.record.check(data, data.train_split, source)
+    return source

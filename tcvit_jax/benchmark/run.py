@@ -3,29 +3,60 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
+import msgspec
 import numpy as np
 from jax import Array
 
-from tcvit_jax import models, sharding
+from tcvit_jax import models, schema, sharding
 from tcvit_jax.benchmark import calibrate, table, timing
-from tcvit_jax.benchmark.accuracy import Hits, hits, paired_difference
+from tcvit_jax.benchmark.accuracy import Hits, HitsJson, find_hits_problem, hits, paired_difference
 from tcvit_jax.benchmark.comparison import Comparison, Entry
 from tcvit_jax.benchmark.store import Store
 from tcvit_jax.data import Batch
+from tcvit_jax.evaluation import describe_nonfinite
 from tcvit_jax.measure import ledger, oracle
 from tcvit_jax.models import ViT
 from tcvit_jax.ops.images import normalize
 from tcvit_jax.reducers import from_config, to_config
+from tcvit_jax.report.progress import ImageProgress, announce_slow
 
 # A preprocessed split of up to this number of bytes is read once and cached.
 _MAX_CACHED_BYTES = 2**30
 
 Row = dict[str, Any]
+
+
+class _Calibration(TypedDict):
+    reducers: list[dict[str, Any]]
+
+
+class _Times(TypedDict):
+    seconds: list[list[schema.NotNegative]]
+    compile_seconds: list[schema.NotNegative]
+    memory: list[Annotated[int, msgspec.Meta(ge=0)]]
+
+
+class _AllTimes(TypedDict):
+    names: list[str]
+    batch: _Times
+    one: _Times
+
+
+def _find_times_problem(values: Mapping[str, Any], names: Sequence[str], rounds: int) -> str | None:
+    """Return what is wrong with stored times of the models `names`, or None."""
+    if values["names"] != list(names):
+        return f"expected the times of {', '.join(names)}"
+    for label in ("batch", "one"):
+        times = values[label]
+        lengths = [len(times[key]) for key in ("seconds", "compile_seconds", "memory")]
+        if lengths != 3 * [len(names)] or {len(each) for each in times["seconds"]} != {rounds}:
+            return f"expected the times of {len(names)} models in {rounds} rounds"
+    return None
 
 
 @dataclass(frozen=True)
@@ -71,19 +102,29 @@ class Benchmark:
             return {"reducers": [to_config(r) for r in calibrate.calibrate(self.comparison, subset, budget)]}
 
         self.log(f"{budget:.4g} GMACs: calibration")
-        configs = self.store.get(f"calibration at {budget!r}", choose)["reducers"]
+        configs = self.store.get(f"calibration at {budget!r}", choose, _Calibration)["reducers"]
         methods = [reducer for reducer in map(from_config, configs) if reducer is not None]
         return self.comparison.entries(budget, methods)
 
     def _accuracy(self, entry: Entry) -> Hits:
         name = "accuracy of dense" if entry.reducer is None else f"accuracy of {entry.name} at {entry.budget!r}"
         self.log(f"{entry.budget:.4g} GMACs: {name.partition(' at ')[0]}")
-        return Hits.from_json(self.store.get(name, lambda: self._hits(entry.model).to_json()))
+        shape = len(self.comparison.weights), len(self.comparison.data.source)
+        values = self.store.get(
+            name, lambda: self._hits(entry.model).to_json(), HitsJson, lambda values: find_hits_problem(values, *shape)
+        )
+        result = Hits.from_json(values)
+        if result.nonfinite:
+            self.log(f"{name}: {describe_nonfinite(result.nonfinite, result.top1.shape[1])}")
+        return result
 
     def _hits(self, model: ViT) -> Hits:
         comparison = self.comparison
         weights = [weights.variables for weights in comparison.weights]
-        return hits(model, comparison.preprocessing, weights, self._batches(), sharding.data_mesh())
+        with ImageProgress("evaluation", len(comparison.data.source)) as progress:
+            return hits(
+                model, comparison.preprocessing, weights, self._batches(), sharding.data_mesh(), progress.update
+            )
 
     def _batches(self) -> Iterator[Batch]:
         return iter(self._cached_batches) if _fits_in_cache(self.comparison) else self.comparison.data.batches()
@@ -101,16 +142,17 @@ class Benchmark:
 
     def _times(self, budget: float, entries: Sequence[Entry]) -> dict[str, Any]:
         """Time all entries of a budget and their oracle slices, interleaved, for a batch and for a single image."""
+        # Methods with the same number of tokens share an oracle slice.
+        oracles = {_oracle_name(entry): oracle(entry.model) for entry in entries if entry.reducer is not None}
+        names = [entry.name for entry in entries] + list(oracles)
 
         def measure() -> dict[str, Any]:
-            # Methods with the same number of tokens share an oracle slice.
-            oracles = {_oracle_name(entry): oracle(entry.model) for entry in entries if entry.reducer is not None}
             timed_models = [entry.model for entry in entries] + list(oracles.values())
-            names = [entry.name for entry in entries] + list(oracles)
             values: dict[str, Any] = {"names": names}
             for label, count in (("batch", self.comparison.batch), ("one", 1)):
                 images, variables = self._images(count), self.comparison.weights[0].variables
-                programs = [timing.compile_program(model.apply, variables, images) for model in timed_models]
+                with announce_slow(f"compiling {len(timed_models)} models"):
+                    programs = [timing.compile_program(model.apply, variables, images) for model in timed_models]
                 seconds = timing.time_interleaved(programs, self.comparison.rounds)
                 values[label] = {
                     "seconds": seconds.T.tolist(),
@@ -120,18 +162,22 @@ class Benchmark:
             return values
 
         self.log(f"{budget:.4g} GMACs: run times of {len(entries)} models, {self.comparison.rounds} rounds")
-        return self.store.get(f"times at {budget!r}", measure)
+        return self.store.get(
+            f"times at {budget!r}", measure, _AllTimes,
+            lambda values: _find_times_problem(values, names, self.comparison.rounds),
+        )  # fmt: skip
 
     def _stages(self, entry: Entry) -> dict[str, float]:
         def measure() -> dict[str, Any]:
             images, variables = self._images(self.comparison.batch), self.comparison.weights[0].variables
-            programs = timing.stage_programs(entry.model, variables, images)
+            with announce_slow(f"compiling the stages of {entry.name}"):
+                programs = timing.stage_programs(entry.model, variables, images)
             seconds = timing.time_interleaved(list(programs.values()), self.comparison.rounds)
             return dict(zip(programs, np.median(seconds, axis=0).tolist(), strict=True))
 
         name = "stages of dense" if entry.reducer is None else f"stages of {entry.name} at {entry.budget!r}"
         self.log(f"{entry.budget:.4g} GMACs: {name.partition(' at ')[0]}")
-        return self.store.get(name, measure)
+        return self.store.get(name, measure, dict[str, schema.NotNegative])
 
     def _row(
         self, entry: Entry, method: Hits, reference: Hits, times: dict[str, Any], index: int, stages: dict[str, float]

@@ -16,6 +16,8 @@ from tcvit_jax.errors import invalid, unknown
 from tcvit_jax.report.plots import draw_tradeoff
 
 Row = dict[str, Any]
+# The files that `write` writes.
+FILES = ("results.json", "results.csv", "results.md", "accuracy_macs.png", "accuracy_speed.png")
 VERSIONS = ("jax", "jaxlib", "flax", "numpy", "tcvit_jax", "python", "device")
 # The columns of the results. Times are in seconds, memory is in bytes, and accuracies are in 0..1.
 COLUMNS = (
@@ -60,12 +62,13 @@ def write(path: Path, rows: Sequence[Row], comparison: Comparison) -> None:
         InputError: A value is missing.
     """
     check(rows)
-    atomic.write_json(path / "results.json", rows)
-    atomic.write_text(path / "results.csv", as_csv(rows))
-    atomic.write_text(path / "results.md", as_markdown(rows))
+    json_name, csv_name, markdown_name, macs_name, speed_name = FILES
+    atomic.write_json(path / json_name, rows)
+    atomic.write_text(path / csv_name, as_csv(rows))
+    atomic.write_text(path / markdown_name, as_markdown(rows))
     for name, column, label in (
-        ("accuracy_macs.png", "gmacs", "GMACs per image"),
-        ("accuracy_speed.png", "images_per_second", f"images/s, batch size {comparison.batch}"),
+        (macs_name, "gmacs", "GMACs per image"),
+        (speed_name, "images_per_second", f"images/s, batch size {comparison.batch}"),
     ):
         lines: dict[str, list[tuple[float, float]]] = {}
         for row in rows:

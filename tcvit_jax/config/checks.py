@@ -62,6 +62,11 @@ REQUIREMENTS: Mapping[str, tuple[Condition, ...]] = {
     "reduction_warmup.stages": (_REDUCTION_WARMUP,),
     **dict.fromkeys(("data.name", "data.train_split", "data.eval_split", "data.workers"), ()),
     "data.dir": (Condition("data.name != 'digits'", lambda values: values["data.name"] != "digits"),),
+    "data.verify": (
+        Condition(
+            "data.name='tfrecord' or a TFDS dataset", lambda values: values["data.name"] not in ("digits", "folder")
+        ),
+    ),
     "data.augmentation": (),
     "data.shift": (Condition("data.augmentation='shift'", lambda values: values["data.augmentation"] == "shift"),),
     **dict.fromkeys(("data.auto_augment", "data.color_jitter", "data.train_interpolation", "data.repeats"), ()),

@@ -47,8 +47,8 @@ class Config:
 
     # Keys that may change when a run resumes: its directories and devices. Training is the same except for rounding.
     RESUMABLE_KEYS: ClassVar[tuple[str, ...]] = (
-        "workdir", "mesh.data", "mesh.model", "data.dir", "data.workers", "accumulate", "eval_batch_size",
-        "checkpoint_every",
+        "workdir", "mesh.data", "mesh.model", "data.dir", "data.workers", "data.verify", "accumulate",
+        "eval_batch_size", "checkpoint_every",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -84,19 +84,7 @@ class Config:
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Self:
         """Make a configuration from values by key, such as `{"data.name": "digits"}`; see `from_mapping`."""
-        check_renamed(values)
-        parts: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
-        for key, value in values.items():
-            section = "reduction" if key.startswith(REDUCER_PREFIX) else SECTION_OF_KEY.get(key)
-            if section is None:
-                raise unknown("config key", key, SECTION_OF_KEY)
-            parts[section][key] = value
-        return cls(
-            Model.from_values(parts["model"]), Reduction.from_values(parts["reduction"]),
-            ReductionWarmup.from_values(parts["reduction_warmup"]), Data.from_values(parts["data"]),
-            Mixing.from_values(parts["mixing"]), Distillation.from_values(parts["distill"]),
-            Optimizer.from_values(parts["optimizer"]), Mesh.from_values(parts["mesh"]), Run.from_values(parts["run"]),
-        )  # fmt: skip
+        return cls(**make_sections(values))
 
     def updated(self, changes: Mapping[str, Any]) -> Self:
         """Return a copy of the configuration with changed values.
@@ -115,6 +103,28 @@ class Config:
             InputError: As for `from_mapping`.
         """
         return type(self).from_values(apply_changes(self.values(), changes))
+
+
+def make_sections(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Make all sections of a configuration, without the checks between them.
+
+    Args:
+        values: Values by key; missing keys take their defaults.
+
+    Returns:
+        The sections by name, as in `SECTIONS`.
+
+    Raises:
+        InputError: A key is unknown, or a value is of the wrong type or out of range.
+    """
+    check_renamed(values)
+    parts: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    for key, value in values.items():
+        section = "reduction" if key.startswith(REDUCER_PREFIX) else SECTION_OF_KEY.get(key)
+        if section is None:
+            raise unknown("config key", key, SECTION_OF_KEY)
+        parts[section][key] = value
+    return {name: section.from_values(parts[name]) for name, section in SECTIONS.items()}
 
 
 def apply_changes(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,5 +198,7 @@ SECTIONS: Mapping[str, type[Section]] = {
 # The section and the default of every key.
 SECTION_OF_KEY: Mapping[str, str] = {key: name for name, section in SECTIONS.items() for key in section().values()}
 DEFAULTS: Mapping[str, Any] = {key: value for section in SECTIONS.values() for key, value in section().values().items()}
+# The keys whose values are paths.
+PATH_KEYS = frozenset(key for section in SECTIONS.values() for key in section.path_keys())
 # A valid value of every key except the fields of reducers; none of them is None.
 EXAMPLES: Mapping[str, Any] = {key: value for section in SECTIONS.values() for key, value in section.examples().items()}

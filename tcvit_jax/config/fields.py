@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import types
 import typing
@@ -13,18 +14,20 @@ from typing import Any, ClassVar, Self
 from tcvit_jax.errors import InputError, out_of_range, unknown
 
 
-def key(default: Any, name: str | None = None, example: Any = None) -> Any:
+def key(default: Any, name: str | None = None, example: Any = None, is_path: bool = False) -> Any:
     """Declare a field of a section.
 
     Args:
         default: The default value.
         name: The key, if it is not the section's prefix and the field's name.
         example: A valid value for error messages, if `default` is None.
+        is_path: Whether `~` and environment variables are expanded where a user sets the value.
 
     Returns:
         The field, for the body of a dataclass.
     """
-    return field(default=default, metadata={"key": name, "example": default if example is None else example})
+    example = default if example is None else example
+    return field(default=default, metadata={"key": name, "example": example, "is_path": is_path})
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,14 @@ PROBABILITY = Condition("in [0, 1]", lambda value: 0 <= value <= 1)
 BELOW_ONE = Condition("in [0, 1)", lambda value: 0 <= value < 1)
 
 
+def _is_finite(value: Any) -> bool:
+    values = typing.cast("tuple[Any, ...]", value if isinstance(value, tuple) else (value,))
+    return all(math.isfinite(each) for each in values if isinstance(each, float))
+
+
+_FINITE = Condition("finite", _is_finite)
+
+
 @dataclass(frozen=True)
 class Section:
     """Base class of the sections, which checks the type and range of every field.
@@ -56,7 +67,7 @@ class Section:
     Lists, as in JSON, become tuples; integers become floats in float fields.
 
     Raises:
-        InputError: A field is of the wrong type or out of range.
+        InputError: A field is of the wrong type, not finite or out of range.
     """
 
     # The prefix of the keys, such as `"data."`.
@@ -72,6 +83,7 @@ class Section:
                 raise wrong_type(self.key(name), original, declared, example)
             object.__setattr__(self, name, value)
         self.check()
+        self.require(_FINITE, *(each.name for each in fields(self)))
 
     def check(self) -> None:
         """Raise an `InputError` for a value that is out of range."""
@@ -104,6 +116,11 @@ class Section:
     def examples(cls) -> dict[str, Any]:
         """Return a valid value for every key; none of them is None."""
         return {cls.key(each.name): each.metadata["example"] for each in fields(cls)}
+
+    @classmethod
+    def path_keys(cls) -> set[str]:
+        """Return the keys whose values are paths."""
+        return {cls.key(each.name) for each in fields(cls) if each.metadata.get("is_path")}
 
     def values(self) -> dict[str, Any]:
         """Return the value of every key of the section."""

@@ -9,7 +9,7 @@ import ast
 import importlib.util
 import inspect
 import sysconfig
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -17,13 +17,22 @@ from typing import Any, cast
 
 from ml_collections import ConfigDict  # pyright: ignore[reportMissingTypeStubs]
 
-from tcvit_jax.config.configuration import DEFAULTS, EXAMPLES, SECTION_OF_KEY, Config, apply_changes, flatten
+from tcvit_jax.config.configuration import (
+    DEFAULTS,
+    EXAMPLES,
+    PATH_KEYS,
+    SECTION_OF_KEY,
+    Config,
+    apply_changes,
+    flatten,
+)
 from tcvit_jax.config.model import REDUCER_PREFIX
 from tcvit_jax.errors import cannot_read, conflicts, invalid, unknown
+from tcvit_jax.files import expand
 
 # The keys that an evaluation uses, and the keys that define the reduction.
 EVALUATION_KEYS = (
-    "data.name", "data.dir", "data.eval_split", "data.workers", "data.mean", "data.std", "data.crop_pct",
+    "data.name", "data.dir", "data.eval_split", "data.workers", "data.verify", "data.mean", "data.std", "data.crop_pct",
     "data.interpolation", "data.crop_mode", "eval_batch_size",
 )  # fmt: skip
 REDUCTION_KEYS = (REDUCER_PREFIX, "schedule", "gmacs", "schedule_family")
@@ -84,8 +93,9 @@ def load(
         first = inspect.signature(get_config).parameters.get("recipe")
         is_default = first is None or recipe in (None, first.default)
         values["workdir"] = f"runs/{file.stem}" if is_default else f"runs/{file.stem}_{recipe}"
-    # A file may be valid only together with an override, so both are checked at once.
-    return Config.from_values(_overridden(apply_changes({**DEFAULTS, **values}, changes), overrides, scope))
+    values = _overridden(apply_changes({**DEFAULTS, **values}, changes), overrides, scope)
+    # A file may be valid only together with an override, so both are checked and expanded at once.
+    return Config.from_values(_expanded(values, PATH_KEYS))
 
 
 def override(config: Config, overrides: Sequence[str], scope: Scope | None = None) -> Config:
@@ -103,7 +113,8 @@ def override(config: Config, overrides: Sequence[str], scope: Scope | None = Non
         InputError: A string has another form, a key is unknown or outside `scope`, a value is invalid, or sections
             are inconsistent.
     """
-    return Config.from_values(_overridden(config.values(), overrides, scope))
+    keys = {_split_override(argument)[0] for argument in overrides}
+    return Config.from_values(_expanded(_overridden(config.values(), overrides, scope), PATH_KEYS & keys))
 
 
 def read(path: str | Path, recipe: str | None = None) -> ConfigDict:
@@ -172,13 +183,25 @@ def _split(path: str | Path) -> tuple[Path, str | None]:
 def _overridden(values: Mapping[str, Any], overrides: Sequence[str], scope: Scope | None) -> dict[str, Any]:
     """Apply override strings to the values of all keys, and parse each as the type of its key."""
     for argument in overrides:
-        key, value = argument.removeprefix("--config.").partition("=")[::2]
-        if not argument.startswith("--config.") or "=" not in argument:
-            raise invalid(argument, "expected an override of the form --config.KEY=VALUE")
+        key, value = _split_override(argument)
         if scope is not None and (key in SECTION_OF_KEY or key in values):
             scope.check(key)
         values = apply_changes(values, {key: _parse(value, EXAMPLES.get(key, values.get(key)))})
     return dict(values)
+
+
+def _split_override(argument: str) -> tuple[str, str]:
+    """Split `--config.KEY=VALUE` into the key and the value."""
+    key, equals, value = argument.removeprefix("--config.").partition("=")
+    if not (argument.startswith("--config.") and equals):
+        raise invalid(argument, "expected an override of the form --config.KEY=VALUE")
+    return key, value
+
+
+def _expanded(values: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Expand `~` and environment variables in the paths of some keys; `Config` checks the types of the others."""
+    paths = {key: expand(values[key], key) for key in sorted(keys) if isinstance(values.get(key), str)}
+    return {**values, **paths}
 
 
 def _parse(text: str, example: Any) -> Any:

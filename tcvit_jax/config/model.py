@@ -47,7 +47,7 @@ class Model(Section):
 
     name: str = key("deit_small_patch16_224")
     overrides: Mapping[str, Any] = field(default_factory=dict[str, Any], metadata={"example": {"depth": 2}})
-    weights: str = key("", "weights")
+    weights: str = key("", "weights", is_path=True)
     new_head: bool = key(False, "new_head")
 
     def check(self) -> None:

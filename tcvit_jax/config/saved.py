@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tcvit_jax.config import checks
-from tcvit_jax.config.configuration import DEFAULTS, Config, check_renamed, flatten
+from tcvit_jax.config.configuration import DEFAULTS, Config, flatten, make_sections
 from tcvit_jax.config.model import REDUCER_PREFIX, reducer_from_values
 from tcvit_jax.errors import InputError, invalid
 
@@ -28,9 +28,11 @@ def restore(values: Mapping[str, Any], version: str | None = None) -> Config:
         InputError: This version does not support a key or a value. The message names the version that wrote it.
     """
     try:
-        flat = flatten(values)
-        check_renamed(flat)
-        return Config.from_values(_reset_inactive(flat))
+        # The sections check the types that `_reset_inactive` relies on.
+        sections = make_sections(flatten(values))
+        return Config.from_values(
+            _reset_inactive({key: v for each in sections.values() for key, v in each.values().items()})
+        )
     except InputError as error:
         writer = f"tcvit_jax {version}" if version else "an earlier version of tcvit_jax"
         raise invalid("saved configuration", f"written by {writer}, not valid in this version", str(error)) from error

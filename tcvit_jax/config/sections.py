@@ -6,7 +6,7 @@ name. `Model` and `Reduction`, which have keys that are not fields, are in `mode
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from tcvit_jax.config.fields import (
@@ -20,7 +20,7 @@ from tcvit_jax.config.fields import (
     key,
 )
 from tcvit_jax.errors import out_of_range
-from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.models.zoo import Preprocessing, check_preprocessing
 
 _PREPROCESSING = Preprocessing()
 
@@ -63,7 +63,9 @@ class Data(Section):
         train_interpolation: The interpolation for training, or `"random"`; empty for that of evaluation.
         repeats: The number of rows that each image fills, each augmented differently (repeated augmentation).
         label_maps: The directory of LV-ViT's token labels, with `CLASS/NAME.npy` for every training image.
-        workers: The number of worker processes for decoding; 0 decodes in the main process.
+        workers: The number of worker processes for decoding, at most 4 per core; 0 decodes in the main process. None is
+            the number of cores, at most 16, or 0 for images in memory.
+        verify: Whether to verify the checksums of each record of a TFRecord file that is read.
         mean: As in `Preprocessing`; None for the value of the model's weights.
         std: As `mean`.
         crop_pct: As `mean`.
@@ -74,7 +76,7 @@ class Data(Section):
     PREFIX: ClassVar[str] = "data."
 
     name: str = key("imagenet2012")
-    dir: str = key("")
+    dir: str = key("", is_path=True)
     train_split: str = key("train")
     eval_split: str = key("val")
     augmentation: str = key("crop")
@@ -83,8 +85,9 @@ class Data(Section):
     color_jitter: float = key(0.0)
     train_interpolation: str = key("")
     repeats: int = key(1)
-    label_maps: str = key("")
-    workers: int = key(0)
+    label_maps: str = key("", is_path=True)
+    workers: int | None = key(None, example=4)
+    verify: bool = key(True)
     mean: tuple[float, ...] | None = key(None, example=_PREPROCESSING.mean)
     std: tuple[float, ...] | None = key(None, example=_PREPROCESSING.std)
     crop_pct: float | None = key(None, example=_PREPROCESSING.crop_pct)
@@ -94,7 +97,11 @@ class Data(Section):
     def check(self) -> None:
         """Check ranges; the dataset and the transforms check the other values."""
         self.require(AT_LEAST_ONE, "repeats")
-        self.require(NOT_NEGATIVE, "shift", "color_jitter", "workers")
+        self.require(NOT_NEGATIVE, "shift", "color_jitter")
+        if self.workers is not None:
+            self.require(NOT_NEGATIVE, "workers")
+        preprocessing = {each.name: getattr(self, each.name) for each in fields(Preprocessing)}
+        check_preprocessing({key: value for key, value in preprocessing.items() if value is not None}, self.PREFIX)
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,7 @@ class Distillation(Section):
 
     PREFIX: ClassVar[str] = "distill."
 
-    teacher: str = key("")
+    teacher: str = key("", is_path=True)
     kind: str = key("soft")
     weight: float = key(0.5)
     temperature: float = key(1.0)
@@ -236,7 +243,7 @@ class Run(Section):
         checkpoint_every: The interval between checkpoints, in steps.
     """
 
-    workdir: str = key("")
+    workdir: str = key("", is_path=True)
     seed: int = key(0)
     batch_size: int = key(1024)
     eval_batch_size: int = key(1024)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,21 @@ import numpy as np
 
 from tcvit_jax import checkpoint, models
 from tcvit_jax.convert import hub, parity
-from tcvit_jax.convert.files import WeightFile, write_safetensors
+from tcvit_jax.convert.files import META, WeightFile, write_safetensors
 from tcvit_jax.convert.mapping import Conversion, convert, to_torch
-from tcvit_jax.convert.sources import read_state_dict
+from tcvit_jax.convert.problems import summarize_names
+from tcvit_jax.convert.sources import read_meta, read_state_dict
 from tcvit_jax.errors import cannot_read, invalid, printable
 from tcvit_jax.models import ViT, zoo
 
 # Largest accepted difference from timm for logits of magnitude 1, in float32. 2e-6 is typical.
 TOLERANCE = 1e-4
+# What an exported file keeps of the metadata of its checkpoint.
+EXPORTED_KEYS = ("model", "preprocessing", "classes", "data", "seed", "trained_with")
+
+
+def _ignore(step: str) -> None:
+    """Show no progress."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,7 @@ class Report:
     Attributes:
         source: File or repository that was read.
         sha256: SHA-256 of the file.
+        selection: Tensors that were left out by `prefix` and by each pattern of `ignore`, one sentence each.
         model: Name of the model, with its tag.
         conversion: Converted variables, and how each tensor was used.
         parameters: Number of parameters of the model.
@@ -41,6 +50,7 @@ class Report:
 
     source: str
     sha256: str
+    selection: dict[str, str]
     model: str
     conversion: Conversion
     parameters: int
@@ -56,22 +66,31 @@ class Report:
         # No tensor is rejected, because a rejected tensor is an error without a report.
         rows = [
             ("source", f"{self.source}, sha256 {self.sha256}"),
+            *(("selection", f"{option}: {effect}") for option, effect in self.selection.items()),
             ("model", self.model),
             ("tensors", f"{', '.join(counts)}, 0 rejected, {conversion.dtype}"),
-            *((kind, ", ".join(names)) for kind, names in kinds.items() if names),
+            *((kind, summarize_names(names)) for kind, names in kinds.items() if names),
+            *((dtype, summarize_names(names)) for dtype, names in self._other_dtypes()),
+            *(("note", note) for note in conversion.notes),
+            *(("warning", warning) for warning in conversion.warnings),
             ("parameters", f"{self.parameters:,} (published model: {self.published_parameters:,})"),
             ("parity", self.parity),
             ("checkpoint", f"{self.out}, variables sha256 {self.checksum}"),
         ]
         return "\n".join(f"{label:11} {printable(text)}" for label, text in rows)
 
+    def _other_dtypes(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Return the dtypes of the file and their tensors, without the most frequent one."""
+        return sorted(self.conversion.dtypes.items(), key=lambda item: len(item[1]))[:-1]
+
     def provenance(self) -> dict[str, Any]:
         """Return the origin of the weights as plain values, for the metadata of the checkpoint."""
         conversion = self.conversion
         names = {kind: list(getattr(conversion, kind)) for kind in ("resampled", "replaced", "ignored")}
         return {
-            "source": self.source, "sha256": self.sha256, "mapped": len(conversion.mapped), **names,
-            "dtype": conversion.dtype, "parameters": self.parameters, "parity": self.parity,
+            "source": self.source, "sha256": self.sha256, "selection": self.selection, "mapped": len(conversion.mapped),
+            **names, "dtype": conversion.dtype, "notes": list(conversion.notes), "warnings": list(conversion.warnings),
+            "parameters": self.parameters, "parity": self.parity,
             "versions": {"jax": jax.__version__},
         }  # fmt: skip
 
@@ -85,8 +104,11 @@ def to_checkpoint(
     new_head: bool = False,
     grid: tuple[int, int] | None = None,
     entry: str | None = None,
+    prefix: str = "",
+    ignore: Sequence[str] = (),
     compare: bool = True,
     photo: str | Path | None = None,
+    progress: Callable[[str], object] = _ignore,
 ) -> Report:
     """Convert published weights to a self-contained checkpoint directory for `load` and `eval.py`.
 
@@ -98,8 +120,11 @@ def to_checkpoint(
         new_head: Whether to discard the classifiers, as in `from_torch`.
         grid: Patch grid of the position embeddings, as in `from_torch`.
         entry: Key of the tensors in a training checkpoint, as in `read_state_dict`.
+        prefix: Prefix of the names of the tensors to read, as in `read_state_dict`.
+        ignore: Patterns of names of tensors to leave out, as in `read_state_dict`.
         compare: Whether to compare the logits with timm's on `photo`, if torch and timm are installed.
         photo: Image file; by default a sample photo of scikit-learn.
+        progress: Called with the name of each step when it starts.
 
     Returns:
         Report of the conversion.
@@ -115,40 +140,53 @@ def to_checkpoint(
         if repo is None:
             raise cannot_read(source, "cannot infer the model", "pass --model NAME, one of tc.list_models()")
         name = zoo.name_from_repository(repo)
+    progress(f"reading {source}")
     model = models.create_model(zoo.full_name(name), **(overrides or {}))
-    weights = read_state_dict(source, entry)
-    if not weights.path.is_file():
+    weights = read_state_dict(source, entry, prefix=prefix, ignore=ignore)
+    if weights.kind == "checkpoint":
         raise cannot_read(source, "already a checkpoint", "pass --out FILE.safetensors to export its weights for timm")
     conversion = convert(weights, model, new_head=new_head, grid=grid)
+    progress(f"compiling {model.variant} to compare it with timm" if compare else f"computing the SHA-256 of {source}")
     report = Report(
         source=(repo or weights.path.name) + (f" ({weights.entry})" if weights.entry else ""),
         sha256=_sha256(weights.path),
+        selection=_selection(weights),
         model=model.variant,
         conversion=conversion,
         parameters=models.count_parameters(model),
         published_parameters=zoo.get_entry(name).parameters,
         checksum="",
-        parity=_compare(weights, entry, model, conversion, image) if compare else "not compared",
+        parity=_compare(weights, model, conversion, image) if compare else "not compared",
         out=str(out),
     )
+    # A file that was exported from a checkpoint has its metadata; a new classifier may have other classes.
+    origin = read_meta(source) or {}
+    copied_keys = ("preprocessing",) if new_head else ("preprocessing", "classes", "data", "seed", "trained_with")
+    if "model" in origin:
+        origin.setdefault("trained_with", origin["model"]["reducer"])
     meta = {
-        "model": models.to_config(model),
         "preprocessing": asdict(zoo.preprocessing(name)),
         "classes": None,
+        **{key: origin[key] for key in copied_keys if key in origin},
+        "model": models.to_config(model),
         "provenance": report.provenance(),
     }
     # Release a memory-mapped file before the checkpoint is written.
     del weights
+    progress(f"writing {out}")
     return replace(report, checksum=checkpoint.save(out, conversion.variables, meta))
 
 
-def to_safetensors(directory: str | Path, out: str | Path, weights: str | None = None) -> str:
+def to_safetensors(
+    directory: str | Path, out: str | Path, weights: str | None = None, progress: Callable[[str], object] = _ignore
+) -> str:
     """Export the weights of a checkpoint to a `.safetensors` file with timm's names.
 
     Args:
         directory: Checkpoint directory, as in `load`.
         out: New `.safetensors` file.
         weights: `"ema"` or `"variables"`, as in `load`.
+        progress: Called with the name of each step when it starts.
 
     Returns:
         Summary in one line.
@@ -156,10 +194,13 @@ def to_safetensors(directory: str | Path, out: str | Path, weights: str | None =
     Raises:
         InputError: The directory contains no checkpoint, or the file already exists.
     """
-    model, variables, _ = checkpoint.load(directory, weights)
+    progress(f"reading {directory}")
+    model, variables, meta = checkpoint.load(directory, weights)
     tensors = to_torch(variables, model)
     grid = f"{model.grid[0]}x{model.grid[1]}"
-    write_safetensors(out, tensors, {"model": model.variant, "grid": grid})
+    progress(f"writing {out}")
+    description = json.dumps({key: meta[key] for key in EXPORTED_KEYS if key in meta})
+    write_safetensors(out, tensors, {"model": model.variant, "grid": grid, META: description})
     return f"{out}: {len(tensors)} tensors of {model.variant}, sha256 {_sha256(Path(out))}"
 
 
@@ -168,9 +209,16 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _compare(
-    weights: WeightFile, entry: str | None, model: ViT, conversion: Conversion, photo: np.ndarray | None
-) -> str:
+def _selection(weights: WeightFile) -> dict[str, str]:
+    """Return how many tensors `prefix` and each pattern of `ignore` left out."""
+    selection = (
+        {f"prefix {weights.prefix!r}": f"other tensors not read: {len(weights.outside)}"} if weights.prefix else {}
+    )
+    patterns = {f"ignore {pattern!r}": f"tensors not read: {len(names)}" for pattern, names in weights.ignored.items()}
+    return selection | patterns
+
+
+def _compare(weights: WeightFile, model: ViT, conversion: Conversion, photo: np.ndarray | None) -> str:
     """Compare a converted model with timm.
 
     Returns:
@@ -184,10 +232,8 @@ def _compare(
             raise parity.CannotCompareError("the classifier is new")
         if model.in_chans != 3:
             raise parity.CannotCompareError(f"the photo requires in_chans=3, got in_chans={model.in_chans}")
-        if entry is not None:
-            raise parity.CannotCompareError("timm selects the checkpoint entry itself")
         difference, scale = parity.compare_logits(
-            weights.path, model, conversion.variables, zoo.preprocessing(model.variant), photo
+            weights, model, conversion.variables, zoo.preprocessing(model.variant), photo
         )
     except parity.CannotCompareError as error:
         return f"not compared with timm: {error}"

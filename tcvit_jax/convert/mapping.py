@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from flax import traverse_util
 
-from tcvit_jax.convert.formats import TIMM, Format, format_of
+from tcvit_jax.convert.files import WeightFile, to_numpy
+from tcvit_jax.convert.formats import TIMM, Source, format_of
+from tcvit_jax.convert.hints import selection_hint
+from tcvit_jax.convert.positions import MAX_POSITIONS, fit_positions
 from tcvit_jax.convert.problems import (
     NOT_FOUND,
+    InvalidTensorError,
     Problem,
-    check_dtypes,
-    check_shapes,
+    check_shape,
     check_unexpected,
+    check_use,
     check_values,
     map_names,
+    merge_blocks,
     summarize,
 )
-from tcvit_jax.errors import first_line, invalid
+from tcvit_jax.errors import InputError, first_line, invalid, kind_of
 from tcvit_jax.models import ViT, variable_shapes
-from tcvit_jax.ops.positions import resample_positions
+from tcvit_jax.models.create import check_model
+from tcvit_jax.models.parameters import Parameter, Tensors
+from tcvit_jax.models.variables import named_leaves
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,9 @@ class Conversion:
         resampled: Names of position embeddings that were resampled to the grid of the model.
         replaced: Names of classifier tensors that were discarded; the new classifier is zero.
         ignored: Names of tensors that are not weights.
-        dtype: Dtype of the tensors.
+        dtypes: Names of the converted tensors by dtype.
+        notes: What else was done with the tensors, one sentence each.
+        warnings: Tensors whose values make the model useless as it is, one sentence each.
     """
 
     variables: dict[str, Any]
@@ -43,19 +54,31 @@ class Conversion:
     resampled: tuple[str, ...]
     replaced: tuple[str, ...]
     ignored: tuple[str, ...]
-    dtype: str
+    dtypes: dict[str, tuple[str, ...]]
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def dtype(self) -> str:
+        """Dtype of the tensors, with their numbers if there are several."""
+        if len(self.dtypes) == 1:
+            return next(iter(self.dtypes))
+        return " and ".join(f"{dtype} ({len(names)})" for dtype, names in self.dtypes.items())
 
 
 def from_torch(
     state_dict: Mapping[str, Any], model: ViT, *, new_head: bool = False, grid: tuple[int, int] | None = None
 ) -> dict[str, Any]:
-    """Convert named tensors of timm, the official LV-ViT code or AugReg `.npz` files to the variables of a model.
+    """Convert named tensors of other projects to the variables of a model.
+
+    The names are those of timm or of the official code of DeiT, DINO, MAE, DINOv2, LV-ViT, CLIP and OpenCLIP
+    (image encoder), AugReg, big_vision, scenic, or transformers.
 
     Args:
-        state_dict: Tensors by name: NumPy, torch, or anything that `np.asarray` accepts, of one floating-point dtype.
+        state_dict: Tensors by name: NumPy, torch, or anything that `np.asarray` accepts, of floating-point dtypes.
         model: Model of `create_model` with matching sizes. Its reducer has no parameters and may be any. For another
             `img_size`, position embeddings are resampled as in timm: bicubic with antialiasing, or bilinear without
-            antialiasing for AugReg `.npz` files.
+            antialiasing for names of AugReg, big_vision and scenic.
         new_head: Whether to discard the classifiers of `state_dict`. Those of `model`, with any number of classes, are
             then zero.
         grid: Patch grid `(height, width)` of the position embeddings in `state_dict`. By default the grid that the file
@@ -65,10 +88,16 @@ def from_torch(
         `{"params": ...}` and, if the model has any, `"batch_stats"`; float32.
 
     Raises:
-        InputError: Names are missing, unexpected or duplicate, shapes or dtypes do not match, or values are not finite.
-            The message lists all problems in one line.
+        InputError: Names are missing, unexpected or duplicate, shapes do not match, values are not finite, or zeros
+            make the output independent of the image. The message lists all problems in one line.
+
+    Warns:
+        UserWarning: A classifier or another kernel is constant, such as that of a model that was not trained.
     """
-    return convert(state_dict, model, new_head=new_head, grid=grid).variables
+    conversion = convert(state_dict, model, new_head=new_head, grid=grid)
+    for text in conversion.warnings:
+        warnings.warn(f"weights for {model.variant}: {text}", stacklevel=2)
+    return conversion.variables
 
 
 def to_torch(variables: Mapping[str, Any], model: ViT) -> dict[str, np.ndarray]:
@@ -77,12 +106,19 @@ def to_torch(variables: Mapping[str, Any], model: ViT) -> dict[str, np.ndarray]:
     Raises:
         InputError: The variables do not match the model, or timm's format cannot store one of them.
     """
-    arrays: dict[str, Any] = traverse_util.flatten_dict(dict(variables), sep=".")
+    _check_arguments(model, "variables", variables)
+    arrays = dict(named_leaves(variables))
+    for path, value in arrays.items():
+        if not hasattr(value, "shape"):
+            raise invalid(f"variables of {model.variant}: {path}", f"expected an array, got {kind_of(value)}")
     expected: dict[str, Any] = traverse_util.flatten_dict(variable_shapes(model), sep=".")
     problems = [(path, "unexpected") for path in set(arrays) - set(expected)]
     problems += [(path, NOT_FOUND) for path in set(expected) - set(arrays)]
     for path in set(arrays) & set(expected):
-        problems += check_shapes([path], [arrays[path].shape], [expected[path].shape])
+        try:
+            check_shape(arrays[path].shape, expected[path].shape)
+        except InvalidTensorError as error:
+            problems.append((path, str(error)))
     if problems:
         raise invalid(f"variables of {model.variant}", summarize(problems))
     tensors: dict[str, np.ndarray] = {}
@@ -112,120 +148,173 @@ def convert(
     Raises:
         InputError: The tensors do not match the model, as for `from_torch`.
     """
-    grid = grid or getattr(tensors, "grid", None)
+    _check_arguments(model, "state_dict", tensors)
     table, file_format = model.PARAMETERS, format_of(tensors)
-    names, problems = map_names(file_format.canonical_names(tensors))
+    sources, problems = map_names(file_format.sources(tensors, model.depth))
+    zeros = file_format.zeros(tensors)
     classifiers = table.classifier_tensors(file_format.name)
-    dropped = classifiers & set(names) if new_head else frozenset[str]()
-    remaining, variables, resampled, dtypes = set(names) - dropped, {}, [], {}
+    pre_logits = {name for name in sources if re.fullmatch(file_format.pre_logits, name)}
+    dropped = (classifiers | pre_logits) & set(sources) if new_head else set[str]()
+    remaining, expected_names = set(sources) - dropped, list[str]()
+    reader = _Reader(tensors, model, grid or getattr(tensors, "grid", None), file_format.resampling)
+    variables: dict[str, np.ndarray] = {}
     shapes: dict[str, Any] = traverse_util.flatten_dict(variable_shapes(model), sep=".")
     for path, expected in shapes.items():
-        role = table.row(_table_path(path)).role
+        row = table.row(_table_path(path))
         entry = table.tensors(_table_path(path), file_format.name)
         if entry is None:
             problems.append((path, f"cannot be stored in {file_format.name} files"))
             continue
-        if role == "classifier" and new_head:
+        if row.role == "classifier" and (new_head or zeros.issuperset(entry.names)):
             variables[path] = np.zeros(expected.shape, np.float32)
             continue
+        expected_names += entry.names
         missing = [name for name in entry.names if name not in remaining]
         remaining.difference_update(entry.names)
         if missing:
             problems += [(name, NOT_FOUND) for name in missing]
             continue
-        sources, errors = _read(tensors, {name: names[name] for name in entry.names})
-        if not errors:
-            dtypes.update({name: source.dtype.name for name, source in zip(entry.names, sources, strict=True)})
-            if role == "positions":
-                original = sources[0]
-                sources[0], errors = _fit_positions(entry.names[0], original, model, grid, file_format)
-                resampled += entry.names if sources[0] is not original else []
-            tensor_shapes = entry.layout.shapes(expected.shape, model.num_heads)
-            errors = errors or check_shapes(entry.names, [source.shape for source in sources], tensor_shapes)
-        if not errors:
-            variables[path] = np.ascontiguousarray(entry.layout.load(sources, expected.shape), np.float32)
+        variable, errors = reader.read(row, entry, sources, expected.shape)
         problems += errors
-    problems += [*check_dtypes(dtypes), *check_unexpected(remaining, problems)]
+        if variable is not None:
+            variables[path] = variable
+    if pre_logits - dropped:
+        # With a classifier of zeros the layer in front of it has no effect. The files of the original ViT have one.
+        kernels = [path for path in variables if table.row(_table_path(path)).role == "classifier" and "kernel" in path]
+        if kernels and not any(variables[path].any() for path in kernels):
+            remaining -= pre_logits
+        problems += [(name, "a layer that the model does not have") for name in remaining & pre_logits]
+    unexpected = [name for canonical_name in remaining - pre_logits for name in sources[canonical_name].names]
+    problems += check_unexpected(unexpected, problems)
     if problems:
-        is_classifier_only = all(name in classifiers for name, _ in problems)
-        hint = "use new_head=True (--new-head) for a new classifier" if is_classifier_only else ""
+        hint = selection_hint(list(tensors), expected_names, classifiers | pre_logits, problems, file_format)
         raise invalid(f"weights for {model.variant}", summarize(problems), hint)
+    reader.add_prefix_positions(variables)
+    replaced = {name for canonical_name in dropped for name in sources[canonical_name].names}
+    mapped = {name for names in reader.names.values() for name in names}
     return Conversion(
         variables=traverse_util.unflatten_dict(variables, sep="."),
-        mapped=tuple(sorted(names[name] for name in set(names) - dropped - set(resampled))),
-        resampled=tuple(names[name] for name in resampled),
-        replaced=tuple(sorted(names[name] for name in dropped)),
-        ignored=tuple(sorted(set(tensors) - set(names.values()))),
-        dtype=next(iter(dtypes.values()), "float32"),
+        mapped=tuple(sorted(mapped - set(reader.resampled))),
+        resampled=tuple(reader.resampled),
+        replaced=tuple(sorted(replaced)),
+        ignored=tuple(sorted(set(tensors) - mapped - replaced)),
+        dtypes={dtype: tuple(sorted(set(names))) for dtype, names in sorted(reader.names.items())},
+        notes=tuple(reader.notes),
+        warnings=tuple(f"{name}: {problem}" for name, problem in merge_blocks(reader.warnings)),
     )
+
+
+class _Reader:
+    """Reading of variables from tensors, and what was done with the tensors.
+
+    Attributes:
+        names: Names of the tensors that were read, by dtype.
+        resampled: Names of position embeddings that were resampled.
+        notes: What was done with positions of prefix tokens.
+        warnings: Tensors that are constant.
+    """
+
+    def __init__(
+        self, tensors: Mapping[str, Any], model: ViT, grid: tuple[int, int] | None, resampling: tuple[str, bool]
+    ) -> None:
+        self._tensors, self._model, self._grid, self._resampling = tensors, model, grid, resampling
+        self._prefix_positions: np.ndarray | None = None
+        self.names: dict[str, list[str]] = {}
+        self.resampled: list[str] = []
+        self.notes: list[str] = []
+        self.warnings: list[Problem] = []
+
+    def read(
+        self, row: Parameter, entry: Tensors, sources: Mapping[str, Source], shape: tuple[int, ...]
+    ) -> tuple[np.ndarray | None, list[Problem]]:
+        """Return a variable, or None and the problems of its tensors."""
+        arrays: list[np.ndarray] = []
+        problems: list[Problem] = []
+        for name, tensor_shape in zip(entry.names, entry.layout.shapes(shape, self._model.num_heads), strict=True):
+            try:
+                if row.role == "positions":
+                    arrays.append(self._positions(name, sources[name], tensor_shape))
+                else:
+                    arrays.append(self._tensor(sources[name], tensor_shape))
+            except InvalidTensorError as error:
+                problems.append((name, str(error)))
+        if problems:
+            return None, problems
+        variable = np.ascontiguousarray(entry.layout.load(arrays, shape), np.float32)
+        try:
+            warning = check_use(row, variable)
+        except InvalidTensorError as error:
+            return None, [(entry.names[0], str(error))]
+        self.warnings += [(entry.names[0], warning)] if warning else []
+        return variable, []
+
+    def add_prefix_positions(self, variables: dict[str, np.ndarray]) -> None:
+        """Add positions of prefix tokens that the model does not have to the tokens in `variables`."""
+        positions = self._prefix_positions
+        for path in ("params.cls_token", "params.dist_token", "params.reg_token"):
+            if positions is not None and path in variables:
+                count = min(variables[path].shape[1], len(positions))
+                token = np.array(variables[path])  # a copy, because the tensor belongs to the caller
+                token[0, :count] += positions[:count]
+                variables[path] = token
+                positions = positions[count:]
+
+    def _positions(self, name: str, source: Source, shape: Sequence[int]) -> np.ndarray:
+        """Return position embeddings, resampled to the grid of the model."""
+        positions = fit_positions(
+            self._tensor(source, shape, resizable_axis=1), self._model, self._grid, self._resampling
+        )
+        check_shape(positions.values.shape, shape)
+        self._prefix_positions = positions.prefix
+        self.notes += [f"{name}: {positions.note}"] if positions.note else []
+        self.resampled += source.names if positions.is_resampled else ()
+        return positions.values
+
+    def _tensor(self, source: Source, expected: Sequence[int], resizable_axis: int | None = None) -> np.ndarray:
+        """Return a tensor of the parameter table.
+
+        The shape is checked before the tensor is read, because a damaged file can claim any size.
+        """
+        shapes = [_shape_of(self._tensors, name) for name in source.names]
+        try:
+            shape = source.shape([each for each in shapes if each is not None]) if None not in shapes else None
+            if source.block is not None and shapes[0] is not None and shapes[0][0] != self._model.depth:
+                raise InvalidTensorError(f"expected {self._model.depth} stacked blocks, got {shapes[0][0]}")
+            if shape is not None:
+                limit = list(expected)
+                if resizable_axis is not None and len(shape) == len(limit):
+                    limit[resizable_axis] = min(shape[resizable_axis], MAX_POSITIONS)
+                check_shape(shape, limit if resizable_axis is None or shape == tuple(limit) else expected)
+            arrays = [to_numpy(self._tensors[name]) for name in source.names]
+        except (InputError, InvalidTensorError, MemoryError):
+            raise
+        except Exception as error:  # sparse, quantized and meta tensors raise different types
+            raise InvalidTensorError(f"cannot be read: {first_line(error)}") from error
+        for name, array in zip(source.names, arrays, strict=True):
+            check_values(array)
+            self.names.setdefault(array.dtype.name, []).append(name)
+        return source.assemble(arrays)
+
+
+def _shape_of(tensors: Mapping[str, Any], name: str) -> tuple[int, ...] | None:
+    """Return the shape of a tensor, or None for a value whose shape is not known before it is read."""
+    if isinstance(tensors, WeightFile):
+        return tensors.shape(name)
+    shape = getattr(tensors[name], "shape", None)
+    return None if shape is None else tuple(shape)
+
+
+def _check_arguments(model: object, name: str, arrays: object) -> None:
+    """Raise an `InputError` unless `model` is a model and `arrays`, the argument `name`, a mapping from strings."""
+    check_model(model)
+    if not isinstance(arrays, Mapping):
+        hint = "pass its state_dict()" if hasattr(arrays, "state_dict") else ""
+        raise invalid(name, f"expected a mapping from names to arrays, got {kind_of(arrays)}", hint)
+    for key in arrays:
+        if not isinstance(key, str):
+            raise invalid(name, f"expected names of type str, got {kind_of(key)}")
 
 
 def _table_path(path: str) -> str:
     """Return the path of a variable as in the parameter tables, such as `params/blocks_0/norm1/scale`."""
     return path.replace(".", "/")
-
-
-def _read(tensors: Mapping[str, Any], names: Mapping[str, str]) -> tuple[list[np.ndarray], list[Problem]]:
-    """Read tensors as NumPy arrays.
-
-    Args:
-        tensors: Tensors by their name in the file.
-        names: Names in the file by canonical name.
-
-    Returns:
-        The arrays in the order of `names`, and their problems.
-    """
-    sources, problems = [], []
-    for canonical_name, name in names.items():
-        value = tensors[name]
-        try:
-            sources.append(_to_numpy(value))
-        except Exception as error:  # sparse, quantized and meta tensors raise different types
-            problems.append((canonical_name, f"cannot be read: {first_line(error)}"))
-    return sources, problems or check_values(list(names), sources)
-
-
-def _to_numpy(value: Any) -> np.ndarray:
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        # torch cannot convert bfloat16 to NumPy, so its bits are reinterpreted.
-        if str(value.dtype) == "torch.bfloat16":
-            import torch
-            from ml_dtypes import bfloat16
-
-            return value.view(torch.int16).numpy().view(bfloat16)
-        return value.numpy()
-    return np.asarray(value)
-
-
-def _fit_positions(
-    name: str, positions: np.ndarray, model: ViT, grid: tuple[int, int] | None, file_format: Format
-) -> tuple[np.ndarray, list[Problem]]:
-    """Resample position embeddings to the grid of a model.
-
-    Args:
-        name: Canonical name of the tensor.
-        positions: Tensor of the file.
-        model: Model of `create_model`.
-        grid: Patch grid of `positions`, or None if it is not specified.
-        file_format: Format of the file.
-
-    Returns:
-        Resampled positions, and problems with the grid. `positions` itself is returned if the grid matches or the shape
-        is invalid, which the check of shapes reports.
-    """
-    prefix = 0 if model.no_embed_class else model.prefix
-    if positions.ndim != 3 or positions.shape[0] != 1 or positions.shape[2] != model.embed_dim:
-        return positions, []
-    count, (height, width) = positions.shape[1] - prefix, model.grid
-    side = round(max(count, 0) ** 0.5)
-    if grid is not None and grid[0] * grid[1] != count:
-        expected = f"expected {grid[0] * grid[1]} positions for grid {grid[0]}x{grid[1]}"
-        return positions, [(name, f"{expected}, got {count}")]
-    if grid is None and count > 0 and side * side == count:
-        if count == height * width and height != width:
-            return positions, [(name, f"ambiguous grid, {side}x{side} or {height}x{width} (set grid or --grid)")]
-        grid = (side, side)
-    if grid is None or grid == model.grid:
-        return positions, []
-    return np.asarray(resample_positions(positions, prefix, grid, model.grid, *file_format.resampling)), []

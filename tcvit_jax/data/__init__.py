@@ -16,8 +16,9 @@ from tcvit_jax.data.operations import Operation
 from tcvit_jax.data.pipeline import Batch, eval_batches, train_batches
 from tcvit_jax.data.randaugment import RandAugment
 from tcvit_jax.data.rows import TokenLabeling
-from tcvit_jax.data.sources import Example, ImageLike, Source, open_source
+from tcvit_jax.data.sources import Example, ImageLike, Source, describe_skipped, open_source
 from tcvit_jax.data.transforms import Augmentation, EvalTransform, TrainTransform
+from tcvit_jax.data.workers import describe_workers, resolve_workers
 
 __all__ = [
     "Augmentation",
@@ -31,7 +32,10 @@ __all__ = [
     "Source",
     "TokenLabeling",
     "TrainTransform",
+    "describe_skipped",
+    "describe_workers",
     "eval_batches",
     "open_source",
+    "resolve_workers",
     "train_batches",
 ]

@@ -74,6 +74,12 @@ def center_crop(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return _crop_with_padding(array, top, left, size)
 
 
+def center_interval(length: int, target: int) -> tuple[int, int]:
+    """Return the first and the last position, exclusive, of `length` that a center crop of `target` keeps."""
+    start = max(0, _center_offset(length, target))
+    return start, min(length, start + target)
+
+
 def _center_offset(length: int, target: int) -> int:
     # As in torchvision: crops round half to even, and an odd padding pixel goes to the end.
     return round((length - target) / 2) if length >= target else -((target - length) // 2)

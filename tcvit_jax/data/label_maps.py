@@ -18,16 +18,20 @@ cropped map covers the same region as the cropped image.
 """
 
 import math
-import zipfile
+import os
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 
-from tcvit_jax.errors import InputError, cannot_read, requires, unknown
+from tcvit_jax import pickles
+from tcvit_jax.errors import InputError, cannot_read, unknown
+from tcvit_jax.files import check_regular
 
 SUFFIXES = (".npy", ".npz", ".pt")
 TOP_K = 5
+# A thousand times a label map of 40 x 40 cells. An archive of a few bytes can claim to hold any number of them.
+_MAX_BYTES = 2**26
 _LAYOUT = "expected DIRECTORY/CLASS/NAME.pt"
 
 
@@ -99,7 +103,7 @@ class LabelMaps:
     def _path(self, name: str) -> Path:
         for suffix in SUFFIXES:
             path = (self._root / name).with_suffix(suffix)
-            if path.is_file():
+            if os.path.lexists(path):
                 return path
         stem = (self._root / name).with_suffix("")
         raise cannot_read(name, "label map not found", f"expected {stem} with suffix {', '.join(SUFFIXES)}")
@@ -115,11 +119,14 @@ def read_label_map(path: str) -> np.ndarray:
         float32 [2, 5, h, w].
 
     Raises:
-        InputError: The file is not found or damaged, or its content is not a label map. The message names the path.
+        InputError: The file is not found, not regular, damaged or larger than 64 MiB, or its content is not a label
+            map. The message names the path.
     """
     suffix = Path(path).suffix
     if suffix not in SUFFIXES:
         raise unknown("label map suffix", suffix, SUFFIXES)
+    check_regular(path, "a label map")
+    _check_bytes(path, os.stat(path).st_size)
     array = _read_torch(path) if suffix == ".pt" else _read_numpy(path)
     if array.ndim != 4 or array.shape[:2] != (2, TOP_K) or 0 in array.shape or array.dtype.kind not in "fiu":
         raise cannot_read(
@@ -225,30 +232,30 @@ def _read_numpy(path: str) -> np.ndarray:
             if isinstance(content, np.ndarray):
                 return content
             if len(content.files) == 1:
+                _check_bytes(path, sum(member.file_size for member in content.zip.infolist()))
                 return content[content.files[0]]
             raise cannot_read(path, f"expected one label map in the archive, got {', '.join(content.files) or 'none'}")
     except InputError:
         raise
-    # NumPy and zipfile raise any of these for damaged files.
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    # NumPy, zipfile and zlib raise many types for damaged files, and a memory error for a size that a file only claims.
+    except Exception as error:
         raise _read_error(path, error) from error
 
 
 def _read_torch(path: str) -> np.ndarray:
-    try:
-        import torch
-    except ImportError as error:
-        hint = 'pip install "tcvit_jax[convert]", or save the maps as .npy'
-        raise requires(f"label map {path}", "torch, which is not installed", hint) from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen types for bad pickles, archives and files.
-        raise _read_error(path, error) from error
+    content = pickles.load(path, "save the maps as .npy")
+    import torch
+
     if not isinstance(content, torch.Tensor):
         raise cannot_read(path, f"expected a label map tensor, got {type(content).__name__}")
     # NumPy has no bfloat16.
     return (content.float() if content.is_floating_point() else content).numpy()
 
 
+def _check_bytes(path: str, size: int) -> None:
+    if size > _MAX_BYTES:
+        raise cannot_read(path, f"expected a label map of at most {_MAX_BYTES:,} bytes, got {size:,}")
+
+
 def _read_error(path: str, error: Exception) -> InputError:
-    return cannot_read(path, f"cannot read the label map: {' '.join(str(error).split())}")
+    return cannot_read(path, f"cannot read the label map: {' '.join(str(error).split()) or type(error).__name__}")

@@ -4,8 +4,7 @@ Grain loads the data, with threads or worker processes. Its worker processes are
 so importing it must neither do work nor import JAX.
 """
 
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,16 @@ import numpy as np
 
 from tcvit_jax.data.rows import Augment, TokenLabeling, create_reader
 from tcvit_jax.data.sources.base import ImageLike, Source
+from tcvit_jax.data.workers import (
+    MAX_WORKERS_PER_CORE,
+    available_cores,
+    clear_frames,
+    close_at_exit,
+    remove_shared_memory,
+    start_worker,
+    start_workers,
+    worker_error,
+)
 from tcvit_jax.errors import invalid, out_of_range
 
 Batch = dict[str, np.ndarray]
@@ -70,7 +79,7 @@ def train_batches(
         process_count: Number of processes that share the global batch.
         repeats: Number of rows per image.
         labeling: Label maps, or None. Requires an image folder and a `TrainTransform` with mode `"crop"`.
-        workers: Number of worker processes; 0 uses only threads of this process.
+        workers: Number of worker processes, at most 4 per core; 0 uses only threads of this process.
         threads: Threads per process, each of which prepares full batches; 0 prepares each batch on request.
 
     Returns:
@@ -121,7 +130,7 @@ def eval_batches(
         batch_size: Rows of the global batch; each process gets `batch_size // process_count` of them.
         process_index: Index of this process.
         process_count: Number of processes that share the global batch.
-        workers: Number of worker processes; 0 uses only threads of this process.
+        workers: Number of worker processes, at most 4 per core; 0 uses only threads of this process.
         threads: Threads per process, each of which prepares full batches; 0 prepares each batch on request.
 
     Returns:
@@ -199,20 +208,36 @@ def _iterate(batches: Any, workers: int, threads: int) -> Iterator[Batch]:
     # The buffer is counted in elements, here full batches: Grain's default of 500 would fill the memory.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     dataset = batches.to_iter_dataset(options)
-    if workers:
-        _mark_flags_parsed()
-        dataset = dataset.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_ignore_termination
-        )
+    if not workers:
+        return _yield_batches(dataset)
+    _mark_flags_parsed()
+    processes = grain.MultiprocessingOptions(num_workers=workers)
+    iterator = _receive_batches(dataset.mp_prefetch(processes, worker_init_fn=start_worker))
+    close_at_exit(iterator)
+    return iterator
+
+
+def _yield_batches(dataset: Any) -> Generator[Batch, None, None]:
     with closing(iter(dataset)) as iterator:
-        for batch in iterator:
-            yield _copy_batch(batch) if workers else batch
+        yield from iterator
 
 
-def _ignore_termination(worker: int, workers: int) -> None:
-    """Ignore termination signals in a worker process, so that the main process can save a checkpoint first."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+def _receive_batches(dataset: Any) -> Generator[Batch, None, None]:
+    """Yield the batches of worker processes, and remove all of their shared memory at the end.
+
+    No variable may refer to a batch in shared memory, or it could not be removed.
+    """
+    try:
+        with closing(iter(dataset)) as iterator:
+            yield _copy_batch(start_workers(iterator))
+            yield from map(_copy_batch, iterator)
+    except Exception as error:
+        clear_frames(error)
+        if isinstance(error, RuntimeError) and (input_error := worker_error(error)):
+            raise input_error from error
+        raise
+    finally:
+        remove_shared_memory()
 
 
 def _copy_batch(batch: Batch) -> Batch:
@@ -234,6 +259,8 @@ def _check_batching(
     _check_minimum("batch_size", batch_size, 1)
     _check_minimum("process_count", process_count, 1)
     _check_minimum("workers", workers, 0)
+    if workers > (limit := MAX_WORKERS_PER_CORE * available_cores()):
+        raise out_of_range("workers", workers, f"<= {limit}, {MAX_WORKERS_PER_CORE} per core")
     _check_minimum("threads", threads, 0)
     if not 0 <= process_index < process_count:
         raise out_of_range("process_index", process_index, f"in [0, {process_count})")

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from tcvit_jax.data import operations, randaugment
-from tcvit_jax.data.crops import Box, center_crop, covering_size, random_box
+from tcvit_jax.data.crops import Box, center_crop, center_interval, covering_size, random_box
 from tcvit_jax.data.operations import Operation
 from tcvit_jax.data.randaugment import ColorJitter, RandAugment
 from tcvit_jax.data.sources.base import ImageLike, size_of
@@ -20,7 +20,12 @@ from tcvit_jax.errors import conflicts, out_of_range, unknown
 CROP_MODES = ("center", "squash")
 INTERPOLATIONS = operations.RESAMPLING_FILTERS
 AUGMENTATION_MODES = ("crop", "shift")
+Size = tuple[int, int]
+"""(height, width) in pixels."""
 _PILLOW_MODES = {1: "L", 3: "RGB"}
+# Images that are resized in full may be so much larger than the result, or as large as a photograph.
+_MAX_ENLARGEMENT = 64
+_PHOTO_PIXELS = 2**24
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,7 @@ class EvalTransform:
         target = height, width
         if self.crop_mode == "center":
             target = covering_size(size_of(pillow), target)
-        resized_image = _resize(pillow, target, INTERPOLATIONS[self.interpolation])
-        return center_crop(_to_array(resized_image), self.size)
+        return _resize_and_crop(pillow, target, self.size, INTERPOLATIONS[self.interpolation])
 
 
 @dataclass(frozen=True)
@@ -258,6 +262,50 @@ def _to_array(image: Image.Image) -> np.ndarray:
     return array[..., None] if array.ndim == 2 else array
 
 
-def _resize(image: Image.Image, size: tuple[int, int], resampling: Image.Resampling) -> Image.Image:
-    """Resize to (height, width); Pillow itself takes (width, height)."""
-    return image.resize((size[1], size[0]), resampling)
+def _resize_and_crop(image: Image.Image, resized_size: Size, size: Size, resampling: Image.Resampling) -> np.ndarray:
+    """Resize an image to `resized_size` and return the center crop of `size`, both (height, width).
+
+    Where the resized image would be much larger than both the image and the crop, as that of a strip, only the region
+    of the crop is resized. Its pixels can differ, because Pillow rounds the edges of a region, may resize rows or
+    columns first, and clips between the two. All other images are resized in full.
+    """
+    if _is_affordable(math.prod(resized_size), image, size):
+        return center_crop(_to_array(_resize(image, resized_size, resampling)), size)
+    top, bottom, first_row, last_row, height = _source_interval(image.height, resized_size[0], size[0])
+    left, right, first_column, last_column, width = _source_interval(image.width, resized_size[1], size[1])
+    region = image.crop((first_column, first_row, last_column, last_row))
+    box = left - first_column, top - first_row, right - first_column, bottom - first_row
+    return center_crop(_to_array(_resize(region, (height, width), resampling, box)), size)
+
+
+def _source_interval(length: int, resized_length: int, target: int) -> tuple[float, float, int, int, int]:
+    """Return what a center crop of `target` reads along one axis that is resized from `length` to `resized_length`.
+
+    Returns:
+        The edges of the crop in the image, the first and the last pixel, exclusive, that its filter reads, and the
+        length of the crop, at most `target`.
+    """
+    first, last = center_interval(resized_length, target)
+    scale = length / resized_length
+    start, end = first * scale, last * scale
+    # The bicubic filter, the wider one, reads two pixels of the image or of the result on both sides.
+    margin = 2 * max(1.0, scale) + 1
+    return start, end, max(0, math.floor(start - margin)), min(length, math.ceil(end + margin)), last - first
+
+
+def _resize(
+    image: Image.Image, size: Size, resampling: Image.Resampling, box: tuple[float, float, float, float] | None = None
+) -> Image.Image:
+    """Resize the region `box` of an image, by default all of it, to (height, width)."""
+    height, width = size
+    left, top, right, bottom = box or (0, 0, image.width, image.height)
+    # Pillow resizes rows first, so the image between its two steps would have the height of a tall strip.
+    if not _is_affordable(image.height * width, image, size):
+        image = image.resize((image.width, height), resampling, (0, top, image.width, bottom))
+        top, bottom = 0, height
+    return image.resize((width, height), resampling, (left, top, right, bottom))
+
+
+def _is_affordable(pixels: int, image: Image.Image, size: Size) -> bool:
+    """Return whether an image of so many pixels may be computed from `image` for a result of (height, width)."""
+    return pixels <= max(image.width * image.height, _MAX_ENLARGEMENT * math.prod(size), _PHOTO_PIXELS)

@@ -11,7 +11,8 @@ import numpy as np
 from jax import Array
 
 from tcvit_jax.errors import requires
-from tcvit_jax.models import ViT
+from tcvit_jax.models import ViT, check_variables
+from tcvit_jax.models.create import check_model
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.ranking import midranks
 from tcvit_jax.reducers import TCViT
@@ -94,12 +95,15 @@ def reductions(model: ViT, variables: Mapping[str, Any], images: Array | np.ndar
         images: `[B, H, W, C]` float, normalized.
 
     Raises:
-        InputError: The model removes no tokens.
+        InputError: The model removes no tokens, or the variables or the images do not fit it.
     """
+    check_model(model)
     if model.reducer is None or not any(model.removed):
         raise requires(
             f"diagnosis of {model.variant}", "token removal", "create the model with a reducer and a schedule"
         )
+    check_variables(model, variables)
+    model.check_images(images)
     # With a trace, the last block plans even if no head reads its patch tokens.
     run = jax.jit(lambda v, x: model.apply(v, x, trace=True, mutable=["intermediates"]))
     _, captured = run(variables, images)
@@ -126,7 +130,7 @@ def diagnose(model: ViT, variables: Mapping[str, Any], images: Array | np.ndarra
         The statistics of each block that removes tokens.
 
     Raises:
-        InputError: The model removes no tokens.
+        InputError: The model removes no tokens, or the variables or the images do not fit it.
     """
     blocks = tuple(_diagnosis(reduction, model.reducer) for reduction in reductions(model, variables, images))
     return Diagnosis(f"{model.variant}, {model.reducer}", len(images), blocks)

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from tcvit_jax.models import ViT
 from tcvit_jax.models.cost import BlockCost, Cost
+from tcvit_jax.models.create import check_model
 from tcvit_jax.reducers.base import ReducerMacs
 
 # In the order of computation; the four stages of the reducer are between projection and MLP.
@@ -158,7 +159,11 @@ def ledger(model: ViT) -> Ledger:
 
     Returns:
         The ledger.
+
+    Raises:
+        InputError: `model` is not a model of `create_model`.
     """
+    check_model(model)
     return Ledger(f"{model.variant}, reducer {model.reducer or 'none'}", model.cost(), model.cost((0,) * model.depth))
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from tcvit_jax.models import ViT, condense
+from tcvit_jax.models.create import check_model
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.reducers.base import Reducer
 from tcvit_jax.reducers.fusions import DROP
@@ -61,6 +62,10 @@ def oracle(model: ViT) -> ViT:
 
     Returns:
         The model with the oracle slice.
+
+    Raises:
+        InputError: `model` is not a model of `create_model`.
     """
+    check_model(model)
     tokens = model.cost().tokens
     return condense(model, Oracle(), [before - after for before, after in itertools.pairwise(tokens)])

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from tcvit_jax.command import Command
+from tcvit_jax.command import Command, PathArgument
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -216,8 +216,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--schedule", default="13", help="patch tokens removed per block, or one number for each block")
     parser.add_argument("--batch-per-chip", type=int, default=128, help="images per chip")
     parser.add_argument("--dtype", default="bfloat16", help="compute dtype: bfloat16 or float32")
-    parser.add_argument("--depth", type=int, help="number of blocks, such as 2 to compile in a few minutes")
-    parser.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
+    parser.add_argument(
+        "--depth",
+        type=int,
+        help="number of blocks, such as 2 to compile in a few minutes; by default those of the model",
+    )
+    parser.add_argument("--json", metavar="FILE", action=PathArgument, help="also write the figures as JSON")
 
 
 def run(flags: argparse.Namespace) -> None:

@@ -10,10 +10,11 @@ from tcvit_jax.models.create import (
     variable_shapes,
 )
 from tcvit_jax.models.lvvit import LVViT
+from tcvit_jax.models.variables import check_variables
 from tcvit_jax.models.vit import ViT
 from tcvit_jax.models.zoo import list_models, preprocessing
 
 __all__ = [
-    "LVViT", "ViT", "condense", "count_parameters", "create_model", "from_config", "list_models", "parameter_shapes",
-    "preprocessing", "to_config", "variable_shapes",
+    "LVViT", "ViT", "check_variables", "condense", "count_parameters", "create_model", "from_config", "list_models",
+    "parameter_shapes", "preprocessing", "to_config", "variable_shapes",
 ]  # fmt: skip

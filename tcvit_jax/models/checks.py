@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
-from tcvit_jax.errors import out_of_range
+from collections.abc import Collection, Mapping
+from typing import cast
+
+from tcvit_jax.errors import check_range, invalid, kind_of, out_of_range, unknown
+
+
+def check_keys(subject: str, values: object, names: Collection[str]) -> None:
+    """Check that a value, such as one read from a file, is a mapping with exactly these keys.
+
+    Args:
+        subject: What the value is, for error messages.
+        values: The value.
+        names: The keys.
+
+    Raises:
+        InputError: The value is not a mapping, or a key is missing or unknown. The message names the first one.
+    """
+    if not isinstance(values, Mapping):
+        raise invalid(subject, f"expected a mapping with {', '.join(names)}, got {kind_of(values)}")
+    for name in names:
+        if name not in values:
+            raise invalid(f"{subject}.{name}", "not found")
+    for key in cast("Mapping[object, object]", values):
+        if key not in names:
+            raise unknown(f"{subject} key", key, names)
 
 
 def check_positive(**values: float) -> None:
@@ -40,11 +64,19 @@ def check_drop_rate(**values: float) -> None:
         **values: Values by argument name.
 
     Raises:
-        InputError: A value is outside of [0, 1).
+        InputError: A value is not a number in [0, 1).
     """
     for key, value in values.items():
-        if not 0 <= value < 1:
-            raise out_of_range(key, value, "in [0, 1)")
+        check_range(key, value, 0, 1, excludes_high=True)
+
+
+def check_norm_eps(norm_eps: float) -> None:
+    """Check the epsilon of the norms.
+
+    Raises:
+        InputError: `norm_eps` is not in [1e-12, 1]. With less, a token of equal features would become NaN in float32.
+    """
+    check_range("norm_eps", norm_eps, 1e-12, 1)
 
 
 def check_multiple(key: str, value: int, factor_key: str, factor: int) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 
 from tcvit_jax import reducers
 from tcvit_jax import schedule as schedules
-from tcvit_jax.errors import as_integer, out_of_range, requires, unknown
+from tcvit_jax.errors import as_integer, invalid, kind_of, out_of_range, requires, unknown
 from tcvit_jax.models import zoo
+from tcvit_jax.models.checks import check_keys
 from tcvit_jax.models.vit import ViT
 from tcvit_jax.reducers.base import Reducer
 
@@ -29,7 +30,8 @@ def create_model(
     Args:
         name: One of `list_models()`, with or without a tag.
         reducer: Token reduction method, such as `GTP()`. None gives the plain model, whatever the schedule.
-        schedule: Number of patch tokens to remove in each block: an int, a sequence, or an object of `schedule`.
+        schedule: Number of patch tokens to remove in each block: an int, a sequence or an array, or an object of
+            `schedule`.
         **overrides: Any of `zoo.override_names`, with timm's names. `img_size` is an int or a `(height, width)` pair.
 
     Returns:
@@ -51,6 +53,12 @@ def create_model(
     return condense(model, reducer, schedule)
 
 
+def check_model(model: object) -> None:
+    """Raise an `InputError` unless `model` is a model of `create_model`."""
+    if not isinstance(model, ViT):
+        raise invalid("model", f"expected a model of tc.create_model, got {kind_of(model)}")
+
+
 def condense(model: ViT, reducer: Reducer | None = None, schedule: int | Sequence[int] | schedules.Schedule = 0) -> ViT:
     """Return a copy of a model with another reducer and schedule. Its parameters stay the same.
 
@@ -62,6 +70,7 @@ def condense(model: ViT, reducer: Reducer | None = None, schedule: int | Sequenc
     Raises:
         InputError: The reducer or the schedule does not fit the model.
     """
+    check_model(model)
     model = replace(model, reducer=None, removed=())
     if reducer is None:
         return model
@@ -106,7 +115,11 @@ def variable_shapes(model: ViT) -> dict[str, Any]:
 
     Returns:
         A tree of `jax.ShapeDtypeStruct` with the collections `"params"` and, if the model has any, `"batch_stats"`.
+
+    Raises:
+        InputError: `model` is not a model of `create_model`.
     """
+    check_model(model)
     plain = replace(model, variant="", reducer=None, removed=())
     return _variable_shapes(plain)  # pyright: ignore[reportArgumentType]  (Flax makes modules hashable)
 
@@ -123,7 +136,12 @@ def count_parameters(model: ViT) -> int:
 
 
 def to_config(model: ViT) -> dict[str, Any]:
-    """Return plain values for JSON that define a model. `from_config` is the inverse."""
+    """Return plain values for JSON that define a model. `from_config` is the inverse.
+
+    Raises:
+        InputError: `model` is not a model of `create_model`.
+    """
+    check_model(model)
     config: dict[str, Any] = {key: getattr(model, key) for key in zoo.override_names(type(model))}
     return {
         "name": model.variant,
@@ -137,6 +155,16 @@ def to_config(model: ViT) -> dict[str, Any]:
 
 
 def from_config(config: Mapping[str, Any]) -> ViT:
-    """Create the model that `to_config` describes."""
+    """Create the model that `to_config` describes.
+
+    Raises:
+        InputError: A key is missing or unknown, or a value is invalid. The message names the first one.
+    """
+    check_keys("model", config, ("name", "overrides", "reducer", "removed"))
+    overrides, removed = config["overrides"], config["removed"]
+    if not isinstance(overrides, Mapping):
+        raise invalid("model.overrides", f"expected a mapping, got {kind_of(overrides)}")
+    if not isinstance(removed, list | tuple):
+        raise invalid("model.removed", f"expected a list of integers, got {kind_of(removed)}")
     reducer = reducers.from_config(config["reducer"])
-    return create_model(config["name"], reducer, list(config["removed"]), **config["overrides"])
+    return create_model(config["name"], reducer, list(cast("Sequence[Any]", removed)), **overrides)

@@ -116,12 +116,14 @@ class PatchEmbedding(nn.Module):
         self.patch_embed = self.make_stem()
         counts = {"cls_token": int(self.class_token), "dist_token": int(self.distilled), "reg_token": self.reg_tokens}
         self.prefix_tokens = [
-            self.param(name, nn.initializers.normal(1e-6), (1, count, self.embed_dim))
+            self.param(name, nn.initializers.normal(1e-6), (1, count, self.embed_dim), jnp.float32)
             for name, count in counts.items()
             if count
         ]
         positions = self.grid[0] * self.grid[1] + (0 if self.no_embed_class else self.prefix)
-        self.pos_embed = self.param("pos_embed", nn.initializers.normal(0.02), (1, positions, self.embed_dim))
+        self.pos_embed = self.param(
+            "pos_embed", nn.initializers.normal(0.02), (1, positions, self.embed_dim), jnp.float32
+        )
         self.pos_drop = Dropout(self.pos_drop_rate)
         if self.pre_norm:
             self.norm_pre = layer_norm(self.norm_eps, None, self.dtype)
@@ -135,9 +137,9 @@ class PatchEmbedding(nn.Module):
     ) -> Float[Array, "B T D"]:
         """Embed images, see `Embedding`."""
         x = self.patch_embed(images.astype(self.dtype), train)
-        x = x.reshape(x.shape[0], -1, self.embed_dim)
+        x = x.reshape(x.shape[0], x.shape[1] * x.shape[2], x.shape[3])
         if mix_mask is not None:
-            x = jnp.where(mix_mask[:, None], swap_pairs(x), x)
+            x = jnp.where(mix_mask[None, :, None], swap_pairs(x), x)
         prefix = [jnp.broadcast_to(p, (x.shape[0], *p.shape[1:])).astype(x.dtype) for p in self.prefix_tokens]
         pos_embed = self.pos_embed.astype(x.dtype)
         if self.no_embed_class:

@@ -6,10 +6,12 @@ Submodules and parameters have timm's names, with `blocks_0` for `blocks.0`. Che
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float
 
@@ -43,12 +45,28 @@ def _matmul(
     return linear(x, kernel)
 
 
+class LayerNorm(nn.LayerNorm):
+    """Flax's LayerNorm in float32, between explicit conversions.
+
+    Flax's own conversions of a lower precision are implicit, which strict dtype promotion forbids.
+
+    Attributes:
+        out_dtype: Dtype of the result.
+    """
+
+    out_dtype: str = "float32"
+
+    def __call__(self, x: Float[Array, "... D"], **options: Any) -> Float[Array, "... D"]:
+        """Normalize the last axis of `x [..., D]`."""
+        return super().__call__(x.astype(jnp.float32), **options).astype(self.out_dtype)
+
+
 def layer_norm(epsilon: float, name: str | None, dtype: str) -> nn.LayerNorm:
     """Return a LayerNorm with two-pass variance, as in torch.
 
     Flax's default variance, E[x^2] - E[x]^2, is less precise.
     """
-    return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
+    return LayerNorm(epsilon=epsilon, use_fast_variance=False, out_dtype=dtype, name=name)
 
 
 class DropPath(nn.Module):
@@ -100,7 +118,7 @@ class Dropout(nn.Module):
             return x
         keep = 1 - self.rate
         keys = Rows.resolve(rows, x.shape[0]).keys(self.make_rng("dropout"))
-        mask = jax.vmap(partial(jax.random.bernoulli, p=keep, shape=x.shape[1:]))(keys)
+        mask = jax.vmap(partial(jax.random.bernoulli, p=np.float32(keep), shape=x.shape[1:]))(keys)
         return jnp.where(mask, x / keep, 0)
 
 
@@ -116,8 +134,8 @@ class LayerScale(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """Return `x [..., D] * gamma [D]`."""
-        gamma = self.param("gamma", nn.initializers.constant(self.init_value), (x.shape[-1],))
-        return x * gamma.astype(x.dtype)
+        gamma = self.param("gamma", nn.initializers.constant(self.init_value), (x.shape[-1],), jnp.float32)
+        return x * jnp.broadcast_to(gamma.astype(x.dtype), x.shape)
 
 
 class Qkv(nn.Module):
@@ -141,8 +159,10 @@ class Qkv(nn.Module):
             Queries `[B, H, num_queries, d]`, keys `[B, H, T, d]` and values `[B, H, T, d]`.
         """
         width = x.shape[-1]
-        kernel = self.param("kernel", kernel_init, (width, 3 * width)).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (3 * width,)) if self.use_bias else jnp.zeros(3 * width)
+        kernel = self.param("kernel", kernel_init, (width, 3 * width), jnp.float32).astype(self.dtype)
+        bias = jnp.zeros(3 * width, jnp.float32)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, bias.shape, bias.dtype)
         bias, x = bias.astype(self.dtype), x.astype(self.dtype)
         if num_queries is None:
             q, k, v = self._project(x, kernel, bias)
@@ -156,8 +176,10 @@ class Qkv(nn.Module):
     ) -> Float[Array, "parts B H T d"]:
         """Apply a linear layer and return its heads, `[parts, B, H, T, d]`."""
         batch, tokens, width = x.shape
-        y = linear(x, kernel) + bias
-        return jnp.transpose(y.reshape(batch, tokens, -1, self.num_heads, width // self.num_heads), (2, 0, 3, 1, 4))
+        y = linear(x, kernel) + bias[None, None]
+        return jnp.transpose(
+            y.reshape(batch, tokens, y.shape[-1] // width, self.num_heads, width // self.num_heads), (2, 0, 3, 1, 4)
+        )
 
 
 class Attention(nn.Module):
@@ -217,7 +239,7 @@ class Attention(nn.Module):
             num_queries=num_queries,
             has_mask=has_mask,
         )
-        values = jnp.transpose(values, (0, 2, 1, 3)).reshape(batch, -1, width)
+        values = jnp.transpose(values, (0, 2, 1, 3)).reshape(batch, values.shape[2], width)
         out = dense(width, "proj", self.dtype)(values)
         return Dropout(self.drop_rate)(out, train, rows), attention_signals
 

@@ -57,10 +57,9 @@ class ConvStem(nn.Module):
                 name=f"conv{index}",
             )(x)  # fmt: skip
             x = nn.BatchNorm(
-                not train, momentum=0.9, epsilon=1e-5, use_fast_variance=False, dtype=self.dtype, axis_name=axes,
-                name=f"bn{index}",
-            )(x)  # fmt: skip
-            x = jax.nn.relu(x)
+                not train, momentum=0.9, epsilon=1e-5, use_fast_variance=False, axis_name=axes, name=f"bn{index}",
+            )(x.astype(jnp.float32))  # fmt: skip
+            x = jax.nn.relu(x.astype(self.dtype))
         patch = (self.patch_size // 2, self.patch_size // 2)
         return nn.Conv(self.width, patch, strides=patch, padding="VALID", dtype=self.dtype, name="proj")(x)
 

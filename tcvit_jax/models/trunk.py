@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from tcvit_jax.errors import unknown
-from tcvit_jax.models.checks import check_drop_rate, check_multiple, check_positive
+from tcvit_jax.errors import check_range, out_of_range, unknown
+from tcvit_jax.models.checks import check_drop_rate, check_multiple, check_norm_eps, check_positive
 from tcvit_jax.models.cost import Shape
 from tcvit_jax.models.layers import Attention, DropPath, LayerScale, Mlp, layer_norm
 from tcvit_jax.ops.activations import ACTIVATIONS
@@ -198,10 +198,14 @@ class Trunk(nn.Module):
         Raises:
             InputError: A field is out of range, or fields do not fit each other.
         """
-        check_positive(
-            embed_dim=self.embed_dim, depth=self.depth, num_heads=self.num_heads, mlp_ratio=self.mlp_ratio,
-            skip_lam=self.skip_lam,
-        )  # fmt: skip
+        check_positive(embed_dim=self.embed_dim, depth=self.depth, num_heads=self.num_heads)
+        check_range("mlp_ratio", self.mlp_ratio, 0, 100, excludes_low=True)
+        if not self.shape.mlp_hidden:
+            raise out_of_range("mlp_ratio", self.mlp_ratio, f">= 1 / embed_dim, which is {1 / self.embed_dim:.3g}")
+        check_range("skip_lam", self.skip_lam, 0.01, 100)
+        check_norm_eps(self.norm_eps)
+        if self.init_values is not None:
+            check_range("init_values", self.init_values, 0, 10, hint="None for no LayerScale")
         check_drop_rate(proj_drop_rate=self.proj_drop_rate, drop_path_rate=self.drop_path_rate)
         check_multiple("embed_dim", self.embed_dim, "num_heads", self.num_heads)
         if self.act_layer not in ACTIVATIONS:
@@ -263,25 +267,30 @@ class Trunk(nn.Module):
         train: bool,
         rows: Rows | None = None,
         *,
+        blocks: tuple[int, ...] | None = None,
         prefix_only: bool = False,
         restore_weights: bool = False,
-    ) -> tuple[Tokens, Trace]:
-        """Run all blocks.
+    ) -> tuple[tuple[Tokens, ...], Trace]:
+        """Run all blocks, or those up to the last one of `blocks`.
 
         Args:
             tokens: Output of `start`.
             train: Whether dropout and drop path are on.
             rows: Rows of the global batch, None if `tokens` holds the full batch.
+            blocks: Indices of the blocks whose tokens to return, ascending; None for the last block.
             prefix_only: Whether the last block computes only prefix tokens, and no plan.
             restore_weights: Whether to track the weights that restore original patches after soft fusion.
 
         Returns:
-            The tokens after the last block, and the trace of all blocks.
+            The tokens after each of `blocks`, and the trace of all blocks that were run.
         """
         if self.active_reducer is not None and self.active_reducer.is_soft and restore_weights:
             tokens = tokens.with_restore_weights()
-        history = Trace()
-        for block, spec in zip(self.blocks, self.block_specs(prefix_only), strict=True):
-            tokens = block(tokens, spec, train, rows)
+        blocks = (self.depth - 1,) if blocks is None else blocks
+        history, outputs = Trace(), list[Tokens]()
+        for index, spec in enumerate(self.block_specs(prefix_only)[: blocks[-1] + 1]):
+            tokens = self.blocks[index](tokens, spec, train, rows)
             history = history.record(tokens)
-        return tokens, history
+            if index in blocks:
+                outputs.append(tokens)
+        return tuple(outputs), history

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -12,11 +13,12 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
 
-from tcvit_jax.errors import invalid, out_of_range, unknown
+from tcvit_jax.errors import as_integer, out_of_range, unknown
 from tcvit_jax.models import tables
 from tcvit_jax.models.cost import Cost, blocks_cost, skipped_macs
 from tcvit_jax.models.embedding import PatchEmbedding
 from tcvit_jax.models.heads import PooledHead
+from tcvit_jax.models.inputs import check_images, check_no_more_blocks
 from tcvit_jax.models.parts import Embedding, Head, HeadOutputs
 from tcvit_jax.models.trunk import Block, BlockSpec, Trunk
 from tcvit_jax.ops import plans
@@ -25,6 +27,9 @@ from tcvit_jax.reducers.base import Reducer
 from tcvit_jax.tokens import Tokens, Trace
 
 _Part = TypeVar("_Part")
+
+# Features of one block, or of several.
+Features: TypeAlias = Float[Array, "B ... D"] | tuple[Float[Array, "B ... D"], ...]
 
 
 class ModelParts(NamedTuple):
@@ -43,6 +48,11 @@ class ViT(nn.Module):
 
     Attributes:
         variant: Name of the model, with or without a tag.
+        mlp_ratio: Width of the MLP relative to `embed_dim`, in (0, 100].
+        init_values: Initial factor of LayerScale, in [0, 10]; 0 or None for none.
+        norm_eps: Epsilon of the norms, in [1e-12, 1].
+        skip_lam: Divisor of the residual branches, in [0.01, 100].
+        drop_rate: Dropout rate before the classifier. All drop rates are in [0, 1).
         reducer: Token reduction method, or None.
         removed: Resolved schedule: number of patch tokens to remove in each block.
         dtype: Computation dtype. Parameters, softmax, norm statistics and rankings stay float32. On a TPU the map
@@ -166,6 +176,17 @@ class ViT(nn.Module):
         if self.dtype not in ("float32", "bfloat16"):
             raise unknown("dtype", self.dtype, ("float32", "bfloat16"))
 
+    def check_images(self, images: object) -> None:
+        """Check that images are what the model takes. Under `jit` they are traced arrays.
+
+        Args:
+            images: The images, `[B, H, W, C]` float.
+
+        Raises:
+            InputError: The images are not a float array of the shape that the model expects.
+        """
+        check_images(images, (*self.img_size, self.in_chans), self.variant)
+
     def setup(self) -> None:
         """Create the three parts in the scope of this module, so that parameters have timm's names."""
         self.embedding, self.trunk, self.classifiers = self.parts
@@ -188,7 +209,7 @@ class ViT(nn.Module):
 
     def start(
         self,
-        images: Float[Array | np.ndarray, "*shape"],
+        images: Array | np.ndarray,
         train: bool = False,
         rows: Rows | None = None,
         mix_mask: Bool[Array, " N0"] | None = None,
@@ -196,18 +217,17 @@ class ViT(nn.Module):
         """Embed images and prepare the state of the reducer.
 
         Args:
-            images: `[B, H, W, C]` float.
+            images: `[B, H, W, C]` float, normalized.
             train: Whether dropout is on.
             rows: Rows of the global batch, None if `images` is the full batch.
             mix_mask: `[N0]` bool, the patches to take from each row's partner, as in `outputs`.
 
         Raises:
-            InputError: The images do not have the shape that the model expects.
+            InputError: The images are not a float array of the shape that the model expects, or the variables are those
+                of a model with more blocks.
         """
-        expected = (*self.img_size, self.in_chans)
-        if images.shape[1:] != expected:
-            shape = f"[B, {', '.join(map(str, expected))}]"
-            raise invalid("images", f"expected shape {shape} for {self.variant}, got {tuple(images.shape)}")
+        self.check_images(images)
+        check_no_more_blocks(self.variables.get("params", {}), self.depth, self.variant)
         return self.trunk.start(self.embedding(jnp.asarray(images), train, rows, mix_mask))
 
     def logits(self, tokens: Tokens, train: bool) -> Float[Array, "B classes"]:
@@ -224,7 +244,7 @@ class ViT(nn.Module):
 
     def outputs(
         self,
-        images: Float[Array | np.ndarray, "*shape"],
+        images: Array | np.ndarray,
         *,
         train: bool = False,
         rows: Rows | None = None,
@@ -234,7 +254,7 @@ class ViT(nn.Module):
         """Return all outputs that a training loss may need.
 
         Args:
-            images: `[B, H, W, C]` float.
+            images: `[B, H, W, C]` float, normalized.
             train: Whether dropout and drop path are on; `apply` then requires `rngs={"dropout": key}`.
             rows: Rows of the global batch, for random numbers; None if `images` is the full batch.
             patches: Whether to compute all patch tokens and the weights that restore them. If False and the head reads
@@ -246,17 +266,17 @@ class ViT(nn.Module):
             The outputs of the head, and the `Tokens` after the final norm.
 
         Raises:
-            InputError: The images do not have the shape that the model expects.
+            InputError: The images are not a float array of the shape that the model expects.
         """
         prefix_only = self.classifiers.reads_prefix_only and not patches
         tokens = self.start(images, train, rows, mix_mask)
-        tokens, _ = self.trunk(tokens, train, rows, prefix_only=prefix_only, restore_weights=patches)
+        (tokens,), _ = self.trunk(tokens, train, rows, prefix_only=prefix_only, restore_weights=patches)
         tokens = self.classifiers.normalize(tokens)
         return self.classifiers(tokens, train, rows), tokens
 
     def __call__(
         self,
-        images: Float[Array | np.ndarray, "*shape"],
+        images: Array | np.ndarray,
         *,
         train: bool = False,
         trace: bool = False,
@@ -268,7 +288,7 @@ class ViT(nn.Module):
         change the logits. With dropout, `trace` changes the random numbers of that block.
 
         Args:
-            images: `[B, H, W, C]` float.
+            images: `[B, H, W, C]` float, normalized.
             train: Whether dropout and drop path are on; `apply` then requires `rngs={"dropout": key}`.
             trace: Whether to also return the trace of all blocks.
             rows: Rows of the global batch, for random numbers; None if `images` is the full batch.
@@ -278,46 +298,92 @@ class ViT(nn.Module):
             `(logits, Trace)`.
 
         Raises:
-            InputError: The images do not have the shape that the model expects.
+            InputError: The images are not a float array of the shape that the model expects.
         """
         prefix_only = self.classifiers.reads_prefix_only and not trace
-        tokens, history = self.trunk(self.start(images, train, rows), train, rows, prefix_only=prefix_only)
+        (tokens,), history = self.trunk(self.start(images, train, rows), train, rows, prefix_only=prefix_only)
         logits = self.classifiers(self.classifiers.normalize(tokens), train, rows).logits
         return (logits, history) if trace else logits
 
     def features(
         self,
-        images: Float[Array | np.ndarray, "*shape"],
+        images: Array | np.ndarray,
         *,
+        blocks: int | Sequence[int] | None = None,
         restore: bool = False,
+        norm: bool = False,
         train: bool = False,
         trace: bool = False,
         rows: Rows | None = None,
-    ) -> Float[Array, "B ... D"] | tuple[Float[Array, "B ... D"], Trace]:
-        """Return the tokens after the final norm (timm's `forward_features`).
+    ) -> Features | tuple[Features, Trace]:
+        """Return the tokens after the final norm (timm's `forward_features`), or those after inner blocks.
+
+        With `blocks`, this is timm's `forward_intermediates` with `intermediates_only=True` and `stop_early=True`: no
+        block after the last one of `blocks` is computed.
 
         Args:
-            images: `[B, H, W, C]` float.
+            images: `[B, H, W, C]` float, normalized.
+            blocks: Indices of blocks, ascending, where negative ones count from the end; or a number `n`, for the last
+                `n` blocks. None for the tokens after the final norm. Under `jit`, `blocks` must be static.
             restore: Whether to return the patch tokens on their original grid. Each patch gets the features of the
                 token that holds most of it, or zero if it was lost. After soft fusion, which splits a patch among
                 several tokens, it gets their weighted mean.
+            norm: Whether to apply the final norm to the tokens of `blocks` too. A norm that follows the pooling is not
+                applied.
             train: Whether dropout and drop path are on; `apply` then requires `rngs={"dropout": key}`.
-            trace: Whether to also return the trace of all blocks.
+            trace: Whether to also return the trace of all blocks that were computed.
             rows: Rows of the global batch, for random numbers; None if `images` is the full batch.
 
         Returns:
             `[B, T, D]` in the computation dtype, prefix tokens first; with `restore`, `[B, height, width, D]` on the
-            patch grid. With `trace`, `(features, Trace)`.
+            patch grid. With `blocks`, a tuple of these, one for each block; `T` differs where tokens are removed. With
+            `trace`, `(features, Trace)`.
 
         Raises:
-            InputError: The images do not have the shape that the model expects.
+            InputError: The images are not a float array of the shape that the model expects, or `blocks` are out of
+                range or not ascending.
         """
-        tokens, history = self.trunk(self.start(images, train, rows), train, rows, restore_weights=restore)
-        x = self.classifiers.normalize(tokens).x
-        if restore:
-            x = plans.restore(x[:, self.prefix :], tokens.slots, tokens.restore_weights)
-            x = x.reshape(x.shape[0], *self.grid, x.shape[-1])
-        return (x, history) if trace else x
+        indices = None if blocks is None else block_indices(blocks, self.depth)
+        tokens = self.start(images, train, rows)
+        outputs, history = self.trunk(tokens, train, rows, blocks=indices, restore_weights=restore)
+        if norm or indices is None:
+            outputs = tuple(self.classifiers.normalize(tokens) for tokens in outputs)
+        features = tuple(self._restore(tokens) if restore else tokens.x for tokens in outputs)
+        result = features[0] if indices is None else features
+        return (result, history) if trace else result
+
+    def _restore(self, tokens: Tokens) -> Float[Array, "B height width D"]:
+        """Return the features of the patch tokens on their original grid."""
+        x = plans.restore(tokens.patches, tokens.slots, tokens.restore_weights)
+        return x.reshape(x.shape[0], *self.grid, x.shape[-1])
+
+
+def block_indices(blocks: int | Sequence[int] | np.ndarray, depth: int) -> tuple[int, ...]:
+    """Return the indices of blocks that timm's argument `indices` stands for.
+
+    Args:
+        blocks: Indices, where negative ones count from the end; or a number `n`, for the last `n` blocks.
+        depth: Number of blocks of the model.
+
+    Returns:
+        Indices in `0..depth - 1`, ascending.
+
+    Raises:
+        InputError: A value is not an integer or out of range, there is none, or they are not ascending. timm would sort
+            them and drop duplicates.
+    """
+    if isinstance(blocks, str) or not isinstance(blocks, Sequence | np.ndarray) or np.ndim(blocks) == 0:
+        count = as_integer("blocks", blocks)
+        if not 1 <= count <= depth:
+            raise out_of_range("blocks", count, f"in [1, {depth}], the number of blocks", "use (i,) for block i")
+        return tuple(range(depth - count, depth))
+    requested = tuple(as_integer("blocks", block) for block in blocks)
+    if not requested or not all(-depth <= block < depth for block in requested):
+        raise out_of_range("blocks", requested, f"one or more indices in [{-depth}, {depth - 1}]")
+    indices = tuple(block % depth for block in requested)
+    if any(first >= second for first, second in itertools.pairwise(indices)):
+        raise out_of_range("blocks", requested, "ascending, each block once")
+    return indices
 
 
 # Fields of every Flax module.

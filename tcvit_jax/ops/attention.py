@@ -94,7 +94,7 @@ def attention(
         # A few rows are cheaper to compute from queries and keys than from the map, which need not be stored then.
         row_names = () if keep_fraction < 1 else tuple(name for name in map_signals if name == "class_row")
         stored_names = [name for name in map_signals if name not in row_names]
-        inverse = jnp.ones(e.shape[:3]) if keep_fraction < 1 else 1 / e.sum(-1)
+        inverse = jnp.ones(e.shape[:3], jnp.float32) if keep_fraction < 1 else 1 / e.sum(-1)
         statistics = statistics_of_map(e, inverse, stored_names, class_tokens)
         statistics |= {name: class_row(q[:, :, :class_tokens], k, weight, mask) for name in row_names}
         # The barrier keeps the value product and the row sums fused. On a CPU the fused operation takes two thirds of
@@ -251,8 +251,8 @@ def recomputed_statistics(
     weights = jnp.exp(scores - shift) * inverse[:, :, None, :]
     if weight is not None:
         weights *= weight[:, None, :, None]
-    tokens = jnp.arange(k.shape[2])
-    is_diagonal, is_class = tokens[:, None] == tokens, tokens < class_tokens
+    key, query = (jax.lax.broadcasted_iota(jnp.int32, (1, 1, k.shape[2], k.shape[2]), axis) for axis in (2, 3))
+    is_diagonal, is_class = key == query, query < class_tokens
     compute = {
         # This is a sum over all queries, because slicing the queries makes the compiler store the scores.
         "class_row": lambda: jnp.where(is_class, weights, 0).sum(-1) / class_tokens,

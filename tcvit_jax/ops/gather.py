@@ -7,6 +7,7 @@ indexed row is a copy and the product is about ten times slower. The implementat
 lowered, and the other one is not compiled.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -60,9 +61,9 @@ def rows_by_index(x: Shaped[Array, "B N *rest"], index: Int[Array, "B K"]) -> Sh
 def rows_by_product(x: Shaped[Array, "B N *rest"], index: Int[Array, "B K"]) -> Shaped[Array, "B K *rest"]:
     """Implement `take_rows` by a product with a one-hot matrix, or by a masked sum if a row has a single entry."""
     if x.ndim == 2:
-        is_selected = index[:, :, None] == jnp.arange(x.shape[1])
+        is_selected = index[:, :, None] == jnp.arange(x.shape[1], dtype=index.dtype)[None, None]
         return jnp.where(is_selected, x[:, None, :], jnp.zeros((), x.dtype)).sum(-1, dtype=x.dtype)
-    features = x.reshape(*x.shape[:2], -1)
+    features = x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
     rows = one_hot_einsum("bkn,bnd->bkd", one_hot_rows(index, x.shape[1], features.dtype), features)
     return rows.reshape(*index.shape, *x.shape[2:])
 
@@ -93,7 +94,7 @@ def block_by_product(
 
 def one_hot_rows(index: Int[Array, "B K"], size: int, dtype: Any) -> Shaped[Array, "B K {size}"]:
     """Return `[B, K, size]`, the one-hot row of each index; the row of an index outside `0..size-1` is zero."""
-    return (index[:, :, None] == jnp.arange(size)).astype(dtype)
+    return (index[:, :, None] == jnp.arange(size, dtype=index.dtype)[None, None]).astype(dtype)
 
 
 def one_hot_einsum(subscripts: str, a: Shaped[Array, "B _ _"], b: Shaped[Array, "B _ _"]) -> Shaped[Array, "B _ _"]:

@@ -48,7 +48,7 @@ def semantic_adjacency(x: Float[Array, "B N D"], neighbors: int) -> Bool[Array, 
     """
     tokens = x.shape[1]
     check_neighbors(neighbors, tokens)
-    is_self = jnp.eye(tokens, dtype=bool)
+    is_self = jnp.eye(tokens, dtype=bool)[None]
     similarity = jnp.where(is_self, -jnp.inf, cosine(x, x))
     return jnp.swapaxes(largest_mask(similarity, neighbors, axis=-2) & ~is_self, 1, 2)
 

@@ -56,8 +56,8 @@ def pairwise_distances(x: Float[Array, "B N D"]) -> Float32[Array, "B N N"]:
     equal values for two tokens that are each other's nearest neighbor.
     """
     raw = distance(x, x)
-    index = jnp.arange(x.shape[1])
-    return jnp.where(index[:, None] == index, 0, (raw + jnp.swapaxes(raw, 1, 2)) / 2)
+    is_self = jnp.eye(x.shape[1], dtype=bool)[None]
+    return jnp.where(is_self, 0, (raw + jnp.swapaxes(raw, 1, 2)) / 2)
 
 
 def patch_keys(tokens: Tokens, signals: Signals) -> Float32[Array, "B N d"]:

@@ -2,13 +2,16 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Float32, Int32, Num, Shaped
 
+from tcvit_jax.errors import invalid, kind_of
 from tcvit_jax.ops.gather import one_hot_einsum, one_hot_rows, rows_by_index, take_rows
 from tcvit_jax.ops.platforms import by_platform
 from tcvit_jax.tokens import Plan, Tokens
@@ -169,10 +172,11 @@ def combine_by_index(plan: Plan, x: Float[Array, "B T D"], prefix: int) -> Float
     patches = x[:, prefix:]
     kept = rows_by_index(patches, plan.kept)
     if plan.self_weight is not None:
-        kept = plan.self_weight[..., None] * kept
+        kept = plan.self_weight[..., None] * kept.astype(jnp.float32)
     if plan.weight is not None:
         removed = rows_by_index(patches, plan.removed).astype(jnp.float32)
-        kept = _pad(kept, plan.survivors) + jnp.einsum("bsr,brd->bsd", plan.weight, removed, precision="highest")
+        kept = _pad(kept.astype(jnp.float32), plan.survivors)
+        kept = kept + jnp.einsum("bsr,brd->bsd", plan.weight, removed, precision="highest")
     return jnp.concatenate([x[:, :prefix], kept.astype(x.dtype)], axis=1)
 
 
@@ -191,12 +195,12 @@ def combine_by_product(
     length = prefix + plan.survivors
     kept = rows[:, :length]
     if plan.self_weight is not None:
-        self_weight = _pad(plan.self_weight, plan.survivors)
-        kept = jnp.pad(self_weight, ((0, 0), (prefix, 0)), constant_values=1)[..., None] * kept
+        self_weight = jnp.pad(_pad(plan.self_weight, plan.survivors), ((0, 0), (prefix, 0)), constant_values=1)
+        kept = self_weight[..., None] * kept.astype(jnp.float32)
     if plan.weight is not None:
         weight = jnp.pad(plan.weight, ((0, 0), (prefix, 0), (0, 0)))
         removed = rows[:, length:].astype(jnp.float32)
-        kept = kept + jnp.einsum("bsr,brd->bsd", weight, removed, precision="highest")
+        kept = kept.astype(jnp.float32) + jnp.einsum("bsr,brd->bsd", weight, removed, precision="highest")
     return kept.astype(x.dtype)
 
 
@@ -275,7 +279,7 @@ def update_restore_weights(
 
 
 def restore(
-    x: Num[Array, "B N *rest"], slots: Int32[Array, "B N0"], restore_weights: Float32[Array, "B N0 N"] | None = None
+    x: Array | np.ndarray, slots: Array | np.ndarray, restore_weights: Array | np.ndarray | None = None
 ) -> Num[Array, "B N0 *rest"]:
     """Restore condensed tokens to the patch grid: each original patch gets the features of the token that holds it.
 
@@ -286,13 +290,41 @@ def restore(
 
     Returns:
         `[B, N0, ...]` in raster order, in the dtype of `x`; zero for lost patches.
+
+    Raises:
+        InputError: An argument is not an array of these dimensions.
     """
+    _check_array("x", x, jnp.number, ("B", "N"), has_rest=True)
+    _check_array("slots", slots, jnp.integer, (x.shape[0], "N0"))
+    x, slots = jnp.asarray(x), jnp.asarray(slots)
     if restore_weights is not None:
+        _check_array("restore_weights", restore_weights, jnp.floating, (*slots.shape, x.shape[1]))
         return jnp.einsum("bns,bs...->bn...", restore_weights, x.astype(jnp.float32), precision="highest").astype(
             x.dtype
         )
     is_lost = (slots < 0).reshape(*slots.shape, *(1,) * (x.ndim - 2))
     return jnp.where(is_lost, 0, take_rows(x, jnp.maximum(slots, 0)))
+
+
+def _check_array(name: str, value: object, kind: Any, shape: tuple[Any, ...], *, has_rest: bool = False) -> None:
+    """Raise an `InputError` unless `value` is an array of a kind of dtype and a shape.
+
+    Args:
+        name: The argument, for error messages.
+        value: Its value.
+        kind: The kind of dtype, such as `jnp.integer`.
+        shape: Sizes, or names for those that are not checked.
+        has_rest: Whether further axes may follow.
+    """
+    if (
+        isinstance(value, Array | np.ndarray)
+        and jnp.issubdtype(value.dtype, kind)
+        and (value.ndim == len(shape) or (has_rest and value.ndim > len(shape)))
+        and all(isinstance(size, str) or size == side for size, side in zip(shape, value.shape, strict=False))
+    ):
+        return
+    sizes = ", ".join([*map(str, shape), *(["..."] if has_rest else [])])
+    raise invalid(name, f"expected {kind.__name__} [{sizes}], got {kind_of(value)}")
 
 
 def pool_patches(

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Float32, Int32
+from jaxtyping import Bool, Float, Float32, Int, Int32
 
 
 def split_by_score(
@@ -42,9 +42,9 @@ def ranks(score: Float[Array, "B N"]) -> Int32[Array, "B N"]:
         `[B, N]` int32.
     """
     score = jax.lax.stop_gradient(score).astype(jnp.float32)
-    index = jnp.arange(score.shape[-1])
+    index = jnp.arange(score.shape[-1], dtype=jnp.int32)
     entry, other = score[:, :, None], score[:, None, :]
-    is_before = (other > entry) | ((other == entry) & (index < index[:, None]))
+    is_before = (other > entry) | ((other == entry) & (index[None, None, :] < index[None, :, None]))
     return is_before.sum(-1, dtype=jnp.int32)
 
 
@@ -85,10 +85,10 @@ def kth_smallest(x: Float32[Array, "*rows N"], rank: int) -> Float32[Array, "*ro
     """
     bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32)
 
-    def narrow(step: Int32[Array, ""], low: Int32[Array, "*rows"]) -> Int32[Array, "*rows"]:
+    def narrow(step: Int[Array, ""], low: Int32[Array, "*rows"]) -> Int32[Array, "*rows"]:
         # The result is the largest number with fewer than `rank` entries below it.
-        middle = low | (1 << (30 - step))
-        return jnp.where((bits < middle[..., None]).sum(-1) < rank, middle, low)
+        middle = low | (1 << (30 - step.astype(jnp.int32)))
+        return jnp.where((bits < middle[..., None]).sum(-1, dtype=jnp.int32) < rank, middle, low)
 
     low = jax.lax.fori_loop(0, 31, narrow, jnp.zeros(x.shape[:-1], jnp.int32))
     return jax.lax.bitcast_convert_type(low, jnp.float32)
@@ -104,4 +104,5 @@ def midranks(score: Float[Array, "B N"]) -> Float32[Array, "B N"]:
         `[B, N]` float32; ranks are exact.
     """
     entry, other = score[:, :, None], score[:, None, :]
-    return (other < entry).sum(-1) + 0.5 * ((other == entry).sum(-1) - 1)
+    below, equal = (mask.sum(-1, dtype=jnp.float32) for mask in (other < entry, other == entry))
+    return below + 0.5 * (equal - 1)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Bool, Key, Shaped
 
@@ -39,7 +40,7 @@ class Rows:
             ValueError: `rows` does not have `batch` rows.
         """
         if rows is None:
-            return cls(jnp.arange(batch), batch)
+            return cls(jnp.arange(batch, dtype=jnp.int32), batch)
         if rows.numbers.shape != (batch,):
             raise ValueError(f"rows: expected {batch} row numbers, got {rows.numbers.shape[0]}")
         return rows
@@ -66,7 +67,7 @@ class Rows:
             `[B]` bool.
         """
         # Drawing for the global batch takes a few numbers and is cheaper than a key for each row.
-        draws = jax.random.bernoulli(key, p, (self.total,))
+        draws = jax.random.bernoulli(key, np.float32(p), (self.total,))
         return draws if self.total == self.numbers.shape[0] else draws[self.numbers]
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from tcvit_jax.ops import plans
 from tcvit_jax.ops.attention import Signals
-from tcvit_jax.ops.gather import take_rows
+from tcvit_jax.ops.gather import one_hot_rows, take_rows
 from tcvit_jax.reducers.base import Reducer
 from tcvit_jax.reducers.parts import Fusion, FusionInputs, Parts, Score
 from tcvit_jax.tokens import Plan, Tokens
@@ -37,20 +37,20 @@ def significance(tokens: Tokens, signals: Signals) -> Float[Array, "B N"]:
     weight = (jax.lax.stop_gradient(signals.class_row).sum(1) * norm)[:, tokens.prefix :]
     weight = jnp.where(tokens.size > 0, weight, 0)
     total = weight.sum(-1, keepdims=True)
-    is_token = jnp.where(tokens.size > 0, 1.0, 0.0)
+    is_token = (tokens.size > 0).astype(jnp.float32)
     return jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), is_token / is_token.sum(-1, keepdims=True))
 
 
 def sample(tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
     """Return 1 for sampled tokens and 0 for the others, `[B, N]`."""
     share = significance(tokens, signals)
-    order = jnp.argsort(share, axis=-1, stable=True)
+    order = jnp.argsort(share, axis=-1, stable=True).astype(jnp.int32)
     cumulative = jnp.cumsum(take_rows(share, order), axis=-1)
     # Padding from an earlier block must not be sampled.
     cumulative = jnp.where(take_rows(tokens.size, order) > 0, cumulative, jnp.inf)
-    points = (2 * jnp.arange(keep) + 1) / (2 * keep)
-    nearest = jnp.abs(cumulative[:, None, :] - points[:, None]).argmin(-1)
-    return (take_rows(order, nearest)[:, :, None] == jnp.arange(share.shape[1])).any(1).astype(jnp.float32)
+    points = (2 * jnp.arange(keep, dtype=jnp.float32) + 1) / (2 * keep)
+    nearest = jnp.abs(cumulative[:, None, :] - points[None, :, None]).argmin(-1).astype(jnp.int32)
+    return one_hot_rows(take_rows(order, nearest), share.shape[1], bool).any(1).astype(jnp.float32)
 
 
 def mask(inputs: FusionInputs) -> Plan:

@@ -6,11 +6,13 @@ import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
-from tcvit_jax.errors import as_integer, invalid, out_of_range
+from tcvit_jax.errors import as_integer, check_range, invalid, out_of_range
 from tcvit_jax.ops import plans
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.gather import take_rows
@@ -58,7 +60,8 @@ class Reducer(ABC):
     Attributes:
         proportional_attention: Whether later blocks add `log(size)` of each token to the attention scores of its key,
             so that a token that represents several patches counts as several.
-        attention_keep: Fraction of the entries of every attention map to keep; 1 keeps all (`ops.attention.sparsify`).
+        attention_keep: Fraction of the entries of every attention map to keep, in (0, 1]; 1 keeps all
+            (`ops.attention.sparsify`).
     """
 
     # The schedule family of the paper, a `family` of `schedule.budget`.
@@ -92,11 +95,17 @@ class Reducer(ABC):
         BUILT_IN[name] = cls
 
     def __post_init__(self) -> None:
-        """Validate field types and `attention_keep`. Subclasses validate their own fields as well."""
+        """Validate field types and `attention_keep`. Subclasses validate their own fields as well.
+
+        Scalars and arrays of NumPy and JAX become Python numbers and lists, which JSON can encode.
+        """
         for field in fields(self):
-            _check_type(field.name, getattr(self, field.name), field.default, allows_list="tuple" in str(field.type))
-        if not 0 < self.attention_keep <= 1:
-            raise out_of_range("attention_keep", self.attention_keep, "in (0, 1]", "1.0 keeps all entries")
+            value = getattr(self, field.name)
+            if isinstance(value, np.generic | np.ndarray | jax.Array):
+                value = cast("np.ndarray[Any, Any]", value).tolist()
+                object.__setattr__(self, field.name, value)
+            _check_type(field.name, value, field.default, allows_list="tuple" in str(field.type))
+        check_range("attention_keep", self.attention_keep, 0, 1, excludes_low=True, hint="1.0 keeps all entries")
 
     def __repr__(self) -> str:
         """Return the call that creates the reducer, with the fields that differ from their defaults."""
@@ -251,6 +260,16 @@ class Reducer(ABC):
 def format_requirement(field: str, *values: object) -> str:
     """Return the condition that `field` has one of `values`, such as `"fuse='soft' or fuse='topm'"`."""
     return " or ".join(f"{field}={value!r}" for value in values)
+
+
+def check_seed(seed: int) -> None:
+    """Check the seed of a random generator.
+
+    Raises:
+        InputError: `seed` is not in `[0, 2**32)`. JAX reads only the lower 32 bits, except with `jax_enable_x64`.
+    """
+    if not 0 <= seed < 2**32:
+        raise out_of_range("seed", seed, "in [0, 2**32)")
 
 
 def _path(cls: type) -> str:

@@ -91,7 +91,7 @@ class DiffRate(Reducer):
         # The removed tokens with the highest scores are merged.
         is_merged = ranks(take_rows(inputs.score, inputs.removed)) < merge_count
         match = require_match(inputs)
-        share = best_share(match) * is_merged[:, None, :]
+        share = jnp.where(is_merged[:, None, :], best_share(match), 0)
         similarity = jnp.maximum(match.max(-1), 0)[:, None, :]
         plan = plans.average(inputs.kept, inputs.removed, share, jnp.ones_like(inputs.tokens.size))
         return plans.with_shares(plan, jax.lax.stop_gradient(share * similarity))

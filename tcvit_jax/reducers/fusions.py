@@ -34,6 +34,9 @@ def pool_macs(context: BlockContext) -> int:
     return (context.keep + 1) * context.removed * (context.width + 1)
 
 
+# Soft fusion has reached its limits at this temperature and its inverse, both of which are normal numbers in float32.
+_LIMIT = 2.0**100
+
 DROP = Fusion(lambda inputs: plans.drop(inputs.kept, inputs.removed), "drop", needs_match=False)
 
 
@@ -50,19 +53,25 @@ def soft_share(match: Float[Array, "B R K"], temperature: float = 1.0, top: int 
     """Return shares `[B, K, R]` that split each removed token in proportion to `match ** (1 / temperature)`.
 
     Negative matches receive nothing. A removed token without a positive match is split equally among all kept tokens.
+    The shares of a removed token sum to 1 at any temperature.
 
     Args:
         match: `[B, R, K]` similarity of removed and kept tokens; -inf where a kept token must not receive.
-        temperature: As it approaches 0, the best match receives everything.
+        temperature: Finite and > 0. As it approaches 0, the best match receives everything.
         top: Number of best matches that receive a share. None means all.
     """
     best = match.max(-1, keepdims=True)
-    uniform = jnp.where(jnp.isneginf(match), 0, 1)
+    uniform = jnp.where(jnp.isneginf(match), 0, jnp.ones_like(match))
     relative = jnp.where(best > 0, match / jnp.where(best > 0, best, 1), uniform)
     if top is not None:
         relative = jnp.where(largest_mask(jax.lax.stop_gradient(relative), min(top, match.shape[-1])), relative, 0)
     positive = relative > 0
-    powered = jnp.where(positive, jnp.exp(jnp.log(jnp.where(positive, relative, 1)) / temperature), 0)
+    logarithm = jnp.where(positive, jnp.log(jnp.where(positive, relative, 1)), -jnp.inf)
+    # The best match has logarithm 0 only up to rounding, which a low temperature would amplify. The barrier keeps a
+    # compiler from computing the logarithm a second time, with another rounding, for the maximum.
+    logarithm = jax.lax.optimization_barrier(logarithm)
+    difference = logarithm - jax.lax.stop_gradient(logarithm.max(-1, keepdims=True))
+    powered = jnp.exp(difference / min(max(temperature, 1 / _LIMIT), _LIMIT))
     return jnp.swapaxes(powered / powered.sum(-1, keepdims=True), 1, 2)
 
 
@@ -139,7 +148,7 @@ def propagate(alpha: float) -> Fusion:
     Sizes are added with the same weights as features.
 
     Args:
-        alpha: Propagation strength, >= 0.
+        alpha: Propagation strength, in [0, 1].
     """
 
     def add(inputs: FusionInputs) -> Plan:

@@ -14,7 +14,6 @@ Degrees are those of the first graph: later blocks read a submatrix of `A^`. The
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -24,12 +23,12 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from tcvit_jax.errors import conflicts, out_of_range, unknown
+from tcvit_jax.errors import check_range, conflicts, out_of_range, unknown
 from tcvit_jax.ops import graph as graphs
 from tcvit_jax.ops import matching
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.gather import take_rows
-from tcvit_jax.reducers.base import Reducer, format_requirement
+from tcvit_jax.reducers.base import Reducer, check_seed, format_requirement
 from tcvit_jax.reducers.fusions import DROP, MEAN_TOKEN, propagate
 from tcvit_jax.reducers.parts import BlockContext, Match, Parts, Score
 from tcvit_jax.reducers.scores import random_order
@@ -97,11 +96,11 @@ class GTP(Reducer):
             reduction over heads.
         graph: `"spatial"`, `"semantic"` or `"mixed"` (their union).
         neighbors: Number of semantic neighbors of each token.
-        alpha: Propagation strength: the factor of `A^`.
+        alpha: Propagation strength: the factor of `A^`, in [0, 1].
         propagation: `"graph"`; `"mean"`, which fuses the removed tokens into one extra token, their plain mean, which
             is a regular patch token in later blocks; or `"none"`, pruning.
-        seed: Seed of the random score. Each number of tokens has its own order, which is the same for all images, so
-            that the result for an image does not depend on its batch.
+        seed: Seed of the random score, in [0, 2**32). Each number of tokens has its own order, the same for all
+            images, so that the result for an image does not depend on its batch.
         proportional_attention: See `Reducer`. With `propagation="graph"`, the size of a kept token grows by
             `alpha * A^` times the sizes of the removed tokens; the size of a mean token is the sum of their sizes.
         attention_keep: See `Reducer`.
@@ -135,8 +134,9 @@ class GTP(Reducer):
             raise out_of_range("neighbors", self.neighbors, ">= 0")
         if self.neighbors == 0 and self.graph == "semantic":
             raise conflicts("neighbors=0", "graph='semantic'", "set neighbors >= 1 or graph='spatial'")
-        if not 0 <= self.alpha < math.inf:
-            raise out_of_range("alpha", self.alpha, "finite and >= 0")
+        # At 1, tokens grow at most threefold in each block, so that no model is deep enough to overflow.
+        check_range("alpha", self.alpha, 0, 1, hint="0.1 is the paper's value")
+        check_seed(self.seed)
 
     @property
     def parts(self) -> Parts:
@@ -181,7 +181,7 @@ class GTP(Reducer):
         batch, patches = tokens.origin.shape
         adjacency = jnp.zeros((batch, patches, patches), bool)
         if self.graph != "semantic":
-            adjacency |= graphs.spatial_adjacency(grid)
+            adjacency |= graphs.spatial_adjacency(grid)[None]
         if self.graph != "spatial":
             adjacency |= graphs.semantic_adjacency(jax.lax.stop_gradient(tokens.patches), self.neighbors)
         return Graph(adjacency, graphs.inverse_root_degree(adjacency))

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from tcvit_jax.errors import out_of_range
 from tcvit_jax.ops import matching
 from tcvit_jax.ops.attention import Signals
+from tcvit_jax.ops.gather import one_hot_rows
 from tcvit_jax.ops.ranking import split_by_score
 from tcvit_jax.reducers.base import Reducer
 from tcvit_jax.reducers.fusions import REPRESENT
@@ -30,6 +31,9 @@ from tcvit_jax.reducers.matches import NEAREST
 from tcvit_jax.reducers.parts import Parts, Score
 from tcvit_jax.reducers.scores import received_attention
 from tcvit_jax.tokens import Tokens
+
+# Iterations are unrolled in the compiled program. The assignment converges after a few.
+MAX_ITERATIONS = 100
 
 
 def update_medoids(distance: Float[Array, "B N N"], medoids: Int[Array, "B K"]) -> Int[Array, "B K"]:
@@ -43,12 +47,11 @@ def update_medoids(distance: Float[Array, "B N N"], medoids: Int[Array, "B K"]) 
         `[B, K]` int32.
     """
     patches = distance.shape[1]
-    index = jnp.arange(patches)
-    is_medoid = (medoids[:, :, None] == index).any(1)
+    is_medoid = one_hot_rows(medoids, patches, bool).any(1)
     # Subtract 1 from the distance of each token to itself: among equal tokens every medoid then stays in its own
     # cluster, and no cluster is empty.
-    to_medoids = jnp.where(is_medoid[:, None, :], distance, jnp.inf) - jnp.where(index[:, None] == index, 1.0, 0.0)
-    cluster = to_medoids.argmin(-1)
+    to_medoids = jnp.where(is_medoid[:, None, :], distance, jnp.inf) - jnp.eye(patches, dtype=jnp.float32)[None]
+    cluster = to_medoids.argmin(-1).astype(jnp.int32)
     is_same_cluster = cluster[:, :, None] == cluster[:, None, :]
     cost = jnp.where(is_same_cluster, distance, 0).sum(-1)
     is_member = cluster[:, None, :] == medoids[:, :, None]
@@ -60,7 +63,7 @@ class KMedoids(Reducer):
     """Clusters that are represented by their medoids.
 
     Attributes:
-        iterations: Number of iterations; 0 keeps the initial medoids.
+        iterations: Number of iterations, in [0, 100]; 0 keeps the initial medoids.
         proportional_attention: See `Reducer`.
         attention_keep: See `Reducer`.
     """
@@ -73,8 +76,8 @@ class KMedoids(Reducer):
     def __post_init__(self) -> None:
         """Validate the fields."""
         super().__post_init__()
-        if self.iterations < 0:
-            raise out_of_range("iterations", self.iterations, ">= 0")
+        if not 0 <= self.iterations <= MAX_ITERATIONS:
+            raise out_of_range("iterations", self.iterations, f"in [0, {MAX_ITERATIONS}]")
 
     def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
         """Return 1 for medoids and 0 for other tokens, `[B, N]`."""
@@ -83,7 +86,7 @@ class KMedoids(Reducer):
         medoids, _ = split_by_score(received_attention(tokens, signals), keep)
         for _ in range(self.iterations):
             medoids = update_medoids(distance, medoids)
-        return (medoids[:, :, None] == jnp.arange(x.shape[1])).any(1).astype(jnp.float32)
+        return one_hot_rows(medoids, x.shape[1], bool).any(1).astype(jnp.float32)
 
     @property
     def parts(self) -> Parts:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from tcvit_jax.errors import out_of_range
+from tcvit_jax.errors import check_range
 from tcvit_jax.ops import matching, plans
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.gather import one_hot_rows, take_rows
@@ -68,7 +68,8 @@ class MCTF(Reducer):
     """Multi-criteria token fusion: bidirectional bipartite matching by similarity, received attention and size.
 
     Attributes:
-        similarity: Temperature `ts` of the similarity. The larger a temperature, the weaker its criterion.
+        similarity: Temperature `ts` of the similarity. All temperatures are in [0.01, 1e6]. The larger a temperature,
+            the weaker its criterion.
         importance: Temperature `ti` of the unimportance.
         size: Temperature `tz` of the smallness.
         proportional_attention: See `Reducer`.
@@ -89,8 +90,8 @@ class MCTF(Reducer):
         """Validate the fields."""
         super().__post_init__()
         for name in ("similarity", "importance", "size"):
-            if not getattr(self, name) > 0:
-                raise out_of_range(name, getattr(self, name), "> 0")
+            hint = "the larger the temperature, the weaker its criterion"
+            check_range(name, getattr(self, name), 0.01, 1e6, hint=hint)
 
     def pair_score(self, tokens: Tokens, signals: Signals) -> Float[Array, "B N N"]:
         """Return the product of the criteria for each pair of patch tokens, `[B, N, N]`."""
@@ -121,12 +122,12 @@ class MCTF(Reducer):
     def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
         """Return 1 for kept tokens and `-1 - target` for removed tokens, `[B, N]`; `target` is a row."""
         is_removed, target = self.targets(tokens, signals, tokens.origin.shape[1] - keep)
-        return jnp.where(is_removed, -1.0 - target, 1.0)
+        return jnp.where(is_removed, -1.0 - target.astype(jnp.float32), 1.0)
 
     def fuse(self, inputs: FusionInputs) -> Plan:
         """Return the plan that averages tokens weighted by received attention times size."""
         target = -1.0 - take_rows(inputs.score, inputs.removed)
-        share = (target[:, None, :] == inputs.kept[:, :, None]).astype(jnp.float32)
+        share = (target[:, None, :] == inputs.kept[:, :, None].astype(jnp.float32)).astype(jnp.float32)
         mass = jax.lax.stop_gradient(received_attention(inputs.tokens, inputs.signals)) * inputs.tokens.size
         return plans.average(inputs.kept, inputs.removed, share, mass)
 

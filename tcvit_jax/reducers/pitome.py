@@ -14,7 +14,6 @@ Means are weighted by size. The official code is under a non-commercial license:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -23,7 +22,7 @@ import jax
 from jax import Array
 from jaxtyping import Float
 
-from tcvit_jax.errors import out_of_range
+from tcvit_jax.errors import check_range
 from tcvit_jax.ops import matching
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.ranking import ranks
@@ -40,8 +39,8 @@ class PiToMe(Reducer):
     """Bipartite merging of the tokens of highest energy.
 
     Attributes:
-        margin: Margin `m` of the first block. It decreases linearly towards 0 with the depth.
-        alpha: Scale of the ELU for negative inputs.
+        margin: Margin `m` of the first block, in [-1, 1]. It decreases linearly towards 0 with the depth.
+        alpha: Scale of the ELU for negative inputs, in (0, 100].
         proportional_attention: See `Reducer`.
         attention_keep: See `Reducer`.
     """
@@ -55,10 +54,8 @@ class PiToMe(Reducer):
     def __post_init__(self) -> None:
         """Validate the fields."""
         super().__post_init__()
-        if not -1 <= self.margin <= 1:
-            raise out_of_range("margin", self.margin, "in [-1, 1]", "it is compared with cosines")
-        if not 0 < self.alpha < math.inf:
-            raise out_of_range("alpha", self.alpha, "finite and > 0")
+        check_range("margin", self.margin, -1, 1, hint="it is compared with cosines")
+        check_range("alpha", self.alpha, 0, 100, excludes_low=True)
 
     def energy(self, similarity: Float[Array, "B N N"], block: int, depth: int) -> Float[Array, "B N"]:
         """Return the energy of each patch token, `[B, N]`.

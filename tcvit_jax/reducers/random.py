@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tcvit_jax.reducers.base import Reducer
+from tcvit_jax.reducers.base import Reducer, check_seed
 from tcvit_jax.reducers.fusions import DROP
 from tcvit_jax.reducers.parts import Parts, Score
 from tcvit_jax.reducers.scores import random_order
@@ -15,14 +15,19 @@ class Random(Reducer):
     """Random pruning.
 
     Attributes:
-        seed: Seed of the random score. Each number of tokens has its own order, which is the same for all images, so
-            that the result for an image does not depend on its batch.
+        seed: Seed of the random score, in [0, 2**32). Each number of tokens has its own order, the same for all
+            images, so that the result for an image does not depend on its batch.
         proportional_attention: See `Reducer`. Sizes stay 1.
         attention_keep: See `Reducer`.
     """
 
     proportional_attention: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        super().__post_init__()
+        check_seed(self.seed)
 
     @property
     def parts(self) -> Parts:

@@ -39,7 +39,7 @@ def random_order(tokens: Tokens, seed: int) -> Float[Array, "B N"]:
     """
     batch, patches = tokens.origin.shape
     key = jax.random.fold_in(jax.random.key(seed), patches)
-    return jnp.broadcast_to(jax.random.normal(key, (patches,)), (batch, patches))
+    return jnp.broadcast_to(jax.random.normal(key, (patches,), jnp.float32), (batch, patches))
 
 
 CLASS_ATTENTION = Score(class_attention, ("class_row",), needs_class_token=True)

@@ -18,6 +18,7 @@ computed explicitly (`ops.walks`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -27,7 +28,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from tcvit_jax.errors import as_integer, conflicts, out_of_range, unknown
+from tcvit_jax.errors import as_integer, check_range, conflicts, out_of_range, unknown
 from tcvit_jax.ops import plans, walks
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.gather import take_block, take_rows
@@ -51,6 +52,8 @@ SCORE_NORMS: dict[str, Callable[[Float[Array, "B N"]], Float[Array, "B N"]]] = {
     "zscore": lambda x: _ratio(x - x.mean(-1, keepdims=True), x.std(-1, keepdims=True)),
     "rank": midranks,
 }
+# Every step of a walk is a product of the compiled program. Long walks forget where they started.
+MAX_ORDER = 100
 # Fusions that need the match.
 _MATCH_FUSIONS = ("hard", "soft", "topm")
 OPTIONS = {
@@ -72,10 +75,10 @@ class TCViT(Reducer):
     """Connectivity-based token condensation.
 
     Attributes:
-        order: K, the length of the walks that score tokens.
+        order: K, the length of the walks that score tokens, in [1, 100].
         match_order: Length of the walks that match removed and kept tokens. None means `order`. Long walks forget where
             they started, so that a large value sends every removed token to the same kept token.
-        balance: Weight of connectivity; dominance has the weight `1 - balance`. 1 needs no class token.
+        balance: Weight of connectivity, in [0, 1]; dominance has the weight `1 - balance`. 1 needs no class token.
         walk: `"power"`, `"cumulative"`, `"katz"` or `"lazy"` (`ops.walks.coefficients`).
         gamma: Discount of `"katz"` walks, in [0, 1].
         fuse: The fusion of removed tokens: `"hard"`, into the best match; `"soft"`, into all kept tokens in proportion
@@ -83,8 +86,8 @@ class TCViT(Reducer):
             `"single"`, all removed tokens into one extra token behind the kept ones. The extra token is weighted by
             dominance without normalization, as in EViT (by the mean connectivity if `balance` is 1), and is a regular
             patch token in later blocks.
-        temperature: Temperature of `"soft"` and `"topm"`: shares are proportional to `match ** (1 / temperature)` and
-            approach those of `"hard"` as it approaches 0.
+        temperature: Temperature of `"soft"` and `"topm"`, finite and > 0: shares are proportional to
+            `match ** (1 / temperature)` and approach those of `"hard"` as it approaches 0.
         match_norm: Normalization of the match: `"none"`; `"lift"`, divided by the mass that reaches the kept token from
             all patches, so that tokens that every token reaches are not preferred; `"softmax"` over the kept tokens.
         top_m: Number of matches of `"topm"`.
@@ -144,14 +147,12 @@ class TCViT(Reducer):
                 raise unknown(name, getattr(self, name), options)
         for name in ("order", "match_order"):
             value = getattr(self, name)
-            if value is not None and as_integer(name, value) < 1:
-                raise out_of_range(name, value, ">= 1")
-        if not 0 <= self.balance <= 1:
-            raise out_of_range("balance", self.balance, "in [0, 1]", "0 is dominance only, 1 is connectivity only")
-        if not 0 <= self.gamma <= 1:
-            raise out_of_range("gamma", self.gamma, "in [0, 1]", "0 equals order=1, 1 equals walk='cumulative'")
-        if not self.temperature > 0:
-            raise out_of_range("temperature", self.temperature, "> 0", "use fuse='hard' for the limit at 0")
+            if value is not None and not 1 <= as_integer(name, value) <= MAX_ORDER:
+                raise out_of_range(name, value, f"in [1, {MAX_ORDER}]")
+        check_range("balance", self.balance, 0, 1, hint="0 is dominance only, 1 is connectivity only")
+        check_range("gamma", self.gamma, 0, 1, hint="0 equals order=1, 1 equals walk='cumulative'")
+        if not 0 < self.temperature < math.inf:
+            raise out_of_range("temperature", self.temperature, "finite and > 0", "use fuse='hard' for the limit at 0")
         if self.top_m < 1:
             raise out_of_range("top_m", self.top_m, ">= 1", "use fuse='drop' to drop removed tokens")
         if self.score_norm == "zscore" and self.fuse_weight == "score":
@@ -248,11 +249,11 @@ class TCViT(Reducer):
         """Return `W`, `[B, T, T]`, as defined by `heads`, `graph`, `self_loops` and `renormalize`."""
         matrix = signals.map if self.heads == "mean" else signals.map_max
         assert matrix is not None
-        index = jnp.arange(matrix.shape[-1])
+        row, column = (jax.lax.broadcasted_iota(jnp.int32, (1, *matrix.shape[1:]), axis) for axis in (1, 2))
         if self.graph == "patch":
-            matrix = jnp.where((index >= tokens.prefix)[:, None] & (index >= tokens.prefix), matrix, 0)
+            matrix = jnp.where((row >= tokens.prefix) & (column >= tokens.prefix), matrix, 0)
         if not self.self_loops:
-            matrix = jnp.where(index[:, None] == index, 0, matrix)
+            matrix = jnp.where(row == column, 0, matrix)
         is_scaled = self.heads == "max" or (self.renormalize and self._loses_entries)
         return _ratio(matrix, matrix.sum(-1, keepdims=True)) if is_scaled else matrix
 
@@ -273,7 +274,8 @@ class TCViT(Reducer):
     ) -> Float[Array, "B N"]:
         """Return the mass that reaches each patch token from all starting points, `[B, N]`."""
         first = tokens.prefix if columns == "patch" else 0
-        start = jnp.broadcast_to(jnp.arange(matrix.shape[-1]) >= first, matrix.shape[:2]).astype(matrix.dtype)
+        is_start = jnp.broadcast_to(jnp.arange(matrix.shape[-1], dtype=jnp.int32) >= first, matrix.shape[:2])
+        start = is_start.astype(matrix.dtype)
         return walks.walk_mass(matrix, start, coefficients)[:, tokens.prefix :]
 
     def _coefficients(self, order: int) -> list[float]:
@@ -290,7 +292,8 @@ class TCViT(Reducer):
             )
         if self.dominance == "cls_walk":
             matrix, count = self.transition_matrix(tokens, signals), tokens.class_tokens
-            start = jnp.broadcast_to(jnp.arange(matrix.shape[-1]) < count, matrix.shape[:2]) / count
+            is_start = jnp.broadcast_to(jnp.arange(matrix.shape[-1], dtype=jnp.int32) < count, matrix.shape[:2])
+            start = is_start.astype(jnp.float32) / count
             return walks.walk_mass(matrix, start, self._coefficients(self.order))[:, prefix:]
         if "class_row" not in self._score_signals:
             # The map already contains the mean over heads.
@@ -343,7 +346,7 @@ class TCViT(Reducer):
     ) -> Float[Array, "B R K"]:
         """Return the entries `[B, R, K]` of the walk polynomial; row and column indices include the prefix."""
         rows = walks.walk_rows(matrix, take_rows(matrix, removed), self._coefficients(order))
-        all_rows = jnp.broadcast_to(jnp.arange(removed.shape[1]), removed.shape)
+        all_rows = jnp.broadcast_to(jnp.arange(removed.shape[1], dtype=jnp.int32), removed.shape)
         return take_block(rows, all_rows, kept)
 
     def _fuse(self, inputs: FusionInputs) -> Plan:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from tcvit_jax.errors import out_of_range
+from tcvit_jax.errors import check_range
 from tcvit_jax.ops import plans
 from tcvit_jax.ops.gather import take_rows
 from tcvit_jax.reducers.base import Reducer
@@ -67,7 +67,7 @@ class ToFu(Reducer):
     """Bipartite matching with pruning in early blocks and merging in late blocks.
 
     Attributes:
-        prune_until: Fraction of the blocks, starting with the first, that prune instead of merging.
+        prune_until: Fraction of the blocks, in [0, 1], starting with the first, that prune instead of merging.
         proportional_attention: See `Reducer`.
         attention_keep: See `Reducer`.
     """
@@ -79,8 +79,7 @@ class ToFu(Reducer):
     def __post_init__(self) -> None:
         """Validate the fields."""
         super().__post_init__()
-        if not 0 <= self.prune_until <= 1:
-            raise out_of_range("prune_until", self.prune_until, "in [0, 1]", "0 merges in all blocks, 1 in none")
+        check_range("prune_until", self.prune_until, 0, 1, hint="0 merges in all blocks, 1 in none")
 
     def fuse(self, inputs: FusionInputs) -> Plan:
         """Return the plan of the block: pruning in early blocks, MLERP in late blocks."""

@@ -46,7 +46,7 @@ def update_positions(tokens: Tokens, plan: Plan) -> Int[Array, "B S"]:
     sort_key = take_rows(sort_key, plan.kept)
     rank = (sort_key[:, None, :] < sort_key[:, :, None]).sum(-1, dtype=jnp.int32)
     fused = jnp.arange(plan.kept.shape[1], plan.survivors, dtype=jnp.int32)
-    return jnp.concatenate([rank, jnp.broadcast_to(fused, (len(rank), fused.size))], axis=1)
+    return jnp.concatenate([rank, jnp.broadcast_to(fused, (rank.shape[0], fused.size))], axis=1)
 
 
 def max_removable_half(patches: int, prefix: int) -> int:

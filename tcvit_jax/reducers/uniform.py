@@ -50,7 +50,7 @@ def _rank(tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
 
 
 def _prepare(tokens: Tokens, grid: tuple[int, int]) -> Int[Array, " N0"]:
-    return jnp.asarray(spread_order(grid))
+    return jnp.asarray(spread_order(grid), jnp.int32)
 
 
 # A fused token has no position in the grid and takes that of patch 0.

@@ -6,41 +6,87 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp  # pyright: ignore[reportMissingTypeStubs]
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
+from orbax.checkpoint.path import atomicity  # pyright: ignore[reportMissingTypeStubs]
 
-from tcvit_jax import atomic, sharding
-from tcvit_jax.checkpoint import CHECKPOINTS_DIR, EMA, META, VARIABLES, read_errors
-from tcvit_jax.errors import invalid
+from tcvit_jax import atomic, manifest, sharding
+from tcvit_jax.checkpoint import (
+    CHECKPOINTS_DIR,
+    EMA,
+    HAS_MANIFEST,
+    META,
+    VARIABLES,
+    check_meta,
+    find_damage,
+    read_errors,
+    step_folders,
+)  # fmt: skip
+from tcvit_jax.errors import InputError, cannot_read, invalid
 from tcvit_jax.training.step import TrainState
 
 _OPT_STATE = "opt_state"
 
 
+class _VerifiedPath(atomicity.AtomicRenameTemporaryPath):
+    """The temporary directory of a checkpoint, which gets its manifest before its name says that it is complete."""
+
+    async def finalize(self) -> None:
+        """Complete the directory and rename it. Orbax calls this on one process, when all have written their files."""
+        final = self._final_path
+        if atomicity.TMP_DIR_SUFFIX in final.parent.name:
+            # An item; its checkpoint has the manifest.
+            await super().finalize()
+            return
+        # Orbax writes the last files and renames at once, so let it rename to another temporary name.
+        self._final_path = draft = final.with_name(f"{final.name}{atomicity.TMP_DIR_SUFFIX}-draft")
+        shutil.rmtree(draft, ignore_errors=True)
+        try:
+            await super().finalize()
+        finally:
+            self._final_path = final
+        manifest.write(Path(draft))
+        os.rename(draft, final)
+
+
 class Checkpoints:
     """The two newest checkpoints of a run, written in the background; each is either complete or absent.
+
+    The checkpoints of the directory are verified first. If one of them is damaged and another one is not, the damaged
+    one is renamed, so that the run resumes from the other one.
 
     As a context manager, it waits on exit until the last checkpoint is on disk.
 
     Args:
         workdir: The directory of the run. `workdir/checkpoints` is created if it does not exist.
+
+    Attributes:
+        notices: One line for each damaged checkpoint, on the first process.
+
+    Raises:
+        InputError: All checkpoints are damaged.
     """
 
     def __init__(self, workdir: Path) -> None:
+        self._root = (workdir / CHECKPOINTS_DIR).absolute()
+        # Before the manager reads the directory, on all processes.
+        self.notices = _on_first_process(lambda: _set_damaged_aside(self._root), self._root)
         policy = ocp.checkpoint_managers.LatestN(2)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy, enable_async_checkpointing=True, cleanup_tmp_directories=True
-        )
+            preservation_policy=policy, enable_async_checkpointing=True, cleanup_tmp_directories=True,
+            temporary_path_class=_VerifiedPath,
+        )  # fmt: skip
         # The filter is never removed: Orbax's threads may still log after the run has ended.
         logging.getLogger("absl").addFilter(_is_not_from_orbax)
-        self._root = (workdir / CHECKPOINTS_DIR).absolute()
         self._manager = ocp.CheckpointManager(self._root, options=options)
         self._saving_step: int | None = None
 
@@ -88,7 +134,7 @@ class Checkpoints:
                         VARIABLES: ocp.args.StandardSave(state.variables),
                         EMA: ocp.args.StandardSave(state.ema),
                         _OPT_STATE: ocp.args.StandardSave(state.opt_state),
-                        META: ocp.args.JsonSave(dict(meta)),
+                        META: ocp.args.JsonSave({**meta, HAS_MANIFEST: True}),
                     }
                 ),
             )
@@ -119,12 +165,14 @@ class Checkpoints:
         """Convert an error of a save into an `InputError` that names the latest complete checkpoint."""
         try:
             yield
-        except jax.errors.JaxRuntimeError:  # pyright: ignore[reportUnknownMemberType]
-            # Most likely another process failed, and not the disk.
+        except (MemoryError, jax.errors.JaxRuntimeError):  # pyright: ignore[reportUnknownMemberType]
+            # Most likely a device or another process failed, and not the disk.
             raise
         except Exception as error:
-            steps = [int(path.name) for path in self._root.glob("*") if path.name.isdigit()]
-            latest = f"the latest complete checkpoint is step {max(steps)}" if steps else "no checkpoint is complete"
+            steps = step_folders(self._root)
+            latest = (
+                f"the latest complete checkpoint is step {steps[-1].name}" if steps else "no checkpoint is complete"
+            )
             raise invalid(
                 self._root, f"cannot save step {self._saving_step}: {atomic.reason(error)}",
                 f"{latest}; rerun the same command to resume",
@@ -134,10 +182,15 @@ class Checkpoints:
         """Return the metadata of the checkpoint of a step.
 
         Raises:
-            InputError: The checkpoint is damaged.
+            InputError: The metadata are not those of a checkpoint of this step.
         """
-        with read_errors(self._root / str(step)):
-            return self._manager.restore(step, args=ocp.args.Composite(**{META: ocp.args.JsonRestore()}))[META]
+        folder = self._root / str(step)
+        with read_errors(folder):
+            items = self._manager.restore(step, args=ocp.args.Composite(**{META: ocp.args.JsonRestore()}))
+        meta = check_meta(items[META], folder)
+        if meta.get("step", step) != step:
+            raise cannot_read(folder / META, f"expected step={step}, the name of its directory, got {meta['step']}")
+        return meta
 
     def restore(self, step: int, abstract_state: TrainState, mesh: Mesh, table: sharding.ParameterTable) -> TrainState:
         """Restore the state of a step on a mesh, which may differ from the one it was saved on.
@@ -149,7 +202,7 @@ class Checkpoints:
             table: The parameter table of the model.
 
         Raises:
-            InputError: The checkpoint is damaged, or belongs to another model.
+            InputError: The checkpoint belongs to another model.
         """
         target = sharding.as_sharded(abstract_state, sharding.shardings(abstract_state, mesh, table))
         args = ocp.args.Composite(
@@ -163,6 +216,57 @@ class Checkpoints:
             items = self._manager.restore(step, args=args)
         count = sharding.place_replicated(np.asarray(step, np.int32), mesh)
         return TrainState(count, items[VARIABLES], items[EMA], items[_OPT_STATE])
+
+
+def _set_damaged_aside(root: Path) -> list[str]:
+    """Rename the damaged checkpoints in a directory of checkpoints, if at least one is intact.
+
+    Returns:
+        One line for each damaged checkpoint.
+
+    Raises:
+        InputError: All checkpoints are damaged, or one cannot be renamed.
+    """
+    problems = {folder: find_damage(folder) for folder in step_folders(root)}
+    damaged = {folder: problem for folder, problem in problems.items() if problem is not None}
+    if damaged and len(damaged) == len(problems):
+        summary = ", ".join(f"{folder.name}/{problem}" for folder, problem in damaged.items())
+        raise cannot_read(root, f"all checkpoints are damaged ({summary})", "remove the directory to start again")
+    notices: list[str] = []
+    for folder, problem in damaged.items():
+        # Orbax refuses to save a step whose directory exists. This name is not one of a step.
+        names = (folder.with_name(f"{folder.name}.damaged-{number}") for number in count(1))
+        aside = next(path for path in names if not os.path.lexists(path))
+        with atomic.write_errors(aside):
+            folder.rename(aside)
+        notices.append(f"checkpoint {folder} is damaged ({problem}): renamed to {aside.name}")
+    return notices
+
+
+def _on_first_process(function: Callable[[], list[str]], root: Path) -> list[str]:
+    """Call a function on the first process only, and raise an error on all processes if it raises one.
+
+    Returns:
+        The result; an empty list on the other processes.
+
+    Raises:
+        InputError: The function raised an error. Only the first process has its message.
+    """
+    is_first = jax.process_index() == 0  # pyright: ignore[reportUnknownMemberType]
+    result: list[str] = []
+    error: InputError | None = None
+    if is_first:
+        try:
+            result = function()
+        except InputError as failure:
+            error = failure
+    if jax.process_count() > 1:  # pyright: ignore[reportUnknownMemberType]
+        failed = multihost_utils.broadcast_one_to_all(np.asarray(error is not None))
+        if failed and not is_first:
+            error = cannot_read(root, "cannot be used", "see the error of the first process")
+    if error is not None:
+        raise error
+    return result
 
 
 def _is_not_from_orbax(record: logging.LogRecord) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import optax  # pyright: ignore[reportMissingTypeStubs]
 from jax.sharding import Mesh
 
 from tcvit_jax import __version__, assembly, models, sharding
-from tcvit_jax.assembly import EvalData, TrainData
+from tcvit_jax.assembly import DataRecord, EvalData, SplitRecord, TrainData
 from tcvit_jax.config import Config
 from tcvit_jax.errors import out_of_range
 from tcvit_jax.measure import Ledger, describe
@@ -58,6 +59,16 @@ class Job:
         """The model to train and evaluate."""
         return self.objective.model
 
+    @cached_property
+    def record(self) -> DataRecord:
+        """The record of the data, for checkpoints."""
+        data, source = self.config.data, self.train_data.source
+        splits = (
+            SplitRecord.from_source(data, data.train_split, source),
+            SplitRecord.from_source(data, data.eval_split, self.eval_data.source),
+        )
+        return DataRecord(self.config.run.workdir, source.classes, splits)
+
     @property
     def preprocessing(self) -> Preprocessing:
         """The preprocessing of the model's images."""
@@ -74,10 +85,23 @@ class Job:
             "seed": self.config.run.seed,
             "model": models.to_config(self.model),
             "preprocessing": asdict(self.preprocessing),
-            "classes": list(self.train_data.source.classes),
+            **self.record.to_meta(),
             "config": self.config.to_mapping(),
             "versions": {"jax": jax.__version__, "tcvit_jax": __version__},
         }
+
+    def check_data(self, record: DataRecord) -> None:
+        """Compare the data of the job with those of a checkpoint of the same run, whose data may have moved.
+
+        Args:
+            record: The data of the checkpoint.
+
+        Raises:
+            InputError: The data differ.
+        """
+        data = self.config.data
+        record.check(data, data.train_split, self.train_data.source, is_moved=True)
+        record.check(data, data.eval_split, self.eval_data.source, is_moved=True)
 
     @property
     def eval_steps(self) -> int:
@@ -85,11 +109,13 @@ class Job:
         return max(1, self.train_data.steps(self.config.run.eval_every))
 
 
-def build(config: Config) -> Job:
+def build(config: Config, accept_data_changes: bool = False) -> Job:
     """Build the job of a configuration. Errors in it are raised here, before anything is compiled.
 
     Args:
         config: The configuration.
+        accept_data_changes: Whether to skip the comparison of the data with those that the initial weights and the
+            teacher record.
 
     Raises:
         InputError: The settings do not fit each other, the data, the weights or the devices.
@@ -104,11 +130,10 @@ def build(config: Config) -> Job:
     train_data = assembly.build_train_data(config.data, run, model, preprocessing)
     # This raises the errors of the pipeline now; nothing is read before the first batch is requested.
     train_data.batches(0)
-    if recipe.teacher_classes is not None and recipe.teacher_classes != train_data.source.classes:
-        raise out_of_range(
-            "distill.teacher", config.distill.teacher, "a model trained on the classes of the training data"
-        )
     eval_data = assembly.build_eval_data(config.data, run.eval_batch_size, model, preprocessing)
+    for record in () if accept_data_changes else recipe.records:
+        record.check(config.data, config.data.train_split, train_data.source)
+        record.check(config.data, config.data.eval_split, eval_data.source)
     total_steps = train_data.steps(run.epochs)
     if not total_steps:
         raise out_of_range("epochs", run.epochs, f"large enough for one step of {run.batch_size} images")

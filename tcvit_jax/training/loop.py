@@ -14,16 +14,18 @@ from jax import Array
 from jax.experimental import multihost_utils
 
 from tcvit_jax import lock, models, reducers, sharding
+from tcvit_jax.assembly import DataRecord
 from tcvit_jax.config import Config, canonicalize
+from tcvit_jax.data import describe_skipped, describe_workers
 from tcvit_jax.errors import invalid, out_of_range
 from tcvit_jax.evaluation import EvaluationResult, EvaluationStopped, evaluate, make_eval_step
 from tcvit_jax.report.plots import draw_curves
-from tcvit_jax.report.progress import Reporter
+from tcvit_jax.report.progress import Reporter, announce_first_call
 from tcvit_jax.report.rundir import RunDirectory
 from tcvit_jax.training import runtime
 from tcvit_jax.training.checkpoint import Checkpoints
 from tcvit_jax.training.job import Job, build
-from tcvit_jax.training.preemption import Preempted, PreemptionWatcher
+from tcvit_jax.training.preemption import PreemptionWatcher
 from tcvit_jax.training.reduction_warmup import Stage, stage_at
 from tcvit_jax.training.step import TrainState, TrainStep, make_init, make_train_step
 from tcvit_jax.training.step_timer import StepTimer
@@ -32,30 +34,33 @@ from tcvit_jax.training.step_timer import StepTimer
 _NEEDS_EVALUATION = "evaluate"
 
 
-def train(config: Config, enable_compilation_cache: bool = False) -> dict[str, Any]:
+def train(config: Config, enable_compilation_cache: bool = False, accept_data_changes: bool = False) -> dict[str, Any]:
     """Train a model in the `workdir` of a configuration, from its latest checkpoint if there is one.
 
     Args:
         config: The configuration.
         enable_compilation_cache: Whether to cache compiled programs in the run directory, for the next start. This
             affects all later compilations of the process.
+        accept_data_changes: Whether to train even if the classes or the images differ from those that the latest
+            checkpoint, the initial weights or the teacher record.
 
     Returns:
-        The content of `summary.json`: `top1`, `top5`, `loss` and `examples` of the averaged parameters on the
-        evaluation split; `gmacs`, `gmacs_dense`, `tokens` and `parameters` of the model; `images_per_second` of the
-        evaluation; `train_images_per_second`, `step`, `seed`, `model` and `reducer`. A value that was not measured,
-        such as the throughput of a single batch, is NaN, and null in the file.
+        The content of `summary.json`: `top1`, `top5`, `loss`, `examples` and `nonfinite` of the averaged parameters on
+        the evaluation split, as in `EvaluationResult`; `gmacs`, `gmacs_dense`, `tokens` and `parameters` of the model;
+        `images_per_second` of the evaluation; `train_images_per_second`, `step`, `seed`, `model` and `reducer`. A value
+        that was not measured, such as the throughput of a single batch, is NaN, and null in the file.
 
     Raises:
-        InputError: The configuration is invalid, another process trains in `workdir`, the disk is full, or the loss is
-            not finite (the message names the step and the images).
-        Preempted: The run received `SIGTERM` and is saved.
+        InputError: The configuration is invalid, another process trains in `workdir`, the data have changed, the disk
+            is full, or the loss is not finite (the message names the step and the images).
+        Preempted: The run received `SIGTERM`, `SIGINT` or `SIGHUP` and is saved.
+        KeyboardInterrupt: The run received `SIGINT` before its first step, or twice.
     """
     if not config.run.workdir:
         raise out_of_range("workdir", config.run.workdir, "the path of a run directory", "set --config.workdir=PATH")
     is_first_process = jax.process_index() == 0  # pyright: ignore[reportUnknownMemberType]
     with PreemptionWatcher() as watcher, ExitStack() as stack:
-        job = build(config)
+        job = build(config, accept_data_changes)
         notice = stack.enter_context(_lock(config.run.workdir)) if is_first_process else ""
         run = RunDirectory(
             config.run.workdir, config.to_mapping(), is_writer=is_first_process, resumable_keys=config.RESUMABLE_KEYS,
@@ -64,11 +69,19 @@ def train(config: Config, enable_compilation_cache: bool = False) -> dict[str, A
         if enable_compilation_cache:
             runtime.enable_compilation_cache(run.path / ".jax_cache")
         with Checkpoints(run.path) as checkpoints:
-            state, start, meta = _initial_state(job, checkpoints)
+            # Now, because an error may follow.
+            for line in (*filter(None, (notice,)), *checkpoints.notices):
+                print(line, flush=True)
+            latest = checkpoints.latest_step()
+            meta = {} if latest is None else checkpoints.meta(latest)
+            if meta and not accept_data_changes:
+                job.check_data(DataRecord.from_meta(f"{run.path} step {latest}", meta))
+            run.write_config()
+            state, start = _initial_state(job, checkpoints, latest)
             needs_evaluation = meta.get(_NEEDS_EVALUATION, False)
             run.truncate_after(start, evaluation=needs_evaluation)
             with Reporter(job.total_steps, start, is_enabled=is_first_process) as reporter:
-                for line in (*([notice] if notice else []), *_banner(job, start)):
+                for line in _banner(job, start):
                     reporter.print_line(line)
                 loop = Loop(job, run, checkpoints, reporter, watcher)
                 state, result = loop.advance(state, start, needs_evaluation)
@@ -92,16 +105,15 @@ def _lock(workdir: str) -> AbstractContextManager[str]:
     return lock.hold(lock.in_directory(workdir), workdir, "set --config.workdir=PATH to another directory")
 
 
-def _initial_state(job: Job, checkpoints: Checkpoints) -> tuple[TrainState, int, dict[str, Any]]:
-    """Return the state of the latest checkpoint or a new one, the number of steps taken, and the metadata."""
+def _initial_state(job: Job, checkpoints: Checkpoints, latest: int | None) -> tuple[TrainState, int]:
+    """Return the state of the latest checkpoint or a new one, and the number of steps taken."""
     init = make_init(job.model, job.tx, job.config.run.seed)
     shapes: TrainState = jax.eval_shape(init)  # pyright: ignore[reportUnknownMemberType]
     table = job.model.PARAMETERS
-    latest = checkpoints.latest_step()
     if latest is not None:
-        return checkpoints.restore(latest, shapes, job.mesh, table), latest, checkpoints.meta(latest)
+        return checkpoints.restore(latest, shapes, job.mesh, table), latest
     start = jax.jit(init, out_shardings=sharding.shardings(shapes, job.mesh, table))  # pyright: ignore[reportUnknownMemberType]
-    return cast("TrainState", start(job.variables)), 0, {}
+    return cast("TrainState", start(job.variables)), 0
 
 
 def _banner(job: Job, start: int) -> Iterator[str]:
@@ -114,10 +126,14 @@ def _banner(job: Job, start: int) -> Iterator[str]:
     )
     yield from job.ledger.summary().splitlines()
     source = job.train_data.source
+    workers = f", {describe_workers(config.data.workers, job.train_data.workers)}" if job.train_data.workers else ""
     yield (
         f"data    {config.data.name}: {len(source):,} training images, {len(job.eval_data.source):,} validation "
-        f"images, {len(source.classes):,} classes"
+        f"images, {len(source.classes):,} classes{workers}"
     )
+    for split, each in (("training", source), ("validation", job.eval_data.source)):
+        if line := describe_skipped(each.skipped):
+            yield f"data    {split}: {line}"
     shards = f", parameters sharded over {config.mesh.model}" if config.mesh.model > 1 else ""
     yield f"devices {len(devices)} x {devices[0].device_kind}, batch size {config.run.batch_size:,}{shards}"
     resumed = f", resumed after step {start}" if start else ""
@@ -140,7 +156,10 @@ class Loop:
     ) -> None:
         self._job, self._run, self._checkpoints, self._reporter = job, run, checkpoints, reporter
         self._watcher, self._timer = watcher, StepTimer()
-        self._eval_step = make_eval_step(job.model, job.preprocessing, job.mesh)
+        self._eval_step = announce_first_call(
+            make_eval_step(job.model, job.preprocessing, job.mesh), f"compiling the evaluation of {job.model.variant}",
+            reporter.print_line,
+        )  # fmt: skip
         self._train_steps: dict[Stage, TrainStep] = {}
         self._teacher_variables = sharding.place_replicated(job.teacher_variables, job.mesh)
 
@@ -161,11 +180,15 @@ class Loop:
         job = self._job
         variables = sharding.place_replicated(state.ema, job.mesh)
         try:
-            return evaluate(self._eval_step, variables, job.eval_data.batches(), job.mesh, self._watcher.is_preempted)
+            with self._reporter.image_progress("evaluation", len(job.eval_data.source)) as progress:
+                return evaluate(
+                    self._eval_step, variables, job.eval_data.batches(), job.mesh, self._watcher.is_preempted,
+                    progress.update,
+                )  # fmt: skip
         except EvaluationStopped:
             step = int(state.step)
             self._save_preempted(step, state, needs_evaluation=True)
-            raise Preempted(step) from None
+            raise self._watcher.preemption(step) from None
 
     def advance(
         self, state: TrainState, start: int, needs_evaluation: bool
@@ -210,7 +233,7 @@ class Loop:
                     self._log(step, metrics)
                 if is_preempted:
                     self._save_preempted(step, state, is_evaluation_step)
-                    raise Preempted(step)
+                    raise self._watcher.preemption(step)
                 if is_evaluation_step:
                     result = self._evaluate_and_log(step, state)
                 # Save last: a run that is killed before the save repeats this step and its logs.
@@ -225,10 +248,14 @@ class Loop:
             return train_step, False
         job, config = self._job, self._job.config
         objective = replace(job.objective, model=replace(job.model, removed=stage.removed))
-        self._train_steps[stage] = make_train_step(
+        step = make_train_step(
             objective, job.tx, job.mesh,
             seed=config.run.seed, ema_decay=config.optimizer.ema_decay, accumulate=config.run.accumulate,
         )  # fmt: skip
+        text = f"compiling the training step of {job.model.variant}"
+        if len(job.stages) > 1:
+            text += f", stage {job.stages.index(stage) + 1} of {len(job.stages)}"
+        self._train_steps[stage] = announce_first_call(step, text, self._reporter.print_line)
         return self._train_steps[stage], True
 
     def _save_preempted(self, step: int, state: TrainState, needs_evaluation: bool) -> None:

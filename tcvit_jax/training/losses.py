@@ -22,7 +22,7 @@ def label_targets(label: Int[Array, " B"], classes: int, smoothing: float) -> Fl
     Returns:
         `[B, classes]` float32.
     """
-    return optax.smooth_labels(jax.nn.one_hot(label, classes), smoothing)
+    return optax.smooth_labels(jax.nn.one_hot(label, classes, dtype=jnp.float32), smoothing)
 
 
 def label_map_targets(
@@ -42,7 +42,7 @@ def label_map_targets(
         `[B, classes]` and `[B, gh * gw, classes]`, patches in raster order.
     """
     scores, index = batch["map_scores"], batch["map_classes"]
-    class_index = jnp.arange(classes)
+    class_index = jnp.arange(classes, dtype=index.dtype)[None, None, None]
     dense = sum(
         jnp.where(index[:, k, ..., None] == class_index, scores[:, k, ..., None], 0) for k in range(scores.shape[1])
     )
@@ -52,7 +52,7 @@ def label_map_targets(
     image = jnp.einsum(
         "bh,bhwc,bw->bc", batch["map_image_rows"], dense, batch["map_image_columns"], precision="highest"
     )
-    patches = patches.reshape(patches.shape[0], -1, classes)
+    patches = patches.reshape(patches.shape[0], patches.shape[1] * patches.shape[2], classes)
     return (
         optax.smooth_labels(jax.nn.softmax(image), smoothing),
         optax.smooth_labels(jax.nn.softmax(patches), smoothing),
@@ -113,7 +113,7 @@ def token_distillation(
         `[B]` float32, the mean over the patches in `mask`; 0 if there is none.
     """
     squared = jnp.square(student_patches.astype(jnp.float32) - teacher_patches.astype(jnp.float32)).mean(-1)
-    return (squared * mask).sum(-1) / jnp.maximum(mask.sum(-1), 1)
+    return jnp.where(mask, squared, 0).sum(-1) / jnp.maximum(mask.sum(-1, dtype=jnp.float32), 1)
 
 
 def token_label_loss(

@@ -59,18 +59,32 @@ class Mixing:
             size: The height and width of the images.
         """
         prob_key, switch_key, mixup_key, cutmix_key, row_key, column_key = jax.random.split(key, 6)
-        weight = jax.random.beta(mixup_key, self.mixup, self.mixup) if self.mixup else jnp.float32(1)
-        box = jnp.zeros(4, jnp.int32)
+        weight, box = jnp.float32(1), jnp.zeros(4, jnp.int32)
+        if self.mixup:
+            weight = jax.random.beta(mixup_key, self.mixup, self.mixup, dtype=jnp.float32)
         if self.cutmix:
-            lam = jax.random.beta(cutmix_key, self.cutmix, self.cutmix)
-            center = jnp.stack(
-                [jax.random.randint(k, (), 0, n) for k, n in zip((row_key, column_key), size, strict=True)]
-            )
-            box = cutmix_box(size, lam, center)
-        has_both = self.mixup and self.cutmix
-        is_cutmix = jax.random.bernoulli(switch_key, self.switch_prob) if has_both else jnp.bool_(self.cutmix > 0)
-        is_active = jax.random.bernoulli(prob_key, self.prob)
+            lam = jax.random.beta(cutmix_key, self.cutmix, self.cutmix, dtype=jnp.float32)
+            box = cutmix_box(size, lam, draw_center(row_key, column_key, size))
+        is_cutmix = jnp.bool_(self.cutmix > 0)
+        if self.mixup and self.cutmix:
+            is_cutmix = jax.random.bernoulli(switch_key, jnp.float32(self.switch_prob))
+        is_active = jax.random.bernoulli(prob_key, jnp.float32(self.prob))
         return make_mix(jnp.where(is_active & ~is_cutmix, weight, 1.0), jnp.where(is_active & is_cutmix, box, 0), size)
+
+
+def draw_center(row_key: Key[Array, ""], column_key: Key[Array, ""], size: tuple[int, int]) -> Int[Array, " 2"]:
+    """Draw the center of a box, uniformly over an image.
+
+    Args:
+        row_key: The random key of the row.
+        column_key: The random key of the column.
+        size: The height and width of the image.
+
+    Returns:
+        `[2]` int32, the row and the column.
+    """
+    keys = zip((row_key, column_key), size, strict=True)
+    return jnp.stack([jax.random.randint(key, (), 0, side, jnp.int32) for key, side in keys])
 
 
 def cutmix_box(size: tuple[int, int], lam: Float[Array, ""], center: Int[Array, " 2"]) -> Int[Array, " 4"]:
@@ -120,7 +134,8 @@ def box_mask(box: Int[Array, "... 4"], size: tuple[int, int]) -> Bool[Array, "..
         `[..., H, W]` bool.
     """
     top, bottom, left, right = jnp.moveaxis(box, -1, 0)[..., None, None]
-    row, column = jnp.arange(size[0])[:, None], jnp.arange(size[1])
+    axes = range(top.ndim - 2, top.ndim)
+    row, column = (jax.lax.broadcasted_iota(top.dtype, (*(1,) * (top.ndim - 2), *size), axis) for axis in axes)
     return (top <= row) & (row < bottom) & (left <= column) & (column < right)
 
 
@@ -128,7 +143,7 @@ def mix_images(images: Float[Array, "B height width C"], mix: Mix) -> Float[Arra
     """Mix images `[B, H, W, C]` with their partners."""
     partner = swap_pairs(images)
     mixup = images * mix.weight + partner * (1 - mix.weight)
-    return jnp.where(mix.box[:, :, None], partner, mixup)
+    return jnp.where(mix.box[None, :, :, None], partner, mixup)
 
 
 def mix_targets(target: Float[Array, "B ..."], weight: Float[Array, "*axes"]) -> Float[Array, "B ..."]:
@@ -161,16 +176,17 @@ def draw_erasing_boxes(key: Key[Array, ""], rows: Rows, size: tuple[int, int], p
 
     def draw_box(key: Key[Array, ""]) -> Int[Array, " 4"]:
         prob_key, shape_key, position_key = jax.random.split(key, 3)
-        area, aspect = jax.random.uniform(shape_key, (2, _ATTEMPTS))
+        area, aspect = jax.random.uniform(shape_key, (2, _ATTEMPTS), jnp.float32)
         area = (_AREA[0] + (_AREA[1] - _AREA[0]) * area) * (size[0] * size[1])
         aspect = jnp.exp((2 * aspect - 1) * -math.log(_ASPECT))
         sides = jnp.round(jnp.stack([jnp.sqrt(area * aspect), jnp.sqrt(area / aspect)])).astype(jnp.int32)
-        margin = jnp.array(size)[:, None] - sides
+        margin = jnp.array(size, jnp.int32)[:, None] - sides
         fits = (margin > 0).all(0)
         first = jnp.argmax(fits)
         height, width = sides[:, first]
-        top, left = jnp.floor(jax.random.uniform(position_key, (2,)) * (margin[:, first] + 1)).astype(jnp.int32)
-        is_erased = fits.any() & (jax.random.uniform(prob_key) < prob)
+        count = (margin[:, first] + 1).astype(jnp.float32)
+        top, left = jnp.floor(jax.random.uniform(position_key, (2,), jnp.float32) * count).astype(jnp.int32)
+        is_erased = fits.any() & (jax.random.uniform(prob_key, (), jnp.float32) < prob)
         return jnp.where(is_erased, jnp.stack([top, top + height, left, left + width]), 0)
 
     return jax.vmap(draw_box)(rows.keys(key))
@@ -209,5 +225,5 @@ def random_erasing(
     box_key, noise_key = jax.random.split(key)
     rows = Rows.resolve(rows, images.shape[0])
     boxes = draw_erasing_boxes(box_key, rows, image_size(images), prob)
-    noise = jax.vmap(partial(jax.random.normal, shape=images.shape[1:]))(rows.keys(noise_key))
+    noise = jax.vmap(partial(jax.random.normal, shape=images.shape[1:], dtype=jnp.float32))(rows.keys(noise_key))
     return erase(images, boxes, noise.astype(images.dtype))

@@ -23,6 +23,7 @@ from tcvit_jax.training.mixing import (
     Mixing,
     box_mask,
     cutmix_box,
+    draw_center,
     image_size,
     mix_images,
     mix_targets,
@@ -209,7 +210,7 @@ def _token_label_loss(
     count = tokens.slots.shape[1]
     target = jnp.broadcast_to(target, (target.shape[0], count, target.shape[2]))
     if mix_mask is not None:
-        target = mix_targets(target, 1 - mix_mask[:, None].astype(jnp.float32))
+        target = mix_targets(target, 1 - mix_mask[None, :, None].astype(jnp.float32))
     target, patch_count = plans.pool_patches(target, tokens.slots, tokens.origin.shape[1], tokens.restore_weights)
     return losses.token_label_loss(heads.patch_tokens, target, patch_count)
 
@@ -227,8 +228,8 @@ def draw_mix_mask(key: Key[Array, ""], grid: tuple[int, int]) -> Bool[Array, " N
         `[N0]` bool, True for patches inside the box.
     """
     lam_key, row_key, column_key = jax.random.split(key, 3)
-    center = jnp.stack([jax.random.randint(k, (), 0, n) for k, n in zip((row_key, column_key), grid, strict=True)])
-    return box_mask(cutmix_box(grid, jax.random.uniform(lam_key), center), grid).reshape(-1)
+    lam, center = jax.random.uniform(lam_key, (), jnp.float32), draw_center(row_key, column_key, grid)
+    return box_mask(cutmix_box(grid, lam, center), grid).reshape(-1)
 
 
 def _renormalize(
@@ -238,6 +239,6 @@ def _renormalize(
     if (source.mean, source.std) == (target.mean, target.std):
         return images
     mean, std, target_mean, target_std = (
-        jnp.array(value) for value in (source.mean, source.std, target.mean, target.std)
+        jnp.array(value, images.dtype)[None, None, None] for value in (source.mean, source.std, target.mean, target.std)
     )
     return (images * std + mean - target_mean) / target_std

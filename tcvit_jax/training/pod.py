@@ -14,7 +14,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from tcvit_jax.command import Command
+from tcvit_jax.command import Command, PathArgument
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -94,9 +94,11 @@ def describe(program: Program, mesh: Mesh, config: Config) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command-line arguments."""
-    parser.add_argument("--config", required=True, help="configuration file: FILE.py or FILE.py:RECIPE")
+    parser.add_argument(
+        "--config", required=True, action=PathArgument, help="configuration file: FILE.py or FILE.py:RECIPE"
+    )
     parser.add_argument("--topology", default="v5e:2x2", help="TPU topology, such as v5e:2x2, v5e:16x16 or v4:2x2x1")
-    parser.add_argument("--json", metavar="FILE", help="also write the figures to this JSON file")
+    parser.add_argument("--json", metavar="FILE", action=PathArgument, help="also write the figures to this JSON file")
 
 
 def run(flags: argparse.Namespace) -> None:
@@ -106,12 +108,14 @@ def run(flags: argparse.Namespace) -> None:
     from tcvit_jax import atomic
     from tcvit_jax import config as configs
     from tcvit_jax.measure import tpu
+    from tcvit_jax.report.progress import announce_slow
 
     # Use no other device of this machine. JAX has read the environment variable already.
     jax.config.update("jax_platforms", "cpu")  # pyright: ignore[reportUnknownMemberType]
     config = configs.load(flags.config, flags.overrides, configs.Scope("tcvit_jax.training.pod", KEYS))
     mesh = tpu.pod(flags.topology, config.mesh.data, config.mesh.model)
-    program = compile_step(config, mesh)
+    with announce_slow(f"compiling the training step of {config.model.name}"):
+        program = compile_step(config, mesh)
     print(describe(program, mesh, config))
     if flags.json:
         figures = {"config": config.to_mapping(), "topology": flags.topology, **asdict(program)}

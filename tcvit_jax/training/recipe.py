@@ -8,6 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from tcvit_jax import assembly, checkpoint, models, sharding
+from tcvit_jax.assembly import DataRecord, Origin
 from tcvit_jax.config import DENSE, Config, Distillation
 from tcvit_jax.config import Mixing as MixingSection
 from tcvit_jax.errors import InputError, invalid, requires
@@ -19,18 +20,18 @@ from tcvit_jax.training.objective import Objective, Teacher
 
 @dataclass(frozen=True)
 class Recipe:
-    """The objective of a configuration, with the variables and classes of the teacher.
+    """The objective of a configuration, with the variables and the recorded data of the weights and the teacher.
 
     Attributes:
         objective: The objective, which holds the model.
         teacher_variables: The variables of a teacher that was loaded from a checkpoint; None if the teacher uses the
             initial variables of the run (self-distillation), and `{}` without a teacher.
-        teacher_classes: The class names of the teacher, or None if they are not known.
+        records: The data that the initial weights and the teacher record.
     """
 
     objective: Objective
     teacher_variables: dict[str, Any] | None
-    teacher_classes: tuple[str, ...] | None
+    records: tuple[DataRecord, ...]
 
     @property
     def model(self) -> ViT:
@@ -49,14 +50,15 @@ def build(config: Config, mesh: Mesh) -> Recipe:
         InputError: The settings do not fit each other, the model or the mesh, or the teacher cannot be loaded.
     """
     model = assembly.build_model(config.model, config.reduction)
-    preprocessing = assembly.build_preprocessing(config.data, model)
+    origin = assembly.read_origin(config.model, model)
+    preprocessing = assembly.build_preprocessing(config.data, model, origin.preprocessing)
     # This traces the model, so that errors which only show there are raised now.
     sharding.check_shardable(models.parameter_shapes(model), mesh, model.PARAMETERS)
-    teacher, variables, classes = build_teacher(config.distill, config.mixing, model, preprocessing)
+    teacher, variables, record = build_teacher(config.distill, config.mixing, model, preprocessing)
     objective = build_objective(config.mixing, model, preprocessing, teacher)
     rows = config.run.accumulate * (2 if objective.uses_pairs else 1)
     sharding.check_divisible("batch_size", config.run.batch_size, mesh, rows)
-    return Recipe(objective, variables, classes)
+    return Recipe(objective, variables, tuple(each for each in (origin.record, record) if each is not None))
 
 
 def build_objective(
@@ -87,7 +89,7 @@ def build_objective(
 
 def build_teacher(
     distill: Distillation, mixing: MixingSection, model: ViT, preprocessing: Preprocessing
-) -> tuple[Teacher | None, dict[str, Any] | None, tuple[str, ...] | None]:
+) -> tuple[Teacher | None, dict[str, Any] | None, DataRecord | None]:
     """Build the teacher of a configuration.
 
     Args:
@@ -97,7 +99,7 @@ def build_teacher(
         preprocessing: The preprocessing of the student's images.
 
     Returns:
-        The teacher, its variables and its classes, as in `Recipe`.
+        The teacher, its variables as in `Recipe`, and the data that it records, if any.
 
     Raises:
         InputError: The teacher is not found, or does not fit the model.
@@ -109,11 +111,11 @@ def build_teacher(
         return Teacher(models.condense(model), preprocessing, *settings), None, None
     try:
         teacher, variables, meta = checkpoint.load(name)
+        origin = Origin.from_meta(name, meta)
     except InputError as error:
         raise invalid("distill.teacher", str(error)) from error
     _check_teacher(name, teacher, model, compares_patches=distill.tokens > 0 or mixing.mix_token)
-    classes = None if meta["classes"] is None else tuple(meta["classes"])
-    return Teacher(teacher, Preprocessing.from_config(meta["preprocessing"]), *settings), variables, classes
+    return Teacher(teacher, origin.preprocessing, *settings), variables, origin.record
 
 
 def _check_teacher(name: str, teacher: ViT, model: ViT, compares_patches: bool) -> None:

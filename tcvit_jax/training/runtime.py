@@ -15,7 +15,10 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from tcvit_jax.command import USAGE_ERROR
+from tcvit_jax.devices import FREE_MEMORY, device_error
 from tcvit_jax.errors import InputError, first_line, invalid, out_of_range, requires, unknown
+from tcvit_jax.interrupts import EXIT_STATUS as INTERRUPTED
+from tcvit_jax.interrupts import exit_now
 from tcvit_jax.training.preemption import Preempted
 
 MODES = ("auto", "on", "off")
@@ -91,13 +94,14 @@ def _parse_integer(name: str, text: str) -> int:
 
 
 @contextmanager
-def distributed_processes(mode: str = "auto") -> Generator[None]:
+def distributed_processes(mode: str = "auto", memory_hint: str = FREE_MEMORY) -> Generator[None]:
     """Initialize the processes of a run, and exit this process at once if the block fails.
 
     A normal exit would wait for the other processes, and they for this one.
 
     Args:
         mode: As for `initialize_processes`.
+        memory_hint: What to reduce if there is not enough memory.
 
     Raises:
         InputError: As `initialize_processes`. In a run of a single process, all exceptions of the block pass as well.
@@ -112,7 +116,15 @@ def distributed_processes(mode: str = "auto") -> Generator[None]:
     except Preempted:
         # All processes stop here and exit normally.
         raise
+    except KeyboardInterrupt:
+        if _has_several_processes():
+            _exit_now(INTERRUPTED, "interrupted")
+        raise
     except Exception as error:
+        device_problem = device_error(error, memory_hint)
+        # Without a device, the number of processes is not known.
+        if device_problem is not None and jax.distributed.is_initialized():
+            _exit_now(USAGE_ERROR, f"error: {device_problem}")
         runtime_error = cast("type[Exception]", jax.errors.JaxRuntimeError)  # pyright: ignore[reportUnknownMemberType]
         if isinstance(error, runtime_error) and any(text in str(error) for text in _COMMUNICATION_ERRORS):
             message = (
@@ -133,9 +145,7 @@ def _has_several_processes() -> bool:
 def _exit_now(status: int, message: str) -> None:
     """Exit without cleanup, with `message` on standard error."""
     print(message, file=sys.stderr)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(status)
+    exit_now(status)
 
 
 def enable_compilation_cache(directory: Path) -> None:

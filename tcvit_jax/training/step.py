@@ -54,7 +54,7 @@ def make_init(model: ViT, tx: optax.GradientTransformation, seed: int) -> Callab
 
     def init(variables: dict[str, Any] | None = None) -> TrainState:
         if variables is None:
-            images = jnp.zeros((1, *model.img_size, model.in_chans))
+            images = jnp.zeros((1, *model.img_size, model.in_chans), jnp.float32)
             variables = dict(model.init(jax.random.key(seed), images))
         return TrainState(
             jnp.zeros((), jnp.int32), variables, jax.tree.map(jnp.copy, variables), tx.init(variables["params"])
@@ -104,10 +104,13 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         loss, row_loss, statistics, gradients = compute_gradients(state.variables, teacher_variables, batch, key)
         params = state.variables["params"]
-        updates, opt_state = tx.update(gradients, state.opt_state, params)
+        # Optax raises a float to an integer power, which strict promotion forbids.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = tx.update(gradients, state.opt_state, params)
         variables = {"params": optax.apply_updates(params, updates), **statistics}
         # The decay starts small; otherwise the random initialization would dominate the average of a short run.
-        decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+        step = state.step.astype(jnp.float32)
+        decay = jnp.minimum(ema_decay, (1 + step) / (10 + step))
         ema: Any = optax.incremental_update(variables, state.ema, 1 - decay)
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradients), "row_loss": row_loss}
         return TrainState(state.step + 1, variables, ema, opt_state), metrics
@@ -134,7 +137,7 @@ def _make_gradients(objective: Objective, mesh: Mesh, specs: Any, accumulate: in
         params, statistics = _gather_params(variables["params"], specs["params"]), _without_params(variables)
         local_rows = batch["label"].shape[0]
         total_rows = local_rows * mesh.size
-        numbers = jax.lax.axis_index(axes) * local_rows + jnp.arange(local_rows)
+        numbers = jax.lax.axis_index(axes) * local_rows + jnp.arange(local_rows, dtype=jnp.int32)
 
         def split(x: Array) -> Array:
             return x.reshape(accumulate, -1, *x.shape[1:])

@@ -1,5 +1,7 @@
 """Pretrained models and their configurations."""
 
+from dataclasses import asdict
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 import tcvit_jax as tc
 from tcvit_jax import assembly, checkpoint, config, models
 from tcvit_jax.config import Config, Reduction
+from tcvit_jax.models.zoo import Preprocessing
 from tests.benchmark.conftest import save
 
 
@@ -20,7 +23,8 @@ def test_checkpoint_has_its_configuration(trained_checkpoint):
     pretrained = assembly.from_checkpoint(trained_checkpoint)
     assert pretrained.config.reduction == Reduction(tc.GTP(), 4)
     assert pretrained.model.removed == (4, 4)
-    assert (pretrained.seed, pretrained.trained_with, len(pretrained.classes)) == (0, tc.GTP(), 10)
+    assert (pretrained.origin.seed, pretrained.origin.trained_with) == (0, tc.GTP())
+    assert pretrained.origin.record.classes == tuple("0123456789")
     assert pretrained.preprocessing.mean == (0.3,)
     data = pretrained.eval_data()
     assert (data.batch_size, len(data.source)) == (200, 359)
@@ -32,7 +36,7 @@ def test_updated_reduction_changes_the_model_but_not_the_weights(trained_checkpo
     assert (other.model.reducer, other.model.removed) == (tc.ToMe(), (2, 2))
     assert pretrained.updated({"reducer.name": "none"}).model == models.condense(pretrained.model)
     assert pretrained.updated({"eval_batch_size": 8}).model is pretrained.model
-    assert other.variables is pretrained.variables and other.trained_with == tc.GTP()
+    assert other.variables is pretrained.variables and other.origin.trained_with == tc.GTP()
     with pytest.raises(tc.InputError, match="schedule=18: must be <= 17"):
         pretrained.updated({"schedule": 18})
 
@@ -54,7 +58,11 @@ def test_checkpoint_without_configuration_keeps_the_reduction_of_its_model(tmp_p
     for name, reducer, schedule in (("dense", None, 0), ("evit", tc.EViT(), (4, 0))):
         model = tc.create_model("deit_tiny_patch16_224", reducer, schedule, num_classes=10, **sizes)
         variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), models.variable_shapes(model))
-        meta = {"model": models.to_config(model), "preprocessing": {"mean": [0.5], "std": [0.5]}, "classes": None}
+        meta = {
+            "model": models.to_config(model),
+            "preprocessing": asdict(Preprocessing((0.5,), (0.5,))),
+            "classes": None,
+        }
         checkpoint.save(tmp_path / name, variables, meta)
     dense, reduced = (assembly.from_checkpoint(tmp_path / name) for name in ("dense", "evit"))
     assert dense.config == Config()
@@ -66,7 +74,11 @@ def test_checkpoint_without_configuration_keeps_the_reduction_of_its_model(tmp_p
 def test_weights_may_be_a_checkpoint(trained_checkpoint):
     changes = {"model.depth": 2, "model.embed_dim": 16, "model.num_heads": 2, "weights": trained_checkpoint}
     pretrained = assembly.from_weights(config.load("configs/digits_tcvit.py", changes=changes))
-    assert (pretrained.model.reducer, pretrained.trained_with, pretrained.seed) == (tc.TCViT(), tc.GTP(), 0)
+    assert (pretrained.model.reducer, pretrained.origin.trained_with, pretrained.origin.seed) == (
+        tc.TCViT(),
+        tc.GTP(),
+        0,
+    )
     jax.tree.map(
         np.testing.assert_array_equal, pretrained.variables, assembly.from_checkpoint(trained_checkpoint).variables
     )

@@ -1,6 +1,7 @@
 import json
 import math
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,6 +20,18 @@ def test_hits_survive_a_json_round_trip(weights, images, seed):
     actual = Hits.from_json(json.loads(json.dumps(expected.to_json())))
     np.testing.assert_array_equal(actual.top1, expected.top1)
     np.testing.assert_array_equal(actual.top5, expected.top5)
+
+
+def test_images_with_nonfinite_logits_are_counted(checkpoints):
+    weights = from_checkpoint(checkpoints[0])
+    data, mesh = weights.eval_data(), data_mesh()
+    damaged = jax.tree.map(lambda leaf: leaf * np.nan, weights.variables)
+    actual = hits(weights.model, weights.preprocessing, [weights.variables, damaged], data.batches(), mesh)
+    assert actual.nonfinite == len(data.source)
+    assert not actual.top1[1].any()
+    assert Hits.from_json(json.loads(json.dumps(actual.to_json()))).nonfinite == actual.nonfinite
+    result = evaluate(make_eval_step(weights.model, weights.preprocessing, mesh), damaged, data.batches(), mesh)
+    assert (result.nonfinite, result.top1) == (len(data.source), 0)
 
 
 def test_hits_agree_with_evaluate(checkpoints):

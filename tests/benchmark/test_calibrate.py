@@ -35,9 +35,8 @@ def test_training_subset_is_evenly_spaced(checkpoints):
 
 
 def test_calibration_on_the_evaluation_split_is_an_error(checkpoints):
-    comparison = build_comparison(checkpoints, [tc.GTP()], train_split="val")
     with pytest.raises(tc.InputError, match="data.train_split='val': must be different from data.eval_split"):
-        calibrate.training_subset(comparison, 50)
+        build_comparison(checkpoints, [tc.GTP()], train_split="val")
 
 
 def test_too_many_calibration_images_are_an_error(checkpoints):

@@ -1,6 +1,7 @@
 """Tests of complete and resumed benchmarks."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,3 +146,30 @@ def test_invalid_arguments_print_one_line(checkpoints, capsys, tmp_path, argumen
     assert status == 2
     assert error.startswith(message) and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("unit", "changes", "problem"),
+    [
+        ("accuracy of dense", {"images": 10**9}, "expected the hits of 2 weights on 359 images"),
+        ("accuracy of dense", {"top1": ["ff"]}, "expected the hits of 2 weights on 359 images"),
+        ("accuracy of dense", {"top5": ["not hexadecimal"]}, r"values: top5\[0\]: expected `str` matching regex"),
+        ("accuracy of dense", {"images": "359"}, "values: images: expected `int`, got `str`"),
+        ("times at", {"names": ["dense"]}, "expected the times of dense, GTP"),
+        (
+            "times at",
+            {"one": {"seconds": [[1.0]], "compile_seconds": [1.0], "memory": [1]}},
+            "expected the times of 5 models in",
+        ),
+        ("times at", {"batch": {"seconds": [[-1.0]], "compile_seconds": [], "memory": []}}, "values: batch.seconds"),
+        ("stages of dense", {"plan": "fast"}, "values: "),
+    ],
+)
+def test_damaged_measurements_are_errors(finished, checkpoints, tmp_path, unit, changes, problem):
+    path = shutil.copytree(finished[1], tmp_path / "out")
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    next(line for line in lines if line["unit"].startswith(unit))["values"].update(changes)
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    comparison = build_comparison(checkpoints)
+    with pytest.raises(tc.InputError, match=f"metrics.jsonl line [0-9]+: {problem}"):
+        Benchmark(comparison, Store(path, comparison.settings), log=lambda line: None).run()

@@ -31,3 +31,27 @@ def test_directory_of_another_benchmark_is_an_error(tmp_path):
     Store(tmp_path, {"batch": 2}).get("one", dict)
     with pytest.raises(InputError, match=r"holds a run with batch=2, not 3; set --out=PATH to another directory"):
         Store(tmp_path, {"batch": 3})
+
+
+def test_damaged_measurement_is_an_error(tmp_path):
+    Store(tmp_path, {}).get("one", lambda: {"x": "fast"})
+    with pytest.raises(
+        InputError, match=r"metrics.jsonl line 1: values: expected `float`, got `str` - at|line 1: values: \["
+    ):
+        Store(tmp_path, {}).get("one", fail, dict[str, float])
+    with pytest.raises(InputError, match="metrics.jsonl line 1: too fast; remove the line to measure it again"):
+        Store(tmp_path, {}).get("one", fail, check=lambda values: "too fast")
+    for line in (
+        '{"step": 0, "unit": 5, "values": {}}',
+        '{"step": 0, "unit": "one"}',
+        '{"step": 0, "unit": "one", "values": []}',
+    ):
+        (tmp_path / "metrics.jsonl").write_text(f"{line}\n")
+        with pytest.raises(InputError, match="metrics.jsonl line 1: expected a JSON object with a step, got .*: "):
+            Store(tmp_path, {})
+
+
+def test_special_file_in_place_of_the_results_is_an_error(tmp_path):
+    (tmp_path / "results.md").mkdir()
+    with pytest.raises(InputError, match="results.md: expected a file, got a directory"):
+        Store(tmp_path, {})

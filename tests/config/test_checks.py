@@ -22,6 +22,7 @@ CASES = {
     "reduction_warmup.start_epoch": (1.0, {**TOME, "reduction_warmup.epochs": 5.0}),
     "reduction_warmup.stages": (3, {**TOME, "reduction_warmup.epochs": 5.0}),
     "data.dir": ("images", {"data.name": "folder"}),
+    "data.verify": (False, {"data.name": "tfrecord"}),
     "data.shift": (2, {"data.augmentation": "shift"}),
     "data.label_maps": ("maps", {"token_labels": 1.0}),
     "mixing.mixup": (0.8, {"mixing.prob": 0.5}),
@@ -40,6 +41,7 @@ CASES = {
 # Changes that make a key inactive, for keys whose requirements the defaults meet.
 INACTIVE = {
     "data.dir": {"data.name": "digits"},
+    "data.verify": {"data.name": "folder"},
     "optimizer.warmup_lr": {"optimizer.warmup_epochs": 0.0},
     "optimizer.warmup_prefix": {"optimizer.warmup_epochs": 0.0},
     "label_smoothing": {**TEACHER, "distill.weight": 1.0},

@@ -63,7 +63,7 @@ def test_sections_are_immutable():
         (lambda: Run(batch_size=1.5), "batch_size=1.5: must be an integer, such as 1024"),
         (lambda: Data(repeats=0), "data.repeats=0: must be >= 1"),
         (lambda: Data(mean=("x",)), "data.mean=('x',): must be a tuple of numbers, such as (0.485, 0.456, 0.406)"),
-        (lambda: Data(workers=True), "data.workers=True: must be an integer, such as 0"),
+        (lambda: Data(workers=True), "data.workers=True: must be an integer, such as 4"),
         (lambda: Mixing(prob=1.5), "mixing.prob=1.5: must be in [0, 1]"),
         (lambda: Mixing(label_smoothing=1), "label_smoothing=1.0: must be in [0, 1)"),
         (lambda: Mixing(mixup=float("nan")), "mixing.mixup=nan: must be >= 0"),

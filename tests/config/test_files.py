@@ -8,7 +8,7 @@ import pytest
 import tcvit_jax as tc
 from tcvit_jax import assembly, config
 from tcvit_jax.assembly import build_preprocessing
-from tcvit_jax.config import files
+from tcvit_jax.config import configuration, files
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 GTP = str(CONFIGS / "digits_gtp.py")
@@ -134,7 +134,11 @@ def test_invalid_files_are_errors(tmp_path):
         (["--config.schedule=9"], "schedule=9: must be <= 8; 9 tokens in each of 4 blocks are 36 of 36 patch tokens"),
         (["--config.schedule=[9,9,9,9]"], "schedule[3]=9: must be <= 8; one of the 9 patch tokens in block 3 must remain"),
         (["--config.model.name=deit_tinny_patch16_224"], "unknown model 'deit_tinny_patch16_224': did you mean 'deit_tiny_patch16_224'?"),
-        (["--config.data.mean=(1,2,3)"], "data.mean=(1.0, 2.0, 3.0): must be one value per channel; the model has in_chans=1"),
+        (["--config.data.mean=(1,2,3)"], "data.mean=(1.0, 2.0, 3.0): must be one number in [0, 1] per channel"),
+        (["--config.data.std=(0,)"], "data.std=(0.0,): must be one number in [0.001, 1] per channel"),
+        (["--config.data.crop_pct=0"], "data.crop_pct=0.0: must be in [0.1, 10]"),
+        (["--config.data.crop_mode=cente"], "unknown data.crop_mode 'cente': did you mean 'center'?"),
+        (["--config.data.mean=(0,0.5,1)"], "data.mean=(0.0, 0.5, 1.0): must be one value per channel; the model has in_chans=1"),
     ],
 )  # fmt: skip
 def test_overrides_that_do_not_fit_the_model_are_errors(arguments, message):
@@ -162,3 +166,39 @@ def test_config_files_of_the_installed_package_are_found(tmp_path, monkeypatch):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "deit_s_gtp.py").write_text("from tcvit_jax.config import default as get_config\n")
     assert config.load("configs/deit_s_gtp.py").reduction.reducer is None
+
+
+PATHS = {
+    "workdir": (), "data.dir": ("--config.data.name=folder",),
+    "data.label_maps": ("--config.token_labels=1",), "weights": (), "distill.teacher": (),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", PATHS)
+def test_paths_are_expanded_in_overrides_and_files(tmp_path, monkeypatch, key):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("RUN", "seed_0")
+    assert config.load(GTP, [*PATHS[key], f"--config.{key}=~/$RUN/${{RUN}}"]).values()[key] == "/home/me/seed_0/seed_0"
+    run_config = config.load(GTP, [*PATHS[key]])
+    assert config.override(run_config, [f"--config.{key}=~/x"]).values()[key] == "/home/me/x"
+    text = f"from tcvit_jax import config\ndef get_config():\n    c = config.read({GTP!r})\n    c.{key} = '~/y'\n    return c\n"
+    (tmp_path / "custom.py").write_text(text)
+    assert config.load(tmp_path / "custom.py", PATHS[key]).values()[key] == "/home/me/y"
+    with pytest.raises(tc.InputError) as error:
+        config.load(GTP, [*PATHS[key], f"--config.{key}=$GONE/x"])
+    assert str(error.value) == f"{key}='$GONE/x': environment variable 'GONE' is not set"
+    # An override replaces the path of a file before it is expanded, and a saved configuration is read as it is.
+    monkeypatch.delenv("RUN")
+    (tmp_path / "custom.py").write_text(text.replace("~/y", "$RUN"))
+    assert config.load(tmp_path / "custom.py", [*PATHS[key], f"--config.{key}=z"]).values()[key] == "z"
+    saved = run_config.updated({key: "$RUN"})
+    assert config.override(saved, ["--config.eval_batch_size=8"]).values()[key] == "$RUN"
+
+
+def test_all_keys_of_paths_are_tested():
+    assert set(PATHS) == configuration.PATH_KEYS
+
+
+def test_other_strings_are_not_expanded():
+    run_config = config.load(GTP, ["--config.weights=hf-hub:timm/x.y", "--config.data.eval_split=~"])
+    assert (run_config.model.weights, run_config.data.eval_split) == ("hf-hub:timm/x.y", "~")

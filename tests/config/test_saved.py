@@ -1,6 +1,8 @@
 """Configurations that were saved in runs and checkpoints."""
 
 import json
+import math
+from contextlib import suppress
 
 import pytest
 
@@ -27,6 +29,25 @@ def test_restore_resets_keys_without_effect():
     assert (restored.data.dir, restored.data.shift, restored.model.new_head) == ("", 1, False)
     assert restored.distill == Config().distill
     assert (restored.optimizer.lr, restored.optimizer.warmup_lr) == (0.002, 0.0)
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, "²", [1], [[1]], None, -1, 10**30, True, math.nan, math.inf, [None]])
+def test_every_value_of_a_wrong_kind_is_a_one_line_error(value):
+    """A saved file may hold anything. The architecture checks the values of `model.`."""
+    saved = config.load("configs/digits_gtp.py").values()
+    for key in saved:
+        restored = None
+        with suppress(tc.InputError):
+            restored = config.restore({**saved, key: value})
+        if restored is not None and isinstance(value, float) and not key.startswith("model."):
+            assert math.isfinite(restored.values()[key]), key
+
+
+def test_value_of_a_wrong_type_in_a_saved_configuration_names_its_key():
+    with pytest.raises(tc.InputError, match="eval_batch_size='many': must be an integer, such as "):
+        config.restore({**SAVED, "eval_batch_size": "many"})
+    with pytest.raises(tc.InputError, match="optimizer.lr=inf: must be finite"):
+        config.restore({**SAVED, "optimizer": {"lr": math.inf}})
 
 
 def test_configuration_of_this_version_round_trips():

@@ -1,5 +1,6 @@
 """Small models of every family, with the tensor names and shapes of timm or of the official LV-ViT code."""
 
+import re
 from functools import cache
 
 import jax
@@ -86,3 +87,67 @@ def augreg(tensors, heads):
         converted[f"{attention}/out/kernel"] = np.stack([part.T for part in np.split(out, heads, axis=1)])
         converted[f"{attention}/out/bias"] = tensors[f"{source}.attn.proj.bias"]
     return converted
+
+
+def dinov2(tensors):
+    """Convert tensors of timm to the names of the official DINOv2 code, in chunks of blocks."""
+    renamed = {re.sub(r"^blocks\.(\d+)", r"blocks.0.\1", name): tensor for name, tensor in tensors.items()}
+    renamed["mask_token"] = np.zeros((1, tensors["cls_token"].shape[-1]), np.float32)
+    if "reg_token" in tensors:
+        # The class token has a position of its own, and timm stores their sum.
+        position = np.float32(0.25) * tensors["pos_embed"][:, :1]
+        renamed["register_tokens"] = renamed.pop("reg_token")
+        renamed["cls_token"] = tensors["cls_token"] - position
+        renamed["pos_embed"] = np.concatenate([position, tensors["pos_embed"]], 1)
+    return renamed
+
+
+def scenic(tensors):
+    """Convert tensors of AugReg to the names of scenic."""
+    changes = {
+        "MultiHeadDotProductAttention_1": "MultiHeadDotProductAttention_0", "LayerNorm_2": "LayerNorm_1",
+        "MlpBlock_3": "MlpBlock_0", "head/": "output_projection/",
+    }  # fmt: skip
+    return {_replace(name, changes): tensor for name, tensor in tensors.items()}
+
+
+def big_vision(tensors, is_stacked=False):
+    """Convert tensors of AugReg to the names of big_vision, which has no position of the class token."""
+    renamed = {name.replace("output_projection/", "head/"): tensor for name, tensor in scenic(tensors).items()}
+    positions = renamed.pop("Transformer/posembed_input/pos_embedding")
+    renamed["cls"] = renamed["cls"] + positions[:, :1]
+    renamed["pos_embedding"] = positions[:, 1:]
+    if is_stacked:
+        blocks = {name: renamed.pop(name) for name in list(renamed) if "encoderblock_" in name}
+        for name in {re.sub(r"encoderblock_\d+", "encoderblock_{}", name) for name in blocks}:
+            layers = [blocks[name.format(block)] for block in range(len(blocks) // 16)]
+            renamed[name.replace("encoderblock_{}", "encoderblock")] = np.stack(layers)
+    return renamed
+
+
+def open_clip(tensors):
+    """Convert tensors of timm to the names of OpenCLIP, whose image encoder has no bias in its projection."""
+    changes = {
+        "patch_embed.proj.": "conv1.", "cls_token": "class_embedding", "pos_embed": "positional_embedding",
+        "norm_pre.": "ln_pre.", "attn.qkv.": "attn.in_proj_", "attn.proj.": "attn.out_proj.", "mlp.fc1.": "mlp.c_fc.",
+        "mlp.fc2.": "mlp.c_proj.", ".norm1.": ".ln_1.", ".norm2.": ".ln_2.", "blocks.": "transformer.resblocks.",
+    }  # fmt: skip
+    renamed = {}
+    for name, tensor in tensors.items():
+        if not name.startswith("head."):
+            name = re.sub(r"^norm\.", "ln_post.", _replace(name, changes))
+            is_token = name in ("class_embedding", "positional_embedding")
+            renamed[f"visual.{name}"] = (
+                tensor.reshape(tensor.shape[1:] if "pos" in name else -1) if is_token else tensor
+            )
+    text = {
+        "positional_embedding": np.ones((4, 8), np.float32),
+        "transformer.resblocks.0.ln_1.weight": np.ones(8, np.float32),
+    }
+    return renamed | {"visual.proj": tensors["head.weight"].T} | text
+
+
+def _replace(name, changes):
+    for old, new in changes.items():
+        name = name.replace(old, new)
+    return name

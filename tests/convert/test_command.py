@@ -1,5 +1,7 @@
 """Conversion command: report, checkpoint, and errors."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import tcvit_jax as tc
-from tcvit_jax import models
+from tcvit_jax import lock, models
 from tcvit_jax.convert.__main__ import main
 from tcvit_jax.models import zoo
 from tests.conftest import ROOT
@@ -116,15 +118,15 @@ def test_augreg_files_are_converted(tmp_path):
         (["w.safetensors", "--out", "ckpt", "--model", "deit_small_patch16_224", "--img-size", "225"], "img_size=225: must be a positive multiple of patch_size=16; use 224"),
         (["w.safetensors", "--out", "ckpt", "--model", "deit_small_patch16_224", "--img-size", "a"], "--img-size='a': must be SIZE or HEIGHTxWIDTH, such as 24 or 24x16"),
         (["w.safetensors", "--out", "ckpt", "--model", "deit_small_patch16_224", "--num-classes", "-1"], "num_classes=-1: must be >= 0"),
-        (["gone.safetensors", "--out", "ckpt", "--model", "deit_small_patch16_224"], "gone.safetensors: not found; expected a weight file"),
+        (["gone.safetensors", "--out", "ckpt", "--model", "deit_small_patch16_224"], "gone.safetensors: not found"),
         (["w.safetensors", "--out", "full", "--model", "deit_small_patch16_224"], "{cwd}/full: already exists; choose another directory, or remove it"),
         (["w.safetensors", "--out", "w.safetensors/ckpt", "--model", "deit_tiny_patch16_224"], "w.safetensors/ckpt: cannot be written: "),
         (["full", "--out", "back.safetensors"], "full: checkpoint not found"),
         (["full", "--out", "back.safetensors", "--model", "deit_tiny_patch16_224"], "--model cannot be combined with --out back.safetensors: a checkpoint is exported unchanged"),
         (["full", "--out", "back.safetensors", "--num-classes", "0"], "--num-classes cannot be combined with --out back.safetensors: a checkpoint is exported unchanged"),
         (["w.safetensors", "--out", "ckpt", "--model", "deit_tiny_patch16_224", "--grid", "9" * 5000], "--grid='999"),
-        (["w.safetensors", "--out", "ckpt", "--model", "deit_tiny_patch16_224", "--entry", "model"], "entry='model' requires a pickled checkpoint: w.safetensors has no entries"),
-        (["w.safetensors", "--out", "ckpt", "--model", "deit_tiny_patch16_224", "--photo", "gone.jpg"], "gone.jpg: cannot read the photo: [Errno 2] No such file or directory: "),
+        (["w.safetensors", "--out", "ckpt", "--model", "deit_tiny_patch16_224", "--entry", "model"], "entry='model' requires a torch checkpoint: w.safetensors has no entries"),
+        (["w.safetensors", "--out", "ckpt", "--model", "deit_tiny_patch16_224", "--photo", "gone.jpg"], "gone.jpg: not found"),
     ],
 )  # fmt: skip
 def test_errors_are_one_line_and_write_nothing(tmp_path, monkeypatch, capsys, arguments, message):
@@ -227,3 +229,85 @@ def test_rectangular_grid_is_converted_with_grid_argument(tmp_path):
         tmp_path / "back.safetensors", tmp_path / "two", name, overrides=overrides, compare=False
     )
     assert second_report.checksum == report.checksum
+
+
+def test_report_names_dtypes_notes_and_warnings(tmp_path):
+    name, overrides, _, _ = cases.case("reg4")
+    tensors = {key: value.astype(np.float16) if value.ndim > 1 else value for key, value in weights("reg4").items()}
+    tensors = cases.dinov2(tensors) | {
+        "head.weight": np.zeros((10, 48), np.float32),
+        "head.bias": np.ones(10, np.float32),
+    }
+    save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, tmp_path / "w.safetensors")
+    report = tc.convert.to_checkpoint(
+        tmp_path / "w.safetensors", tmp_path / "ckpt", name, overrides={**overrides, "num_classes": 10}, compare=False
+    )
+    rows = [line.partition(" ")[::2] for line in str(report).splitlines()]
+    content = {label: text.strip() for label, text in rows}
+    assert content["tensors"].endswith("0 rejected, float16 (14) and float32 (37)")
+    assert content["ignored"] == "mask_token"
+    assert content["float16"].startswith("blocks.0.{0-2}.attn.proj.weight, blocks.0.{0-2}.attn.qkv.weight, ")
+    assert content["note"] == "pos_embed: positions of prefix tokens that were added to the tokens: 1"
+    warning = "head.weight: all zeros, so that the predicted class does not depend on the image"
+    assert content["warning"] == warning
+    provenance = tc.load(tmp_path / "ckpt")[2]["provenance"]
+    assert provenance["warnings"] == [warning]
+    assert provenance["notes"] == [content["note"]]
+
+
+@pytest.mark.slow
+def test_official_dinov2_file_and_file_of_timm_give_equal_logits(script, tmp_path, capsys):
+    """Convert a full-size model with registers from a file without suffix, and from one with timm's names."""
+    name = "vit_small_patch14_reg4_dinov2"
+    model = tc.create_model(name, img_size=28)
+    tensors = tc.convert.to_torch(cases.random_variables(model, scale=0.05), model)
+    files = {
+        "official": {f"teacher.backbone.{key}": value for key, value in cases.dinov2(tensors).items()},
+        "timm.safetensors": tensors,
+    }
+    extra = {"official": "teacher.dino_head.weight", "timm.safetensors": "projector.0"}
+    flags = {"official": ["--prefix", "teacher.backbone."], "timm.safetensors": ["--ignore", "projector.*"]}
+    for file, named in files.items():
+        named = {key: np.ascontiguousarray(value) for key, value in named.items()}
+        save_file(named | {extra[file]: np.ones(3, np.float32)}, tmp_path / file)
+        arguments = [str(tmp_path / file), "--model", name, "--img-size", "28", "--no-parity"]
+        arguments += ["--out", str(tmp_path / f"{file}_ckpt")]
+        assert main(arguments) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert f"({' '.join(flags[file])})" in printed.err.replace("'", "")
+        if file == "official":
+            result = script("tcvit_jax.convert", *arguments, *flags[file])
+            assert result.returncode == 0, result.stderr
+            report = result.stdout
+        else:
+            assert main([*arguments, *flags[file]]) == 0
+            report = capsys.readouterr().out
+        assert f"selection   {flags[file][0].removeprefix('--')} '{flags[file][1]}': " in report
+    images = jax.random.normal(jax.random.key(0), (2, 28, 28, 3))
+    (model, first, _), (_, second, _) = (tc.load(tmp_path / f"{file}_ckpt") for file in files)
+    apply = jax.jit(model.apply)
+    outputs = [np.asarray(apply(variables, images)) for variables in (first, second)]
+    assert outputs[0].shape == (2, 384)
+    np.testing.assert_allclose(*outputs, rtol=0, atol=2e-6 * abs(outputs[0]).max())
+
+
+def test_steps_of_a_conversion_are_reported_when_they_start(tmp_path):
+    steps = []
+    source, out = tmp_path / "deit.safetensors", tmp_path / "ckpt"
+    convert(tmp_path, progress=steps.append)
+    tc.convert.to_safetensors(out, tmp_path / "out.safetensors", progress=steps.append)
+    assert steps == [
+        f"reading {source}", f"computing the SHA-256 of {source}", f"writing {out}",
+        f"reading {out}", f"writing {tmp_path / 'out.safetensors'}",
+    ]  # fmt: skip
+
+
+def test_lock_of_a_dead_process_is_taken_over_with_a_notice(tmp_path, capsys):
+    convert(tmp_path)
+    out = tmp_path / "back.safetensors"
+    lock.beside(out).write_text(json.dumps({"host": "another", "process": 7, "since": "2026-01-01"}))
+    os.utime(lock.beside(out), (0, 0))
+    assert main([str(tmp_path / "ckpt"), "--out", str(out)]) == 0
+    assert capsys.readouterr().out.startswith(f"{out}: taken over from process 7 on another since 2026-01-01")
+    assert not lock.beside(out).exists()

@@ -110,11 +110,18 @@ def test_unreadable_files_are_rejected(tmp_path):
             read_file(tmp_path / name)
         return str(error.value).replace(str(tmp_path), "")
 
-    with pytest.raises(tc.InputError, match="gone.safetensors: not found; expected a weight file"):
+    with pytest.raises(tc.InputError, match="gone.safetensors: not found$"):
         read_file(tmp_path / "gone.safetensors")
-    assert (
-        message("w.h5", b"") == "/w.h5: unknown suffix '.h5'; expected one of .safetensors, .npz, .pth, .pt, .tar, .bin"
-    )
+    expected = "expected a weight file (.safetensors, .npz or a torch checkpoint), got "
+    for content, kind in {
+        b"": "an empty file",
+        b"no weights": "other content",
+        b"\x89HDF\r\n": "an HDF5 file",
+        b"<!DOCTYPE html>": "an HTML or XML page; the download failed",
+        b"version https://git-lfs.github.com/spec/v1\n": "a pointer of Git LFS; run git lfs pull",
+        b"PK\x03\x04": "File is not a zip file",
+    }.items():
+        assert message("w.h5", content) == f"/w.h5: {expected}{kind}"
     assert message("w.safetensors", b"not tensors").startswith("/w.safetensors: cannot read as safetensors: ")
     assert message("w.npz", b"not tensors").startswith("/w.npz: cannot read as .npz: ")
 
@@ -158,7 +165,9 @@ def test_pickles_require_torch(tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "w.pth").write_bytes(b"")
-    with pytest.raises(tc.InputError, match=r"w.pth requires torch: pip install 'tcvit_jax\[convert\]'"):
+    with pytest.raises(
+        tc.InputError, match=r'w.pth requires torch, which is not installed: pip install "tcvit_jax\[convert\]"'
+    ):
         read_file(tmp_path / "w.pth")
 
 
@@ -180,3 +189,43 @@ def test_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(tc.InputError, match="file/w.safetensors: cannot be written: "):
         write_safetensors(tmp_path / "file" / "w.safetensors", weights(), {})
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", ["w", "w.ckpt", "w.PTH", "w.weights", "model.safetensors.tmp"])
+def test_content_decides_and_not_the_suffix(tmp_path, name):
+    save_file(weights(), tmp_path / "source")
+    (tmp_path / "source").rename(tmp_path / name)
+    assert assert_read(tmp_path / name).kind == "safetensors"
+    with (tmp_path / name).open("wb") as file:
+        np.savez(file, **weights())
+    assert assert_read(tmp_path / name).kind == "npz"
+    with (tmp_path / name).open("wb") as file:
+        np.savez_compressed(file, **weights())
+    assert_read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["w", "last.ckpt", "w.PTH", "w.npz", "w.safetensors"])
+def test_content_of_torch_files(torch, tmp_path, name):
+    tensors = {key: torch.from_numpy(value) for key, value in weights().items()}
+    for is_zip in (True, False):
+        torch.save(tensors, tmp_path / name, _use_new_zipfile_serialization=is_zip)
+        assert assert_read(tmp_path / name).kind == "torch"
+
+
+def test_bfloat16_files(tmp_path):
+    import ml_dtypes
+
+    tensors = {name: value.astype(ml_dtypes.bfloat16) for name, value in weights().items()}
+    save_file(tensors, tmp_path / "w.safetensors")
+    np.savez(tmp_path / "w.npz", **tensors)  # NumPy stores two bytes without a type, as big_vision does
+    for suffix in ("safetensors", "npz"):
+        kernel = tc.convert.from_torch(read_file(tmp_path / f"w.{suffix}"), MODEL)["params"]["head"]["kernel"]
+        np.testing.assert_array_equal(kernel, tensors["head.weight"].astype(np.float32).T)
+
+
+def test_arrays_in_torch_files(torch, tmp_path):
+    torch.save(weights(), tmp_path / "w.pth")
+    file = read_file(tmp_path / "w.pth")
+    actual = tc.convert.from_torch(file, MODEL)["params"]["head"]["kernel"]
+    np.testing.assert_array_equal(actual, weights()["head.weight"].T)
+    assert file.shape("norm.weight") == (48,)

@@ -7,7 +7,7 @@ from safetensors.numpy import load_file, save_file
 import tcvit_jax as tc
 from tcvit_jax.convert.parity import CannotCompareError, read_photo, sample_photo
 from tests import golden
-from tests.convert.cases import augreg
+from tests.convert.cases import augreg, big_vision, dinov2
 
 FAMILIES = [
     "deit_small_patch16_224.fb_in1k",
@@ -132,3 +132,63 @@ def test_missing_or_invalid_photo_is_reported(monkeypatch, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"junk")
     with pytest.raises(tc.InputError, match="photo.jpg: cannot read the photo: "):
         read_photo(tmp_path / "photo.jpg")
+
+
+def test_official_dinov2_files_equal_timm(timm, tmp_path):
+    """timm reads the same file, once whole and once as a part of a checkpoint."""
+    name = "vit_small_patch14_reg4_dinov2.lvd142m"
+    weights = dinov2(random_weights(timm, name))
+    weights = {key.replace("blocks.0.", "blocks.", 1): value for key, value in weights.items()}
+    save_file({key: np.ascontiguousarray(value) for key, value in weights.items()}, tmp_path / "w")
+    report = tc.convert.to_checkpoint(tmp_path / "w", tmp_path / "ckpt", name)
+    assert difference(report) < 1e-4
+    named = {f"backbone.{key}": np.ascontiguousarray(value) for key, value in weights.items()}
+    save_file(named | {"head": np.zeros(1)}, tmp_path / "teacher")
+    selected = tc.convert.to_checkpoint(tmp_path / "teacher", tmp_path / "ckpt2", name, prefix="backbone.")
+    assert difference(selected) < 1e-4
+    assert selected.checksum == report.checksum
+
+
+@pytest.mark.parametrize("is_stacked", [False, True])
+def test_big_vision_files_equal_timm(timm, tmp_path, is_stacked):
+    name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    tensors = big_vision(augreg(random_weights(timm, name), 3), is_stacked)
+    tensors = {f"params/{key}": value for key, value in tensors.items()}
+    model = timm.create_model(name, no_embed_class=True)
+    np.savez(tmp_path / "w.npz", **tensors, **{"opt/count": np.zeros(())})
+    model.load_pretrained(str(tmp_path / "w.npz"))
+    variables = tc.convert.from_torch(tc.convert.read_state_dict(tmp_path / "w.npz"), tc.create_model(name))
+    expected = {key: value.numpy() for key, value in model.state_dict().items()}
+    actual = tc.convert.to_torch(variables, tc.create_model(name))
+    assert not actual["pos_embed"][:, :1].any()
+    actual["pos_embed"] = actual["pos_embed"][:, 1:]
+    for key, value in expected.items():
+        np.testing.assert_array_equal(actual[key], value)
+
+
+def test_torch_file_with_standard_types_equals_timm(torch, timm, tmp_path):
+    """timm also reads a file with half-precision kernels, paths and NumPy numbers."""
+    import argparse
+
+    name = "deit_tiny_patch16_224"
+    tensors = {key: torch.from_numpy(value) for key, value in random_weights(timm, name).items()}
+    tensors = {key: value.half() if value.ndim > 1 else value for key, value in tensors.items()}
+    content = {"args": argparse.Namespace(out=tmp_path, lr=np.float64(0.1)), "state_dict": tensors}
+    torch.save(content, tmp_path / "last.ckpt")
+    report = tc.convert.to_checkpoint(tmp_path / "last.ckpt", tmp_path / "ckpt", name)
+    assert set(report.conversion.dtypes) == {"float16", "float32"}
+    assert difference(report) < 1e-4
+
+
+def test_refusal_of_timm_has_no_advice_to_execute_code(torch, timm, tmp_path, monkeypatch):
+    from tcvit_jax import pickles
+
+    name = "deit_tiny_patch16_224"
+    content = {key: torch.from_numpy(value) for key, value in random_weights(timm, name).items()}
+    torch.save({**content, "lr": np.float64(0.1)}, tmp_path / "w.pth")
+    with monkeypatch.context() as patch:
+        patch.setattr(pickles, "standard_types", lambda: torch.serialization.safe_globals([]))
+        with pytest.raises(tc.InputError, match="w.pth: contains 'numpy._core.multiarray.scalar'; only tensors"):
+            tc.convert.read_state_dict(tmp_path / "w.pth")
+    report = tc.convert.to_checkpoint(tmp_path / "w.pth", tmp_path / "ckpt", name, ignore=["lr"])
+    assert difference(report) < 1e-4

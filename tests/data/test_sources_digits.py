@@ -78,3 +78,10 @@ def test_missing_scikit_learn_names_the_install_command(monkeypatch: pytest.Monk
     with pytest.raises(InputError, match=r'requires scikit-learn: run pip install "tcvit_jax\[demo\]"') as error:
         open_source("digits", "train")
     assert "\n" not in str(error.value)
+
+
+def test_fingerprints_of_the_splits_differ_and_never_change() -> None:
+    train, val = open_source("digits", "train"), open_source("digits", "val")
+    assert train.fingerprint == "fd6cb9bebb7969896aefe935c2fc9c5b75f118422a135cc96d8906f911acda18"
+    assert val.fingerprint == "01364fd5add4597269bf62861f0985c5015e32a21bdc8afb05f441c56ee668ab"
+    assert train.skipped == {} and train.is_in_memory

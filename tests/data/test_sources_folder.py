@@ -1,6 +1,9 @@
 """Tests of the folder source on real PNG and JPEG files."""
 
+import os
 import pickle
+import re
+import shutil
 from pathlib import Path
 from unittest import mock
 
@@ -8,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tcvit_jax.data import open_source
+from tcvit_jax.data import describe_skipped, open_source
 from tcvit_jax.data.sources import FolderSource
+from tcvit_jax.data.sources.images import SUFFIXES
 from tcvit_jax.errors import InputError
 
 RED = (200, 30, 10)
@@ -69,12 +73,113 @@ def test_split_without_train_numbers_its_own_classes(tmp_path: Path) -> None:
     assert source.classes == ("dog",) and source[0]["label"] == 0
 
 
-def test_hidden_and_other_files_are_ignored(folder: Path) -> None:
-    (folder / "train" / "cat" / "notes.txt").write_text("not an image")
-    write(folder / "train" / "cat" / ".hidden.png")
+def test_files_that_are_not_read_are_counted(folder: Path) -> None:
+    cat = folder / "train" / "cat"
+    (cat / "notes.txt").write_text("not an image")
+    (cat / "README").write_text("not an image")
+    (cat / "RAW.CR2").write_bytes(b"")
+    write(cat / ".hidden.png")
+    write(cat / "more" / "f.png")
+    write(cat / "more" / "deep" / "g.png")
+    write(cat / ".ipynb_checkpoints" / "h.png")
     write(folder / "train" / ".cache" / "e.png")
+    write(folder / "train" / "flat.png")
+    (cat / "gone.png").symlink_to(folder / "gone.png")
+    (cat / "loop.png").symlink_to("loop.png")
+    os.mkfifo(cat / "pipe.png")
     source = open_source("folder", "train", str(folder))
     assert len(source) == 3 and source.classes == ("cat", "dog")
+    assert source.skipped == {
+        "hidden": 1, "in subfolders": 2, "linked to nothing": 2, "not regular": 1, "outside of class folders": 1,
+        "with suffix '.cr2'": 1, "with suffix '.txt'": 1, "without suffix": 1,
+    }  # fmt: skip
+    assert describe_skipped(source.skipped) == (
+        "10 files not read: 1 hidden, 2 in subfolders, 2 linked to nothing, 1 not regular, 1 outside of class folders, "
+        "1 with suffix '.cr2', 1 with suffix '.txt', 1 without suffix"
+    )
+    assert open_source("folder", "val", str(folder)).skipped == {}
+    assert describe_skipped({}) == ""
+
+
+def test_links_to_images_and_directories_are_followed(folder: Path) -> None:
+    train = folder / "train"
+    (train / "cat" / "z.png").symlink_to(train / "dog" / "c.jpeg")
+    (train / "cow").symlink_to(train / "dog")
+    source = FolderSource("train", str(folder))
+    assert source.classes == ("cat", "cow", "dog")
+    assert [source.name(index) for index in range(5)] == [
+        "cat/a.JPG",
+        "cat/b.png",
+        "cat/z.png",
+        "cow/c.jpeg",
+        "dog/c.jpeg",
+    ]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_suffix_is_read(tmp_path: Path, suffix: str) -> None:
+    for name in (f"a{suffix}", f"B{suffix.upper()}"):
+        write(tmp_path / "train" / "a" / name, *(("L", (6, 4), 77) if suffix == ".pgm" else ()))
+    source = FolderSource("train", str(tmp_path))
+    assert [source.name(index) for index in range(2)] == [f"a/B{suffix.upper()}", f"a/a{suffix}"]
+    assert source[1]["image"].mode == "RGB" and source[1]["image"].size == (6, 4)
+    if suffix not in (".pgm", ".jpg", ".jpeg", ".jfif", ".webp", ".gif"):
+        np.testing.assert_array_equal(source[1]["image"], np.full((4, 6, 3), RED, np.uint8))
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png", ".tiff", ".webp"])
+def test_first_image_of_a_file_is_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / "train" / "a" / f"x{suffix}"
+    path.parent.mkdir(parents=True)
+    frames = [Image.new("RGB", (6, 4), color) for color in ("white", "black")]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    assert np.asarray(FolderSource("train", str(tmp_path))[0]["image"]).min() > 250
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        ([str(number) for number in range(11)], [str(number) for number in range(11)]),
+        ([f"{number:02}" for number in range(11)], [f"{number:02}" for number in range(11)]),
+        (["10", "9", "007", "8"], ["007", "8", "9", "10"]),
+        (["1", "01", "0"], ["0", "01", "1"]),
+        # One name that is no number, and all are sorted as text.
+        (["10", "9", "cat"], ["10", "9", "cat"]),
+        (["n2", "n10"], ["n10", "n2"]),
+        # Python reads both as numbers, but they are none of ours.
+        (["1_0", "2"], ["1_0", "2"]),
+        (["\u0662", "1"], ["1", "\u0662"]),
+    ],
+)
+def test_numeric_classes_are_sorted_by_number(tmp_path: Path, names: list[str], classes: list[str]) -> None:
+    for number, name in enumerate(names):
+        write(tmp_path / "train" / name / f"{number}.png")
+        write(tmp_path / "val" / name / f"{number}.png")
+    for split in ("train", "val"):
+        source = FolderSource(split, str(tmp_path))
+        assert source.classes == tuple(classes)
+        for index in range(len(names)):
+            name, file = source.name(index).split("/")
+            assert names[int(file.removesuffix(".png"))] == name == classes[source[index]["label"]]
+
+
+def test_fingerprint_depends_on_classes_and_names_only(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    first = open_source("folder", "train", str(folder)).fingerprint
+    assert re.fullmatch("[0-9a-f]{64}", first)
+    assert open_source("folder", "val", str(folder)).fingerprint != first
+    assert pickle.loads(pickle.dumps(open_source("folder", "train", str(folder)))).fingerprint == first
+    copy = tmp_path_factory.mktemp("copy")
+    shutil.copytree(folder, copy, dirs_exist_ok=True)
+    write(copy / "train" / "cat" / "b.png", color="blue")
+    assert open_source("folder", "train", str(copy)).fingerprint == first
+    fingerprints = {first}
+    changes = [("dog", "wolf"), ("cat/b.png", "cat/c.png"), ("cat/c.png", "wolf/b.png")]
+    for number, (old, new) in enumerate(changes, 2):
+        (copy / "train" / old).rename(copy / "train" / new)
+        fingerprints.add(open_source("folder", "train", str(copy)).fingerprint)
+        assert len(fingerprints) == number
+    write(copy / "train" / "cat" / "new.png")
+    assert open_source("folder", "train", str(copy)).fingerprint not in fingerprints
 
 
 def test_pickled_source_reads_the_same(folder: Path) -> None:
@@ -181,6 +286,14 @@ def test_class_missing_in_train_is_an_error(folder: Path) -> None:
     assert expected in one_line_error("val", folder)
 
 
+def test_directory_without_permission_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert one_line_error("train", folder) == f"{folder / 'train' / 'cat'}: Permission denied"
+
+
 def test_empty_image_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path / "train" / "a" / "x.png")
     path.write_bytes(b"")
@@ -203,9 +316,33 @@ def test_file_that_is_not_an_image_is_an_error(tmp_path: Path) -> None:
     assert f"{path}: cannot read image: " in one_line_error("train", tmp_path, index=0)
 
 
+def test_image_that_became_a_pipe_is_refused_without_opening_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "train" / "a" / "x.png")
+    source = open_source("folder", "train", str(tmp_path))
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError) as error:
+        source[0]
+    assert str(error.value) == f"{path}: expected an image, got a pipe"
+
+
+@pytest.mark.parametrize("size", [(16_000, 6_000), (30_000, 6_000)])
+def test_image_above_the_limit_of_pillow_is_an_error(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Pillow warns of the first one and refuses the second one."""
+    path = write(tmp_path / "train" / "a" / "x.png", "1", size, 0)
+    message = one_line_error("train", tmp_path, index=0)
+    assert message == f"{path}: cannot read image: expected at most 89,478,485 pixels, the limit of Pillow"
+
+
+def test_image_of_absurd_ratio_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "train" / "a" / "x.png", "1", (65_536, 1), 0)
+    message = one_line_error("train", tmp_path, index=0)
+    assert message == f"{path}: cannot read image: expected an aspect ratio of at most 65,535, got 65,536 x 1"
+
+
 def test_deleted_file_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path / "train" / "a" / "x.jpg")
     source = open_source("folder", "train", str(tmp_path))
     path.unlink()
-    with pytest.raises(InputError, match="cannot read image"):
+    with pytest.raises(InputError, match="x.jpg: not found"):
         source[0]

@@ -5,6 +5,7 @@ The data is TFDS's mock data and a tiny dataset that is prepared as ArrayRecord.
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -151,9 +152,46 @@ def test_unknown_name_suggests_the_nearest(tmp_path: Path, name: str, nearest: s
     assert one_line_error(name, "train", tmp_path) == f"unknown dataset {name!r}: did you mean {nearest!r}?"
 
 
-@pytest.mark.parametrize("name", ["imagenet_resized/7x7", "mnist:9.9.9", "a/b/c", ""])
+@pytest.mark.parametrize("name", ["imagenet_resized/7x7", "mnist:9.9.9"])
 def test_bad_config_or_version_is_an_error(tmp_path: Path, name: str) -> None:
     assert f"dataset {name!r}: cannot open: " in one_line_error(name, "train", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../etc",
+        "/etc",
+        "..",
+        "mnist/../..",
+        "mnist/x/data_dir=/etc",
+        "huggingface:mnist",
+        "a/b/c",
+        "",
+        "\n",
+        "x" * 5000,
+    ],
+)
+def test_name_that_tfds_does_not_have_is_refused_before_anything_is_searched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    def raise_error(*arguments: object, **options: object) -> None:
+        raise AssertionError("searched")
+
+    monkeypatch.setattr(tfds, "builder", raise_error)
+    message = one_line_error(name, "train", tmp_path)
+    expected = "must be 'digits', 'folder', 'tfrecord' or the name of a TFDS dataset; for example 'imagenet2012'"
+    assert message == f"data.name={name!r}: {expected}"
+
+
+def test_dataset_without_code_is_read_from_its_files(data_dir: str, tmp_path: Path) -> None:
+    shutil.copytree(Path(data_dir) / "tiny_shapes", tmp_path / "my_shapes")
+    path = tmp_path / "my_shapes" / "1.0.0"
+    for file in path.iterdir():
+        file.write_bytes(file.read_bytes().replace(b"tiny_shapes", b"my_shapes"))
+        file.rename(path / file.name.replace("tiny_shapes", "my_shapes"))
+    assert len(open_source("my_shapes", "train", str(tmp_path))) == 10
+    assert len(open_source("MyShapes:1.0.0", "val", str(tmp_path))) == 4
 
 
 def test_dataset_without_images_or_classes_is_an_error(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +92,26 @@ def test_val_stands_for_validation(directory: Path, split: str) -> None:
 def test_pickled_source_reads_the_same(directory: Path) -> None:
     copy = pickle.loads(pickle.dumps(open_source("tfrecord", "train", str(directory))))
     assert len(copy) == 3 and copy.classes == ("cat", "dog", "eel") and copy[2]["label"] == 1
+
+
+def test_fingerprint_depends_on_classes_split_files_and_counts(directory: Path) -> None:
+    fingerprints = {open_source("tfrecord", split, str(directory)).fingerprint for split in ("train", "val")}
+    assert len(fingerprints) == 2
+    source = open_source("tfrecord", "train", str(directory))
+    assert source.fingerprint in fingerprints and source.skipped == {} and not source.is_in_memory
+    copy = directory / "copy"
+    copy.mkdir()
+    for path in directory.glob("*-of-*"):
+        shutil.copy(path, copy)
+    (copy / "labels.txt").write_text("cat\ndog\neel\n")
+    assert open_source("tfrecord", "train", str(copy)).fingerprint == source.fingerprint
+    for labels in ("dog\ncat\neel\n", "background\ncat\ndog\neel\n"):
+        (copy / "labels.txt").write_text(labels)
+        fingerprints.add(open_source("tfrecord", "train", str(copy)).fingerprint)
+    (copy / "labels.txt").write_text("cat\ndog\neel\n")
+    write_records(copy / "train-00001-of-00002", [record(12, 1), record(13, 1)])
+    fingerprints.add(open_source("tfrecord", "train", str(copy)).fingerprint)
+    assert len(fingerprints) == 5
 
 
 @pytest.mark.parametrize(
@@ -180,7 +202,50 @@ def test_empty_line_in_labels_file_is_an_error(directory: Path, text: str, line:
 
 def test_binary_labels_file_is_an_error(directory: Path) -> None:
     (directory / "labels.txt").write_bytes(b"\xff\xfe\x00")
-    assert f"{directory / 'labels.txt'}: cannot read class names: " in one_line_error("train", directory)
+    assert (
+        one_line_error("train", directory) == f"{directory / 'labels.txt'}: not UTF-8 text (byte 0); save it as UTF-8"
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfcat\ndog\neel\n",
+        b"cat\r\ndog\r\neel\r\n",
+        b"\xef\xbb\xbfbackground\r\ncat\r\ndog  \r\n\teel\r\n\r\n \r\n",
+        b"cat\rdog\reel",
+        b" cat\ndog\t\neel\n\n\n",
+    ],
+)
+def test_labels_may_be_saved_by_any_editor(directory: Path, content: bytes) -> None:
+    (directory / "labels.txt").write_bytes(content)
+    assert open_source("tfrecord", "train", str(directory)).classes == ("cat", "dog", "eel")
+
+
+def test_pipes_in_place_of_files_are_not_opened(directory: Path) -> None:
+    for name, expected in (("labels.txt", "class names"), ("train-00001-of-00002", "a TFRecord file")):
+        path = directory / name
+        content = path.read_bytes()
+        path.unlink()
+        os.mkfifo(path)
+        assert one_line_error("train", directory) == f"{path}: expected {expected}, got a pipe"
+        path.unlink()
+        path.write_bytes(content)
+    assert len(open_source("tfrecord", "train", str(directory))) == 3
+
+
+def test_flipped_bit_of_a_label_is_an_error_unless_checksums_are_not_verified(directory: Path) -> None:
+    path = directory / "train-00000-of-00002"
+    record_bytes = record(11, 2)
+    start = path.read_bytes().index(record_bytes)
+    # The label is the only int64 list: feature 3 of length 3, whose values are packed.
+    label = start + record_bytes.index(b"\x1a\x03\x0a\x01\x02") + 4
+    content = bytearray(path.read_bytes())
+    content[label] ^= 1 << 1
+    path.write_bytes(content)
+    message = one_line_error("train", directory, index=1)
+    assert message.startswith(f"{path}: record 1 at byte ") and "wrong checksum of the payload" in message
+    assert open_source("tfrecord", "train", str(directory), verify=False)[1]["label"] == 0
 
 
 def test_missing_files_are_counted(directory: Path) -> None:

@@ -2,7 +2,10 @@
 
 import hashlib
 import math
+import os
 import pickle
+import subprocess
+import sys
 from typing import Any
 from unittest import mock
 
@@ -14,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from tcvit_jax.data import Augmentation, EvalTransform, Operation, TrainTransform
-from tcvit_jax.data.crops import random_box
+from tcvit_jax.data import Augmentation, EvalTransform, Operation, TrainTransform, transforms
+from tcvit_jax.data.crops import center_crop, covering_size, random_box
 from tcvit_jax.errors import InputError
 from tcvit_jax.models import create_model, zoo
 from tcvit_jax.ops.images import normalize
@@ -90,6 +93,82 @@ def test_rectangular_eval_transform_needs_no_padding(image_size: Any, size: Any,
     result = EvalTransform(size, crop_pct=crop_pct)(white_image)
     assert result.shape == (*size, 3)
     assert np.all(result == 255), "the result contains padding"
+
+
+def full_resize(image: np.ndarray, transform: EvalTransform) -> np.ndarray:
+    """Resize the full image, then crop it."""
+    target = tuple(max(1, math.floor(side / transform.crop_pct)) for side in transform.size)
+    if transform.crop_mode == "center":
+        target = covering_size(image.shape[:2], target)
+    pillow = Image.fromarray(image if transform.channels == 3 else image[..., 0])
+    resized_image = pillow.resize(target[::-1], FILTERS[transform.interpolation])
+    return center_crop(with_channel_axis(resized_image), transform.size)
+
+
+def eval_transforms(channels: int) -> st.SearchStrategy[EvalTransform]:
+    return st.builds(
+        EvalTransform, st.tuples(st.integers(2, 12), st.integers(2, 12)), st.just(channels), st.floats(0.3, 1.6),
+        st.sampled_from(["bicubic", "bilinear"]), st.sampled_from(["center", "squash"]),
+    )  # fmt: skip
+
+
+@no_deadline
+@given(st.integers(1, 50), st.integers(1, 50), CHANNELS.flatmap(eval_transforms))
+def test_ordinary_images_are_resized_in_full(h: int, w: int, transform: EvalTransform) -> None:
+    image = noise(h, w, transform.channels)
+    np.testing.assert_array_equal(transform(image), full_resize(image, transform))
+
+
+def strip(short: int, long: int, is_tall: bool, channels: int, seed: int) -> np.ndarray:
+    """Return noise of low contrast, which no filter takes out of range."""
+    size = (long, short) if is_tall else (short, long)
+    return noise(*size, channels, seed) // 4 + 96
+
+
+@no_deadline
+@given(st.integers(1, 4), st.integers(900, 3000), st.booleans(), CHANNELS.flatmap(eval_transforms), SEEDS)
+def test_strips_are_resized_as_if_in_full(h: int, w: int, is_tall: bool, transform: EvalTransform, seed: int) -> None:
+    image = strip(h, w, is_tall, transform.channels, seed)
+    with mock.patch.object(transforms, "_PHOTO_PIXELS", 0):
+        actual = transform(image)
+    np.testing.assert_allclose(actual.astype(int), full_resize(image, transform).astype(int), rtol=0, atol=2)
+
+
+@no_deadline
+@given(st.integers(1, 4), st.integers(900, 3000), st.booleans(), st.sampled_from(["bicubic", "bilinear"]))
+def test_training_transform_resizes_strips_as_if_in_full(h: int, w: int, is_tall: bool, kind: str) -> None:
+    image = strip(h, w, is_tall, 3, 0)
+    transform = TrainTransform((9, 12), interpolation=kind, mode="shift", shift=0)
+    expected = np.asarray(Image.fromarray(image).resize((12, 9), FILTERS[kind])).astype(int)
+    with mock.patch.object(transforms, "_PHOTO_PIXELS", 0):
+        actual = transform(image, np.random.default_rng(0))
+    np.testing.assert_allclose(actual.astype(int), expected, rtol=0, atol=2)
+
+
+def test_memory_of_strips_is_limited_by_the_image_and_the_result() -> None:
+    """The resized images would take 5 GB to 20 TB."""
+    code = """if True:
+        import resource
+        import numpy as np
+        from PIL import Image
+        from tcvit_jax.data import EvalTransform, TrainTransform
+
+        options = [{}, {"crop_mode": "squash"}, {"crop_pct": 2.5}, {"crop_pct": 1e-4}, {"crop_pct": 1e-4, "crop_mode": "squash"}]
+        transforms = [EvalTransform((224, 192), **each) for each in options]
+        EvalTransform((8, 8))(Image.new("RGB", (9, 9)))
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, used + 2**27))
+        for size in ((16_000, 2), (2, 16_000), (65_000, 2), (2, 65_000), (1, 65_535)):
+            image = Image.new("RGB", size, (200, 30, 10))
+            for transform in transforms:
+                values = np.unique(transform(image).reshape(-1, 3), axis=0).tolist()
+                assert [200, 30, 10] in values and all(each in ([200, 30, 10], [0, 0, 0]) for each in values), values
+            for mode in ("crop", "shift"):
+                TrainTransform((224, 192), mode=mode)(image, np.random.default_rng(0))
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
+    assert process.returncode == 0, process.stderr
 
 
 def test_rectangular_eval_transform_keeps_aspect_ratio() -> None:

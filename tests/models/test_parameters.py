@@ -143,14 +143,15 @@ PROMPT = Parameter("prompt", "token", "embedding", files={tables.TIMM: Tensors((
 
 def test_added_row_applies_to_converter_optimizer_and_sharding():
     model = prompted_model(PROMPT)
-    params = jax.tree.map(lambda leaf: np.full(leaf.shape, 2.0, np.float32), models.parameter_shapes(model))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.uniform(1, 2, leaf.shape).astype(np.float32), models.parameter_shapes(model))
     tensors = tc.convert.to_torch({"params": params}, model)
     assert tensors["prompt.tokens"].shape == (1, 4, SMALL["embed_dim"])
     variables = tc.convert.from_torch(tensors, model)
     jax.tree.map(np.testing.assert_array_equal, variables, {"params": params})
     assert optimizer.decay_mask(params, model.PARAMETERS)["prompt"] is False
     scaled, _ = optimizer.scale_by_layer(0.5, model.PARAMETERS, model.depth).update(params, optax.EmptyState())
-    assert scaled["prompt"].flat[0] == 2 * 0.5 ** (model.depth + 1)
+    np.testing.assert_array_equal(scaled["prompt"], params["prompt"] * 0.5 ** (model.depth + 1))
     assert sharding.specs(params, sharding.make_mesh(0, 4), model.PARAMETERS)["prompt"] == jax.sharding.PartitionSpec()
 
 

@@ -338,12 +338,3 @@ def test_training_without_dropout_equals_evaluation(reducer):
     variables = variables_of(model)
     train = jax.jit(lambda v, x: model.apply(v, x, train=True, rngs={"dropout": jax.random.key(0)}))
     np.testing.assert_allclose(train(variables, images), run(model, variables, images), rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("shape", [(2, 24, 20, 3), (2, 24, 24, 1), (24, 24, 3)])
-def test_images_of_wrong_shape_are_rejected(shape):
-    model = small()
-    variables = variables_of(model)
-    with pytest.raises(tc.InputError) as error:
-        model.apply(variables, jnp.zeros(shape))
-    assert str(error.value) == f"images: expected shape [B, 24, 24, 3] for deit_tiny_patch16_224, got {shape}"

@@ -83,3 +83,79 @@ def test_preprocessing_survives_json():
     for entry in zoo.ZOO.values():
         values = json.loads(json.dumps(asdict(entry.preprocessing)))
         assert zoo.Preprocessing.from_config(values) == entry.preprocessing
+
+
+RANGE = "one number in [{}, 1] per channel"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "condition"),
+    [
+        *(
+            (key, value, RANGE.format(low))
+            for key, low in (("mean", 0), ("std", 0.001))
+            for value in (None, "abc", "0.5", 0.5, [], ["0.5"], [float("nan")], [float("inf")], [True], [-0.1], [None])
+        ),
+        ("mean", [123.675, 116.28, 103.53], RANGE.format(0)),
+        ("std", [0.2, 0.0, 0.2], RANGE.format(0.001)),
+        ("std", [58.395, 57.12, 57.375], RANGE.format(0.001)),
+        ("std", {"r": 0.5}, RANGE.format(0.001)),
+        *(
+            ("crop_pct", value, "in [0.1, 10]")
+            for value in (0, -0.9, 0.01, 11, float("nan"), float("inf"), "0.9", None, True, [0.9])
+        ),
+    ],
+)
+def test_preprocessing_values_have_ranges(key, value, condition):
+    from dataclasses import asdict
+
+    for name, make in (
+        (key, lambda: zoo.Preprocessing(**{key: value})),
+        (f"preprocessing.{key}", lambda: zoo.Preprocessing.from_config({**asdict(zoo.IMAGENET), key: value})),
+    ):
+        with pytest.raises(tc.InputError) as error:
+            make()
+        assert str(error.value) == f"{name}={value!r}: must be {condition}"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda v: None,
+            "preprocessing: expected a mapping with mean, std, crop_pct, interpolation, crop_mode, got None",
+        ),
+        (
+            lambda v: [v],
+            "preprocessing: expected a mapping with mean, std, crop_pct, interpolation, crop_mode, got a list",
+        ),
+        *(
+            (lambda v, key=key: {name: v[name] for name in v if name != key}, f"preprocessing.{key}: not found")
+            for key in ("mean", "std", "crop_pct", "interpolation", "crop_mode")
+        ),
+        (lambda v: {**v, "stdd": 1}, "unknown preprocessing key 'stdd': did you mean 'std'?"),
+        (
+            lambda v: {**v, "interpolation": "bicubics"},
+            "unknown preprocessing.interpolation 'bicubics': did you mean 'bicubic'?",
+        ),
+        (
+            lambda v: {**v, "interpolation": ["bicubic"]},
+            "unknown preprocessing.interpolation ['bicubic']: did you mean",
+        ),
+        (lambda v: {**v, "crop_mode": 1}, "unknown preprocessing.crop_mode 1: must be one of center, squash"),
+    ],
+)
+def test_preprocessing_of_a_file_has_all_keys_and_no_others(change, message):
+    from dataclasses import asdict
+
+    with pytest.raises(tc.InputError) as error:
+        zoo.Preprocessing.from_config(change(asdict(zoo.IMAGENET)))
+    assert str(error.value).startswith(message)
+
+
+def test_preprocessing_has_the_options_of_the_pipeline_and_is_hashable():
+    from tcvit_jax.data.transforms import CROP_MODES, INTERPOLATIONS
+
+    assert set(zoo.CROP_MODES) == set(CROP_MODES)
+    assert set(zoo.INTERPOLATIONS) == set(INTERPOLATIONS)
+    assert hash(zoo.Preprocessing([0, 1], [1, 0.5])) == hash(zoo.Preprocessing((0.0, 1.0), (1.0, 0.5)))

@@ -1,10 +1,12 @@
 """Tests of activations and their derivatives."""
 
 import math
+from itertools import product
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tcvit_jax.ops.activations import ACTIVATIONS, gelu, quick_gelu
 
@@ -41,3 +43,27 @@ def test_quick_gelu_value_and_derivative_match_the_formula():
 
 def test_activations_have_the_names_of_timm():
     assert {"gelu": gelu, "quick_gelu": quick_gelu} == ACTIVATIONS
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
+def test_both_modes_of_differentiation_agree(activation):
+    x, tangent, cotangent = jnp.asarray(np.random.default_rng(0).standard_normal((3, 64)), jnp.float32)
+    _, forward = jax.jvp(activation, (x,), (tangent,))
+    (backward,) = jax.vjp(activation, x)[1](cotangent)
+    np.testing.assert_allclose(np.dot(cotangent, forward), np.dot(backward, tangent), rtol=1e-5)
+    diagonal = jax.vmap(jax.grad(activation))(x)
+    np.testing.assert_allclose(jax.jacfwd(activation)(x), np.diag(diagonal), atol=1e-7)
+
+
+def test_gelu_second_derivative_matches_the_formula_in_every_order_of_modes():
+    x = jnp.asarray(X, jnp.float32)
+    # d^2/dx^2 x Phi(x) = (2 - x^2) phi(x)
+    expected = (2 - X**2) * np.exp(-0.5 * X**2) / math.sqrt(2 * math.pi)
+    for outer, inner in product((jax.jacfwd, jax.jacrev), repeat=2):
+        np.testing.assert_allclose(jax.vmap(outer(inner(gelu)))(x), expected, atol=1e-6)
+
+
+def test_gelu_backward_pass_keeps_its_input_only():
+    x = jnp.asarray(X, jnp.bfloat16)
+    residuals = [leaf for leaf in jax.tree.leaves(jax.vjp(gelu, x)[1]) if leaf.ndim]
+    assert [(leaf.dtype, leaf.shape) for leaf in residuals] == [(jnp.bfloat16, x.shape)]

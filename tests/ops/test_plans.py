@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tcvit_jax.errors import InputError
 from tcvit_jax.ops import plans
 from tcvit_jax.tokens import Plan, Tokens
 
@@ -203,6 +204,36 @@ def test_restore_by_slots_returns_the_token_of_each_patch(shape):
     for image in range(2):
         for patch, slot in enumerate(slots[image]):
             np.testing.assert_array_equal(restored[image, patch], 0 if slot < 0 else x[image, slot])
+
+
+RESTORE = {"x": np.ones((2, 3, 5), np.float32), "slots": np.zeros((2, 4), np.int32)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": [[1.0]]}, "x: expected number [B, N, ...], got a list"),
+        ({"x": None}, "x: expected number [B, N, ...], got None"),
+        ({"x": np.ones(3)}, "x: expected number [B, N, ...], got float64 (3,)"),
+        ({"slots": [[0]]}, "slots: expected integer [2, N0], got a list"),
+        ({"slots": np.zeros((2, 4))}, "slots: expected integer [2, N0], got float64 (2, 4)"),
+        ({"slots": (RESTORE["slots"],)}, "slots: expected integer [2, N0], got a tuple"),
+        ({"slots": RESTORE["slots"][:1]}, "slots: expected integer [2, N0], got int32 (1, 4)"),
+        ({"slots": RESTORE["slots"][0]}, "slots: expected integer [2, N0], got int32 (4,)"),
+        (
+            {"restore_weights": np.ones((2, 4, 2), np.float32)},
+            "restore_weights: expected floating [2, 4, 3], got float32 (2, 4, 2)",
+        ),
+    ],
+)
+def test_restore_rejects_other_types_and_shapes(changes, message):
+    with pytest.raises(InputError) as error:
+        plans.restore(**{**RESTORE, **changes})
+    assert str(error.value) == message
+
+
+def test_restore_takes_numpy_arrays():
+    np.testing.assert_array_equal(plans.restore(**RESTORE), np.ones((2, 4, 5)))
 
 
 @settings(max_examples=20)

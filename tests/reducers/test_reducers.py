@@ -244,6 +244,9 @@ def test_repr_evaluates_to_the_reducer(reducer):
     assert eval(repr(reducer), {type(reducer).__name__: type(reducer)}) == reducer
 
 
+TEMPERATURE = "must be in [0.01, 1e+06]; the larger the temperature, the weaker its criterion"
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -252,13 +255,13 @@ def test_repr_evaluates_to_the_reducer(reducer):
         ({"name": "gtp", "graph": "spacial"}, "unknown graph 'spacial': did you mean 'spatial'?"),
         ({"name": "gtp", "score": "mixed"}, "unknown score 'mixed': did you mean 'mixed_max'?"),
         ({"name": "gtp", "propagation": "means"}, "unknown propagation 'means': did you mean 'mean'?"),
-        ({"name": "gtp", "alpha": -0.1}, "alpha=-0.1: must be finite and >= 0"),
-        ({"name": "gtp", "alpha": float("inf")}, "alpha=inf: must be finite and >= 0"),
+        ({"name": "gtp", "alpha": -0.1}, "alpha=-0.1: must be in [0, 1]; 0.1 is the paper's value"),
+        ({"name": "gtp", "alpha": float("inf")}, "alpha=inf: must be in [0, 1]; 0.1 is the paper's value"),
         ({"name": "gtp", "neighbors": -1}, "neighbors=-1: must be >= 0"),
         ({"name": "gtp", "neighbors": 2.5}, "neighbors=2.5: must be an integer"),
         ({"name": "tcvit", "order": 2.5}, "order=2.5: must be an integer"),
         ({"name": "gtp", "attention_keep": 0}, "attention_keep=0: must be in (0, 1]; 1.0 keeps all entries"),
-        ({"name": "tcvit", "order": 0}, "order=0: must be >= 1"),
+        ({"name": "tcvit", "order": 0}, "order=0: must be in [1, 100]"),
         (
             {"name": "tcvit", "balance": 1.5},
             "balance=1.5: must be in [0, 1]; 0 is dominance only, 1 is connectivity only",
@@ -266,7 +269,10 @@ def test_repr_evaluates_to_the_reducer(reducer):
         ({"name": "tcvit", "walk": "kats"}, "unknown walk 'kats': did you mean 'katz'?"),
         ({"name": "tcvit", "fuse": "top"}, "unknown fuse 'top': did you mean 'topm'?"),
         ({"name": "tcvit", "gamma": 2}, "gamma=2: must be in [0, 1]; 0 equals order=1, 1 equals walk='cumulative'"),
-        ({"name": "tcvit", "temperature": 0}, "temperature=0: must be > 0; use fuse='hard' for the limit at 0"),
+        (
+            {"name": "tcvit", "temperature": 0},
+            "temperature=0: must be finite and > 0; use fuse='hard' for the limit at 0",
+        ),
         ({"name": "tcvit", "top_m": 0}, "top_m=0: must be >= 1; use fuse='drop' to drop removed tokens"),
         (
             {"name": "tcvit", "fuse_weight": "score", "score_norm": "zscore"},
@@ -293,14 +299,14 @@ def test_repr_evaluates_to_the_reducer(reducer):
         ),
         ({"name": "cross", "score": [1]}, "score=[1]: must be a string; the default is 'tcvit'"),
         ({"name": "pitome", "margin": float("nan")}, "margin=nan: must be in [-1, 1]; it is compared with cosines"),
-        ({"name": "pitome", "alpha": 0}, "alpha=0: must be finite and > 0"),
+        ({"name": "pitome", "alpha": 0}, "alpha=0: must be in (0, 100]"),
         ({"name": "dpcknn", "neighbors": 0}, "neighbors=0: must be >= 1"),
         ({"name": "dpcknn", "neighbors": 1.5}, "neighbors=1.5: must be an integer"),
-        ({"name": "kmedoids", "iterations": -1}, "iterations=-1: must be >= 0"),
+        ({"name": "kmedoids", "iterations": -1}, "iterations=-1: must be in [0, 100]"),
         ({"name": "kmedoids", "iterations": 1.5}, "iterations=1.5: must be an integer"),
-        ({"name": "mctf", "similarity": 0}, "similarity=0: must be > 0"),
-        ({"name": "mctf", "importance": -1}, "importance=-1: must be > 0"),
-        ({"name": "mctf", "size": 0}, "size=0: must be > 0"),
+        ({"name": "mctf", "similarity": 0}, f"similarity=0: {TEMPERATURE}"),
+        ({"name": "mctf", "importance": -1}, f"importance=-1: {TEMPERATURE}"),
+        ({"name": "mctf", "size": 0}, f"size=0: {TEMPERATURE}"),
         ({"name": "tofu", "prune_until": 2}, "prune_until=2: must be in [0, 1]; 0 merges in all blocks, 1 in none"),
         ({"name": "cross", "score": "pitomme"}, "unknown score 'pitomme': did you mean 'pitome'?"),
         ({"name": "cross", "match": "cosin"}, "unknown match 'cosin': did you mean 'cosine'?"),

@@ -210,22 +210,15 @@ def test_reducer_of_another_package_trains_loads_and_is_benchmarked(script, tmp_
     assert training.returncode == 0, training.stderr
     assert "reducer mypkg.mod:Custom" in training.stdout
 
-    message = "reducer 'mypkg.mod:Custom' requires the package 'mypkg': install it or set PYTHONPATH"
+    message = (
+        f"{run}/checkpoints/11/meta: model: reducer 'mypkg.mod:Custom' requires the package 'mypkg': "
+        "install it or set PYTHONPATH"
+    )
     with pytest.raises(tc.InputError) as error:
         tc.load(run)
     assert str(error.value) == message
-    compare = [
-        "--checkpoint",
-        run,
-        "--macs-fraction",
-        "0.75",
-        "--rounds",
-        "1",
-        "--batch",
-        "8",
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    out = str(tmp_path / "out")
+    compare = ["--checkpoint", run, "--macs-fraction", "0.75", "--rounds", "1", "--batch", "8", "--out", out]
     assert benchmark.main([*compare, "--reducers", "mypkg.mod:Custom"]) == 2
     assert capsys.readouterr().err == f"error: {message}\n"
 

@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests import processes
+
 ROOT = Path(__file__).parent.parent.parent
 # Halves the compilation time. Results are comparable between processes with the same flag.
 FAST_COMPILATION = "--xla_backend_optimization_level=0"
@@ -22,13 +24,21 @@ CONFIG = str(ROOT / "configs" / "digits_gtp.py")
 # 179 steps of a tiny model, with frequent checkpoints, logs and long evaluations, so that a kill can hit any of them.
 SETTINGS = (
     "--config.model.depth=2", "--config.model.embed_dim=16", "--config.model.num_heads=2", "--config.schedule=8",
-    "--config.batch_size=64", "--config.eval_batch_size=2", "--config.epochs=8", "--config.eval_every=1.02",
+    "--config.batch_size=64", "--config.eval_batch_size=2", "--config.epochs=5", "--config.eval_every=1.02",
     "--config.optimizer.warmup_epochs=0.2", "--config.log_every=23", "--config.checkpoint_every=5",
     "--config.mixing.mixup=0.8", "--config.mixing.cutmix=1.0", "--config.random_erasing=0.25",
 )  # fmt: skip
+# Of killed runs. Their results must be those of the reference, which decodes in its main process.
+WORKERS = "--config.data.workers=2"
 MOMENTS = ("step", "saving", "evaluation")
-SIGNALS = (signal.SIGKILL, signal.SIGTERM)
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+# What a run prints that is saved on a signal, and its exit status.
+CAUSES = {signal.SIGTERM: "preempted", signal.SIGINT: "interrupted"}
 PREEMPTED = 75
+# A shell starts commands in the background with `SIGINT` ignored, and `nohup` ignores `SIGHUP`: runs would inherit that.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
 # Timings, which differ between runs.
 TIMINGS = ("images_per_second", "val_images_per_second", "train_images_per_second")
 
@@ -81,14 +91,14 @@ def without_timings(values):
     return {key: value for key, value in values.items() if key not in TIMINGS}
 
 
-def wait_for_moment(workdir, moment, rng, process, last=150):
-    """Wait until a run is in a step (at most a little after step `last`), in a save, or in an evaluation."""
+def wait_for_moment(workdir, moment, rng, process):
+    """Wait until a run of 110 steps is in a step, in a save, or in an evaluation."""
     folder, metrics = Path(workdir) / "checkpoints", Path(workdir) / "metrics.jsonl"
 
     def lines():
         return metrics.read_text().splitlines() if metrics.is_file() else []
 
-    first = rng.randrange(5, last)
+    first = rng.randrange(5, 80)
     wait_until(lambda: any(path.name.isdigit() and int(path.name) >= first for path in folder.glob("*")), process)
     time.sleep(rng.uniform(0, 0.2))
     if moment == "saving":
@@ -108,29 +118,33 @@ def wait_until(condition, process, seconds=180):
         time.sleep(0.001)
 
 
-def kill(workdir, moment, number, rng, last=150):
-    """Start a run, kill it, and resume it.
+def kill(workdir, moment, number, rng):
+    """Start a run with decoding workers, kill it, check that nothing of it is left after ten seconds, and resume it.
 
     Args:
         workdir: The run directory.
         moment: When to kill it, one of `MOMENTS`.
         number: The signal.
         rng: The random number generator.
-        last: The last step of the wait.
 
     Returns:
         A text that says at which step the run was resumed, or None if it finished before it was killed.
     """
-    process = start(workdir)
-    wait_for_moment(workdir, moment, rng, process, last)
+    process = start(workdir, WORKERS)
+    wait_for_moment(workdir, moment, rng, process)
+    workers = processes.children(process.pid)
+    shared_memory = processes.shared_memory_of([process.pid, *workers])
     process.send_signal(number)
+    process.wait(timeout=180)
+    processes.wait_until(lambda: not any(map(processes.is_running, workers)), seconds=10)
+    assert not [path for path in shared_memory if path.exists()]
     output, _ = process.communicate(timeout=180)
     if process.returncode == 0:
         return None
-    assert process.returncode == (PREEMPTED if number == signal.SIGTERM else -number), output
-    if number == signal.SIGTERM:
-        assert "preempted: saved after step" in output
-    output = finish(start(workdir))
+    assert process.returncode == (PREEMPTED if number in CAUSES else -number), output
+    if number in CAUSES:
+        assert f"{CAUSES[number]}: saved after step" in output
+    output = finish(start(workdir, WORKERS))
     assert "resumed after step" in output, output
     return next(line for line in output.splitlines() if "resumed" in line).rpartition(", ")[2]
 
@@ -148,7 +162,7 @@ def main():
         expected, matches, count = read_results(reference), 0, 0
         while count < flags.count:
             run = Path(scratch) / "killed"
-            moment, number = MOMENTS[count % 3], SIGNALS[count // 3 % 2]
+            moment, number = MOMENTS[count % 3], SIGNALS[count // 3 % 3]
             resumed = kill(run, moment, number, rng)
             if resumed is not None:
                 count += 1

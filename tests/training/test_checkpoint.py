@@ -1,5 +1,7 @@
 """Checkpoints: saving, restoring and loading, and the errors of damaged or missing ones."""
 
+import json
+import os
 import shutil
 import time
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from tcvit_jax import models, sharding
 from tcvit_jax.checkpoint import load
 from tcvit_jax.training.checkpoint import Checkpoints
 from tcvit_jax.training.step import make_init
+from tests.damage import flip_bit
 from tests.models.builders import small
 
 MODEL = small(tc.GTP(), 8, depth=2)
@@ -92,10 +95,130 @@ def test_damaged_checkpoint_is_a_one_line_error(saved_run, tmp_path, item):
     assert str(run / "checkpoints" / "9") in str(error.value)
 
 
-def test_incomplete_save_is_ignored_and_removed(saved_run, tmp_path):
+@pytest.fixture
+def copied_run(saved_run, tmp_path):
+    """A copy of the run, to damage it."""
+    return shutil.copytree(saved_run[0], tmp_path / "run")
+
+
+def largest_file(folder):
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+@pytest.mark.parametrize("item", ["variables", "ema", "opt_state", "meta"])
+def test_manifest_lists_every_file(saved_run, item):
+    folder = saved_run[0] / "checkpoints" / "9"
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    assert set(files) == {
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json"
+    }
+    assert any(name.startswith(f"{item}/") for name in files)
+
+
+def test_load_names_the_intact_checkpoint_before_a_damaged_one(copied_run):
+    folder = copied_run / "checkpoints"
+    damaged = largest_file(folder / "9" / "opt_state")
+    flip_bit(damaged, 0.5)
+    expected = (
+        f"{folder}/9: checkpoint cannot be read: {damaged.relative_to(folder / '9')}: its content has changed since it "
+        f"was written; the checkpoint {folder}/6 is intact"
+    )
+    for read in (load, lambda run: load(run / "checkpoints" / "9")):
+        with pytest.raises(tc.InputError) as error:
+            read(copied_run)
+        assert str(error.value) == expected
+    assert load(folder / "6")[2]["step"] == 6
+    flip_bit(folder / "6" / "_CHECKPOINT_METADATA", 0.5)
+    with pytest.raises(tc.InputError, match="was written; the checkpoint is damaged$"):
+        load(copied_run)
+
+
+def test_damaged_newest_checkpoint_is_not_hidden_by_an_older_one(copied_run):
+    """Without `meta`, the newest directory must still be the one to load."""
+    shutil.rmtree(copied_run / "checkpoints" / "9" / "meta")
+    with pytest.raises(
+        tc.InputError, match="checkpoints/9: checkpoint cannot be read: meta/.*: not found; .*/6 is intact"
+    ):
+        load(copied_run)
+
+
+@pytest.mark.parametrize("item", ["variables", "opt_state", "meta"])
+def test_resume_falls_back_to_the_intact_checkpoint(saved_run, copied_run, item):
+    folder, state = copied_run / "checkpoints", saved_run[1]
+    damaged = largest_file(folder / "9" / item)
+    flip_bit(damaged, 0.5)
+    with Checkpoints(copied_run) as checkpoints:
+        problem = f"{damaged.relative_to(folder / '9')}: its content has changed since it was written"
+        assert checkpoints.notices == [f"checkpoint {folder}/9 is damaged ({problem}): renamed to 9.damaged-1"]
+        assert checkpoints.latest_step() == 6
+        assert_equal(checkpoints.restore(6, jax.eval_shape(INIT), MESH, MODEL.PARAMETERS).ema, state.ema)
+        checkpoints.save(9, state, {"step": 9, "model": models.to_config(MODEL)})
+    assert sorted(path.name for path in folder.iterdir()) == ["6", "9", "9.damaged-1"]
+    assert_equal(load(copied_run)[1], state.ema)
+    with Checkpoints(copied_run) as checkpoints:
+        assert checkpoints.notices == []
+
+
+def test_resume_falls_back_from_a_lost_manifest(copied_run):
+    folder = copied_run / "checkpoints"
+    (folder / "9" / "manifest.json").unlink()
+    with Checkpoints(copied_run) as checkpoints:
+        notice = f"checkpoint {folder}/9 is damaged (manifest.json: not found): renamed to 9.damaged-1"
+        assert checkpoints.notices == [notice]
+        assert checkpoints.latest_step() == 6
+
+
+def test_resume_without_an_intact_checkpoint_is_an_error(copied_run):
+    folder = copied_run / "checkpoints"
+    flip_bit(folder / "6" / "commit_success.txt", 0.5)
+    (folder / "9" / "meta" / "metadata").unlink()
+    with pytest.raises(tc.InputError) as error:
+        Checkpoints(copied_run)
+    assert str(error.value) == (
+        f"{folder}: all checkpoints are damaged (6/commit_success.txt: its content has changed since it was written, "
+        "9/meta/metadata: not found); remove the directory to start again"
+    )
+    assert sorted(path.name for path in folder.iterdir()) == ["6", "9"]
+
+
+def test_step_must_be_the_name_of_the_directory(copied_run):
+    (copied_run / "checkpoints" / "9").rename(copied_run / "checkpoints" / "12")
+    raises = pytest.raises(tc.InputError, match="12/meta: expected step=12, the name of its directory, got 9")
+    with Checkpoints(copied_run) as checkpoints, raises:
+        checkpoints.meta(12)
+
+
+@pytest.mark.parametrize("name", ["²", "007", "10.damaged-1", "٣", "-1", "1e3"])
+def test_other_names_are_no_steps(copied_run, name):
+    folder = copied_run / "checkpoints"
+    shutil.copytree(folder / "9", folder / name)
+    assert load(copied_run)[2]["step"] == 9
+    with Checkpoints(copied_run) as checkpoints:
+        assert checkpoints.latest_step() == 9
+
+
+def test_checkpoint_without_manifest_is_loaded_with_a_warning(copied_run):
+    """Checkpoints of earlier versions have no manifest, and do not say in their metadata that they have one."""
+    folder = copied_run / "checkpoints" / "9"
+    (folder / "manifest.json").unlink()
+    with pytest.raises(tc.InputError, match="9: checkpoint cannot be read: manifest.json: not found; .*/6 is intact"):
+        load(copied_run)
+    meta = json.loads((folder / "meta" / "metadata").read_text())
+    del meta["has_manifest"]
+    (folder / "meta" / "metadata").write_text(json.dumps(meta))
+    with pytest.warns(UserWarning, match="9: not verified, because an earlier version wrote it without a manifest"):
+        assert load(copied_run)[2]["step"] == 9
+    (folder / "ema" / "_METADATA").unlink()
+    os.mkfifo(folder / "ema" / "_METADATA")
+    with pytest.raises(tc.InputError, match="_METADATA: expected a file, got a pipe"):
+        load(copied_run)
+
+
+@pytest.mark.parametrize("suffix", ["", "-draft"])
+def test_incomplete_save_is_ignored_and_removed(saved_run, tmp_path, suffix):
     run = tmp_path / "run"
     shutil.copytree(saved_run[0], run)
-    (run / "checkpoints" / "9").rename(run / "checkpoints" / "12.orbax-checkpoint-tmp")
+    (run / "checkpoints" / "9").rename(run / "checkpoints" / f"12.orbax-checkpoint-tmp{suffix}")
     with Checkpoints(run) as checkpoints:
         assert checkpoints.latest_step() == 6
         assert load(run)[2]["step"] == 6

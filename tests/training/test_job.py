@@ -1,11 +1,13 @@
 """The recipe of a configuration, and the checks of its teacher."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 import tcvit_jax as tc
 from tcvit_jax import config, models, sharding
+from tcvit_jax.models.zoo import Preprocessing
 from tcvit_jax.training import recipe
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
@@ -52,7 +54,11 @@ def test_teacher_must_match_the_model(tmp_path):
     for name, override in (("classes", {"num_classes": 9}), ("size", {"img_size": 14}), ("width", {})):
         teacher = tc.create_model("deit_tiny_patch16_224", **{**sizes, **override})
         variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), models.variable_shapes(teacher))
-        meta = {"model": models.to_config(teacher), "preprocessing": {"mean": [0.5], "std": [0.5]}, "classes": None}
+        meta = {
+            "model": models.to_config(teacher),
+            "preprocessing": asdict(Preprocessing((0.5,), (0.5,))),
+            "classes": None,
+        }
         checkpoint.save(tmp_path / name, variables, meta)
     for name, message in (
         ("classes", "expected num_classes=10, got 9; choose a teacher that matches the model"),

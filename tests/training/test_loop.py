@@ -1,7 +1,9 @@
 """Complete runs on the digits, in this process on eight devices. Killed runs are in `test_kills.py`."""
 
 import json
+import random
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -13,10 +15,13 @@ from tcvit_jax import config, convert
 from tcvit_jax.assembly import from_checkpoint
 from tcvit_jax.assembly.evaluate import evaluate
 from tcvit_jax.checkpoint import load
+from tcvit_jax.data.workers import available_cores
+from tcvit_jax.report import progress
 from tcvit_jax.training.job import build
 from tcvit_jax.training.loop import train
 from tcvit_jax.training.preemption import Preempted, PreemptionWatcher
 from tests.conftest import ROOT
+from tests.damage import DAMAGES, flip_bit
 from tests.training.settings import GTP, TINY
 
 
@@ -58,7 +63,10 @@ def test_evaluation_rejects_data_with_other_classes(finished_run, tmp_path):
     for label in range(10):
         (tmp_path / "val" / f"class{label}").mkdir(parents=True)
         Image.new("L", (12, 12)).save(tmp_path / "val" / f"class{label}" / "a.png")
-    with pytest.raises(tc.InputError, match=rf"classes differ from those that '{finished_run[0]}' was trained on"):
+    with pytest.raises(
+        tc.InputError,
+        match=f"class 0 is 'class0', but '0' in the record of '{finished_run[0]}'; use the same data, or accept",
+    ):
         evaluate(from_checkpoint(finished_run[0]).updated({"data.name": "folder", "data.dir": str(tmp_path)}))
 
 
@@ -68,6 +76,110 @@ def test_finished_run_reports_without_training(finished_run, capsys):
     assert repeated["top1"] == summary["top1"]
     assert repeated["train_images_per_second"] == summary["train_images_per_second"]
     assert "resumed after step 22" in capsys.readouterr().out
+
+
+@pytest.fixture
+def copied_run(finished_run, tmp_path):
+    """A copy of the finished run, to damage it, and the configuration that resumes it."""
+    run = shutil.copytree(finished_run[0], tmp_path / "run")
+    return run, config.load(GTP, [*TINY, f"--config.workdir={run}"])
+
+
+# Damage that leaves nothing wrong: an interrupted line is taken again, and a file that is only written is replaced.
+HARMLESS = {
+    ("metrics.jsonl", "deleted"), ("metrics.jsonl", "emptied"), ("metrics.jsonl", "cut in half"),
+    ("metrics.jsonl", "cut by a byte"), ("config.json", "cut by a byte"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    sorted({(name, damage) for name in ("config.json", "metrics.jsonl") for damage in DAMAGES} - HARMLESS),
+)
+def test_damaged_file_is_a_one_line_error(copied_run, name, damage):
+    run, settings = copied_run
+    DAMAGES[damage](run / name)
+    checkpoints = sorted(path.name for path in (run / "checkpoints").iterdir())
+    with pytest.raises(tc.InputError, match=f"^{run}/{name}(:| line 1:) ") as error:
+        train(settings)
+    assert len(str(error.value)) < 500
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == checkpoints
+
+
+@pytest.mark.parametrize("damage", ["directory", "pipe", "device", "dangling link"])
+@pytest.mark.parametrize("name", ["summary.json", "curves.png", "nonfinite.json"])
+def test_special_file_in_place_of_an_output_is_an_error(copied_run, name, damage):
+    run, settings = copied_run
+    (run / name).touch()
+    DAMAGES[damage](run / name)
+    with pytest.raises(tc.InputError, match=f"^{run}/{name}: (expected a file, got a|not found)"):
+        train(settings)
+
+
+def test_file_in_place_of_the_checkpoints_is_an_error(copied_run):
+    run, settings = copied_run
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").touch()
+    with pytest.raises(tc.InputError, match="run/checkpoints: expected a directory"):
+        train(settings)
+
+
+def test_damage_of_files_that_are_only_written_is_harmless(finished_run, copied_run):
+    run, settings = copied_run
+    for name, damage in {"metrics.jsonl": "cut by a byte", "summary.json": "deleted", "curves.png": "no text"}.items():
+        DAMAGES[damage](run / name)
+    (run / "checkpoints" / "²").mkdir()
+    assert train(settings)["top1"] == finished_run[1]["top1"]
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert history == [json.loads(line) for line in (finished_run[0] / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_damaged_checkpoint_is_trained_again_from_the_one_before(finished_run, copied_run, capsys):
+    run, settings = copied_run
+    flip_bit(run / "checkpoints" / "22" / "ema" / "_METADATA", 0.5)
+    for read in (load, from_checkpoint):
+        with pytest.raises(tc.InputError, match="22: checkpoint cannot be read: ema/_METADATA: .*/20 is intact$"):
+            read(run)
+    with pytest.raises(tc.InputError, match="^distill.teacher: .*22: checkpoint cannot be read: ema/_METADATA"):
+        build(settings.updated({"distill.teacher": str(run)}))
+    summary = train(settings)
+    output = capsys.readouterr().out.replace("\n", "")
+    assert "checkpoints/22 is damaged" in output and "resumed after step 20" in output
+    assert summary["top1"] == finished_run[1]["top1"]
+    for weights in ("variables", "ema"):
+        jax.tree.map(np.testing.assert_array_equal, load(run, weights)[1], load(finished_run[0], weights)[1])
+
+
+def test_evaluation_batch_larger_than_the_split(finished_run):
+    run, summary = finished_run
+    assert evaluate(from_checkpoint(run).updated({"eval_batch_size": 8 * 10**8})).top1 == summary["top1"]
+
+
+@pytest.mark.slow
+def test_random_damage_gives_the_right_result_or_a_one_line_error(finished_run, tmp_path):
+    """Evaluate and resume a run after every kind of damage of a random file of it."""
+    original, summary = finished_run
+    rng = random.Random(0)
+    flips = {f"flip {number}": lambda path: flip_bit(path, rng.random(), rng.randrange(8)) for number in range(6)}
+
+    def outcome(function, *arguments):
+        try:
+            result = function(*arguments)
+        except tc.InputError as error:
+            return len(str(error)) < 1000
+        return (result["top1"] if isinstance(result, dict) else result.top1) == summary["top1"]
+
+    for count, (damage, function) in enumerate({**DAMAGES, **flips}.items()):
+        run = shutil.copytree(original, tmp_path / str(count))
+        settings = config.load(GTP, [*TINY, f"--config.workdir={run}"])
+        files = sorted(path for path in run.rglob("*") if path.is_file())
+        path = rng.choice([file for file in files if "22" in file.parts] if rng.random() < 0.6 else files)
+        function(path)
+        assert outcome(lambda run=run: evaluate(from_checkpoint(run))), (damage, path)
+        assert outcome(train, settings), (damage, path)
+        assert outcome(lambda run=run: evaluate(from_checkpoint(run))), (damage, path)
+        shutil.rmtree(run)
 
 
 def test_run_directory_rejects_another_configuration(finished_run):
@@ -153,7 +265,7 @@ def test_invalid_configuration_fails_before_anything_is_written(tmp_path, argume
     assert not (tmp_path / "run").exists()
 
 
-def test_unreadable_image_is_an_error_with_its_path(tmp_path):
+def test_unreadable_image_is_an_error_with_its_path_and_skipped_files_are_counted(tmp_path, capfd):
     from PIL import Image
 
     for split in ("train", "val"):
@@ -164,9 +276,16 @@ def test_unreadable_image_is_an_error_with_its_path(tmp_path):
                 Image.new("RGB", (14, 12)).save(folder / f"{index}.png")
     image = tmp_path / "images" / "train" / "class3" / "5.png"
     image.write_bytes(image.read_bytes()[:40])
+    (image.parent / "notes.txt").write_text("")
     data = ("--config.data.name=folder", f"--config.data.dir={tmp_path / 'images'}", "--config.epochs=3")
     with pytest.raises(tc.InputError, match=f"{image}: cannot read image"):
         train(config.load(GTP, [*TINY, *data, f"--config.workdir={tmp_path / 'run'}"]))
+    lines = [line.rstrip() for line in capfd.readouterr().out.splitlines() if line.startswith("data")]
+    count = min(available_cores(), 16)
+    assert lines == [
+        f"data    folder: 80 training images, 80 validation images, 10 classes, {count} worker{'s' * (count > 1)}",
+        "data    training: 1 file not read: 1 with suffix '.txt'",
+    ]
 
 
 @pytest.mark.slow
@@ -298,3 +417,32 @@ def test_run_resumes_on_another_mesh_and_failed_run_can_be_restarted(tmp_path):
     train(config.load(GTP, [*arguments, "--config.epochs=0.5", *machine]))
     with pytest.raises(tc.InputError, match="holds a run with epochs=0.5, not 1.0"):
         train(config.load(GTP, arguments))
+
+
+@pytest.mark.slow
+def test_slow_compilation_and_evaluation_are_announced(finished_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SLOW", 1e-4)
+    monkeypatch.setattr(progress, "LINE_INTERVAL", 1e-9)
+    train(
+        config.load(
+            GTP,
+            [
+                *TINY,
+                f"--config.workdir={tmp_path / 'run'}",
+                "--config.epochs=0.1",
+                "--config.optimizer.warmup_epochs=0.05",
+            ],
+        )
+    )
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    for what in ("training step", "evaluation"):
+        assert lines.count(f"compiling the {what} of deit_tiny_patch16_224 ...") == 1
+    rates = [line for line in lines if re.fullmatch(r"evaluation: \d+/359 images, [\d,]+ images/s", line)]
+    # Of six batches, the first compiles.
+    assert [line.split()[1] for line in rates] == [f"{n}/359" for n in (128, 192, 256, 320, 359)]
+    assert captured.err == ""
+    evaluate(from_checkpoint(finished_run[0]))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "compiling the evaluation of deit_tiny_patch16_224 ..."
+    assert [line.split()[1] for line in lines[1:]] == [f"{n}/359" for n in (128, 192, 256, 320, 359)]

@@ -178,6 +178,7 @@ def test_erased_pixels_are_noise_and_others_unchanged():
     np.testing.assert_array_equal(mixing.random_erasing(jax.random.key(0), images, 0.0), images)
 
 
+@pytest.mark.slow
 def test_erasing_depends_on_the_row_number_only():
     images = jnp.asarray(make_images(np.random.default_rng(0), 8))
     key = jax.random.key(2)

@@ -143,6 +143,7 @@ def apply_in_training(model, variables, images, **options):
     return outputs
 
 
+@pytest.mark.slow
 def test_token_labels_without_mixing_are_the_image_label(lvvit):
     """Each token is weighted by the number of its patches."""
     model, variables, batch = lvvit

@@ -19,6 +19,7 @@ def settings(*arguments):
     return config.load(GTP, [*TINY, *RECIPE, *arguments])
 
 
+@pytest.mark.slow
 def test_compiled_step_matches_the_configuration():
     mesh = sharding.data_mesh()
     replicated = pod.compile_step(settings(), mesh)

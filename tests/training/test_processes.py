@@ -85,6 +85,7 @@ def test_other_process_exits_after_one_is_killed(tmp_path, victim):
         assert "error: communication with another process failed" in outputs[0].splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_other_process_exits_after_one_has_an_input_error(tmp_path):
     """The process exits with its one-line error while the other is running, and the other exits as well."""
     first, second = start_processes(
@@ -115,3 +116,24 @@ def test_preempted_processes_save_one_checkpoint_and_one_process_resumes(tmp_pat
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps)
     assert steps[-1] == 112
+
+
+@pytest.mark.slow
+def test_processes_resume_together_from_the_intact_checkpoint(tmp_path):
+    run = tmp_path / "run"
+    for process in start_processes(run, *SETTINGS):
+        finish(process)
+    folder = run / "checkpoints"
+    # Both processes wrote to it, and one of them wrote the manifest.
+    assert {path.name for path in (folder / "22" / "ema").glob("ocdbt.process_*")} >= {"ocdbt.process_0"}
+    (folder / "22" / "opt_state" / "_METADATA").unlink()
+    first, _ = (finish(process) for process in start_processes(run, *SETTINGS))
+    assert f"checkpoint {folder}/22 is damaged (opt_state/_METADATA: not found): renamed to 22.damaged-1" in first
+    assert "resumed after step 11" in first
+    assert load(run)[2]["step"] == 22
+    for step in ("11", "22"):
+        (folder / step / "meta" / "metadata").write_text("{}")
+    codes, outputs = wait_for_exit(start_processes(run, *SETTINGS))
+    assert codes == [2, 2], outputs
+    assert f"error: {folder}: all checkpoints are damaged (11/meta/metadata: expected" in outputs[0].splitlines()[-1]
+    assert outputs[1].splitlines()[-1] == f"error: {folder}: cannot be used; see the error of the first process"

@@ -1,10 +1,12 @@
 """Data sources: scikit-learn's digits, image folders, TFDS datasets and TFRecord files."""
 
-from tcvit_jax.data.sources.base import Example, ImageLike, Source
+from tcvit_jax.data.sources.base import Example, ImageLike, Source, describe_skipped
 from tcvit_jax.data.sources.digits import DigitsSource
 from tcvit_jax.data.sources.folder import FolderSource
+from tcvit_jax.data.sources.images import refuse_large_images
 from tcvit_jax.data.sources.tfds import TfdsSource
 from tcvit_jax.data.sources.tfrecord import TfrecordSource
+from tcvit_jax.errors import cannot_read, first_line
 
 __all__ = [
     "DigitsSource",
@@ -14,12 +16,16 @@ __all__ = [
     "Source",
     "TfdsSource",
     "TfrecordSource",
+    "describe_skipped",
     "open_source",
 ]
 
 
-def open_source(name: str, split: str, directory: str = "") -> Source:
+def open_source(name: str, split: str, directory: str = "", verify: bool = True) -> Source:
     """Open one split of a dataset. Nothing is downloaded.
+
+    Pillow's warning of images with very many pixels becomes an error in this process, since such an image would use up
+    the memory of the machine.
 
     Args:
         name: `"digits"` (requires scikit-learn), `"folder"` (images in `directory/SPLIT/CLASS/`), `"tfrecord"` (files
@@ -29,17 +35,23 @@ def open_source(name: str, split: str, directory: str = "") -> Source:
             `"train[:10%]"`.
         directory: The image folder, the directory of the TFRecord files, or the TFDS data directory. If empty, TFDS
             uses its default directory.
+        verify: Whether to verify the checksums of each record of a TFRecord file. Other sources ignore it.
 
     Returns:
         The source of the split.
 
     Raises:
-        InputError: The name or the split is unknown, or the data is not on this machine.
+        InputError: The name or the split is unknown, or the data is not on this machine or cannot be read.
     """
-    if name == "digits":
-        return DigitsSource(split)
-    if name == "folder":
-        return FolderSource(split, directory)
-    if name == "tfrecord":
-        return TfrecordSource(split, directory)
-    return TfdsSource(name, split, directory)
+    refuse_large_images()
+    try:
+        if name == "digits":
+            return DigitsSource(split)
+        if name == "folder":
+            return FolderSource(split, directory)
+        if name == "tfrecord":
+            return TfrecordSource(split, directory, verify)
+        return TfdsSource(name, split, directory, verify)
+    # For example, a directory without permission.
+    except OSError as error:
+        raise cannot_read(error.filename or directory, error.strerror or first_line(error)) from error

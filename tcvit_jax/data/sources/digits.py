@@ -1,11 +1,16 @@
 """scikit-learn's handwritten digits: 1,797 real 8x8 images that need no download."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import numpy as np
 
-from tcvit_jax.data.sources.base import Example
+from tcvit_jax.data.sources.base import Example, hash_names
 from tcvit_jax.errors import requires, unknown
 
 _SPLITS = ("train", "val")
+# Of the order of the images, for the fingerprint.
+_VERSION = "1"
 _SPLIT_SEED = 20231103
 _VALIDATION_FRACTION = 0.2
 
@@ -23,10 +28,13 @@ class DigitsSource:
     """
 
     classes = tuple("0123456789")
+    skipped: Mapping[str, int] = MappingProxyType({})
+    is_in_memory = True
 
     def __init__(self, split: str) -> None:
         if split not in _SPLITS:
             raise unknown("split of digits", split, _SPLITS)
+        self.fingerprint = hash_names(["digits", _VERSION, split])
         images, labels = _load()
         indices = split_indices(labels)[split]
         self._images, self._labels = images[indices], labels[indices]

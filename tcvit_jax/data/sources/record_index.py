@@ -9,16 +9,17 @@ import os
 import struct
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 
-from tcvit_jax import atomic
+from tcvit_jax import atomic, files
 from tcvit_jax.errors import InputError, cannot_read
 
 HEADER_BYTES = 12
 FOOTER_BYTES = 4
 _HEADER = struct.Struct("<QI")
+_FOOTER = struct.Struct("<I")
 _GZIP = b"\x1f\x8b"
-_CASTAGNOLI = 0x82F63B78
 _MASK = 0xA282EAD8
 # An index file begins with its version, then the size and the modification time of the TFRecord file.
 _VERSION = 1
@@ -39,8 +40,9 @@ def read_index(path: str) -> np.ndarray:
         The offsets, int64 `[N + 1]`.
 
     Raises:
-        InputError: The file is missing, truncated or not a TFRecord file. The message names its path.
+        InputError: The file is missing, truncated, not regular or not a TFRecord file. The message names its path.
     """
+    files.check_regular(path, "a TFRecord file")
     try:
         status = os.stat(path)
         stamp = [_VERSION, status.st_size, status.st_mtime_ns]
@@ -96,20 +98,31 @@ def scan_offsets(path: str, size: int) -> list[int]:
 
 def masked_crc32c(data: bytes) -> int:
     """Return the checksum of TFRecord: the CRC-32C of `data`, rotated right by 15 bits, plus a constant."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = _TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    crc ^= 0xFFFFFFFF
+    crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + _MASK) & 0xFFFFFFFF
 
 
-def _crc_of_byte(byte: int) -> int:
-    for _ in range(8):
-        byte = byte >> 1 ^ (_CASTAGNOLI if byte & 1 else 0)
-    return byte
+def split_record(record: bytes, verify: bool) -> bytes:
+    """Return the payload of a record.
 
+    Args:
+        record: The record with its header and its footer.
+        verify: Whether to verify its length and its checksums.
 
-_TABLE = tuple(_crc_of_byte(byte) for byte in range(256))
+    Returns:
+        The payload.
+
+    Raises:
+        ValueError: The length or a checksum is wrong.
+    """
+    payload = record[HEADER_BYTES:-FOOTER_BYTES]
+    if verify:
+        length, header_checksum = _HEADER.unpack_from(record)
+        if length != len(payload) or masked_crc32c(record[:8]) != header_checksum:
+            raise ValueError("the length is damaged, or has changed since the file was indexed")
+        if masked_crc32c(payload) != _FOOTER.unpack(record[-FOOTER_BYTES:])[0]:
+            raise ValueError("wrong checksum of the payload")
+    return payload
 
 
 def _damaged(path: str, offsets: list[int], position: int, problem: str) -> InputError:
@@ -131,12 +144,17 @@ def _index_paths(path: str) -> tuple[Path, Path]:
 def _load(index_path: Path, stamp: list[int]) -> np.ndarray | None:
     """Return the offsets saved at `index_path`, or None if there are none with this stamp."""
     try:
+        files.check_regular(index_path)
         with open(index_path, "rb") as file:
             index = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError):
+    # A damaged header may claim any length.
+    except (OSError, ValueError, MemoryError):
         return None
-    is_valid = index.dtype == np.int64 and index.ndim == 1 and len(index) > _STAMP_LENGTH
-    return index[_STAMP_LENGTH:] if is_valid and index[:_STAMP_LENGTH].tolist() == stamp else None
+    if index.dtype != np.int64 or index.ndim != 1 or index[:_STAMP_LENGTH].tolist() != stamp:
+        return None
+    offsets = index[_STAMP_LENGTH:]
+    edges_match = len(offsets) > 0 and offsets[0] == 0 and offsets[-1] == stamp[1]
+    return offsets if edges_match and (np.diff(offsets) >= HEADER_BYTES + FOOTER_BYTES).all() else None
 
 
 def _save(index_path: Path, index: np.ndarray) -> bool:

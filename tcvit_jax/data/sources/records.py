@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tcvit_jax.data.sources.record_index import FOOTER_BYTES, HEADER_BYTES, read_index
+from tcvit_jax.data.sources.record_index import read_index, split_record
 from tcvit_jax.errors import InputError, cannot_read
 
 # Far below the usual limit of 1024 open files per process, since other code needs some. ImageNet has 1152 files.
@@ -37,17 +37,18 @@ class RecordFiles:
     """The payloads of several parts, one after the other.
 
     Each process opens a file when it first reads from it, and any number of threads and processes may read. A pickle
-    holds the names of the files but no offsets. The checksums of payloads are not verified: that would take longer than
-    decoding an image, which detects most damage.
+    holds the names of the files but no offsets.
 
     Args:
         parts: The files and the range of records in each.
+        verify: Whether to verify the checksums of each record that is read.
 
     Raises:
         InputError: A file is missing, damaged, or has the wrong number of records.
     """
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[Part], verify: bool = True) -> None:
+        self._verify = verify
         self._create_caches()
         paths = list(dict.fromkeys(part.path for part in parts))
         with ThreadPoolExecutor(_INDEX_THREADS) as threads:
@@ -70,7 +71,7 @@ class RecordFiles:
 
         Raises:
             IndexError: `index` is out of range.
-            InputError: The file has changed since it was indexed, or cannot be read.
+            InputError: The record is damaged, or the file has changed since it was indexed or cannot be read.
         """
         part, record = self._locate(index)
         path = self._paths[part]
@@ -78,20 +79,29 @@ class RecordFiles:
         if len(offsets) - 1 != self._totals[part]:
             raise _wrong_count(path, len(offsets) - 1, self._totals[part])
         start, end = offsets[record : record + 2].tolist()
-        length = end - start - HEADER_BYTES - FOOTER_BYTES
+        length = end - start
         try:
             file = self._file(path)
-            payload = os.pread(file.descriptor, length, start + HEADER_BYTES)
+            content = os.pread(file.descriptor, length, start)
         except OSError as error:
             raise cannot_read(path, f"cannot read record {record}: {error.strerror or error}") from error
-        if len(payload) != length:
-            raise cannot_read(path, f"cannot read record {record}: expected {length} bytes, got {len(payload)}")
-        return payload
+        if len(content) != length:
+            raise cannot_read(path, f"cannot read record {record}: expected {length} bytes, got {len(content)}")
+        try:
+            return split_record(content, self._verify)
+        except ValueError as error:
+            hint = "replace the file, or set data.verify=False"
+            raise cannot_read(path, f"record {record} at byte {start}: {error}", hint) from error
 
     def location(self, index: int) -> str:
         """Return the file of a record and its number in that file, for error messages."""
         part, record = self._locate(index)
         return f"record {record} of {self._paths[part]}"
+
+    def descriptions(self) -> list[str]:
+        """Return the name of the file of each part, without its directory, and its number of records."""
+        counts = np.diff(self._ends, prepend=0).tolist()
+        return [f"{os.path.basename(path)} {count}" for path, count in zip(self._paths, counts, strict=True)]
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without the caches of this process."""

@@ -1,15 +1,19 @@
 """TFRecord files of ImageNet as TPU trainers use them: `train-00000-of-01024`, `validation-00000-of-00128`."""
 
 import io
+import os
 import re
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from tcvit_jax.data.sources.base import VALIDATION_SPLITS, Example
+from tcvit_jax.data.sources.base import VALIDATION_SPLITS, Example, hash_names
 from tcvit_jax.data.sources.example_proto import Features, read_example
-from tcvit_jax.data.sources.folder import decode_image
+from tcvit_jax.data.sources.images import decode_image
 from tcvit_jax.data.sources.records import Part, RecordFiles
 from tcvit_jax.errors import cannot_read, invalid, requires, unknown
+from tcvit_jax.files import check_regular, read_lines
 
 _LAYOUT = "expected DIRECTORY/train-00000-of-01024, DIRECTORY/train.tfrecord, or such files in DIRECTORY/train/"
 _SHARD = re.compile(r"-(\d+)-of-(\d+)(?=$|\.)")
@@ -41,12 +45,20 @@ class TfrecordSource:
         split: `"train"` or another split in the names of the files. `"val"` stands for the first of `val`, `validation`
             and `test` that exists.
         directory: The directory of the files, or of the directories `train` and `validation` that hold them.
+        verify: Whether to verify the checksums of each record that is read.
+
+    Attributes:
+        classes: As in `Source`.
+        skipped: As in `Source`, empty.
+        is_in_memory: As in `Source`.
 
     Raises:
         InputError: The directory or split is not found, a file is missing or damaged, or the classes are not known.
     """
 
-    def __init__(self, split: str, directory: str) -> None:
+    is_in_memory = False
+
+    def __init__(self, split: str, directory: str, verify: bool = True) -> None:
         if not directory:
             raise requires("dataset 'tfrecord'", "a directory", f"set --config.data.dir=DIRECTORY, {_LAYOUT}")
         root = Path(directory)
@@ -57,7 +69,9 @@ class TfrecordSource:
         self.classes, self._first_label = _read_classes(root, name, files)
         self._class_set = frozenset(self.classes)
         self._labels_path = str(root / _LABELS_FILE)
-        self._records = RecordFiles([Part(str(path)) for path in files])
+        self._records = RecordFiles([Part(str(path)) for path in files], verify)
+        self._split = name
+        self.skipped: Mapping[str, int] = {}
 
     def __len__(self) -> int:
         """Return the number of records in the files of the split."""
@@ -77,6 +91,15 @@ class TfrecordSource:
         encoded = _single_value(features, _IMAGE, bytes, location)
         label = self._class_index(features, location)
         return {"image": decode_image(io.BytesIO(encoded), location), "label": label}
+
+    @property
+    def fingerprint(self) -> str:
+        """As in `Source`: of the classes, the first label, and the names and record counts of the files."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return hash_names(self.classes, [self._split, str(self._first_label)], self._records.descriptions())
 
     def _class_index(self, features: Features, location: str) -> int:
         """Return the class index of a record."""
@@ -131,8 +154,9 @@ def _group_files(directory: Path) -> dict[str, list[Path]]:
     groups: dict[str, list[Path]] = {}
     for path in directory.iterdir():
         name = path.name
-        if name.startswith(".") or not (".tfrecord" in name or _SHARD.search(name)) or not path.is_file():
+        if name.startswith(".") or not (".tfrecord" in name or _SHARD.search(name)) or path.is_dir():
             continue
+        check_regular(path, "a TFRecord file")
         stem = re.sub(r"[-_.]?\d+(-of-\d+)?$", "", name.partition(".tfrecord")[0])
         groups.setdefault(stem, []).append(path)
     return groups
@@ -166,15 +190,12 @@ def _check_complete(files: list[Path]) -> None:
 def _read_classes(root: Path, split: str, files: list[Path]) -> tuple[tuple[str, ...], int]:
     """Return the class names, and the label of the first class."""
     path = root / _LABELS_FILE
-    if not path.is_file():
+    if not os.path.lexists(path):
         shard = _shard(files[0])
         if shard is None or shard[1] != _IMAGENET_SHARDS.get(split):
             raise cannot_read(path, "not found", _LABELS_HINT)
         return tuple(str(number) for number in range(_IMAGENET_CLASSES)), 1
-    try:
-        lines = [line.strip() for line in path.read_text("utf-8").rstrip().split("\n")]
-    except (OSError, UnicodeDecodeError) as error:
-        raise cannot_read(path, f"cannot read class names: {error}") from error
+    lines = [line.strip() for line in read_lines(path, "class names")]
     first_label = int(lines[0] == _BACKGROUND)
     classes = tuple(lines[first_label:])
     if not all(classes) or not classes:
