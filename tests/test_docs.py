@@ -133,11 +133,8 @@ def test_every_block_is_known(page):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
-    [
-        pytest.param(page, id=str(page.relative_to(ROOT)))
-        for page in PAGES
-        if any(language in EXECUTED and not reason for _, language, reason in blocks(page))
-    ],
+    [page for page in PAGES if any(language in EXECUTED and not reason for _, language, reason in blocks(page))],
+    ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_blocks_run(page, shared, checkout):
     def run_bash(example):

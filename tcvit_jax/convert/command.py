@@ -161,7 +161,7 @@ def to_checkpoint(
     )
     # A file that was exported from a checkpoint has its metadata; a new classifier may have other classes.
     origin = read_meta(source) or {}
-    copied_keys = ("preprocessing",) if new_head else ("preprocessing", "classes", "data", "seed", "trained_with")
+    copied_keys = ("preprocessing",) if new_head else EXPORTED_KEYS
     if "model" in origin:
         origin.setdefault("trained_with", origin["model"]["reducer"])
     meta = {

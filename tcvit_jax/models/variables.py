@@ -67,8 +67,7 @@ def named_leaves(variables: Mapping[Any, Any], prefix: str = "") -> Iterator[tup
 
 
 def _check_leaf(subject: str, leaf: object, shape: tuple[int, ...]) -> None:
-    array = (
-        cast("np.ndarray[Any, Any]", leaf) if isinstance(leaf, np.ndarray | jax.Array | jax.ShapeDtypeStruct) else None
-    )
-    if array is None or array.shape != shape or not jnp.issubdtype(array.dtype, jnp.floating):
+    is_array = isinstance(leaf, np.ndarray | jax.Array | jax.ShapeDtypeStruct)
+    array = cast("np.ndarray[Any, Any]", leaf)
+    if not is_array or array.shape != shape or not jnp.issubdtype(array.dtype, jnp.floating):
         raise invalid(subject, f"expected float {shape}, got {kind_of(cast(object, leaf))}")

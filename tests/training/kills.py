@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent.parent
 # Halves the compilation time. Results are comparable between processes with the same flag.
 FAST_COMPILATION = "--xla_backend_optimization_level=0"
 CONFIG = str(ROOT / "configs" / "digits_gtp.py")
-# 179 steps of a tiny model, with frequent checkpoints, logs and long evaluations, so that a kill can hit any of them.
+# 112 steps of a tiny model, with frequent checkpoints, logs and long evaluations, so that a kill can hit any of them.
 SETTINGS = (
     "--config.model.depth=2", "--config.model.embed_dim=16", "--config.model.num_heads=2", "--config.schedule=8",
     "--config.batch_size=64", "--config.eval_batch_size=2", "--config.epochs=5", "--config.eval_every=1.02",
@@ -92,7 +92,7 @@ def without_timings(values):
 
 
 def wait_for_moment(workdir, moment, rng, process):
-    """Wait until a run of 110 steps is in a step, in a save, or in an evaluation."""
+    """Wait until a run of 112 steps is in a step, in a save, or in an evaluation."""
     folder, metrics = Path(workdir) / "checkpoints", Path(workdir) / "metrics.jsonl"
 
     def lines():
