@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import jax
 import numpy as np
@@ -103,11 +104,16 @@ def test_flipped_bit_of_any_file_is_detected(saved, data):
         with pytest.raises(tc.InputError, match="ckpt: checkpoint cannot be read: ") as error:
             tc.load(saved)
         assert "\n" not in str(error.value)
-        if path.name == "manifest.json" or path.parent.name == "meta":
+        if path.parent.name == "meta":
             with pytest.raises(tc.InputError, match="ckpt: checkpoint cannot be read: "):
                 checkpoint.read_meta(saved)
+        # The metadata are compared with their own entries of the manifest, and are right if those are.
+        meta = None
+        with suppress(tc.InputError):
+            meta = checkpoint.read_meta(saved)
     finally:
         path.write_bytes(original)
+    assert meta is None or meta == checkpoint.read_meta(saved)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
