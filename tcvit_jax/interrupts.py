@@ -41,11 +41,16 @@ def raise_interrupt(frame: FrameType | None, detail: str = "") -> None:
     """
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            signal.signal(signal.SIGALRM, lambda number, frame: raise_interrupt(frame, detail))
-            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            _raise_later(detail)
             return
         frame = frame.f_back
     raise KeyboardInterrupt(detail)
+
+
+def _raise_later(detail: str) -> None:
+    """Call `raise_interrupt` again after some hundredths of a second, in the main thread."""
+    signal.signal(signal.SIGALRM, lambda number, frame: raise_interrupt(frame, detail))
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
 
 
 def _receive(number: int, frame: FrameType | None) -> None:
@@ -62,11 +67,13 @@ class Interrupts:
     def __init__(self) -> None:
         self._count, self._thread, self._is_reported = 0, None, False
         self._previous_descriptor, self._lock = -1, threading.Lock()
+        self._previous_hook = sys.unraisablehook
 
     def __enter__(self) -> Interrupts:
         is_main = threading.current_thread() is threading.main_thread()
         if is_main and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
             signal.signal(signal.SIGINT, _receive)
+            self._previous_hook, sys.unraisablehook = sys.unraisablehook, self._receive_unraisable
             self._receiver, self._sender = socket.socketpair()
             self._sender.setblocking(False)
             self._previous_descriptor = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
@@ -85,6 +92,7 @@ class Interrupts:
             signal.signal(signal.SIGINT, _ignore)
             return
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.unraisablehook = self._previous_hook
         signal.set_wakeup_fd(self._previous_descriptor)
         self._sender.send(_STOP)
         self._thread.join()
@@ -101,6 +109,16 @@ class Interrupts:
             if not self._is_reported:
                 _write(f"interrupted: {detail}" if detail else "interrupted")
             self._is_reported = True
+
+    def _receive_unraisable(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """Raise `KeyboardInterrupt` again after Python has discarded it, as `sys.unraisablehook`.
+
+        Python discards exceptions in finalizers and in callbacks of the garbage collector, of which JAX has one.
+        """
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            _raise_later(str(unraisable.exc_value))
+        else:
+            self._previous_hook(unraisable)
 
     def _exit(self) -> None:
         if os.isatty(1):

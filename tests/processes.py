@@ -9,15 +9,18 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that a process started, with its resource tracker."""
+    """Return the processes that a process started, with its resource tracker.
+
+    The kernel also lists them by thread, in `/proc/PID/task`, but a thread may end while the list is read.
+    """
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and _parent(path) == pid]
+
+
+def _parent(process: Path) -> int | None:
     try:
-        return [
-            int(each)
-            for task in Path(f"/proc/{pid}/task").iterdir()
-            for each in (task / "children").read_text().split()
-        ]
+        return int((process / "stat").read_text().rpartition(") ")[2].split()[1])
     except OSError:
-        return []
+        return None
 
 
 def is_running(pid: int) -> bool:

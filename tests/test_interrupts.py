@@ -15,7 +15,7 @@ import hashlib, os, sys, threading, time
 from pathlib import Path
 from tcvit_jax import atomic, interrupts
 from tcvit_jax.command import Command
-interrupts.GRACE = 0.5
+interrupts.GRACE = 0.5 if {is_saving} else 3
 def wait():
     print("started", flush=True)
     # One long sleep would miss a signal that arrives right before it.
@@ -55,6 +55,21 @@ def test_interrupted_command_prints_one_line_and_removes_its_drafts(tmp_path):
     code, output, errors, seconds = interrupt(process)
     assert (code, output, errors) == (130, "", "interrupted\n")
     assert seconds < 10
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("import gc", "gc.callbacks.append(lambda *_: wait())", "gc.collect()"),
+        ("class Value:", "    def __del__(self): wait()", "Value()"),
+    ],
+)
+def test_interrupt_is_raised_again_after_python_discarded_it(tmp_path, lines):
+    body = (f'with atomic.write("{tmp_path}/new/out") as draft:', *(f"    {line}" for line in lines), "    wait()")
+    code, output, errors, _ = interrupt(start(*body))
+    assert (code, errors) == (130, "interrupted\n")
+    assert "started" in output  # The second `wait` was reached before the exception was raised again.
     assert list(tmp_path.iterdir()) == []
 
 
