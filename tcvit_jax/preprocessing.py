@@ -43,8 +43,7 @@ def preprocess(images: Photo | Sequence[Photo], meta: Mapping[str, Any] | ViT) -
     """
     model, preprocessing = _model_and_preprocessing(meta)
     preprocessing.check_channels(model.in_chans)
-    crop = (preprocessing.crop_pct, preprocessing.interpolation, preprocessing.crop_mode)
-    transform = EvalTransform(model.img_size, model.in_chans, *crop)
+    transform = EvalTransform(model.img_size, model.in_chans, *preprocessing.geometry)
     pixels = np.zeros((0, *model.img_size, model.in_chans), np.uint8)
     if batch := [transform(photo) for photo in _decode(images)]:
         pixels = np.stack(batch)

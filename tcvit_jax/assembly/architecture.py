@@ -99,6 +99,8 @@ def build_preprocessing(data: Data, model: ViT, base: Preprocessing | None = Non
     """
     changes = {each.name: getattr(data, each.name) for each in fields(Preprocessing)}
     changes = {name: value for name, value in changes.items() if value is not None}
+    if "crop_pct" in changes:
+        changes = {"resize": None, **changes}
     preprocessing = replace(base or models.preprocessing(model.variant), **changes)
     preprocessing.check_channels(model.in_chans, data.PREFIX)
     return preprocessing

@@ -82,9 +82,7 @@ def build_eval_data(
     Raises:
         InputError: The data are not found, or differ from the record.
     """
-    transform = EvalTransform(
-        model.img_size, model.in_chans, preprocessing.crop_pct, preprocessing.interpolation, preprocessing.crop_mode
-    )
+    transform = EvalTransform(model.img_size, model.in_chans, *preprocessing.geometry)
     source = open_split(data, data.eval_split, model, record)
     # A larger batch would only have more padding. The batch is sharded over all devices.
     devices = jax.device_count()

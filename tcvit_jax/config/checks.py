@@ -72,6 +72,7 @@ REQUIREMENTS: Mapping[str, tuple[Condition, ...]] = {
     **dict.fromkeys(("data.auto_augment", "data.color_jitter", "data.train_interpolation", "data.repeats"), ()),
     "data.label_maps": (Condition("token_labels > 0", lambda values: values["token_labels"] > 0),),
     **dict.fromkeys(("data.mean", "data.std", "data.crop_pct", "data.interpolation", "data.crop_mode"), ()),
+    **dict.fromkeys(("data.resize", "data.crop_rounding"), ()),
     "mixing.mixup": (_MIXING_PROB,),
     "mixing.cutmix": (_MIXING_PROB,),
     **dict.fromkeys(("mixing.mix_token", "random_erasing", "token_labels"), ()),

@@ -33,7 +33,7 @@ from tcvit_jax.files import expand
 # The keys that an evaluation uses, and the keys that define the reduction.
 EVALUATION_KEYS = (
     "data.name", "data.dir", "data.eval_split", "data.workers", "data.verify", "data.mean", "data.std", "data.crop_pct",
-    "data.interpolation", "data.crop_mode", "eval_batch_size",
+    "data.interpolation", "data.crop_mode", "data.resize", "data.crop_rounding", "eval_batch_size",
 )  # fmt: skip
 REDUCTION_KEYS = (REDUCER_PREFIX, "schedule", "gmacs", "schedule_family")
 # Where a wheel installs `configs/`.

@@ -20,7 +20,7 @@ from tcvit_jax.config.fields import (
     key,
 )
 from tcvit_jax.errors import out_of_range
-from tcvit_jax.models.zoo import Preprocessing, check_preprocessing
+from tcvit_jax.models.image_preprocessing import Preprocessing, check_preprocessing
 
 _PREPROCESSING = Preprocessing()
 
@@ -71,6 +71,8 @@ class Data(Section):
         crop_pct: As `mean`.
         interpolation: As `mean`.
         crop_mode: As `mean`.
+        resize: As `mean`; `crop_pct` without `resize` replaces that of the weights.
+        crop_rounding: As `mean`.
     """
 
     PREFIX: ClassVar[str] = "data."
@@ -93,6 +95,8 @@ class Data(Section):
     crop_pct: float | None = key(None, example=_PREPROCESSING.crop_pct)
     interpolation: str | None = key(None, example=_PREPROCESSING.interpolation)
     crop_mode: str | None = key(None, example=_PREPROCESSING.crop_mode)
+    resize: int | None = key(None, example=256)
+    crop_rounding: str | None = key(None, example=_PREPROCESSING.crop_rounding)
 
     def check(self) -> None:
         """Check ranges; the dataset and the transforms check the other values."""

@@ -95,9 +95,8 @@ def compare_logits(
     photo = sample_photo() if photo is None else photo
     with _timm_file(weights) as file:
         expected = _timm_logits(timm, file, model, photo)
-    size, crop = model.img_size, preprocessing
-    transform = EvalTransform(size, model.in_chans, crop.crop_pct, crop.interpolation, crop.crop_mode)
-    images = normalize(transform(photo)[None], crop.mean, crop.std)
+    transform = EvalTransform(model.img_size, model.in_chans, *preprocessing.geometry)
+    images = normalize(transform(photo)[None], preprocessing.mean, preprocessing.std)
     plain = replace(model, reducer=None, removed=(), dtype="float32")
     with jax.default_matmul_precision("highest"):
         actual = np.asarray(jax.jit(plain.apply)(variables, images))

@@ -63,26 +63,30 @@ def covering_size(image_size: tuple[int, int], target: tuple[int, int]) -> tuple
     return round(height / shrink), round(width / shrink)
 
 
-def center_crop(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def center_crop(array: np.ndarray, size: tuple[int, int], rounding: str = "even") -> np.ndarray:
     """Return the center crop of `array`, zero-padded on all sides where the array is smaller than `size`.
 
     Args:
         array: The image, [h, w, c].
         size: (height, width) of the crop.
+        rounding: `"even"` or `"floor"`, the rounding of the offset of the crop.
     """
-    top, left = (_center_offset(array.shape[axis], size[axis]) for axis in (0, 1))
+    top, left = (_center_offset(array.shape[axis], size[axis], rounding) for axis in (0, 1))
     return _crop_with_padding(array, top, left, size)
 
 
-def center_interval(length: int, target: int) -> tuple[int, int]:
+def center_interval(length: int, target: int, rounding: str = "even") -> tuple[int, int]:
     """Return the first and the last position, exclusive, of `length` that a center crop of `target` keeps."""
-    start = max(0, _center_offset(length, target))
+    start = max(0, _center_offset(length, target, rounding))
     return start, min(length, start + target)
 
 
-def _center_offset(length: int, target: int) -> int:
-    # As in torchvision: crops round half to even, and an odd padding pixel goes to the end.
-    return round((length - target) / 2) if length >= target else -((target - length) // 2)
+def _center_offset(length: int, target: int, rounding: str) -> int:
+    # An odd padding pixel goes to the end, as in torchvision and transformers.
+    if length < target:
+        return -((target - length) // 2)
+    # torchvision, which timm uses, rounds half to even; transformers rounds down.
+    return (length - target) // 2 if rounding == "floor" else round((length - target) / 2)
 
 
 def _crop_with_padding(array: np.ndarray, top: int, left: int, size: tuple[int, int]) -> np.ndarray:

@@ -8,13 +8,14 @@ from typing import cast
 from tcvit_jax.errors import check_range, invalid, kind_of, out_of_range, unknown
 
 
-def check_keys(subject: str, values: object, names: Collection[str]) -> None:
+def check_keys(subject: str, values: object, names: Collection[str], optional: Collection[str] = ()) -> None:
     """Check that a value, such as one read from a file, is a mapping with exactly these keys.
 
     Args:
         subject: What the value is, for error messages.
         values: The value.
         names: The keys.
+        optional: Keys that may be missing.
 
     Raises:
         InputError: The value is not a mapping, or a key is missing or unknown. The message names the first one.
@@ -25,8 +26,8 @@ def check_keys(subject: str, values: object, names: Collection[str]) -> None:
         if name not in values:
             raise invalid(f"{subject}.{name}", "not found")
     for key in cast("Mapping[object, object]", values):
-        if key not in names:
-            raise unknown(f"{subject} key", key, names)
+        if key not in names and key not in optional:
+            raise unknown(f"{subject} key", key, (*names, *optional))
 
 
 def check_positive(**values: float) -> None:

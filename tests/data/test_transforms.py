@@ -493,6 +493,18 @@ def test_eval_transform_rejects_random_interpolation() -> None:
         EvalTransform((8, 8), interpolation="random")
 
 
+@pytest.mark.parametrize(("crop_mode", "width", "left"), [("center", 22, (4, 4)), ("squash", 17, (2, 1))])
+def test_resize_is_a_length_in_pixels(crop_mode: str, width: int, left: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (53, 71, 3), dtype=np.uint8)
+    resized_image = np.asarray(Image.fromarray(image).resize((width, 17), Image.Resampling.BICUBIC))
+    for rounding, row, column in (("even", 2, left[0]), ("floor", 1, left[1])):
+        transform = EvalTransform((14, 14), crop_mode=crop_mode, resize=17, crop_rounding=rounding)
+        np.testing.assert_array_equal(transform(image), resized_image[row : row + 14, column : column + 14])
+    for options, message in (({"resize": 0}, "resize=0: must be >= 1"), ({"crop_rounding": "up"}, "unknown crop_rounding")):
+        with pytest.raises(InputError, match=message):
+            EvalTransform((8, 8), **options)
+
+
 def test_zero_crop_pct_is_rejected() -> None:
     with pytest.raises(InputError, match="crop_pct=0: must be > 0"):
         EvalTransform((8, 8), crop_pct=0)

@@ -153,9 +153,24 @@ def test_preprocessing_of_a_file_has_all_keys_and_no_others(change, message):
     assert str(error.value).startswith(message)
 
 
-def test_preprocessing_has_the_options_of_the_pipeline_and_is_hashable():
-    from tcvit_jax.data.transforms import CROP_MODES, INTERPOLATIONS
+def test_preprocessing_of_an_earlier_version_has_no_resize():
+    from dataclasses import asdict, replace
 
-    assert set(zoo.CROP_MODES) == set(CROP_MODES)
-    assert set(zoo.INTERPOLATIONS) == set(INTERPOLATIONS)
+    values = asdict(zoo.IMAGENET)
+    former = {key: value for key, value in values.items() if key not in ("resize", "crop_rounding")}
+    assert zoo.Preprocessing.from_config(former) == zoo.IMAGENET
+    assert zoo.Preprocessing.from_config({**values, "resize": 256}).resize == 256
+    for value in (0, 256.0, True, "256"):
+        with pytest.raises(tc.InputError, match="preprocessing.resize=.*: must be None or an integer"):
+            zoo.Preprocessing.from_config({**values, "resize": value})
+    with pytest.raises(tc.InputError, match="unknown crop_rounding 'up'"):
+        replace(zoo.IMAGENET, crop_rounding="up")
+
+
+def test_preprocessing_has_the_options_of_the_pipeline_and_is_hashable():
+    from tcvit_jax.data import transforms
+    from tcvit_jax.models import image_preprocessing
+
+    for name in ("CROP_MODES", "CROP_ROUNDINGS", "INTERPOLATIONS"):
+        assert set(getattr(image_preprocessing, name)) == set(getattr(transforms, name))
     assert hash(zoo.Preprocessing([0, 1], [1, 0.5])) == hash(zoo.Preprocessing((0.0, 1.0), (1.0, 0.5)))
