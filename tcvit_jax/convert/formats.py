@@ -1,7 +1,8 @@
 """Weight file formats: naming conventions that do not depend on the architecture.
 
 Names and layouts of the individual tensors are in the parameter table of the architecture (`models/tables.py`). Other
-programs write the same tensors under other names; the aliases of a format map them to the names of the table.
+programs write the same tensors under other names; the aliases of a format map them to the names of the table. Those of
+transformers are in `names.py`.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from functools import cached_property
 
 import numpy as np
 
+from tcvit_jax.convert import names as file_names
+from tcvit_jax.convert.names import IGNORED, PARTS, PREFIXES
 from tcvit_jax.models import tables
+from tcvit_jax.models.parameters import BLOCK
 
-# Prefixes of modules that contain a model, which are removed if all names of a file have them.
-WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.")
+# A prefix has at most so many parts, such as the two of `"module.backbone."`.
+MAX_PARTS = 6
 
 
 @dataclass(frozen=True)
@@ -44,15 +48,19 @@ class Source:
         names: Names in the file. Several tensors are concatenated along their first axis.
         block: Index along the first axis of a tensor that stacks all blocks, or None.
         change: Conversion to the layout of the table, or None.
+        rows: `(start, stop, count)` for the rows from `start / count` to `stop / count` of one tensor, or None for all.
     """
 
     names: tuple[str, ...]
     block: int | None = None
     change: Callable[[np.ndarray], np.ndarray] | None = None
+    rows: tuple[int, int, int] | None = None
 
     def shape(self, shapes: Sequence[Sequence[int]]) -> tuple[int, ...]:
         """Return the shape of the tensor for the shapes of the tensors in the file, without allocating memory."""
         shape = tuple(shapes[0]) if self.block is None else tuple(shapes[0][1:])
+        if self.rows is not None:
+            shape = (len(range(shape[0])[self._slice(shape[0])]), *shape[1:]) if shape else shape
         if self.change is not None:
             shape = self.change(np.broadcast_to(np.float32(0), shape)).shape
         return shape if len(shapes) == 1 else (sum(each[0] for each in shapes), *shape[1:])
@@ -62,7 +70,13 @@ class Source:
         if len(tensors) > 1:
             return np.concatenate(tensors)
         tensor = tensors[0] if self.block is None else tensors[0][self.block]
+        if self.rows is not None and tensor.shape:
+            tensor = tensor[self._slice(tensor.shape[0])]
         return tensor if self.change is None else self.change(tensor)
+
+    def _slice(self, length: int) -> slice:
+        start, stop, count = self.rows or (0, 1, 1)
+        return slice(length * start // count, length * stop // count)
 
 
 @dataclass(frozen=True)
@@ -75,8 +89,7 @@ class Format:
         pre_logits: Regular expression of the layer between the features and the classifier of some models, which the
             models of this project do not have.
         aliases: Names that other programs write.
-        parts: Regular expression of tensors that are concatenated, whose second group is the part, the replacement, and
-            the parts in their order; None if there are none.
+        has_parts: Whether files may have the names of `names.py`.
         stacked: Prefix of tensors that stack all blocks along their first axis, and its replacement with the block
             number; None if there are none.
         resampling: Method and antialiasing for resampled position embeddings, as timm uses for this format.
@@ -86,7 +99,7 @@ class Format:
     ignored: str
     pre_logits: str
     aliases: tuple[Alias, ...]
-    parts: tuple[str, str, tuple[str, ...]] | None = None
+    has_parts: bool = False
     stacked: tuple[str, str] | None = None
     resampling: tuple[str, bool] = ("cubic", True)
 
@@ -94,40 +107,50 @@ class Format:
     def _compiled(self) -> tuple[tuple[re.Pattern[str], Alias], ...]:
         return tuple((re.compile(alias.pattern), alias) for alias in self.aliases)
 
-    def sources(self, names: Collection[str], depth: int) -> Iterator[tuple[str, Source]]:
+    def sources(self, names: Collection[str], depth: int, prefix: str = "") -> Iterator[tuple[str, Source]]:
         """Yield the canonical name of each tensor that is not ignored, and its source.
 
         Args:
             names: Names in the file.
             depth: Number of blocks of the model.
+            prefix: Prefix that is removed from the names that have it.
 
         Yields:
             `(name in the parameter table, source in the file)`.
         """
-        wrapper = wrapper_of(names)
-        joined: dict[str, dict[str, str]] = {}
+        parts: dict[str, dict[str, str]] = {}
+        # Files of DINOv3 have a bias of the keys, and a mask of zeros for it.
+        masked = {name.removeprefix(prefix).removesuffix("_mask") for name in names if name.endswith(".bias_mask")}
         for name in names:
-            canonical_name, change = self.canonical_name(name.removeprefix(wrapper))
-            part = re.fullmatch(self.parts[0], canonical_name) if self.parts else None
+            canonical_name, change = self.canonical_name(name.removeprefix(prefix))
+            part = file_names.part_of(canonical_name) if self.has_parts else None
             if re.fullmatch(self.ignored, canonical_name):
                 continue
-            if self.parts and part:
-                target = part.expand(self.parts[1])
-                if part[2] in joined.setdefault(target, {}):  # yield a duplicate of the target
+            if part:
+                target, key = part
+                if key in parts.setdefault(target, {}):  # yield a duplicate of the target
                     yield target, Source((name,))
-                joined[target][part[2]] = name
+                parts[target][key] = name
+            elif self.has_parts and (pieces := file_names.joined(canonical_name)):
+                yield from ((target, Source((name,), rows=rows)) for target, rows in pieces)
+            elif canonical_name in masked:
+                for key, rows in (("q", (0, 1, 3)), ("v", (2, 3, 3))):
+                    yield canonical_name.replace("qkv.bias", f"{key}_bias"), Source((name,), rows=rows)
             elif self.stacked and canonical_name.startswith(self.stacked[0]):
                 for block in range(depth):
                     replacement = self.stacked[1].format(block=block)
                     yield canonical_name.replace(self.stacked[0], replacement, 1), Source((name,), block, change)
             else:
                 yield canonical_name, Source((name,), change=change)
-        for canonical_name, part_names in joined.items():
-            order = self.parts[2] if self.parts else ()
-            yield canonical_name, Source(tuple(part_names[part] for part in order if part in part_names))
+        for target, part_names in parts.items():
+            yield from _join(target, part_names)
 
     def canonical_name(self, name: str) -> tuple[str, Callable[[np.ndarray], np.ndarray] | None]:
-        """Return the name of a tensor in the parameter table, and the conversion of the tensor, if any."""
+        """Return the name of a tensor in the parameter table or of a part, and the conversion to its layout, if any."""
+        located = file_names.row_of(name) if self.has_parts else None
+        if located:
+            row, block = located
+            return row.target.replace(BLOCK, block), _EXPAND[row.axes]
         change = None
         for pattern, alias in self._compiled:
             name, count = pattern.subn(alias.replacement, name)
@@ -136,33 +159,79 @@ class Format:
 
     def is_one_of(self, name: str, tensors: Collection[str]) -> bool:
         """Return whether a tensor of a file is, or is a part of, one of `tensors` of the parameter table."""
-        canonical_name, _ = self.canonical_name(name)
-        part = re.fullmatch(self.parts[0], canonical_name) if self.parts else None
-        if self.parts and part:
-            canonical_name = part.expand(self.parts[1])
-        if self.stacked:
-            canonical_name = canonical_name.replace(self.stacked[0], self.stacked[1].format(block=0))
-        return canonical_name in tensors
+        return any(canonical_name in tensors for canonical_name, _ in self.sources([name], 1))
 
-    def zeros(self, names: Collection[str]) -> frozenset[str]:
+    def zeros(self, names: Collection[str], prefix: str = "") -> frozenset[str]:
         """Return the tensors of the table that files with these names leave out because they are zero."""
-        wrapper = wrapper_of(names)
+        names = [name.removeprefix(prefix) for name in names]
+        rows = [file_names.row_of(name) for name in names] if self.has_parts else []
         return frozenset(
             zero
             for pattern, alias in self._compiled
-            if alias.zeros and any(pattern.search(name.removeprefix(wrapper)) for name in names)
+            if alias.zeros and any(pattern.search(name) for name in names)
             for zero in alias.zeros
-        )
+        ) | {zero for located in rows if located for zero in located[0].zeros}
+
+
+# Adds the leading axes that a tensor does not have in a file.
+_EXPAND: dict[int, Callable[[np.ndarray], np.ndarray] | None] = {
+    0: None, 1: lambda tensor: tensor[None], 2: lambda tensor: tensor[None, None],
+}  # fmt: skip
+
+
+def _join(target: str, names: dict[str, str]) -> Iterator[tuple[str, Source]]:
+    """Yield the tensors of the table that the parts of a tensor make.
+
+    Args:
+        target: Name of the tensor of the table.
+        names: Names in the file by part.
+    """
+    if target.endswith(".attn.qkv.bias") and set(names) == {"q", "v"}:
+        for part, name in names.items():
+            yield target.replace("qkv.bias", f"{part}_bias"), Source((name,))
+        return
+    order = next(parts for layer, parts in PARTS.items() if f".{layer}." in target)
+    yield target, Source(tuple(names[part] for part in order if part in names))
+
+
+def prefixes_of(names: Collection[str]) -> list[str]:
+    """Return all prefixes of names that consist of parts of `names.PREFIXES`, such as `"module.backbone."`."""
+    prefixes: dict[str, None] = {}
+    for name in names:
+        for stripped, _ in zip(file_names.strip_prefixes(name), range(MAX_PARTS + 1), strict=False):
+            if len(stripped) < len(name):
+                prefixes[name[: len(name) - len(stripped)]] = None
+    return sorted(prefixes)
+
+
+def fitting_prefixes(names: Collection[str], expected: Collection[str], file_format: Format, depth: int) -> list[str]:
+    """Return the prefixes whose removal, from the names that have them, gives all expected tensors.
+
+    Args:
+        names: Names in the file.
+        expected: Canonical names of the tensors that the model requires, without classifiers.
+        file_format: Format of the file.
+        depth: Number of blocks of the model.
+
+    Returns:
+        An empty prefix alone if it fits, and else all prefixes that fit.
+    """
+    expected = frozenset(expected)
+
+    def fits(prefix: str) -> bool:
+        return expected.issubset(canonical_name for canonical_name, _ in file_format.sources(names, depth, prefix))
+
+    return [""] if fits("") else [prefix for prefix in prefixes_of(names) if fits(prefix)]
 
 
 def wrapper_of(names: Collection[str]) -> str:
-    """Return the prefix of `WRAPPERS` that all names share, such as `"module.model."`, or an empty string."""
+    """Return the prefix of parts of `names.PREFIXES` that all names share, or an empty string."""
     prefix = ""
     while names:
-        wrapper = next((each for each in WRAPPERS if all(name.startswith(prefix + each) for name in names)), None)
-        if wrapper is None:
+        part = next((each for each in PREFIXES if all(name.startswith(prefix + each) for name in names)), None)
+        if part is None:
             break
-        prefix += wrapper
+        prefix += part
     return prefix
 
 
@@ -171,8 +240,6 @@ def format_of(names: Collection[str]) -> Format:
     return AUGREG if 2 * sum("/" in name for name in names) > len(names) else TIMM
 
 
-# Parallel training and compilation.
-_WRAPPED = (Alias(r"^(module\.|_orig_mod\.)+"),)
 # LayerScale of the official DeiT-III code, and blocks and registers of the official DINOv2 code.
 _DEIT_AND_DINO = (
     Alias(r"\.gamma_([12])$", r".ls\1.gamma"),
@@ -194,42 +261,13 @@ _CLIP = (
     Alias(r"^(blocks\.\d+\.mlp)\.c_proj\.", r"\1.fc2."),
     Alias(r"^proj$", "head.weight", np.transpose, ("head.bias",)),
 )
-# ViT, DeiT, DINOv2 and the image encoder of CLIP of the library transformers.
-_TRANSFORMERS = (
-    Alias(r"^(vit|deit|dinov2|dinov2_with_registers)\."),
-    Alias(r"^embeddings\.class_embedding$", "cls_token", lambda tensor: tensor[None, None]),
-    Alias(r"^embeddings\.position_embedding\.weight$", "pos_embed", lambda tensor: tensor[None]),
-    Alias(r"^embeddings\.patch_embedding\.", "patch_embed.proj."),
-    Alias(r"^pre_layrnorm\.", "norm_pre."),
-    Alias(r"^post_layernorm\.", "norm."),
-    Alias(r"^encoder\.layers\.", "blocks."),
-    Alias(r"^(blocks\.\d+)\.layer_norm([12])\.", r"\1.norm\2."),
-    Alias(r"^(blocks\.\d+)\.self_attn\.out_proj\.", r"\1.attn.proj."),
-    Alias(r"^(blocks\.\d+)\.self_attn\.([qkv])_proj\.", r"\1.attn.\2."),
-    Alias(r"^embeddings\.(cls_token|mask_token)$", r"\1"),
-    Alias(r"^embeddings\.distillation_token$", "dist_token"),
-    Alias(r"^embeddings\.register_tokens$", "reg_token"),
-    Alias(r"^embeddings\.position_embeddings$", "pos_embed"),
-    Alias(r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    Alias(r"^encoder\.layer\.", "blocks."),
-    Alias(r"^(blocks\.\d+)\.attention\.attention\.([qkv])(uery|ey|alue)\.", r"\1.attn.\2."),
-    Alias(r"^(blocks\.\d+)\.attention\.output\.dense\.", r"\1.attn.proj."),
-    Alias(r"^(blocks\.\d+)\.intermediate\.dense\.", r"\1.mlp.fc1."),
-    Alias(r"^(blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
-    Alias(r"^(blocks\.\d+)\.layernorm_before\.", r"\1.norm1."),
-    Alias(r"^(blocks\.\d+)\.layernorm_after\.", r"\1.norm2."),
-    Alias(r"^(blocks\.\d+)\.layer_scale([12])\.lambda1$", r"\1.ls\2.gamma"),
-    Alias(r"^layernorm\.", "norm."),
-    Alias(r"^(cls_)?classifier\.", "head."),
-    Alias(r"^distillation_classifier\.", "head_dist."),
-)
 TIMM = Format(
     tables.TIMM,
-    # Batch norm counters, and a token that DINOv2 and MAE use only in training.
-    ignored=r".*\.num_batches_tracked|mask_token",
+    # Batch norm counters, and tensors that only pretraining or other parts of a larger model use.
+    ignored=rf".*\.num_batches_tracked|{IGNORED}",
     pre_logits=r"pre_logits\..*",
-    aliases=(*_WRAPPED, *_DEIT_AND_DINO, *_CLIP, *_TRANSFORMERS),
-    parts=(r"(blocks\.\d+\.attn)\.([qkv])\.(weight|bias)", r"\1.qkv.\3", ("q", "k", "v")),
+    aliases=(*_DEIT_AND_DINO, *_CLIP),
+    has_parts=True,
 )
 AUGREG = Format(
     tables.AUGREG,

@@ -8,13 +8,11 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import islice
 
-from tcvit_jax.convert.formats import Format, wrapper_of
+from tcvit_jax.convert.formats import MAX_PARTS, Format
 from tcvit_jax.convert.problems import UNEXPECTED, Problem
 
 # A search through the names of a damaged file ends after so many.
 MAX_NAMES = 5_000
-# A prefix has at most so many parts, such as the two of `"module.backbone."`.
-MAX_PARTS = 6
 # A hint lists at most so many prefixes or patterns.
 MAX_OPTIONS = 6
 
@@ -25,6 +23,7 @@ def selection_hint(
     heads: Collection[str],
     problems: Sequence[Problem],
     file_format: Format,
+    prefix: str = "",
 ) -> str:
     """Return the hint to select tensors by a prefix, to leave some out, or to replace the classifier.
 
@@ -34,15 +33,21 @@ def selection_hint(
         heads: Canonical names of classifiers.
         problems: The problems of the conversion.
         file_format: Format of the file.
+        prefix: Prefix that was removed from names.
 
     Returns:
         The hint, or an empty string if no selection helps.
     """
-    prefixes = _prefixes(names, frozenset(expected), file_format)
+    prefixes = _prefixes(names, frozenset(expected), file_format, prefix)
     if prefixes:
-        options = " or ".join(f"prefix={prefix!r} (--prefix {prefix})" for prefix in prefixes)
-        return f"use {options} to read only the tensors of the model"
+        return prefix_hint(prefixes)
     others = {name: problem for name, problem in problems if name not in heads}
+    if (
+        prefix
+        and problems
+        and all(problem.startswith(UNEXPECTED) and not name.startswith(prefix) for name, problem in problems)
+    ):
+        return prefix_hint([prefix])
     if not all(problem.startswith(UNEXPECTED) for problem in others.values()):
         return ""
     options = ["new_head=True (--new-head) for a new classifier"] if any(name in heads for name, _ in problems) else []
@@ -53,9 +58,14 @@ def selection_hint(
     return "use " + " and ".join(options)
 
 
-def _prefixes(names: Sequence[str], expected: frozenset[str], file_format: Format) -> list[str]:
-    """Return the prefixes whose removal makes the largest number of names expected, if that is more than now."""
-    present = wrapper_of(names)
+def prefix_hint(prefixes: Sequence[str]) -> str:
+    """Return the hint to use one of `prefixes`."""
+    options = " or ".join(f"prefix={prefix!r} (--prefix {prefix})" for prefix in prefixes[:MAX_OPTIONS])
+    return f"use {options} to read only the tensors of the model"
+
+
+def _prefixes(names: Sequence[str], expected: frozenset[str], file_format: Format, present: str) -> list[str]:
+    """Return the prefixes whose removal makes the largest number of names expected, if that is more than `present`."""
     counts = Counter[str]()
     for name in names[:MAX_NAMES]:
         ends = (match.end() for match in islice(re.finditer(r"[./]", name), MAX_PARTS))

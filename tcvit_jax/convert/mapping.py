@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,8 @@ import numpy as np
 from flax import traverse_util
 
 from tcvit_jax.convert.files import WeightFile, to_numpy
-from tcvit_jax.convert.formats import TIMM, Source, format_of
-from tcvit_jax.convert.hints import selection_hint
+from tcvit_jax.convert.formats import TIMM, Format, Source, fitting_prefixes, format_of, wrapper_of
+from tcvit_jax.convert.hints import prefix_hint, selection_hint
 from tcvit_jax.convert.positions import MAX_POSITIONS, fit_positions
 from tcvit_jax.convert.problems import (
     NOT_FOUND,
@@ -150,18 +150,22 @@ def convert(
     """
     _check_arguments(model, "state_dict", tensors)
     table, file_format = model.PARAMETERS, format_of(tensors)
-    sources, problems = map_names(file_format.sources(tensors, model.depth))
-    zeros = file_format.zeros(tensors)
+    shapes: dict[str, Any] = traverse_util.flatten_dict(variable_shapes(model), sep=".")
+    entries = {path: table.tensors(_table_path(path), file_format.name) for path in shapes}
     classifiers = table.classifier_tensors(file_format.name)
+    encoder = {name for entry in entries.values() if entry for name in entry.names} - classifiers
+    prefix = _choose_prefix(tensors, encoder, file_format, model)
+    sources, problems = map_names(file_format.sources(tensors, model.depth, prefix))
+    zeros = file_format.zeros(tensors, prefix)
+    for name in [name for name, source in sources.items() if _is_optional(name, tensors, source, encoder)]:
+        del sources[name]
     pre_logits = {name for name in sources if re.fullmatch(file_format.pre_logits, name)}
     dropped = (classifiers | pre_logits) & set(sources) if new_head else set[str]()
     remaining, expected_names = set(sources) - dropped, list[str]()
     reader = _Reader(tensors, model, grid or getattr(tensors, "grid", None), file_format.resampling)
     variables: dict[str, np.ndarray] = {}
-    shapes: dict[str, Any] = traverse_util.flatten_dict(variable_shapes(model), sep=".")
     for path, expected in shapes.items():
-        row = table.row(_table_path(path))
-        entry = table.tensors(_table_path(path), file_format.name)
+        row, entry = table.row(_table_path(path)), entries[path]
         if entry is None:
             problems.append((path, f"cannot be stored in {file_format.name} files"))
             continue
@@ -187,7 +191,7 @@ def convert(
     unexpected = [name for canonical_name in remaining - pre_logits for name in sources[canonical_name].names]
     problems += check_unexpected(unexpected, problems)
     if problems:
-        hint = selection_hint(list(tensors), expected_names, classifiers | pre_logits, problems, file_format)
+        hint = selection_hint(list(tensors), expected_names, classifiers | pre_logits, problems, file_format, prefix)
         raise invalid(f"weights for {model.variant}", summarize(problems), hint)
     reader.add_prefix_positions(variables)
     replaced = {name for canonical_name in dropped for name in sources[canonical_name].names}
@@ -199,9 +203,28 @@ def convert(
         replaced=tuple(sorted(replaced)),
         ignored=tuple(sorted(set(tensors) - mapped - replaced)),
         dtypes={dtype: tuple(sorted(set(names))) for dtype, names in sorted(reader.names.items())},
-        notes=tuple(reader.notes),
+        notes=(*([f"prefix {prefix!r} was removed from names"] if prefix else []), *reader.notes),
         warnings=tuple(f"{name}: {problem}" for name, problem in merge_blocks(reader.warnings)),
     )
+
+
+def _choose_prefix(names: Collection[str], encoder: Collection[str], file_format: Format, model: ViT) -> str:
+    """Return the prefix to remove from names: the one that gives all tensors of the encoder, or one of all names.
+
+    Raises:
+        InputError: Several prefixes give all tensors.
+    """
+    prefixes = fitting_prefixes(names, encoder, file_format, model.depth)
+    if len(prefixes) > 1:
+        raise invalid(f"weights for {model.variant}", "several prefixes fit", prefix_hint(prefixes))
+    return prefixes[0] if prefixes else wrapper_of(names)
+
+
+def _is_optional(name: str, tensors: Mapping[str, Any], source: Source, encoder: Collection[str]) -> bool:
+    """Return whether a tensor is left out if the model does not have it: attention pooling, or zero registers."""
+    if name in encoder:
+        return False
+    return name.startswith("attn_pool.") or (name == "reg_token" and 0 in (_shape_of(tensors, source.names[0]) or ()))
 
 
 class _Reader:

@@ -66,11 +66,11 @@ def test_format_is_inferred_from_names():
 def test_aliases_and_ignored_names():
     names = [
         "module.blocks.0.gamma_1",
-        "mask_token",
+        "module.mask_token",
         "patch_embed.bn1.num_batches_tracked",
-        "_orig_mod.module.cls_token",
+        "module.cls_token",
     ]
-    sources = dict(TIMM.sources(names, 1))
+    sources = dict(TIMM.sources(names, 1, "module."))
     assert {name: source.names for name, source in sources.items()} == {
         "blocks.0.ls1.gamma": (names[0],),
         "cls_token": (names[3],),
@@ -163,6 +163,7 @@ def test_wrapper_of_all_names_is_removed(wrapper):
     tensors = {f"{wrapper}{name}": tensor for name, tensor in cases.weights().items()}
     conversion = assert_same_variables(tensors, cases.weights(), cases.model("deit"))
     assert conversion.mapped == tuple(sorted(tensors))
+    assert conversion.notes == (f"prefix {wrapper!r} was removed from names",)
 
 
 def test_layer_in_front_of_the_classifier():

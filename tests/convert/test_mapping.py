@@ -140,8 +140,8 @@ def test_wrapper_prefixes_and_counters():
 
 
 def test_two_names_for_one_variable_are_rejected():
-    assert "cls_token: duplicate of module.cls_token" in message_of(
-        {"module.cls_token": weights()["cls_token"], **weights()}
+    assert "cls_token: duplicate of embeddings.cls_token" in message_of(
+        {"embeddings.cls_token": weights()["cls_token"], **weights()}
     )
 
 

@@ -57,7 +57,7 @@ def test_selection_of_nothing_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("tensors", "hint"),
     [
-        (prefixed("encoder."), "use prefix='encoder.' (--prefix encoder.) to read only the tensors of the model"),
+        (prefixed("trunk."), "use prefix='trunk.' (--prefix trunk.) to read only the tensors of the model"),
         (prefixed("model.") | EXTRA, "use prefix='model.' (--prefix model.) to read only the tensors of the model"),
         (
             prefixed("student.backbone.") | prefixed("teacher.backbone."),
@@ -83,6 +83,27 @@ def test_selection_of_nothing_is_an_error(tmp_path):
 )  # fmt: skip
 def test_errors_suggest_the_selection_that_helps(tensors, hint):
     assert message_of(tensors) == hint
+
+
+@pytest.mark.parametrize("prefix", ["encoder.", "teacher.backbone.", "module.model.encoder.", "base_model.vit."])
+def test_prefix_that_gives_all_tensors_is_removed(prefix):
+    """Names without the prefix stay, such as those of a classifier beside the encoder."""
+    tensors = {name if name.startswith("head.") else f"{prefix}{name}": value for name, value in weights().items()}
+    conversion = convert(tensors, MODEL)
+    assert (len(conversion.mapped), conversion.ignored) == (len(weights()), ())
+    assert conversion.notes == (f"prefix {prefix!r} was removed from names",)
+    # Names without any prefix come first, so that the others are not expected.
+    with pytest.raises(tc.InputError, match=f"{prefix}cls_token: unexpected"):
+        convert(weights() | tensors, MODEL)
+
+
+def test_several_prefixes_that_give_all_tensors_are_an_error():
+    with pytest.raises(tc.InputError) as error:
+        convert(prefixed("student.") | prefixed("teacher."), MODEL)
+    assert str(error.value) == (
+        "weights for deit_tiny_patch16_224: several prefixes fit; use prefix='student.' (--prefix student.) or "
+        "prefix='teacher.' (--prefix teacher.) to read only the tensors of the model"
+    )
 
 
 def test_suggested_selection_helps(tmp_path):
