@@ -28,12 +28,13 @@ _MAX_DEPTH = 32
 _T = TypeVar("_T")
 
 
-def read_json(path: str | Path, schema: type[_T]) -> _T:
+def read_json(path: str | Path, schema: type[_T], limit: int = MAX_BYTES) -> _T:
     """Read a JSON file.
 
     Args:
         path: The file.
         schema: The type of its content.
+        limit: The largest size of the file in bytes.
 
     Returns:
         The content. Keys that the schema does not name are kept.
@@ -41,22 +42,23 @@ def read_json(path: str | Path, schema: type[_T]) -> _T:
     Raises:
         InputError: The file is not found, not a regular file, too large, not JSON, or does not match the schema.
     """
-    return parse(read_limited(path), path, schema)
+    return parse(read_limited(path, limit), path, schema)
 
 
-def read_limited(path: str | Path) -> str:
+def read_limited(path: str | Path, limit: int = MAX_BYTES) -> str:
     """Read a text file of up to 256 MiB, as `files.read_text` does.
 
     Args:
         path: The file.
+        limit: The largest size of the file in bytes.
 
     Raises:
         InputError: As for `files.read_text`, or the file is larger.
     """
     check_regular(path)
     size = Path(path).stat().st_size
-    if size > MAX_BYTES:
-        raise cannot_read(path, f"expected up to {MAX_BYTES:,} bytes, got {size:,}")
+    if size > limit:
+        raise cannot_read(path, f"expected up to {limit:,} bytes, got {size:,}")
     return read_text(path)
 
 
@@ -72,10 +74,10 @@ def parse(text: str, subject: str | Path, schema: type[_T]) -> _T:
         The value, as in `check`.
 
     Raises:
-        InputError: The text is not JSON, or does not match the schema.
+        InputError: The text is not JSON, an object in it has a key twice, or it does not match the schema.
     """
     try:
-        values = json.loads(text, parse_constant=_reject_constant)
+        values = json.loads(text, parse_constant=_reject_constant, object_pairs_hook=_reject_duplicates)
     except ValueError as error:
         raise invalid(subject, f"invalid JSON ({first_line(error)})") from error
     except RecursionError as error:
@@ -119,6 +121,14 @@ def _depth(values: Any) -> int:
         depth += 1
         level = [each for value in containers for each in (value.values() if isinstance(value, dict) else value)]
     return depth
+
+
+def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"duplicate key {next(name for name in values if names.count(name) > 1)!r}")
+    return values
 
 
 def _reject_constant(name: str) -> NoReturn:

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "schema": ("files",),
     "manifest": ("files", "schema"),
     "checkpoint": ("atomic", "devices", "manifest", "models", "schema", "sharding"),
-    "convert": ("atomic", "checkpoint", "data", "files", "lock", "models", "ops", "pickles", "report"),
+    "convert": ("atomic", "checkpoint", "data", "files", "lock", "models", "ops", "pickles", "report", "schema"),
     "measure": ("atomic", "models", "ops", "reducers", "sharding", "tokens"),
     "data": ("atomic", "files", "pickles"),
     "preprocessing": ("data", "files", "models", "ops"),

@@ -1,28 +1,25 @@
-"""Reading of weight files as mappings of named tensors, and writing of `.safetensors` files."""
+"""Opening of weight files as mappings of named tensors, and writing of `.safetensors` files."""
 
 from __future__ import annotations
 
-import fnmatch
 import io
 import re
 import zipfile
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from tcvit_jax import atomic, pickles
-from tcvit_jax.convert.problems import shorten
-from tcvit_jax.errors import cannot_read, first_line, invalid, out_of_range, requires, unknown
+from tcvit_jax.convert.weight_file import Kind, WeightFile
+from tcvit_jax.errors import cannot_read, first_line, invalid, requires, unknown
 from tcvit_jax.files import check_regular
 
 # Keys of the state dict in training checkpoints, in order of preference. Papers report averaged weights, and the
 # teacher of self-supervised training is the average of its student.
-ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student")
-Kind = Literal["safetensors", "npz", "torch", "checkpoint"]
+ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model", "network", "teacher", "student")
 # For files whose content is not recognized, for example because their start is damaged.
 SUFFIXES: dict[str, Kind] = {
     ".safetensors": "safetensors", ".npz": "npz",
@@ -42,118 +39,10 @@ OTHER_FILES = (
 META = "tcvit_jax"
 # Larger headers are damaged or a decompression bomb. NumPy writes 128 bytes.
 MAX_NPY_HEADER = 65_536
+# Bytes of a mapped file that are in memory at the same time.
+MAX_MAPPED = 2**26
 # Bytes of the largest number of NumPy, a complex one.
 MAX_ITEM = 32
-
-
-class WeightFile(Mapping[str, Any]):
-    """Mapping from names to the tensors of a file, which are read one at a time.
-
-    Attributes:
-        path: Path of the file.
-        kind: `"safetensors"`, `"npz"`, `"torch"`, or `"checkpoint"` for a directory.
-        entry: Key of the tensors in a training checkpoint, or "".
-        grid: Patch grid `(height, width)` of the position embeddings if the file records it, or None.
-        meta: Metadata of the checkpoint that the file was exported from, as JSON text, or "".
-        prefix: Prefix that `select` removed from the names, or "".
-        outside: Names of tensors without this prefix, which are not in the mapping.
-        ignored: Names of tensors that match each pattern of `select`, which are not in the mapping.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        names: Sequence[str],
-        read: Callable[[str], Any],
-        shape: Callable[[str], Sequence[int] | None],
-        *,
-        kind: Kind,
-        entry: str = "",
-        grid: tuple[int, int] | None = None,
-        meta: str = "",
-    ) -> None:
-        """Create the mapping without reading any tensor.
-
-        Args:
-            path: Path of the file.
-            names: Names of the tensors.
-            read: Function that returns the tensor of a name. Its exceptions become an `InputError` that names the file.
-            shape: Function that returns the shape of a tensor without reading the tensor, as for `read`; None for a
-                value that is not a tensor.
-            kind: Kind of the file.
-            entry: Key of the tensors in a training checkpoint, or "".
-            grid: Patch grid of the position embeddings, or None.
-            meta: Metadata of the checkpoint that the file was exported from, or "".
-
-        Raises:
-            InputError: A name occurs more than once.
-        """
-        self.path, self.kind, self.entry, self.grid, self.meta = path, kind, entry, grid, meta
-        self._read, self._shape = read, shape
-        self.prefix = ""
-        self.outside: tuple[str, ...] = ()
-        self.ignored: dict[str, tuple[str, ...]] = {}
-        # The name in the file of each name of the mapping.
-        self._names = {name: name for name in names}
-        if len(self._names) < len(names):
-            duplicate = next(name for name, count in Counter(names).items() if count > 1)
-            raise cannot_read(path, f"duplicate tensor {duplicate!r}")
-
-    def select(self, prefix: str, ignore: Sequence[str]) -> WeightFile:
-        """Leave out tensors, in place.
-
-        Args:
-            prefix: Only tensors whose name starts with it stay, without it in their names.
-            ignore: Shell patterns of names, with or without the prefix, of tensors to leave out.
-
-        Returns:
-            The mapping itself.
-
-        Raises:
-            InputError: No tensor has the prefix or matches a pattern.
-        """
-        names = list(self._names)
-        inside = [name for name in names if name.startswith(prefix)]
-        if not inside:
-            starts = sorted({re.split(r"(?<=[./])", name)[0] for name in names})
-            raise out_of_range("prefix", prefix, "the start of a tensor name", f"names start with {shorten(starts)}")
-        self._names = {name.removeprefix(prefix): name for name in inside if name != prefix}
-        for pattern in ignore:
-            matches = [
-                name
-                for name, original in self._names.items()
-                if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(original, pattern)
-            ]
-            if not matches:
-                hint = f"such as {shorten(sorted(self._names))}"
-                raise out_of_range("ignore", pattern, "a pattern of tensor names", hint)
-            self.ignored[pattern] = tuple(self._names.pop(name) for name in matches)
-        self.prefix, self.outside = prefix, tuple(name for name in names if not name.startswith(prefix))
-        return self
-
-    def __getitem__(self, name: str) -> Any:
-        return self._call(self._read, name)
-
-    def shape(self, name: str) -> tuple[int, ...] | None:
-        """Return the shape of a tensor without reading the tensor, or None for a value that is not a tensor."""
-        shape = self._call(self._shape, name)
-        return None if shape is None else tuple(shape)
-
-    def _call(self, function: Callable[[str], Any], name: str) -> Any:
-        if name not in self._names:
-            raise KeyError(name)
-        try:
-            return function(self._names[name])
-        except MemoryError:
-            raise
-        except Exception as error:  # readers raise many types for a damaged file
-            raise cannot_read(self.path, f"cannot read {name!r}: {first_line(error)}") from error
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def read_file(path: str | Path, entry: str | None = None) -> WeightFile:
@@ -163,7 +52,7 @@ def read_file(path: str | Path, entry: str | None = None) -> WeightFile:
         path: A `.safetensors` file; a `.npz` file; or a file of `torch.save`, which requires torch. The content decides
             and not the suffix.
         entry: Key of the tensors in a torch checkpoint; by default the first of `state_dict_ema`, `model_ema`,
-            `state_dict`, `model`, `teacher` and `student`, or else the checkpoint itself.
+            `state_dict`, `model`, `network`, `teacher` and `student`, or else the checkpoint itself.
 
     Raises:
         InputError: The file is not found, is not a weight file or cannot be read, or torch is not installed.
@@ -239,9 +128,15 @@ def _kind_of_archive(path: Path) -> Kind | None:
 def _read_safetensors(path: Path) -> WeightFile:
     from safetensors import safe_open
 
+    def read(name: str) -> np.ndarray:
+        # An open file keeps every page in memory that was read.
+        with safe_open(path, framework="numpy") as file:
+            return file.get_tensor(name)
+
     try:
-        file = safe_open(path, framework="numpy")
-        names, metadata = tuple(file.keys()), file.metadata() or {}
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except MemoryError:
         raise
     except Exception as error:  # raised by safetensors or the system
@@ -250,9 +145,8 @@ def _read_safetensors(path: Path) -> WeightFile:
     if "grid" in metadata and grid is None:
         raise cannot_read(path, f"expected metadata grid=HEIGHTxWIDTH, got grid={metadata['grid']!r}")
     return WeightFile(
-        path, names, file.get_tensor, lambda name: file.get_slice(name).get_shape(), kind="safetensors", grid=grid,
-        meta=metadata.get(META, ""),
-    )  # fmt: skip
+        path, tuple(shapes), read, shapes.__getitem__, kind="safetensors", grid=grid, meta=metadata.get(META, "")
+    )
 
 
 def _read_npz(path: Path) -> WeightFile:
@@ -301,10 +195,42 @@ def _read_pickle(path: Path, entry: str | None) -> WeightFile:
     tensors = loaded[entry] if entry else loaded
     if not all(isinstance(name, str) for name in tensors):
         raise cannot_read(path, "tensor names must be strings")
-    return WeightFile(
-        path, tuple(tensors), tensors.__getitem__, lambda name: getattr(tensors[name], "shape", None),
-        kind="torch", entry=entry,
-    )  # fmt: skip
+    shapes = {name: getattr(value, "shape", None) for name, value in tensors.items()}
+    is_mapped = zipfile.is_zipfile(path) and path.suffix != ".safetensors"
+    reader = _TorchReader(path, entry, None if is_mapped else tensors)
+    return WeightFile(path, tuple(shapes), reader.read, shapes.__getitem__, kind="torch", entry=entry)
+
+
+class _TorchReader:
+    """Reading of single tensors of a file of `torch.save`.
+
+    A mapping of the file into memory keeps every page that was read. Therefore the file is mapped again after each
+    `MAX_MAPPED` bytes. Files of old versions of torch cannot be mapped, and are loaded completely.
+
+    Args:
+        path: The file.
+        entry: Key of the tensors, or "".
+        tensors: The tensors of a file that cannot be mapped, or None.
+    """
+
+    def __init__(self, path: Path, entry: str, tensors: Mapping[str, Any] | None) -> None:
+        self._path, self._entry = path, entry
+        self._is_mapped = tensors is None
+        self._tensors = tensors
+        self._size = 0
+
+    def read(self, name: str) -> Any:
+        """Return a tensor, in memory of its own if the file is mapped."""
+        if self._tensors is None:
+            loaded = pickles.load(self._path, "use a .safetensors file", is_verified=True)
+            self._tensors, self._size = loaded[self._entry] if self._entry else loaded, 0
+        value: Any = self._tensors[name]
+        if self._is_mapped and hasattr(value, "clone"):
+            value = value.clone()
+            self._size += value.element_size() * value.numel()
+        if self._is_mapped and self._size > MAX_MAPPED:
+            self._tensors = None
+        return value
 
 
 def parse_size(text: str) -> tuple[int, int] | None:

@@ -1,0 +1,151 @@
+"""Directories with a model's configuration and weights, as transformers and timm write them.
+
+Nothing in a directory is executed, and no file outside it is opened.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tcvit_jax import schema
+from tcvit_jax.convert.files import read_file
+from tcvit_jax.convert.shards import open_shards
+from tcvit_jax.convert.weight_file import WeightFile
+from tcvit_jax.errors import cannot_read
+from tcvit_jax.files import check_regular
+
+CONFIG, PROCESSOR, PROCESSORS = "config.json", "preprocessor_config.json", "processor_config.json"
+# Weight files, in the order in which transformers looks for them.
+WEIGHT_FILES = (
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+)  # fmt: skip
+INDEX_SUFFIX = ".index.json"
+MAX_CONFIG = 10**7
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A directory with a configuration and weights.
+
+    Attributes:
+        path: The directory.
+        kind: `"transformers"`, or `"timm"` for the directory of a repository of timm.
+        config: Content of `config.json`.
+        processor: Content of `preprocessor_config.json`, or None if there is none.
+    """
+
+    path: Path
+    kind: Literal["transformers", "timm"]
+    config: dict[str, Any]
+    processor: dict[str, Any] | None
+
+    @property
+    def config_path(self) -> Path:
+        """Path of `config.json`."""
+        return self.path / CONFIG
+
+    @property
+    def processor_path(self) -> Path:
+        """Path of `preprocessor_config.json`."""
+        return self.path / PROCESSOR
+
+    def weights(self) -> WeightFile:
+        """Open the weights: all tensors of all files, under their names in the files.
+
+        Raises:
+            InputError: The directory has no weights, or they cannot be read.
+        """
+        name = next((each for each in WEIGHT_FILES if _exists(self.path / each)), None)
+        if name is None:
+            raise cannot_read(self.path, "weights not found", f"expected {', '.join(WEIGHT_FILES)}")
+        path = _resolve(self.path, name)
+        if name.endswith(INDEX_SUFFIX):
+            return open_shards(path, lambda shard: _resolve(self.path, shard, path))
+        return read_file(path)
+
+
+def is_directory(path: Path) -> bool:
+    """Return whether a path is a directory with `config.json`. A run directory of this package has one as well."""
+    return path.is_dir() and _exists(path / CONFIG)
+
+
+def open_directory(path: str | Path) -> Directory:
+    """Read the configuration in a directory of transformers or timm.
+
+    Args:
+        path: The directory: `config.json` has `model_type` (transformers) or `architecture` (timm).
+
+    Returns:
+        The directory, whose weights were not opened.
+
+    Raises:
+        InputError: The directory or its configuration is not found or cannot be read, a file is a link out of the
+            directory, or the configuration is of another kind.
+    """
+    path = Path(path)
+    config = _read_object(_resolve(path, CONFIG))
+    if isinstance(config.get("model_type"), str):
+        kind = "transformers"
+    elif isinstance(config.get("architecture"), str):
+        kind = "timm"
+    else:
+        raise cannot_read(path / CONFIG, "expected the name model_type (transformers) or architecture (timm)")
+    return Directory(path, kind, config, _read_processor(path))
+
+
+def _read_processor(path: Path) -> dict[str, Any] | None:
+    """Return the configuration of the image processor, which version 5 of transformers may write among others."""
+    if _exists(path / PROCESSOR):
+        return _read_object(_resolve(path, PROCESSOR))
+    processor = _read_object(_resolve(path, PROCESSORS)).get("image_processor") if _exists(path / PROCESSORS) else None
+    return processor if isinstance(processor, dict) else None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    values = schema.read_json(path, dict[str, Any], MAX_CONFIG)
+    _check_finite(values, path)
+    return values
+
+
+def _check_finite(value: Any, subject: Path, key: str = "") -> None:
+    """Raise an `InputError` for an infinite number, as which Python reads 1e999."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise cannot_read(subject, f"{key}: must be finite")
+    if isinstance(value, dict | list):
+        for name, each in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_finite(each, subject, f"{key}.{name}".removeprefix("."))
+
+
+def _resolve(directory: Path, name: str, index: Path | None = None) -> Path:
+    """Return the path of a file of a directory.
+
+    The cache of the Hugging Face Hub consists of links from `snapshots/REVISION/NAME` to `blobs/HASH`, which are
+    followed. Other links out of the directory are not.
+
+    Args:
+        directory: The directory.
+        name: Name of the file.
+        index: Path of the index that has the name, for error messages; None for a name of this module.
+
+    Raises:
+        InputError: The name is not that of a file in the directory, or the file is not found or is no regular file.
+    """
+    if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise cannot_read(index or directory, f"expected the name of a file in the directory, got {name!r}")
+    path = directory / name
+    check_regular(path)
+    root, target = directory.resolve(), path.resolve()
+    roots = [root]
+    if root.parent.name == "snapshots" and root.parents[1].name.startswith("models--"):
+        roots.append(root.parents[1] / "blobs")
+    if not any(target.is_relative_to(each) for each in roots):
+        raise cannot_read(path, "a link out of the directory", "replace the link with the file")
+    return path
+
+
+def _exists(path: Path) -> bool:
+    """Return whether there is a file of any kind, or a link."""
+    return path.exists() or path.is_symlink()
