@@ -1,0 +1,117 @@
+"""The configuration of a model in a repository of timm, `config.json` with `architecture`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from tcvit_jax.errors import InputError, cannot_read, kind_of, unknown
+from tcvit_jax.models import zoo
+from tcvit_jax.models.image_preprocessing import CROP_MODES, INTERPOLATIONS, Preprocessing
+
+# Arguments of timm's constructors without an effect on the outputs of a trained model at a fixed image size.
+_IGNORED_ARGUMENTS = frozenset({
+    "drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate",
+    "weight_init", "fix_init", "dynamic_img_size", "dynamic_img_pad", "strict_img_size",
+})  # fmt: skip
+# Values of timm where a configuration has none.
+_DEFAULTS: Mapping[str, Any] = {
+    "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center", "mean": Preprocessing.mean,
+    "std": Preprocessing.std,
+}  # fmt: skip
+
+
+def read_config(config: Mapping[str, Any], path: Path) -> tuple[str, dict[str, Any], Preprocessing, list[str] | None]:
+    """Return the model that a configuration of timm describes.
+
+    Args:
+        config: Content of `config.json`, in the current form or in the former one without `pretrained_cfg`.
+        path: Path of the file, for error messages.
+
+    Returns:
+        The name of the model, with a tag if the registry has it; overrides of `create_model`; the preprocessing; and
+        the names of the classes, or None.
+
+    Raises:
+        InputError: The architecture is unknown, or a field cannot be honored. The message names it.
+    """
+    nested = config.get("pretrained_cfg", config)
+    if not isinstance(nested, Mapping):
+        raise cannot_read(path, f"pretrained_cfg: expected an object, got {kind_of(nested)}")
+    pretrained = {key: value for key, value in cast("Mapping[str, Any]", nested).items() if value is not None}
+    name = _name(config["architecture"], pretrained.get("tag"), path)
+    if pretrained.get("label_offset", 0) != 0:
+        raise _error(path, "label_offset", pretrained["label_offset"], "0")
+    overrides: dict[str, Any] = {}
+    if "input_size" in pretrained:
+        channels, height, width = _integers(path, "input_size", pretrained["input_size"], 3)
+        overrides |= {"img_size": (height, width), "in_chans": channels}
+    num_classes = config.get("num_classes", pretrained.get("num_classes"))
+    if num_classes is not None:
+        overrides["num_classes"] = _integers(path, "num_classes", [num_classes], 1)[0]
+    overrides |= _arguments(name, config.get("model_args"), path)
+    labels = _labels(config, overrides.get("num_classes"))
+    return name, overrides, _preprocessing(pretrained, path), labels
+
+
+def _name(architecture: object, tag: object, path: Path) -> str:
+    """Return the name of an architecture, with its tag if the registry has that."""
+    full_name = f"{architecture}.{tag}"
+    if isinstance(tag, str) and full_name in zoo.ZOO:
+        return full_name
+    try:
+        zoo.full_name(cast("str", architecture))
+    except InputError as error:
+        raise cannot_read(path, f"architecture: {error}") from error
+    return cast("str", architecture)
+
+
+def _arguments(name: str, values: object, path: Path) -> dict[str, Any]:
+    """Return the overrides for the arguments of timm's constructor."""
+    if values is None:
+        return {}
+    if not isinstance(values, Mapping):
+        raise cannot_read(path, f"model_args: expected an object, got {kind_of(values)}")
+    options = zoo.override_names(zoo.get_entry(name).architecture)
+    arguments: dict[str, Any] = {}
+    for key, value in cast("Mapping[str, Any]", values).items():
+        if key in _IGNORED_ARGUMENTS:
+            continue
+        if key not in options:
+            raise cannot_read(path, f"model_args: {unknown('argument', key, options)}")
+        if value is None and key not in ("init_values", "fc_norm", "mlp_hidden"):
+            raise _error(path, f"model_args.{key}", value, "set")
+        arguments[key] = tuple(cast("list[Any]", value)) if isinstance(value, list) else value
+    return arguments
+
+
+def _preprocessing(values: Mapping[str, Any], path: Path) -> Preprocessing:
+    values = {key: values.get(key, default) for key, default in _DEFAULTS.items()}
+    for key, options in (("interpolation", INTERPOLATIONS), ("crop_mode", CROP_MODES)):
+        if values[key] not in options:
+            raise _error(path, key, values[key], " or ".join(map(repr, options)))
+    try:
+        return Preprocessing(**values)
+    except InputError as error:
+        raise cannot_read(path, str(error)) from error
+
+
+def _labels(config: Mapping[str, Any], num_classes: int | None) -> list[str] | None:
+    """Return the names of the classes if there is one for each."""
+    names: Any = config.get("label_names", config.get("labels"))
+    if isinstance(names, list) and all(isinstance(name, str) for name in cast("list[Any]", names)):
+        labels = cast("list[str]", names)
+        return labels if num_classes is None or len(labels) == num_classes else None
+    return None
+
+
+def _integers(path: Path, key: str, values: object, count: int) -> tuple[int, ...]:
+    items = cast("list[Any]", values) if isinstance(values, list) else []
+    if len(items) != count or not all(type(item) is int and item >= 0 for item in items):
+        raise _error(path, key, values, f"{count} integers" if count > 1 else "an integer >= 0")
+    return tuple(items)
+
+
+def _error(path: Path, name: str, value: object, condition: str) -> InputError:
+    return cannot_read(path, f"{name}={value!r}: must be {condition}")
