@@ -53,7 +53,7 @@ def fit_positions(
     """
     if positions.ndim != 3 or positions.shape[0] != 1 or positions.shape[2] != model.embed_dim:
         return Positions(positions)
-    size = 0 if model.no_embed_class else model.prefix
+    size = _positioned(model)
     stored = _prefix_size(positions.shape[1], model, grid)
     prefix, note = None, ""
     if stored > size:
@@ -76,9 +76,16 @@ def fit_positions(
     return Positions(resampled, prefix, is_resampled=True, note=note)
 
 
+def _positioned(model: ViT) -> int:
+    """Return the number of prefix tokens that have a position in the model."""
+    if model.no_embed_class:
+        return 0
+    return model.class_tokens if model.no_embed_reg else model.prefix
+
+
 def _prefix_size(count: int, model: ViT, grid: tuple[int, int] | None) -> int:
     """Return the number of prefix tokens whose positions are among `count`; that of the model if none fits."""
-    size = 0 if model.no_embed_class else model.prefix
+    size = _positioned(model)
     patches = model.grid[0] * model.grid[1] if grid is None else grid[0] * grid[1]
     sizes = (size, model.prefix, int(model.class_token) + int(model.distilled), 0)
 
