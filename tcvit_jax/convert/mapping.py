@@ -11,26 +11,22 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from tcvit_jax.convert.files import WeightFile, to_numpy
+from tcvit_jax.convert import names as file_names
 from tcvit_jax.convert.formats import TIMM, Format, Source, fitting_prefixes, format_of, wrapper_of
 from tcvit_jax.convert.hints import prefix_hint, selection_hint
-from tcvit_jax.convert.positions import MAX_POSITIONS, fit_positions
 from tcvit_jax.convert.problems import (
     NOT_FOUND,
     InvalidTensorError,
-    Problem,
     check_shape,
     check_unexpected,
-    check_use,
-    check_values,
     map_names,
     merge_blocks,
     summarize,
 )
-from tcvit_jax.errors import InputError, first_line, invalid, kind_of
+from tcvit_jax.convert.reader import Reader, shape_of
+from tcvit_jax.errors import invalid, kind_of
 from tcvit_jax.models import ViT, variable_shapes
 from tcvit_jax.models.create import check_model
-from tcvit_jax.models.parameters import Parameter, Tensors
 from tcvit_jax.models.variables import named_leaves
 
 
@@ -39,7 +35,8 @@ class Conversion:
     """Converted variables, and how each tensor was used.
 
     Attributes:
-        variables: `{"params": ...}` and, if the model has any, `"batch_stats"`; float32 NumPy arrays.
+        variables: `{"params": ...}` and, if the model has any, `"batch_stats"`; NumPy arrays, float32 unless
+            `keep_dtype`.
         mapped: Names of tensors that were converted without resampling.
         resampled: Names of position embeddings that were resampled to the grid of the model.
         replaced: Names of classifier tensors that were discarded; the new classifier is zero.
@@ -67,7 +64,14 @@ class Conversion:
 
 
 def from_torch(
-    state_dict: Mapping[str, Any], model: ViT, *, new_head: bool = False, grid: tuple[int, int] | None = None
+    state_dict: Mapping[str, Any],
+    model: ViT,
+    *,
+    new_head: bool = False,
+    grid: tuple[int, int] | None = None,
+    resampling: tuple[str, bool] | None = None,
+    keep_dtype: bool = False,
+    adapt_patch_embed: bool = False,
 ) -> dict[str, Any]:
     """Convert named tensors of other projects to the variables of a model.
 
@@ -83,9 +87,14 @@ def from_torch(
             then zero.
         grid: Patch grid `(height, width)` of the position embeddings in `state_dict`. By default the grid that the file
             records, or else a square.
+        resampling: Method and antialiasing for position embeddings: a method of `jax.image.resize`, or
+            `("cubic_torch", False)` as in most models of transformers. By default as above.
+        keep_dtype: Whether variables of float16 and bfloat16 tensors keep their dtype. Otherwise they are float32.
+        adapt_patch_embed: Whether to adapt the kernel of the patch embedding to another `patch_size` or number of
+            channels, as timm does.
 
     Returns:
-        `{"params": ...}` and, if the model has any, `"batch_stats"`; float32.
+        `{"params": ...}` and, if the model has any, `"batch_stats"`; float32 unless `keep_dtype`.
 
     Raises:
         InputError: Names are missing, unexpected or duplicate, shapes do not match, values are not finite, or zeros
@@ -94,7 +103,10 @@ def from_torch(
     Warns:
         UserWarning: A classifier or another kernel is constant, such as that of a model that was not trained.
     """
-    conversion = convert(state_dict, model, new_head=new_head, grid=grid)
+    conversion = convert(
+        state_dict, model, new_head=new_head, grid=grid, resampling=resampling, keep_dtype=keep_dtype,
+        adapt_patch_embed=adapt_patch_embed,
+    )  # fmt: skip
     for text in conversion.warnings:
         warnings.warn(f"weights for {model.variant}: {text}", stacklevel=2)
     return conversion.variables
@@ -105,6 +117,24 @@ def to_torch(variables: Mapping[str, Any], model: ViT) -> dict[str, np.ndarray]:
 
     Raises:
         InputError: The variables do not match the model, or timm's format cannot store one of them.
+    """
+    tensors = to_tensors(variables, model)
+    parts = file_names.split(
+        tensors,
+        separate_qkv=not model.qkv_fused,
+        mlp_parts=("gate", "value") if model.mlp_layer == "swiglu" else (),
+    )
+    # timm has a class of its own for models with rotary positions.
+    rows = file_names.TIMM_PARTS + (file_names.EVA if model.rope_type else ())
+    renamed, others = file_names.rename(parts, rows)
+    return renamed | {name: parts[name] for name in others}
+
+
+def to_tensors(variables: Mapping[str, Any], model: ViT) -> dict[str, np.ndarray]:
+    """Convert the variables of a model to float32 tensors with the names and layouts of its parameter table.
+
+    Raises:
+        InputError: The variables do not match the model, or the table has no name for one of them.
     """
     _check_arguments(model, "variables", variables)
     arrays = dict(named_leaves(variables))
@@ -135,7 +165,15 @@ def to_torch(variables: Mapping[str, Any], model: ViT) -> dict[str, np.ndarray]:
 
 
 def convert(
-    tensors: Mapping[str, Any], model: ViT, *, new_head: bool = False, grid: tuple[int, int] | None = None
+    tensors: Mapping[str, Any],
+    model: ViT,
+    *,
+    new_head: bool = False,
+    grid: tuple[int, int] | None = None,
+    resampling: tuple[str, bool] | None = None,
+    keep_dtype: bool = False,
+    adapt_patch_embed: bool = False,
+    ignored: Sequence[str] = (),
 ) -> Conversion:
     """Convert named tensors as `from_torch` does, and also return how each tensor was used.
 
@@ -144,6 +182,10 @@ def convert(
         model: Model of `create_model`.
         new_head: Whether to discard the classifiers.
         grid: Patch grid of the position embeddings.
+        resampling: Method and antialiasing for position embeddings.
+        keep_dtype: Whether variables of float16 and bfloat16 tensors keep their dtype.
+        adapt_patch_embed: Whether to adapt the kernel of the patch embedding.
+        ignored: Regular expressions of canonical names of tensors that the model does not use.
 
     Raises:
         InputError: The tensors do not match the model, as for `from_torch`.
@@ -157,12 +199,19 @@ def convert(
     prefix = _choose_prefix(tensors, encoder, file_format, model)
     sources, problems = map_names(file_format.sources(tensors, model.depth, prefix))
     zeros = file_format.zeros(tensors, prefix)
-    for name in [name for name, source in sources.items() if _is_optional(name, tensors, source, encoder)]:
+    for name in [
+        name
+        for name, source in sources.items()
+        if any(re.fullmatch(pattern, name) for pattern in ignored) or _is_optional(name, tensors, source, encoder)
+    ]:
         del sources[name]
     pre_logits = {name for name in sources if re.fullmatch(file_format.pre_logits, name)}
     dropped = (classifiers | pre_logits) & set(sources) if new_head else set[str]()
     remaining, expected_names = set(sources) - dropped, list[str]()
-    reader = _Reader(tensors, model, grid or getattr(tensors, "grid", None), file_format.resampling)
+    reader = Reader(
+        tensors, model, grid or getattr(tensors, "grid", None), resampling or file_format.resampling,
+        keep_dtype=keep_dtype, adapt_patch_embed=adapt_patch_embed,
+    )  # fmt: skip
     variables: dict[str, np.ndarray] = {}
     for path, expected in shapes.items():
         row, entry = table.row(_table_path(path)), entries[path]
@@ -192,6 +241,8 @@ def convert(
     problems += check_unexpected(unexpected, problems)
     if problems:
         hint = selection_hint(list(tensors), expected_names, classifiers | pre_logits, problems, file_format, prefix)
+        if reader.is_adaptable and not hint:
+            hint = "use adapt_patch_embed=True (--adapt-patch-embed) to adapt the kernel as timm does"
         raise invalid(f"weights for {model.variant}", summarize(problems), hint)
     reader.add_prefix_positions(variables)
     replaced = {name for canonical_name in dropped for name in sources[canonical_name].names}
@@ -224,107 +275,7 @@ def _is_optional(name: str, tensors: Mapping[str, Any], source: Source, encoder:
     """Return whether a tensor is left out if the model does not have it: attention pooling, or zero registers."""
     if name in encoder:
         return False
-    return name.startswith("attn_pool.") or (name == "reg_token" and 0 in (_shape_of(tensors, source.names[0]) or ()))
-
-
-class _Reader:
-    """Reading of variables from tensors, and what was done with the tensors.
-
-    Attributes:
-        names: Names of the tensors that were read, by dtype.
-        resampled: Names of position embeddings that were resampled.
-        notes: What was done with positions of prefix tokens.
-        warnings: Tensors that are constant.
-    """
-
-    def __init__(
-        self, tensors: Mapping[str, Any], model: ViT, grid: tuple[int, int] | None, resampling: tuple[str, bool]
-    ) -> None:
-        self._tensors, self._model, self._grid, self._resampling = tensors, model, grid, resampling
-        self._prefix_positions: np.ndarray | None = None
-        self.names: dict[str, list[str]] = {}
-        self.resampled: list[str] = []
-        self.notes: list[str] = []
-        self.warnings: list[Problem] = []
-
-    def read(
-        self, row: Parameter, entry: Tensors, sources: Mapping[str, Source], shape: tuple[int, ...]
-    ) -> tuple[np.ndarray | None, list[Problem]]:
-        """Return a variable, or None and the problems of its tensors."""
-        arrays: list[np.ndarray] = []
-        problems: list[Problem] = []
-        for name, tensor_shape in zip(entry.names, entry.layout.shapes(shape, self._model.num_heads), strict=True):
-            try:
-                if row.role == "positions":
-                    arrays.append(self._positions(name, sources[name], tensor_shape))
-                else:
-                    arrays.append(self._tensor(sources[name], tensor_shape))
-            except InvalidTensorError as error:
-                problems.append((name, str(error)))
-        if problems:
-            return None, problems
-        variable = np.ascontiguousarray(entry.layout.load(arrays, shape), np.float32)
-        try:
-            warning = check_use(row, variable)
-        except InvalidTensorError as error:
-            return None, [(entry.names[0], str(error))]
-        self.warnings += [(entry.names[0], warning)] if warning else []
-        return variable, []
-
-    def add_prefix_positions(self, variables: dict[str, np.ndarray]) -> None:
-        """Add positions of prefix tokens that the model does not have to the tokens in `variables`."""
-        positions = self._prefix_positions
-        for path in ("params.cls_token", "params.dist_token", "params.reg_token"):
-            if positions is not None and path in variables:
-                count = min(variables[path].shape[1], len(positions))
-                token = np.array(variables[path])  # a copy, because the tensor belongs to the caller
-                token[0, :count] += positions[:count]
-                variables[path] = token
-                positions = positions[count:]
-
-    def _positions(self, name: str, source: Source, shape: Sequence[int]) -> np.ndarray:
-        """Return position embeddings, resampled to the grid of the model."""
-        positions = fit_positions(
-            self._tensor(source, shape, resizable_axis=1), self._model, self._grid, self._resampling
-        )
-        check_shape(positions.values.shape, shape)
-        self._prefix_positions = positions.prefix
-        self.notes += [f"{name}: {positions.note}"] if positions.note else []
-        self.resampled += source.names if positions.is_resampled else ()
-        return positions.values
-
-    def _tensor(self, source: Source, expected: Sequence[int], resizable_axis: int | None = None) -> np.ndarray:
-        """Return a tensor of the parameter table.
-
-        The shape is checked before the tensor is read, because a damaged file can claim any size.
-        """
-        shapes = [_shape_of(self._tensors, name) for name in source.names]
-        try:
-            shape = source.shape([each for each in shapes if each is not None]) if None not in shapes else None
-            if source.block is not None and shapes[0] is not None and shapes[0][0] != self._model.depth:
-                raise InvalidTensorError(f"expected {self._model.depth} stacked blocks, got {shapes[0][0]}")
-            if shape is not None:
-                limit = list(expected)
-                if resizable_axis is not None and len(shape) == len(limit):
-                    limit[resizable_axis] = min(shape[resizable_axis], MAX_POSITIONS)
-                check_shape(shape, limit if resizable_axis is None or shape == tuple(limit) else expected)
-            arrays = [to_numpy(self._tensors[name]) for name in source.names]
-        except (InputError, InvalidTensorError, MemoryError):
-            raise
-        except Exception as error:  # sparse, quantized and meta tensors raise different types
-            raise InvalidTensorError(f"cannot be read: {first_line(error)}") from error
-        for name, array in zip(source.names, arrays, strict=True):
-            check_values(array)
-            self.names.setdefault(array.dtype.name, []).append(name)
-        return source.assemble(arrays)
-
-
-def _shape_of(tensors: Mapping[str, Any], name: str) -> tuple[int, ...] | None:
-    """Return the shape of a tensor, or None for a value whose shape is not known before it is read."""
-    if isinstance(tensors, WeightFile):
-        return tensors.shape(name)
-    shape = getattr(tensors[name], "shape", None)
-    return None if shape is None else tuple(shape)
+    return name.startswith("attn_pool.") or (name == "reg_token" and 0 in (shape_of(tensors, source.names[0]) or ()))
 
 
 def _check_arguments(model: object, name: str, arrays: object) -> None:

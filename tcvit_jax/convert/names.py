@@ -291,16 +291,16 @@ def strip_prefixes(name: str) -> Iterator[str]:
 
 
 def split(
-    tensors: Mapping[str, np.ndarray], *, separate_qkv: bool, mlp_parts: tuple[str, ...]
+    tensors: Mapping[str, np.ndarray], *, separate_qkv: bool, mlp_parts: tuple[str, ...], joins_pooling: bool = False
 ) -> dict[str, np.ndarray]:
     """Split tensors of the parameter table into the parts that files store.
 
     Args:
         tensors: Tensors by name, with timm's layouts.
-        separate_qkv: Whether queries, keys and values have separate tensors. If so, those of attention pooling are
-            joined, as in torch's own attention.
+        separate_qkv: Whether queries, keys and values have separate tensors.
         mlp_parts: The parts of the first layer of the MLP: `("gate", "value")`, `("value",)` for a layer without a gate
             that has the name of a value, or empty.
+        joins_pooling: Whether the queries, keys and values of attention pooling are one tensor, as in torch.
 
     Returns:
         Tensors by the names of the table and of parts, as views.
@@ -318,7 +318,7 @@ def split(
             parts[f"{match[1]}.attn.{match[3][0]}.bias"] = tensor
         else:
             parts[name] = tensor
-    if separate_qkv:
+    if joins_pooling:
         for target, pieces in JOINED.items():
             for kind in ("weight", "bias"):
                 names = [f"{piece}.{kind}" for piece, _ in pieces]

@@ -8,10 +8,12 @@ import numpy as np
 
 from tcvit_jax.convert.problems import InvalidTensorError
 from tcvit_jax.models import ViT
-from tcvit_jax.ops.positions import resample_positions
+from tcvit_jax.ops.positions import resample_bicubic_torch, resample_positions
 
 # Positions of a 4096x4096 image with patches of 16x16. A file with more is damaged.
 MAX_POSITIONS = 65_536
+# The resampling method of torch without antialiasing, beside those of `jax.image.resize`.
+TORCH_BICUBIC = "cubic_torch"
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def fit_positions(
         positions: Tensor of the file.
         model: Model of `create_model`.
         grid: Patch grid of `positions`, or None if it is not specified.
-        resampling: Method and antialiasing, as in `Format`.
+        resampling: Method and antialiasing, as in `Format`, or `TORCH_BICUBIC` as the method.
 
     Returns:
         The positions. An invalid shape is returned unchanged, for the check of shapes.
@@ -72,7 +74,10 @@ def fit_positions(
         grid = (side, side)
     if grid is None or grid == model.grid:
         return Positions(positions, prefix, note=note)
-    resampled = np.asarray(resample_positions(positions, size, grid, model.grid, *resampling))
+    if resampling[0] == TORCH_BICUBIC:
+        resampled = resample_bicubic_torch(positions, size, grid, model.grid)
+    else:
+        resampled = np.asarray(resample_positions(positions, size, grid, model.grid, *resampling))
     return Positions(resampled, prefix, is_resampled=True, note=note)
 
 

@@ -9,12 +9,13 @@ from typing import Any, cast
 
 from tcvit_jax.convert import names
 from tcvit_jax.convert.fields import COMPOSITE, FIELDS, INTEGER_SIZES, TOWER_OF, Fields
+from tcvit_jax.convert.positions import TORCH_BICUBIC
 from tcvit_jax.errors import cannot_read, kind_of
 from tcvit_jax.models.parameters import BLOCK
 
 Shapes = Mapping[str, tuple[int, ...]]
 # Resampling of position embeddings. Only DINOv2 with registers has antialiasing.
-PLAIN, ANTIALIASED = ("cubic_torch", False), ("cubic", True)
+PLAIN, ANTIALIASED = (TORCH_BICUBIC, False), ("cubic", True)
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,11 @@ def read_config(config: Mapping[str, Any], path: Path, shapes: Shapes) -> Descri
         InputError: The type of the model is not supported, or a field has a wrong type, cannot be represented, or does
             not match the tensors. The message names the field.
     """
-    whole_type = config.get("model_type")
-    if not isinstance(whole_type, str) or whole_type not in {*FIELDS, *TOWER_OF}:
+    named_type = config.get("model_type")
+    if not isinstance(named_type, str) or named_type not in {*FIELDS, *TOWER_OF}:
         types = ", ".join(sorted([*FIELDS, *TOWER_OF]))
-        raise cannot_read(path, f"model_type={whole_type!r}: must be one of {types}")
-    model_type = TOWER_OF.get(whole_type, whole_type)
+        raise cannot_read(path, f"model_type={named_type!r}: must be one of {types}")
+    model_type = TOWER_OF.get(named_type, named_type)
     fields = _fields(config, model_type, path)
     tensors = _Tensors(shapes, fields)
     overrides = _common(fields, tensors, model_type)
@@ -97,10 +98,10 @@ def read_config(config: Mapping[str, Any], path: Path, shapes: Shapes) -> Descri
 
 def _fields(config: Mapping[str, Any], model_type: str, path: Path) -> Fields:
     """Return the fields of the image encoder, and check the names of all fields."""
-    whole = Fields(config, FIELDS[model_type], path)
+    fields = Fields(config, FIELDS[model_type], path)
     if config["model_type"] == model_type:
-        whole.check_names()
-        return whole
+        fields.check_names()
+        return fields
     outer = Fields({name: value for name, value in config.items() if name not in COMPOSITE}, {}, path)
     outer.check_names()
     section: dict[str, Any] = {}
@@ -212,9 +213,9 @@ def _common(fields: Fields, tensors: _Tensors, model_type: str) -> dict[str, Any
     if any(side % patch[0] for side in image_size):
         overrides["allow_remainder"] = True
     if "intermediate_size" in fields.defaults:
-        hidden = overrides["mlp_hidden"] = fields.integer("intermediate_size")
+        mlp_hidden = overrides["mlp_hidden"] = fields.integer("intermediate_size")
         for part in ("fc1", "value", "gate"):
-            tensors.check("intermediate_size", hidden, f"blocks.{BLOCK}.mlp.{part}.weight", 0)
+            tensors.check("intermediate_size", mlp_hidden, f"blocks.{BLOCK}.mlp.{part}.weight", 0)
     if "qkv_bias" in fields.defaults:
         overrides["qkv_bias"] = fields.boolean("qkv_bias")
         tensors.check_bias("qkv_bias", overrides["qkv_bias"], f"blocks.{BLOCK}.attn.q.bias")
@@ -229,11 +230,11 @@ def gated_width(hidden_size: int, mlp_ratio: float) -> int:
 def _dinov2(fields: Fields, tensors: _Tensors) -> dict[str, Any]:
     width, ratio = fields.integer("hidden_size"), fields.number("mlp_ratio")
     is_gated = fields.boolean("use_swiglu_ffn")
-    hidden = gated_width(width, ratio) if is_gated else int(width * ratio)
+    mlp_hidden = gated_width(width, ratio) if is_gated else int(width * ratio)
     length = tensors.axis(f"blocks.{BLOCK}.mlp.fc1.weight", 0)
-    if length is not None and length != hidden * (1 + is_gated):
+    if length is not None and length != mlp_hidden * (1 + is_gated):
         raise fields.error("mlp_ratio", f"the ratio of an MLP whose first layer has {length} rows")
-    overrides: dict[str, Any] = {"mlp_hidden": hidden, "init_values": _initial_scale(fields)}
+    overrides: dict[str, Any] = {"mlp_hidden": mlp_hidden, "init_values": _initial_scale(fields)}
     if is_gated:
         # The activation of the gate is fixed, whatever `hidden_act` says.
         overrides |= {"mlp_layer": "swiglu_packed", "act_layer": "silu"}

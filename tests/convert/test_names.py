@@ -29,7 +29,8 @@ def canonical_tensors(tensors, prefix=""):
 
 
 def written(tensors, family, mlp_parts):
-    renamed, others = names.rename(names.split(tensors, separate_qkv=True, mlp_parts=mlp_parts), names.FAMILIES[family])
+    parts = names.split(tensors, separate_qkv=True, mlp_parts=mlp_parts, joins_pooling=True)
+    renamed, others = names.rename(parts, names.FAMILIES[family])
     assert others == []
     return renamed
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tcvit_jax.ops.positions import resample_positions
+from tcvit_jax.ops.positions import resample_bicubic_torch, resample_positions
 from tests import golden
 
 _, ARRAYS = golden.read("timm")
@@ -37,3 +37,26 @@ def test_height_and_width_are_not_swapped():
     actual = np.asarray(resample_positions(rows, 0, (6, 4), (3, 8))).reshape(3, 8)
     assert (np.diff(actual, axis=0) > 1).all()
     np.testing.assert_allclose(np.ptp(actual, axis=1), 0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("grid", "target"), [((4, 4), (7, 5)), ((5, 3), (2, 9)), ((6, 6), (6, 6)), ((1, 1), (2, 3))])
+def test_bicubic_resampling_of_torch(grid, target):
+    """Each value is the sum of 4x4 neighbors, clamped to the grid, with the weights of Keys' kernel for a = -3/4."""
+
+    def weight(distance):
+        a, x = -0.75, abs(distance)
+        inner = (a + 2) * x**3 - (a + 3) * x**2 + 1
+        return inner if x <= 1 else a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
+
+    positions = np.random.default_rng(0).standard_normal((1, 2 + np.prod(grid), 3)).astype(np.float32)
+    patches = positions[0, 2:].reshape(*grid, 3)
+    actual = resample_bicubic_torch(positions, 2, grid, target)
+    np.testing.assert_array_equal(actual[:, :2], positions[:, :2])
+    for row, column in np.ndindex(*target):
+        y, x = ((index + 0.5) * old / new - 0.5 for index, old, new in zip((row, column), grid, target, strict=True))
+        expected = sum(
+            weight(y - i) * weight(x - j) * patches[np.clip(i, 0, grid[0] - 1), np.clip(j, 0, grid[1] - 1)]
+            for i in range(int(np.floor(y)) - 1, int(np.floor(y)) + 3)
+            for j in range(int(np.floor(x)) - 1, int(np.floor(x)) + 3)
+        )
+        np.testing.assert_allclose(actual[0, 2 + row * target[1] + column], expected, rtol=0, atol=1e-5)
