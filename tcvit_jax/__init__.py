@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from tcvit_jax import convert as convert
     from tcvit_jax import measure as measure
     from tcvit_jax import schedule as schedule
-    from tcvit_jax.checkpoint import load as load
     from tcvit_jax.errors import InputError as InputError
+    from tcvit_jax.loading import load as load
     from tcvit_jax.measure import describe as describe
     from tcvit_jax.measure import diagnose as diagnose
     from tcvit_jax.models import check_variables as check_variables
@@ -74,7 +74,7 @@ _MODULE_OF = {
     "describe": "measure",
     "diagnose": "measure",
     "list_models": "models",
-    "load": "checkpoint",
+    "load": "loading",
     "preprocess": "preprocessing",
     "restore": "ops.plans",
 }

@@ -36,14 +36,14 @@ def test_load_returns_what_was_saved(tmp_path, family):
     assert loaded_model == model
     assert meta == {"model": models.to_config(model), "checksum": checkpoint.checksum(variables)}
     jax.tree.map(np.testing.assert_array_equal, loaded_variables, variables)
-    jax.tree.map(np.testing.assert_array_equal, tc.load(tmp_path / "new" / "ckpt", "variables")[1], variables)
+    jax.tree.map(np.testing.assert_array_equal, tc.load(tmp_path / "new" / "ckpt", weights="variables")[1], variables)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["ckpt"]
 
 
 def test_missing_averages_are_an_error(tmp_path):
     checkpoint.save(tmp_path / "ckpt", variables_of(MODEL), META)
     with pytest.raises(tc.InputError, match="ckpt: unknown weights 'ema': must be one of variables"):
-        tc.load(tmp_path / "ckpt", "ema")
+        tc.load(tmp_path / "ckpt", weights="ema")
 
 
 def test_directory_must_be_empty(tmp_path):

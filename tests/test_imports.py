@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "manifest": ("files", "schema"),
     "checkpoint": ("atomic", "devices", "manifest", "models", "schema", "sharding"),
     "convert": ("atomic", "checkpoint", "data", "files", "lock", "models", "ops", "pickles", "report", "schema"),
+    "loading": ("checkpoint", "convert", "files", "models", "reducers", "schedule", "sharding"),
     "measure": ("atomic", "models", "ops", "reducers", "sharding", "tokens"),
     "data": ("atomic", "files", "pickles"),
     "preprocessing": ("data", "files", "models", "ops"),
@@ -35,7 +36,8 @@ MAY_IMPORT = {
     "config": ("files", "models", "reducers", "schedule"),
     "evaluation": ("models", "ops", "sharding"),
     "assembly": (
-        "checkpoint", "config", "convert", "data", "evaluation", "measure", "models", "reducers", "report", "schedule", "sharding",
+        "checkpoint", "config", "convert", "data", "evaluation", "loading", "measure", "models", "reducers", "report",
+        "schedule", "sharding",
     ),
     "benchmark": (
         "assembly", "atomic", "checkpoint", "config", "data", "evaluation", "lock", "measure", "models", "ops", "reducers",

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from tcvit_jax import schema
 from tcvit_jax.convert.files import read_file
+from tcvit_jax.convert.shards import MAX_INDEX as MAX_INDEX
 from tcvit_jax.convert.shards import open_shards
 from tcvit_jax.convert.weight_file import WeightFile
 from tcvit_jax.errors import cannot_read
@@ -53,18 +54,8 @@ class Directory:
         return self.path / PROCESSOR
 
     def weights(self) -> WeightFile:
-        """Open the weights: all tensors of all files, under their names in the files.
-
-        Raises:
-            InputError: The directory has no weights, or they cannot be read.
-        """
-        name = next((each for each in WEIGHT_FILES if _exists(self.path / each)), None)
-        if name is None:
-            raise cannot_read(self.path, "weights not found", f"expected {', '.join(WEIGHT_FILES)}")
-        path = _resolve(self.path, name)
-        if name.endswith(INDEX_SUFFIX):
-            return open_shards(path, lambda shard: _resolve(self.path, shard, path))
-        return read_file(path)
+        """Open the weights, as `open_weights` does."""
+        return open_weights(self.path)
 
 
 def is_directory(path: Path) -> bool:
@@ -96,6 +87,26 @@ def open_directory(path: str | Path) -> Directory:
     return Directory(path, kind, config, _read_processor(path))
 
 
+def open_weights(path: Path) -> WeightFile:
+    """Open the weights in a directory: all tensors of all files, under their names in the files.
+
+    Raises:
+        InputError: The directory has no weights, or they cannot be read.
+    """
+    name = next((each for each in WEIGHT_FILES if _exists(path / each)), None)
+    if name is None:
+        raise cannot_read(path, "weights not found", f"expected {', '.join(WEIGHT_FILES)}")
+    file = _resolve(path, name)
+    if not name.endswith(INDEX_SUFFIX):
+        return read_file(file)
+
+    def resolve(shard: str) -> Path:
+        check_file_name(shard, file)
+        return _resolve(path, shard)
+
+    return open_shards(file, resolve)
+
+
 def _read_processor(path: Path) -> dict[str, Any] | None:
     """Return the configuration of the image processor, which version 5 of transformers may write among others."""
     if _exists(path / PROCESSOR):
@@ -119,7 +130,17 @@ def _check_finite(value: Any, subject: Path, key: str = "") -> None:
             _check_finite(each, subject, f"{key}.{name}".removeprefix("."))
 
 
-def _resolve(directory: Path, name: str, index: Path | None = None) -> Path:
+def check_file_name(name: str, index: Path) -> None:
+    """Check that a name in an index is that of a file in the directory of the index.
+
+    Raises:
+        InputError: It is not.
+    """
+    if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise cannot_read(index, f"expected the name of a file in the directory, got {name!r}")
+
+
+def _resolve(directory: Path, name: str) -> Path:
     """Return the path of a file of a directory.
 
     The cache of the Hugging Face Hub consists of links from `snapshots/REVISION/NAME` to `blobs/HASH`, which are
@@ -128,13 +149,10 @@ def _resolve(directory: Path, name: str, index: Path | None = None) -> Path:
     Args:
         directory: The directory.
         name: Name of the file.
-        index: Path of the index that has the name, for error messages; None for a name of this module.
 
     Raises:
-        InputError: The name is not that of a file in the directory, or the file is not found or is no regular file.
+        InputError: The file is not found, is no regular file, or is a link out of the directory.
     """
-    if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
-        raise cannot_read(index or directory, f"expected the name of a file in the directory, got {name!r}")
     path = directory / name
     check_regular(path)
     root, target = directory.resolve(), path.resolve()

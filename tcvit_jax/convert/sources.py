@@ -1,15 +1,149 @@
-"""Weights from a file, a Hugging Face repository, or a checkpoint directory."""
+"""Weights from a file, a directory, a repository of the Hugging Face Hub, or a checkpoint, with their model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tcvit_jax import checkpoint
-from tcvit_jax.convert import hub
-from tcvit_jax.convert.files import WeightFile, detect_kind, read_file
-from tcvit_jax.convert.mapping import to_torch
+from tcvit_jax import checkpoint, files, models
+from tcvit_jax.convert import hub, timm_config, transformers
+from tcvit_jax.convert.directory import Directory, is_directory, open_directory, open_weights
+from tcvit_jax.convert.files import detect_kind, read_file
+from tcvit_jax.convert.mapping import Conversion, convert, to_torch
+from tcvit_jax.convert.processor import read_processor
+from tcvit_jax.convert.weight_file import WeightFile
+from tcvit_jax.errors import conflicts
+from tcvit_jax.models import ViT, zoo
+from tcvit_jax.models.zoo import Preprocessing
+
+# Families of transformers that resample their position embeddings, or have none, for images of any size. Their size is
+# that of their image processor; all others require the size of their configuration.
+ANY_SIZE = ("dinov2", "dinov2_with_registers", "dinov3_vit")
+
+
+@dataclass(frozen=True)
+class WeightSource:
+    """Weights, and what their source says about them.
+
+    Attributes:
+        label: The repository, or the name of the file or directory, for reports.
+        weights: The tensors.
+        model: The model of the source, with the requested overrides; None for a weight file without a name of a model.
+        num_classes: Number of classes of the source; None if only the tensors say it.
+        preprocessing: Preprocessing of its images at the size of `model`, or None if the source has none.
+        classes: Names of the classes, or None if the source has none or the number of classes is another.
+        meta: Metadata of a checkpoint, or of a file that was exported from one, or None.
+        model_type: Type of the model in the configuration of transformers, or "".
+        resampling: Method and antialiasing for position embeddings; None for that of timm.
+        ignored: Regular expressions of canonical names of tensors that the model does not use.
+        notes: What was not read from the configuration, one sentence each.
+    """
+
+    label: str
+    weights: WeightFile
+    model: ViT | None = None
+    num_classes: int | None = None
+    preprocessing: Preprocessing | None = None
+    classes: list[str] | None = None
+    meta: dict[str, Any] | None = None
+    model_type: str = ""
+    resampling: tuple[str, bool] | None = None
+    ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def convert(
+        self,
+        model: ViT,
+        *,
+        new_head: bool = False,
+        grid: tuple[int, int] | None = None,
+        keep_dtype: bool = False,
+        adapt_patch_embed: bool = False,
+    ) -> Conversion:
+        """Convert the weights to the variables of a model, usually `self.model`, as `mapping.convert` does."""
+        return convert(
+            self.weights, model, new_head=new_head, grid=grid, resampling=self.resampling, keep_dtype=keep_dtype,
+            adapt_patch_embed=adapt_patch_embed, ignored=self.ignored,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Location:
+    """Where a source is.
+
+    Attributes:
+        label: The repository, or the name of the file or directory.
+        path: The file or directory, downloaded if necessary.
+        repo: The repository, or None for a path.
+    """
+
+    label: str
+    path: Path
+    repo: str | None
+
+
+def is_checkpoint(source: str | Path) -> bool:
+    """Return whether a source is a checkpoint, a directory that `checkpoint.load` reads."""
+    path = _expand(source)
+    return path.is_dir() and not is_directory(path)
+
+
+def open_source(
+    source: str | Path,
+    name: str | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    entry: str | None = None,
+    prefix: str = "",
+    ignore: Sequence[str] = (),
+) -> WeightSource:
+    """Open weights with the model that they are of. No tensor is read, unless the source is a checkpoint.
+
+    Args:
+        source: As in `read_state_dict`.
+        name: Name of the model, which takes the place of a configuration. A weight file has none.
+        overrides: Overrides of `create_model`, such as `img_size` and `num_classes`.
+        entry: As in `read_state_dict`.
+        prefix: As in `read_state_dict`.
+        ignore: As in `read_state_dict`.
+
+    Returns:
+        The weights, their model and their preprocessing. The model of a checkpoint has its reducer.
+
+    Raises:
+        InputError: The source cannot be read, as in `read_state_dict`, its configuration has a field that cannot be
+            honored, or does not match its tensors.
+    """
+    overrides = dict(overrides or {})
+    repo = _repository(source)
+    if name is None and repo is not None and hub.is_published(repo):
+        name = zoo.name_from_repository(repo)
+    # An error of the model is reported before anything is downloaded.
+    model = None if name is None else models.create_model(zoo.full_name(name), **overrides)
+    location = _locate(source, is_named=name is not None)
+    if model is None and is_directory(location.path):
+        return _open_directory(location, overrides, entry, prefix, ignore)
+    if is_checkpoint(location.path):
+        return _open_checkpoint(location, overrides, entry, prefix, ignore)
+    weights = _read_weights(location.path, entry).select(prefix, ignore)
+    source = WeightSource(location.label, weights, model)
+    if model is not None:
+        source = replace(source, preprocessing=zoo.preprocessing(model.variant))
+    meta = read_meta(location.path)
+    return source if meta is None else _with_meta(source, meta, location.path)
+
+
+def _with_meta(source: WeightSource, meta: Mapping[str, Any], path: Path) -> WeightSource:
+    """Return a source with the metadata of the checkpoint that a file was exported from."""
+    preprocessing, model = source.preprocessing, source.model
+    if "preprocessing" in meta:
+        preprocessing = checkpoint.read_preprocessing(meta, path)
+        img_size = meta.get("model", {}).get("overrides", {}).get("img_size")
+        if model is not None and img_size != list(model.img_size):
+            preprocessing = preprocessing.at_other_size()
+    return replace(source, preprocessing=preprocessing, classes=meta.get("classes"), meta=dict(meta))
 
 
 def read_meta(source: str | Path) -> dict[str, Any] | None:
@@ -25,8 +159,8 @@ def read_meta(source: str | Path) -> dict[str, Any] | None:
     Raises:
         InputError: The source cannot be read.
     """
-    path = Path(source)
-    if path.is_dir():
+    path = _expand(source)
+    if is_checkpoint(path):
         return checkpoint.read_meta(path)
     if not path.is_file() or detect_kind(path) != "safetensors":
         return None
@@ -37,17 +171,18 @@ def read_meta(source: str | Path) -> dict[str, Any] | None:
 def read_state_dict(
     source: str | Path, entry: str | None = None, *, prefix: str = "", ignore: Sequence[str] = ()
 ) -> WeightFile:
-    """Read named tensors from a file, a Hugging Face repository, or a checkpoint directory.
+    """Read named tensors from a file, a directory, a Hugging Face repository, or a checkpoint.
 
-    Code in pickled files is never executed.
+    Code in pickled files or in repositories is never executed.
 
     Args:
         source: A `.safetensors` file; a `.npz` file of AugReg, big_vision or scenic; a file of `torch.save` (requires
-            torch, and is read with `weights_only=True`), whatever its suffix; `hf-hub:timm/NAME` or `timm/NAME`; or a
-            directory for `load`, whose averaged weights are preferred.
+            torch, and is read with `weights_only=True`), whatever its suffix; a directory of transformers or timm, with
+            `config.json` and weights in one file or several; `hf-hub:ORG/NAME` or `ORG/NAME`; or a directory for
+            `load`, whose averaged weights are preferred.
         entry: Key of the tensors in a torch checkpoint; by default the first of `state_dict_ema`, `model_ema`,
-            `state_dict`, `model`, `teacher` and `student`, or else the checkpoint itself. For a directory, `"ema"` or
-            `"variables"`.
+            `state_dict`, `model`, `network`, `teacher` and `student`, or else the checkpoint itself. For a checkpoint,
+            `"ema"` or `"variables"`.
         prefix: Only tensors whose name starts with it are read, without it in their names, such as `"backbone."`.
         ignore: Shell patterns of names of tensors that are left out, such as `"projector.*"`.
 
@@ -58,14 +193,111 @@ def read_state_dict(
         InputError: The source is not found, has an unknown format or cannot be read, torch is not installed, or no
             tensor has the prefix or matches a pattern.
     """
-    if Path(source).is_dir():
-        model, variables, _ = checkpoint.load(source, entry)
-        tensors = to_torch(variables, model)
-        file = WeightFile(
-            Path(source), tuple(tensors), tensors.__getitem__, lambda name: tensors[name].shape, kind="checkpoint",
-            grid=model.grid,
-        )  # fmt: skip
-    else:
-        repo = hub.repository(str(source))
-        file = read_file(hub.download(repo) if repo else source, entry)
-    return file.select(prefix, ignore)
+    location = _locate(source)
+    if is_checkpoint(location.path):
+        return _open_checkpoint(location, {}, entry, prefix, ignore).weights
+    return _read_weights(location.path, entry).select(prefix, ignore)
+
+
+def _expand(source: str | Path) -> Path:
+    return Path(files.expand(str(source), "source"))
+
+
+def _repository(source: str | Path) -> str | None:
+    return None if isinstance(source, Path) else hub.repository(source)
+
+
+def _locate(source: str | Path, is_named: bool = False) -> _Location:
+    """Return where a source is, and download a repository: only its weights if `is_named`, as for a published one."""
+    repo = _repository(source)
+    if repo is None:
+        path = _expand(source)
+        return _Location(path.name or path.resolve().name, path, None)
+    path = hub.download(repo) if is_named or hub.is_published(repo) else hub.download_directory(repo)
+    return _Location(repo, path, repo)
+
+
+def _read_weights(path: Path, entry: str | None) -> WeightFile:
+    """Open the weights of a file or a directory."""
+    if not is_directory(path):
+        return read_file(path, entry)
+    if entry is not None:
+        raise conflicts(f"entry={entry!r}", f"the directory {path}", "pass the path of a file")
+    return open_weights(path)
+
+
+def _open_checkpoint(
+    location: _Location, overrides: Mapping[str, Any], entry: str | None, prefix: str, ignore: Sequence[str]
+) -> WeightSource:
+    """Open a checkpoint, whose variables are read."""
+    path = location.path
+    model, variables, meta = checkpoint.load(path, entry)
+    tensors = to_torch(variables, model)
+    weights = WeightFile(
+        path, tuple(tensors), tensors.__getitem__, lambda name: tensors[name].shape, kind="checkpoint", grid=model.grid
+    ).select(prefix, ignore)
+    changed = change_model(model, overrides)
+    preprocessing = None
+    if "preprocessing" in meta:
+        preprocessing = checkpoint.read_preprocessing(meta, path)
+        preprocessing = preprocessing if changed.img_size == model.img_size else preprocessing.at_other_size()
+    classes = meta.get("classes") if changed.num_classes == model.num_classes else None
+    return WeightSource(location.label, weights, changed, model.num_classes, preprocessing, classes, meta)
+
+
+def change_model(model: ViT, overrides: Mapping[str, Any]) -> ViT:
+    """Return a model with other overrides, and its reducer and schedule.
+
+    Args:
+        model: Model of `create_model`.
+        overrides: Overrides of `create_model`.
+
+    Raises:
+        InputError: An override is invalid, or the schedule does not fit the number of patches.
+    """
+    if not overrides:
+        return model
+    config = models.to_config(model)
+    return models.from_config({**config, "overrides": {**config["overrides"], **overrides}})
+
+
+def _open_directory(
+    location: _Location, overrides: Mapping[str, Any], entry: str | None, prefix: str, ignore: Sequence[str]
+) -> WeightSource:
+    """Open a directory of transformers or timm, whose configuration describes the model."""
+    directory = open_directory(location.path)
+    weights = _read_weights(location.path, entry).select(prefix, ignore)
+    if directory.kind == "timm":
+        name, arguments, preprocessing, labels = timm_config.read_config(directory.config, directory.config_path)
+        published = models.create_model(name, **arguments)
+        model = models.create_model(name, **{**arguments, **overrides})
+        return _with_labels(WeightSource(location.label, weights, model, published.num_classes, preprocessing), labels)
+    return _open_transformers(directory, location, weights, overrides)
+
+
+def _open_transformers(
+    directory: Directory, location: _Location, weights: WeightFile, overrides: Mapping[str, Any]
+) -> WeightSource:
+    shapes = {name: weights.shape(name) or () for name in weights}
+    description = transformers.read_config(directory.config, directory.config_path, shapes)
+    preprocessing, img_size, processed_size = None, description.image_size, None
+    if directory.processor is not None:
+        preprocessing, processed_size = read_processor(
+            directory.processor, description.model_type, directory.processor_path
+        )
+        img_size = processed_size if description.model_type in ANY_SIZE else img_size
+    model = models.create_model("vit", **{**description.overrides, "img_size": img_size, **overrides})
+    if preprocessing is not None and model.img_size != processed_size:
+        preprocessing = preprocessing.at_other_size()
+    source = WeightSource(
+        location.label, weights, model, description.overrides["num_classes"], preprocessing,
+        model_type=description.model_type, resampling=description.resampling, ignored=description.ignored,
+        notes=description.notes,
+    )  # fmt: skip
+    return _with_labels(source, description.labels)
+
+
+def _with_labels(source: WeightSource, labels: list[str] | None) -> WeightSource:
+    """Return a source with the names of its classes if the model has as many."""
+    is_same = source.model is not None and source.model.num_classes == source.num_classes
+    return replace(source, classes=labels if is_same else None)

@@ -78,10 +78,11 @@ def test_report_and_provenance(tmp_path):
         "replaced    module.aux_head.bias, module.aux_head.weight, module.head.bias, module.head.weight",
         "ignored     module.patch_embed.bn1.num_batches_tracked",
     ]
-    assert text[6] == f"parameters  {report.parameters:,} (published model: 26,151,824)"
-    assert text[7] == "parity      not compared"
+    assert text[6] == "note        prefix 'module.' was removed from names"
+    assert text[7] == f"parameters  {report.parameters:,} (published model: 26,151,824)"
+    assert text[8] == "parity      not compared"
     assert tc.load(tmp_path / "ckpt")[2]["checksum"] == report.checksum
-    assert text[8] == f"checkpoint  {tmp_path / 'ckpt'}, variables sha256 {report.checksum}"
+    assert text[9] == f"checkpoint  {tmp_path / 'ckpt'}, variables sha256 {report.checksum}"
     provenance = tc.load(tmp_path / "ckpt")[2]["provenance"]
     assert provenance["source"] == "lv.safetensors"
     assert provenance["mapped"] == len(tensors) - 6

@@ -6,6 +6,7 @@ import json
 import re
 import threading
 
+import numpy as np
 import pytest
 from safetensors.numpy import save
 
@@ -26,6 +27,13 @@ NAME, OTHER = "deit_tiny_patch16_224.fb_in1k", "deit_small_patch16_224.fb_in1k"
         ("timm/vit_base_patch16_clip_quickgelu_224.openai", "timm/vit_base_patch16_clip_224.openai"),
         ("weights/timm/x.safetensors", None),
         ("deit.pth", None),
+        ("facebook/dinov2-small", "facebook/dinov2-small"),
+        ("hf-hub:facebook/dinov2-small", "facebook/dinov2-small"),
+        ("hf-hub:a/w.pth", "a/w.pth"),
+        ("facebook/dinov2/small", None),
+        ("./facebook", None),
+        ("../dinov2-small", None),
+        ("/data/model", None),
     ],
 )
 def test_repository_names(source, repo):
@@ -40,11 +48,86 @@ def test_file_takes_precedence_over_repository(tmp_path, monkeypatch):
     assert hub.repository("hf-hub:timm/x.pth") == "timm/x.pth"
 
 
-def test_other_repositories_are_rejected():
-    with pytest.raises(
-        tc.InputError, match="hf-hub:facebook/deit-small: expected a repository of timm; use hf-hub:timm/NAME"
-    ):
-        hub.repository("hf-hub:facebook/deit-small")
+def test_path_takes_precedence_over_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert hub.repository("runs/deit") == "runs/deit"
+    (tmp_path / "runs").mkdir()
+    assert hub.repository("runs/deit") is None
+
+
+def test_invalid_repositories_are_rejected():
+    for source in ("hf-hub:deit", "hf-hub:a/b/c", "hf-hub:"):
+        with pytest.raises(tc.InputError, match=f"source='{source}': must be hf-hub:ORG/NAME"):
+            hub.repository(source)
+
+
+class Repository:
+    """A stand-in for the client, with the cache of one repository."""
+
+    def __init__(self, folder, files):
+        self.folder, self.files, self.requests = folder / "models--org--name", files, []
+
+    def hf_hub_download(self, repo, name, revision=None):
+        from huggingface_hub.errors import EntryNotFoundError
+
+        assert repo == "org/name"
+        assert revision in (None, "0123")
+        self.requests.append(name)
+        if name not in self.files:
+            raise EntryNotFoundError(name)
+        path = self.folder / "snapshots" / "0123" / name
+        blob = self.folder / "blobs" / str(abs(hash(name)))
+        for each in (path, blob):
+            each.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(self.files[name])
+        if not path.is_symlink():
+            path.symlink_to(f"../../blobs/{blob.name}")
+        return str(path)
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    def make(files):
+        fake = Repository(tmp_path, files)
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", fake.hf_hub_download)
+        return fake
+
+    return make
+
+
+def test_shards_of_a_repository_are_downloaded(repository):
+    tensors = {"a": np.zeros(2, np.float32)}, {"b": np.ones(3, np.float32)}
+    index = {"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}
+    fake = repository({
+        "config.json": b'{"model_type": "vit", "auto_map": {"AutoModel": "code.Model"}}', "code.py": b"raise ValueError",
+        "model.safetensors.index.json": json.dumps(index).encode(), "pytorch_model.bin": b"",
+        "1.safetensors": save(tensors[0]), "2.safetensors": save(tensors[1]),
+    })  # fmt: skip
+    folder = hub.download_directory("org/name")
+    assert folder == fake.folder / "snapshots" / "0123"
+    assert {"code.py", "pytorch_model.bin"}.isdisjoint(fake.requests)
+    weights = tc.convert.read_state_dict("hf-hub:org/name")
+    assert {name: weights[name].tolist() for name in weights} == {"a": [0, 0], "b": [1, 1, 1]}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "org/name: config.json not found; pass --model NAME or model=NAME, one of tc.list_models()"),
+        ({"config.json": b"{}"}, "org/name: weights not found; expected model.safetensors, "),
+        ({"config.json": b"{}", "model.safetensors.index.json": b'{"weight_map": {"a": "../b"}}'}, "expected the name of a file"),
+        ({"config.json": b"{}", "model.safetensors.index.json": b'{"weight_map": {"a": "b"}}'},
+         "org/name/model.safetensors.index.json: b not found"),
+        ({"config.json": b"{}", "model.safetensors.index.json": b"[]"}, "expected `object`, got `array`"),
+    ],
+)  # fmt: skip
+def test_incomplete_repositories_are_rejected(repository, files, message):
+    repository(files)
+    with pytest.raises(tc.InputError) as error:
+        hub.download_directory("org/name")
+    assert message in str(error.value)
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +217,8 @@ def test_repository_is_converted_and_missing_weights_are_reported(script, hub_se
     for status, _, error in (unknown, other, empty):
         assert status == 2
         assert error.count("\n") == 1
-    assert unknown[2].startswith("error: unknown model 'empty'")
-    assert other[2].startswith(f"error: timm/{OTHER}: cannot download: ")
+    assert unknown[2].startswith("error: timm/empty: config.json not found; pass --model NAME")
+    assert other[2].startswith(f"error: timm/{OTHER}: neither a path nor a repository of the Hugging Face Hub")
     assert empty[2] == "error: timm/empty: weight file not found; expected model.safetensors or pytorch_model.bin\n"
     assert not (tmp_path / "two").exists()
 
@@ -144,5 +227,5 @@ def test_error_without_network_suggests_file(script, tmp_path):
     ((status, _, error),) = run_commands(script, tmp_path, [[f"timm/{NAME}", "--out", "ckpt"]], HF_HUB_OFFLINE="1")
     assert status == 2
     assert re.fullmatch(
-        rf"error: timm/{NAME}: cannot download: .*; without a network, pass the path of a file\n", error
+        rf"error: timm/{NAME}: cannot download: .*; without a network, pass the path of a file or directory\n", error
     ), error

@@ -1,0 +1,129 @@
+"""Models with their weights from any source: checkpoints, directories, repositories and weight files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tcvit_jax import checkpoint, convert, files, models, sharding
+from tcvit_jax.convert import report
+from tcvit_jax.convert.sources import WeightSource, change_model, is_checkpoint, open_source
+from tcvit_jax.errors import InputError, cannot_read, conflicts, requires
+from tcvit_jax.models import ViT
+from tcvit_jax.reducers import Reducer
+from tcvit_jax.schedule import Schedule
+
+
+def load(
+    source: str | Path,
+    *,
+    reducer: Reducer | None = None,
+    schedule: int | Sequence[int] | Schedule = 0,
+    img_size: int | tuple[int, int] | None = None,
+    num_classes: int | None = None,
+    model: str | None = None,
+    weights: str | None = None,
+    entry: str | None = None,
+    prefix: str = "",
+    ignore: Sequence[str] = (),
+) -> tuple[ViT, dict[str, Any], dict[str, Any]]:
+    """Load a model and its weights.
+
+    Args:
+        source: A run directory, its directory of checkpoints, or one checkpoint, of which the newest is loaded; a
+            directory of transformers or timm, with `config.json`; `hf-hub:ORG/NAME` or `ORG/NAME`, a repository of the
+            Hugging Face Hub; or a weight file with `model`. An existing path takes precedence over `ORG/NAME`.
+        reducer: Token reduction method. None keeps that of a checkpoint; other sources have none.
+        schedule: Number of patch tokens to remove in each block, as in `create_model`. Without `reducer`, 0 keeps the
+            schedule of a checkpoint.
+        img_size: Size of the images, an int or `(height, width)`; by default that of the source. Position embeddings
+            are resampled as the library of the source does. The default of DINOv2 and DINOv3 of transformers, which
+            accept any size, is the size of their image processor.
+        num_classes: Number of classes; by default that of the source. A classifier for another number is new, and zero.
+        model: Name of the model of a weight file, one of `list_models()`; for a directory or repository, it takes the
+            place of `config.json`.
+        weights: For a checkpoint, `"ema"` for the moving averages, which evaluations of a run use, or `"variables"` for
+            the trained or converted variables. By default the averages, if there are any.
+        entry: For a torch file, the key of the tensors, as in `convert.read_state_dict`.
+        prefix: For other sources than checkpoints, the prefix of the tensors to read, as in `convert.read_state_dict`.
+        ignore: For other sources than checkpoints, patterns of tensors to leave out, as in `convert.read_state_dict`.
+
+    Returns:
+        A tuple `(model, variables, meta)`: the module; `{"params": ...}` and, if the model has any, `"batch_stats"`,
+        float32 and replicated on all devices; and the metadata: `model` and `classes`; `preprocessing`, unless a
+        directory has no `preprocessor_config.json`; `provenance`, unless a run made the weights; for a run also `step`,
+        `seed` and `config`.
+
+    Raises:
+        InputError: The source is not found, is damaged or cannot be read; a field of a configuration cannot be honored,
+            or does not match the tensors; or an argument does not fit the source. If the newest checkpoint of a run is
+            damaged, the message names an older one that is intact; it is never loaded instead.
+    """
+    overrides = {
+        key: value for key, value in (("img_size", img_size), ("num_classes", num_classes)) if value is not None
+    }
+    if is_checkpoint(source):
+        options = {"model": model, "entry": entry, "prefix": prefix or None, "ignore": ignore or None}
+        for name, value in options.items():
+            if value is not None:
+                raise conflicts(f"{name}={value!r}", f"the checkpoint {source}", "it is read completely")
+        loaded, variables, meta = _load_checkpoint(Path(files.expand(str(source), "source")), overrides, weights)
+    elif weights is not None:
+        raise conflicts(f"weights={weights!r}", str(source), "only checkpoints have several")
+    else:
+        opened = open_source(source, model, overrides=overrides, entry=entry, prefix=prefix, ignore=ignore)
+        if opened.model is None:
+            raise cannot_read(source, "cannot infer the model", "pass model=NAME, one of tc.list_models()")
+        loaded, variables, meta = _convert(opened, opened.model, is_resized="num_classes" in overrides)
+    loaded = _reduce(loaded, reducer, schedule)
+    return loaded, variables, {**meta, "model": models.to_config(loaded)}
+
+
+def _load_checkpoint(
+    path: Path, overrides: dict[str, Any], weights: str | None
+) -> tuple[ViT, dict[str, Any], dict[str, Any]]:
+    """Load a checkpoint, and fit its variables to other sizes."""
+    loaded, variables, meta = checkpoint.load(path, weights)
+    changed = change_model(loaded, overrides)
+    if changed == loaded:
+        return loaded, variables, meta
+    tensors = convert.to_torch(variables, loaded)
+    new_head = changed.num_classes != loaded.num_classes
+    variables = convert.from_torch(tensors, changed, new_head=new_head, grid=loaded.grid)
+    if "preprocessing" in meta and changed.img_size != loaded.img_size:
+        meta["preprocessing"] = asdict(checkpoint.read_preprocessing(meta, path).at_other_size())
+    if new_head:
+        meta = {**meta, "classes": None}
+    # The checksum is that of the variables of the checkpoint.
+    meta.pop(checkpoint.CHECKSUM, None)
+    return changed, sharding.place_replicated(variables, sharding.data_mesh()), meta
+
+
+def _convert(source: WeightSource, model: ViT, *, is_resized: bool) -> tuple[ViT, dict[str, Any], dict[str, Any]]:
+    """Convert the weights of a source, with a new classifier if its number of classes is another."""
+    new_head = source.num_classes is not None and source.num_classes != model.num_classes
+    try:
+        conversion = source.convert(model, new_head=new_head)
+    except InputError as error:
+        if not is_resized or source.num_classes is not None:
+            raise
+        # Only the tensors of a weight file say how many classes it has.
+        try:
+            conversion, new_head = source.convert(model, new_head=True), True
+        except InputError:
+            raise error from None
+    meta = report.make_meta(source, model, report.make_report(source, model, conversion), new_head=new_head)
+    return model, sharding.place_replicated(conversion.variables, sharding.data_mesh()), meta
+
+
+def _reduce(model: ViT, reducer: Reducer | None, schedule: int | Sequence[int] | Schedule) -> ViT:
+    """Return a model with another reducer and schedule; with its own ones by default."""
+    if reducer is not None:
+        return models.condense(model, reducer, schedule)
+    if isinstance(schedule, int) and schedule == 0:
+        return model
+    if model.reducer is None:
+        raise requires(f"schedule={schedule!r}", "reducer", "pass reducer=tc.GTP(), for example")
+    return models.condense(model, model.reducer, schedule)
