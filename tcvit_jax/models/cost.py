@@ -1,8 +1,9 @@
 """Multiply-adds (MACs) of a Vision Transformer for any number of tokens in each block.
 
 Backbone MACs follow the convention of the papers. Only matrix products count: linear layers, attention, patch
-embedding and head. Attention counts the tokens that enter a block, the MLP those that leave it. Norms, softmax, GELU
-and biases are free. The products of the reducer itself, which the papers leave out, are counted separately.
+embedding and head. Attention counts the tokens that enter a block, the MLP those that leave it. Norms, softmax, GELU,
+gates, rotations and biases are free. The products of the reducer itself, which the papers leave out, are counted
+separately.
 
 If the head reads prefix tokens only, the patch tokens of the last block are never computed. Papers count them anyway,
 and so does `Cost.total`; `Cost.skipped` is the part that the program skips.
@@ -27,6 +28,7 @@ class Shape:
         width: Embedding dimension.
         heads: Number of attention heads.
         mlp_hidden: Hidden dimension of the MLP.
+        mlp_matrices: Number of linear layers of the MLP: 2, or 3 for a gated one.
     """
 
     patches: int
@@ -34,6 +36,7 @@ class Shape:
     width: int
     heads: int
     mlp_hidden: int
+    mlp_matrices: int = 2
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class BlockCost:
         qkv: MACs of the projection to queries, keys and values.
         attention: MACs of the attention scores and of their product with the values.
         projection: MACs of the output projection of the attention.
-        mlp: MACs of both MLP layers, for the remaining tokens.
+        mlp: MACs of all MLP layers, for the remaining tokens.
         reducer_macs: MACs of the reducer.
     """
 
@@ -150,7 +153,7 @@ def skipped_macs(shape: Shape, removed: Sequence[int], reducer: Reducer | None) 
     projection, row = last.tokens_in * width**2, last.tokens_in * tokens * width
     # Sparsification compares the entries of the full map, so it needs every query.
     scores = 0 if reducer is not None and reducer.attention_keep < 1 else projection + row
-    mlp = 2 * last.tokens_out * width * shape.mlp_hidden
+    mlp = shape.mlp_matrices * last.tokens_out * width * shape.mlp_hidden
     return scores + row + projection + mlp + last.reducer + (0 if any(removed[:-1]) else prepare.total)
 
 
@@ -162,6 +165,6 @@ def _block_cost(shape: Shape, tokens_in: int, tokens_out: int, reducer_macs: Red
         qkv=3 * tokens * width**2,
         attention=2 * tokens**2 * width,
         projection=tokens * width**2,
-        mlp=2 * (tokens_out + shape.prefix) * width * shape.mlp_hidden,
+        mlp=shape.mlp_matrices * (tokens_out + shape.prefix) * width * shape.mlp_hidden,
         reducer_macs=reducer_macs,
     )

@@ -28,7 +28,8 @@ def create_model(
     """Create a Vision Transformer by its timm name, optionally with token reduction.
 
     Args:
-        name: One of `list_models()`, with or without a tag.
+        name: One of `list_models()`, with or without a tag, or `"vit"` for a model without published weights whose
+            overrides determine all sizes.
         reducer: Token reduction method, such as `GTP()`. None gives the plain model, whatever the schedule.
         schedule: Number of patch tokens to remove in each block: an int, a sequence or an array, or an object of
             `schedule`.

@@ -9,9 +9,12 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
+from tcvit_jax.errors import out_of_range, unknown
 from tcvit_jax.models.checks import check_count, check_drop_rate, check_multiple, check_positive
 from tcvit_jax.models.layers import Dropout, layer_norm
 from tcvit_jax.ops.rows import Rows, swap_pairs
+
+POSITION_EMBEDDINGS = ("learn", "none")
 
 
 @runtime_checkable
@@ -41,7 +44,8 @@ class PatchStem(nn.Module):
     @property
     def macs(self) -> int:
         """Multiply-adds for one image."""
-        return self.img_size[0] * self.img_size[1] * self.in_chans * self.width
+        patches = (self.img_size[0] // self.patch_size) * (self.img_size[1] // self.patch_size)
+        return patches * self.patch_size**2 * self.in_chans * self.width
 
     def setup(self) -> None:
         """Create the convolution in the scope of this module."""
@@ -67,7 +71,10 @@ class PatchEmbedding(nn.Module):
     class_token: bool
     distilled: bool
     reg_tokens: int
+    pos_embed: str
     no_embed_class: bool
+    no_embed_reg: bool
+    allow_remainder: bool
     pre_norm: bool
     norm_eps: float
     pos_drop_rate: float
@@ -89,6 +96,13 @@ class PatchEmbedding(nn.Module):
         return self.class_tokens + self.reg_tokens
 
     @property
+    def embedded_prefix(self) -> int:
+        """Number of leading prefix tokens that have a position embedding."""
+        if self.no_embed_class:
+            return 0
+        return self.class_tokens if self.no_embed_reg else self.prefix
+
+    @property
     def macs(self) -> int:
         """Multiply-adds for one image."""
         return self.make_stem().macs
@@ -97,13 +111,19 @@ class PatchEmbedding(nn.Module):
         """Check the fields.
 
         Raises:
-            InputError: A field is out of range, or `img_size` is not a multiple of `patch_size`.
+            InputError: A field is out of range, or `img_size` is not a multiple of `patch_size` without
+                `allow_remainder`.
         """
+        if self.pos_embed not in POSITION_EMBEDDINGS:
+            raise unknown("pos_embed", self.pos_embed, POSITION_EMBEDDINGS)
         check_positive(patch_size=self.patch_size, in_chans=self.in_chans)
         check_count(reg_tokens=self.reg_tokens)
         check_drop_rate(pos_drop_rate=self.pos_drop_rate)
         for side in self.img_size:
-            check_multiple("img_size", side, "patch_size", self.patch_size)
+            if not self.allow_remainder:
+                check_multiple("img_size", side, "patch_size", self.patch_size)
+            elif side < self.patch_size:
+                raise out_of_range("img_size", side, f">= patch_size={self.patch_size}")
 
     def make_stem(self) -> Stem:
         """Return the unbound stem."""
@@ -120,10 +140,11 @@ class PatchEmbedding(nn.Module):
             for name, count in counts.items()
             if count
         ]
-        positions = self.grid[0] * self.grid[1] + (0 if self.no_embed_class else self.prefix)
-        self.pos_embed = self.param(
-            "pos_embed", nn.initializers.normal(0.02), (1, positions, self.embed_dim), jnp.float32
-        )
+        if self.pos_embed == "learn":
+            positions = self.embedded_prefix + self.grid[0] * self.grid[1]
+            self.positions = self.param(
+                "pos_embed", nn.initializers.normal(0.02), (1, positions, self.embed_dim), jnp.float32
+            )
         self.pos_drop = Dropout(self.pos_drop_rate)
         if self.pre_norm:
             self.norm_pre = layer_norm(self.norm_eps, None, self.dtype)
@@ -141,10 +162,18 @@ class PatchEmbedding(nn.Module):
         if mix_mask is not None:
             x = jnp.where(mix_mask[None, :, None], swap_pairs(x), x)
         prefix = [jnp.broadcast_to(p, (x.shape[0], *p.shape[1:])).astype(x.dtype) for p in self.prefix_tokens]
-        pos_embed = self.pos_embed.astype(x.dtype)
-        if self.no_embed_class:
-            x = jnp.concatenate([*prefix, x + pos_embed], axis=1)
-        else:
-            x = jnp.concatenate([*prefix, x], axis=1) + pos_embed
+        x = jnp.concatenate([*prefix, x], axis=1)
+        if self.pos_embed == "learn":
+            x = self._add_positions(x)
         x = self.pos_drop(x, train, rows)
         return self.norm_pre(x) if self.pre_norm else x
+
+    def _add_positions(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """Add position embeddings to `x`, except to the prefix tokens that have none."""
+        positions, embedded = self.positions.astype(x.dtype), self.embedded_prefix
+        if embedded == self.prefix:
+            return x + positions
+        patches = x[:, self.prefix :] + positions[:, embedded:]
+        return jnp.concatenate(
+            [x[:, :embedded] + positions[:, :embedded], x[:, embedded : self.prefix], patches], axis=1
+        )

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from tcvit_jax.ops.activations import ACTIVATIONS
 from tcvit_jax.ops.attention import Signals, attention
 from tcvit_jax.ops.linear import linear
+from tcvit_jax.ops.rotary import Rotation, rotate_patches
 from tcvit_jax.ops.rows import Rows
 
 # As in the original ViT. With timm's standard deviation of 0.02, narrow models learn nothing in their first epochs.
@@ -139,10 +140,14 @@ class LayerScale(nn.Module):
 
 
 class Qkv(nn.Module):
-    """Joint projection to queries, keys and values. Unneeded queries can be skipped."""
+    """Joint projection to queries, keys and values. Unneeded queries can be skipped.
+
+    Without `key_bias`, queries and values have biases of their own, as in EVA-02 and DINOv3.
+    """
 
     num_heads: int
     use_bias: bool
+    key_bias: bool
     dtype: str
 
     @nn.compact
@@ -160,16 +165,25 @@ class Qkv(nn.Module):
         """
         width = x.shape[-1]
         kernel = self.param("kernel", kernel_init, (width, 3 * width), jnp.float32).astype(self.dtype)
-        bias = jnp.zeros(3 * width, jnp.float32)
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, bias.shape, bias.dtype)
-        bias, x = bias.astype(self.dtype), x.astype(self.dtype)
+        bias, x = self._bias(width).astype(self.dtype), x.astype(self.dtype)
         if num_queries is None:
             q, k, v = self._project(x, kernel, bias)
         else:
             (q,) = self._project(x[:, :num_queries], kernel[:, :width], bias[:width])
             k, v = self._project(x, kernel[:, width:], bias[width:])
         return q, k, v
+
+    def _bias(self, width: int) -> Float[Array, " out"]:
+        """Return the bias of queries, keys and values, with zeros for those that have none."""
+        zeros = jnp.zeros(width, jnp.float32)
+        if not self.use_bias:
+            return jnp.concatenate([zeros, zeros, zeros])
+        if self.key_bias:
+            return self.param("bias", nn.initializers.zeros, (3 * width,), jnp.float32)
+        q_bias, v_bias = (
+            self.param(name, nn.initializers.zeros, (width,), jnp.float32) for name in ("q_bias", "v_bias")
+        )
+        return jnp.concatenate([q_bias, zeros, v_bias])
 
     def _project(
         self, x: Float[Array, "B T D"], kernel: Float[Array, "D out"], bias: Float[Array, " out"]
@@ -187,7 +201,10 @@ class Attention(nn.Module):
 
     num_heads: int
     qkv_bias: bool
+    key_bias: bool
+    proj_bias: bool
     qk_norm: bool
+    scale_attn_inner: bool
     norm_eps: float
     drop_rate: float
     dtype: str
@@ -202,6 +219,7 @@ class Attention(nn.Module):
         keep_fraction: float,
         num_queries: int | None,
         has_mask: bool,
+        rotation: Rotation | None,
         train: bool,
         rows: Rows | None = None,
     ) -> tuple[Float[Array, "B Q D"], Signals]:
@@ -215,6 +233,7 @@ class Attention(nn.Module):
             keep_fraction: Fraction of the attention map to keep, as in `ops.attention.attention`.
             num_queries: Number of leading tokens to compute outputs for; None for all.
             has_mask: Whether `key_bias` can be -inf, as in `ops.attention.attention`.
+            rotation: Rotation of the queries and keys of the patch tokens by their positions, or None.
             train: Whether dropout is on.
             rows: Rows of the global batch, None if `x` holds the full batch.
 
@@ -224,10 +243,16 @@ class Attention(nn.Module):
         batch, _, width = x.shape
         # Signals and sparsification need the rows of all queries.
         queries = None if signals or keep_fraction < 1 else num_queries
-        q, k, v = Qkv(self.num_heads, self.qkv_bias, self.dtype, name="qkv")(x, queries)
+        q, k, v = Qkv(self.num_heads, self.qkv_bias, self.key_bias, self.dtype, name="qkv")(x, queries)
         if self.qk_norm:
             q = layer_norm(self.norm_eps, "q_norm", self.dtype)(q)
             k = layer_norm(self.norm_eps, "k_norm", self.dtype)(k)
+        # Reducers compare keys by content, as for models without rotary positions.
+        content_keys = k
+        if rotation is not None:
+            # If only prefix tokens are computed, no query has a position.
+            q = q if q.shape[2] < k.shape[2] else rotate_patches(q, rotation)
+            k = rotate_patches(k, rotation)
         values, attention_signals = attention(
             q,
             k,
@@ -238,17 +263,39 @@ class Attention(nn.Module):
             keep_fraction=keep_fraction,
             num_queries=num_queries,
             has_mask=has_mask,
+            content_keys=content_keys,
         )
         values = jnp.transpose(values, (0, 2, 1, 3)).reshape(batch, values.shape[2], width)
-        out = dense(width, "proj", self.dtype)(values)
+        if self.scale_attn_inner:
+            values = layer_norm(self.norm_eps, "norm", self.dtype)(values)
+        out = dense(width, "proj", self.dtype, self.proj_bias)(values)
         return Dropout(self.drop_rate)(out, train, rows), attention_signals
 
 
+# MLPs of one linear layer before the activation, and gated ones of two. The gated ones differ in timm's tensor names.
+MLP_LAYERS = ("mlp", "swiglu", "swiglu_packed")
+
+
 class Mlp(nn.Module):
-    """MLP: two linear layers with an activation in between."""
+    """MLP: `fc2(act(fc1(x)))`, or gated `fc2(act(gate(x)) * value(x))`, where `fc1` is the gate followed by the value.
+
+    Attributes:
+        hidden_features: Width of the input of `fc2`.
+        mlp_layer: One of `MLP_LAYERS`. The gated ones are SwiGLU (Shazeer, 2020) if `act_layer` is `"silu"`.
+        act_layer: Name of the activation.
+        use_bias: Whether the linear layers have biases.
+        scale_mlp: Whether a norm precedes `fc2`.
+        norm_eps: Epsilon of this norm.
+        drop_rate: Dropout rate after the activation and after `fc2`.
+        dtype: Computation dtype.
+    """
 
     hidden_features: int
+    mlp_layer: str
     act_layer: str
+    use_bias: bool
+    scale_mlp: bool
+    norm_eps: float
     drop_rate: float
     dtype: str
 
@@ -261,8 +308,20 @@ class Mlp(nn.Module):
             train: Whether dropout is on.
             rows: Rows of the global batch, None if `x` holds the full batch.
         """
-        width = x.shape[-1]
-        x = ACTIVATIONS[self.act_layer](dense(self.hidden_features, "fc1", self.dtype)(x))
+        width, activation = x.shape[-1], ACTIVATIONS[self.act_layer]
+        if self.mlp_layer == "mlp":
+            x = activation(dense(self.hidden_features, "fc1", self.dtype, self.use_bias)(x))
+        else:
+            x = dense(2 * self.hidden_features, "fc1", self.dtype, self.use_bias)(x)
+            gate, value = jnp.split(x, 2, axis=-1)
+            x = activation(gate) * value
         x = Dropout(self.drop_rate)(x, train, rows)
-        x = dense(width, "fc2", self.dtype)(x)
+        if self.scale_mlp:
+            x = layer_norm(self.norm_eps, "norm", self.dtype)(x)
+        x = dense(width, "fc2", self.dtype, self.use_bias)(x)
         return Dropout(self.drop_rate)(x, train, rows)
+
+
+def mlp_width(embed_dim: int, mlp_ratio: float, mlp_hidden: int) -> int:
+    """Return the width of the input of `fc2`: `mlp_hidden`, or if that is 0 `embed_dim * mlp_ratio`, rounded down."""
+    return mlp_hidden or int(embed_dim * mlp_ratio)

@@ -166,6 +166,7 @@ class LVViT(ViT):
     EMBEDDING_CLASS: ClassVar[type[Embedding]] = ConvEmbedding
     HEAD_CLASS: ClassVar[type[Head]] = TokenLabelHead
     FIXED_FIELDS: ClassVar[dict[str, Any]] = {
-        "class_token": True, "distilled": False, "global_pool": "token", "fc_norm": None, "pre_norm": False,
+        "class_token": True, "distilled": False, "global_pool": "token", "fc_norm": None, "final_norm": True,
+        "pre_norm": False, "allow_remainder": False,
     }  # fmt: skip
     PARAMETERS: ClassVar[tables.ParameterTable] = tables.LVVIT

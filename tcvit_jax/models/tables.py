@@ -54,6 +54,20 @@ def _classifier(path: str, augreg: str | None = None) -> tuple[Parameter, ...]:
     return _kernel_and_bias(path, "head", path, augreg, roles=("classifier", "classifier"), mesh_axis=-2)
 
 
+def _attention_pool(path: str) -> tuple[Parameter, ...]:
+    """Return the rows of attention pooling."""
+    layers = ("q", "kv", "proj", "mlp/fc1", "mlp/fc2")
+    return (
+        Parameter(f"{path}/latent", "token", "head", files=_files(f"{path}.latent")),
+        *_norm(f"{path}/norm", "head", f"{path}.norm"),
+        *(
+            row
+            for name in layers
+            for row in _kernel_and_bias(f"{path}/{name}", "head", f"{path}.{name}".replace("/", "."))
+        ),
+    )
+
+
 _VIT_ROWS = (
     *_kernel_and_bias("patch_embed", "embedding", "patch_embed.proj", "embedding", layout=CONV),
     Parameter("cls_token", "token", "embedding", files=_files("cls_token", augreg="cls")),
@@ -79,6 +93,9 @@ _VIT_ROWS = (
             AUGREG: Tensors(tuple(f"{_ATTENTION}/{part}/bias" for part in ("query", "key", "value")), QKV_BIAS),
         },
     ),
+    Parameter("blocks_{block}/attn/qkv/q_bias", "bias", "block", files=_files("blocks.{block}.attn.q_bias")),
+    Parameter("blocks_{block}/attn/qkv/v_bias", "bias", "block", files=_files("blocks.{block}.attn.v_bias")),
+    *_norm("blocks_{block}/attn/norm", "block", "blocks.{block}.attn.norm"),
     *_norm("blocks_{block}/attn/q_norm", "block", "blocks.{block}.attn.q_norm"),
     *_norm("blocks_{block}/attn/k_norm", "block", "blocks.{block}.attn.k_norm"),
     Parameter(
@@ -94,11 +111,13 @@ _VIT_ROWS = (
     ),
     Parameter("blocks_{block}/ls1/gamma", "scale", "block", files=_files("blocks.{block}.ls1.gamma")),
     *_norm("blocks_{block}/norm2", "block", "blocks.{block}.norm2", f"{_BLOCK}/LayerNorm_2"),
+    *_norm("blocks_{block}/mlp/norm", "block", "blocks.{block}.mlp.norm"),
     *_kernel_and_bias("blocks_{block}/mlp/fc1", "block", "blocks.{block}.mlp.fc1", f"{_BLOCK}/MlpBlock_3/Dense_0"),
     *_kernel_and_bias("blocks_{block}/mlp/fc2", "block", "blocks.{block}.mlp.fc2", f"{_BLOCK}/MlpBlock_3/Dense_1"),
     Parameter("blocks_{block}/ls2/gamma", "scale", "block", files=_files("blocks.{block}.ls2.gamma")),
     *_norm("norm", "head", "norm", "Transformer/encoder_norm"),
     *_norm("fc_norm", "head", "fc_norm"),
+    *_attention_pool("attn_pool"),
     *_classifier("head", "head"),
     *_classifier("head_dist"),
 )  # fmt: skip

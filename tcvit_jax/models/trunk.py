@@ -10,11 +10,12 @@ from jax import Array
 from jaxtyping import Float
 
 from tcvit_jax.errors import check_range, out_of_range, unknown
-from tcvit_jax.models.checks import check_drop_rate, check_multiple, check_norm_eps, check_positive
+from tcvit_jax.models.checks import check_count, check_drop_rate, check_multiple, check_norm_eps, check_positive
 from tcvit_jax.models.cost import Shape
-from tcvit_jax.models.layers import Attention, DropPath, LayerScale, Mlp, layer_norm
+from tcvit_jax.models.layers import MLP_LAYERS, Attention, DropPath, LayerScale, Mlp, layer_norm, mlp_width
 from tcvit_jax.ops.activations import ACTIVATIONS
-from tcvit_jax.ops.attention import Signals
+from tcvit_jax.ops.attention import Signals, size_bias
+from tcvit_jax.ops.rotary import ROPE_TYPES, Rotary, Rotation
 from tcvit_jax.ops.rows import Rows
 from tcvit_jax.reducers.base import Reducer
 from tcvit_jax.tokens import Tokens, Trace
@@ -30,6 +31,8 @@ class BlockSpec:
         has_padding: Whether some tokens may be padding, which is masked in attention.
         attention_keep: Fraction of the attention map's entries to keep.
         num_queries: Number of leading tokens to compute and return; None for all.
+        is_reduced: Whether an earlier block removes tokens.
+        max_fused: Largest number of tokens that earlier blocks have fused from removed tokens alone.
     """
 
     num_removed: int = 0
@@ -37,6 +40,8 @@ class BlockSpec:
     has_padding: bool = False
     attention_keep: float = 1.0
     num_queries: int | None = None
+    is_reduced: bool = False
+    max_fused: int = 0
 
     @property
     def has_plan(self) -> bool:
@@ -49,14 +54,21 @@ class Block(nn.Module):
 
     num_heads: int
     mlp_hidden: int
+    mlp_layer: str
     qkv_bias: bool
+    key_bias: bool
+    proj_bias: bool
+    mlp_bias: bool
     qk_norm: bool
+    scale_attn_inner: bool
+    scale_mlp: bool
     init_values: float | None
     skip_lam: float
     norm_eps: float
     act_layer: str
     drop_rate: float
     drop_path_rate: float
+    rotary: Rotary | None
     reducer: Reducer | None
     dtype: str
 
@@ -64,10 +76,14 @@ class Block(nn.Module):
         """Create both residual branches."""
         self.norm1 = layer_norm(self.norm_eps, None, self.dtype)
         self.attn = Attention(
-            self.num_heads, self.qkv_bias, self.qk_norm, self.norm_eps, self.drop_rate, self.dtype
+            self.num_heads, self.qkv_bias, self.key_bias, self.proj_bias, self.qk_norm, self.scale_attn_inner,
+            self.norm_eps, self.drop_rate, self.dtype,
         )  # fmt: skip
         self.norm2 = layer_norm(self.norm_eps, None, self.dtype)
-        self.mlp = Mlp(self.mlp_hidden, self.act_layer, self.drop_rate, self.dtype)
+        self.mlp = Mlp(
+            self.mlp_hidden, self.mlp_layer, self.act_layer, self.mlp_bias, self.scale_mlp, self.norm_eps,
+            self.drop_rate, self.dtype,
+        )  # fmt: skip
         if self.init_values:
             self.ls1, self.ls2 = LayerScale(self.init_values), LayerScale(self.init_values)
         self.drop_path1, self.drop_path2 = DropPath(self.drop_path_rate), DropPath(self.drop_path_rate)
@@ -106,7 +122,7 @@ class Block(nn.Module):
         """
         signals = self.reducer.signals if self.reducer and spec.has_plan else ()
         key_bias = (
-            size_bias(tokens, spec.uses_size_bias, spec.has_padding)
+            jnp.pad(size_bias(tokens.size, spec.uses_size_bias, spec.has_padding), ((0, 0), (tokens.prefix, 0)))
             if spec.uses_size_bias or spec.has_padding
             else None
         )
@@ -118,12 +134,21 @@ class Block(nn.Module):
             spec.attention_keep,
             spec.num_queries,
             spec.has_padding,
+            self._rotation(tokens, spec),
             train,
             rows,
         )
         y = self.ls1(y) if self.init_values else y
         x = tokens.x[:, : spec.num_queries] + self.drop_path1(y, train, rows) / self.skip_lam
         return tokens.with_x(x), attention_signals
+
+    def _rotation(self, tokens: Tokens, spec: BlockSpec) -> Rotation | None:
+        """Return the rotation of the patch tokens by their positions; None for a model without rotary positions."""
+        if self.rotary is None:
+            return None
+        if not spec.is_reduced:
+            return self.rotary.rotation()
+        return self.rotary.rotation_of(tokens.origin, tokens.slots, spec.max_fused)
 
     def feed_forward(self, tokens: Tokens, train: bool, rows: Rows | None = None) -> Tokens:
         """Apply the MLP branch, the end of the block.
@@ -138,23 +163,6 @@ class Block(nn.Module):
         return replace(tokens, x=tokens.x + self.drop_path2(y, train, rows) / self.skip_lam, block=tokens.block + 1)
 
 
-def size_bias(tokens: Tokens, uses_size_bias: bool, has_padding: bool) -> Float[Array, "B T"]:
-    """Return the bias that is added to the attention scores of each key.
-
-    Args:
-        tokens: Tokens that enter the block.
-        uses_size_bias: Whether to add `log(size)`.
-        has_padding: Whether to mask tokens of size 0 with -inf.
-
-    Returns:
-        `[B, T]` float32, 0 for prefix tokens.
-    """
-    bias = jnp.log(jnp.where(tokens.size > 0, tokens.size, 1)) if uses_size_bias else jnp.zeros_like(tokens.size)
-    if has_padding:
-        bias = jnp.where(tokens.size > 0, bias, -jnp.inf)
-    return jnp.pad(bias, ((0, 0), (tokens.prefix, 0)))
-
-
 class Trunk(nn.Module):
     """All blocks of a Vision Transformer, from embedded tokens to the tokens after the last block.
 
@@ -166,8 +174,18 @@ class Trunk(nn.Module):
     depth: int
     num_heads: int
     mlp_ratio: float
+    mlp_hidden: int
+    mlp_layer: str
     qkv_bias: bool
+    key_bias: bool
+    proj_bias: bool
+    mlp_bias: bool
     qk_norm: bool
+    scale_attn_inner: bool
+    scale_mlp: bool
+    rope_type: str
+    rope_temperature: float
+    ref_feat_shape: int
     init_values: float | None
     skip_lam: float
     norm_eps: float
@@ -189,8 +207,17 @@ class Trunk(nn.Module):
             prefix=self.prefix,
             width=self.embed_dim,
             heads=self.num_heads,
-            mlp_hidden=int(self.embed_dim * self.mlp_ratio),
+            mlp_hidden=mlp_width(self.embed_dim, self.mlp_ratio, self.mlp_hidden),
+            mlp_matrices=2 if self.mlp_layer == "mlp" else 3,
         )
+
+    @property
+    def rotary(self) -> Rotary | None:
+        """Rotary positions of the patches, or None."""
+        if not self.rope_type:
+            return None
+        head_dim = self.embed_dim // self.num_heads
+        return Rotary(self.rope_type, self.rope_temperature, self.grid, head_dim, self.ref_feat_shape)
 
     def check(self) -> None:
         """Check the fields.
@@ -199,6 +226,9 @@ class Trunk(nn.Module):
             InputError: A field is out of range, or fields do not fit each other.
         """
         check_positive(embed_dim=self.embed_dim, depth=self.depth, num_heads=self.num_heads)
+        check_count(mlp_hidden=self.mlp_hidden)
+        if self.mlp_layer not in MLP_LAYERS:
+            raise unknown("mlp_layer", self.mlp_layer, MLP_LAYERS)
         check_range("mlp_ratio", self.mlp_ratio, 0, 100, excludes_low=True)
         if not self.shape.mlp_hidden:
             raise out_of_range("mlp_ratio", self.mlp_ratio, f">= 1 / embed_dim, which is {1 / self.embed_dim:.3g}")
@@ -210,6 +240,19 @@ class Trunk(nn.Module):
         check_multiple("embed_dim", self.embed_dim, "num_heads", self.num_heads)
         if self.act_layer not in ACTIVATIONS:
             raise unknown("act_layer", self.act_layer, ACTIVATIONS)
+        if self.rope_type:
+            self._check_rotary()
+
+    def _check_rotary(self) -> None:
+        if self.rope_type not in ROPE_TYPES:
+            raise unknown("rope_type", self.rope_type, ROPE_TYPES)
+        check_range("rope_temperature", self.rope_temperature, 1, 1e9)
+        check_positive(ref_feat_shape=self.ref_feat_shape)
+        head_dim = self.embed_dim // self.num_heads
+        if head_dim % 4:
+            raise out_of_range(
+                "embed_dim", self.embed_dim, f"a multiple of 4 * num_heads with rope_type={self.rope_type!r}"
+            )
 
     def setup(self) -> None:
         """Create the blocks with timm's names."""
@@ -217,14 +260,21 @@ class Trunk(nn.Module):
             Block(
                 num_heads=self.num_heads,
                 mlp_hidden=self.shape.mlp_hidden,
+                mlp_layer=self.mlp_layer,
                 qkv_bias=self.qkv_bias,
+                key_bias=self.key_bias,
+                proj_bias=self.proj_bias,
+                mlp_bias=self.mlp_bias,
                 qk_norm=self.qk_norm,
+                scale_attn_inner=self.scale_attn_inner,
+                scale_mlp=self.scale_mlp,
                 init_values=self.init_values,
                 skip_lam=self.skip_lam,
                 norm_eps=self.norm_eps,
                 act_layer=self.act_layer,
                 drop_rate=self.proj_drop_rate,
                 drop_path_rate=self.drop_path_rate * index / max(self.depth - 1, 1),
+                rotary=self.rotary,
                 reducer=self.active_reducer,
                 dtype=self.dtype,
             )
@@ -250,6 +300,8 @@ class Trunk(nn.Module):
                     has_padding=earlier_reducer is not None and earlier_reducer.has_padding,
                     attention_keep=1.0 if reducer is None else reducer.attention_keep,
                     num_queries=self.prefix if prefix_only and index == self.depth - 1 else None,
+                    is_reduced=earlier_reducer is not None,
+                    max_fused=earlier_reducer.extra_tokens * sum(map(bool, removed[:index])) if earlier_reducer else 0,
                 )
             )
         return tuple(specs)

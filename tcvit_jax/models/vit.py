@@ -49,6 +49,28 @@ class ViT(nn.Module):
     Attributes:
         variant: Name of the model, with or without a tag.
         mlp_ratio: Width of the MLP relative to `embed_dim`, in (0, 100].
+        mlp_hidden: Width of the MLP, that of the product in a gated one; 0 for `embed_dim * mlp_ratio`, rounded down.
+        mlp_layer: `"mlp"`, or `"swiglu"` or `"swiglu_packed"` for a gated MLP. These two differ only in timm's names.
+        key_bias: Whether keys have a bias, if queries and values have one.
+        proj_bias: Whether the output layer of the attention has a bias.
+        mlp_bias: Whether the layers of the MLP have biases.
+        qkv_fused: Whether timm stores the projections to queries, keys and values as one tensor.
+        distilled: Whether there is a distillation token.
+        dist_head: Whether the distillation token has a classifier of its own.
+        global_pool: What the classifier reads: `"token"` for the class token, `"avg"` for the mean of the patch tokens,
+            `"token_avg"` for both, concatenated, or `"map"` for attention pooling of the patch tokens.
+        fc_norm: Whether the final norm follows the pooling instead of preceding it; None for `global_pool="avg"`.
+        final_norm: Whether there is a final norm.
+        pos_embed: `"learn"` for learned position embeddings, or `"none"`.
+        no_embed_class: Whether prefix tokens have no position embedding.
+        no_embed_reg: Whether registers have no position embedding.
+        allow_remainder: Whether `img_size` may exceed a multiple of `patch_size`. The model then ignores the remaining
+            rows at the bottom and columns at the right.
+        rope_type: Rotary positions: `"dinov3"`, `"cat"` for those of EVA-02, or an empty string for none.
+        rope_temperature: Temperature of the frequencies of rotary positions, in [1, 1e9].
+        ref_feat_shape: Side of the reference grid of the rotary positions of EVA-02.
+        scale_attn_inner: Whether a norm precedes the output layer of the attention.
+        scale_mlp: Whether a norm precedes the last layer of the MLP.
         init_values: Initial factor of LayerScale, in [0, 10]; 0 or None for none.
         norm_eps: Epsilon of the norms, in [1e-12, 1].
         skip_lam: Divisor of the residual branches, in [0.01, 100].
@@ -72,16 +94,32 @@ class ViT(nn.Module):
     depth: int = 12
     num_heads: int = 12
     mlp_ratio: float = 4.0
+    mlp_hidden: int = 0
+    mlp_layer: str = "mlp"
     qkv_bias: bool = True
+    key_bias: bool = True
+    proj_bias: bool = True
+    mlp_bias: bool = True
+    qkv_fused: bool = True
     class_token: bool = True
     distilled: bool = False
+    dist_head: bool = True
     global_pool: str = "token"
     fc_norm: bool | None = None
+    final_norm: bool = True
     init_values: float | None = None
     reg_tokens: int = 0
+    pos_embed: str = "learn"
     no_embed_class: bool = False
+    no_embed_reg: bool = False
+    allow_remainder: bool = False
+    rope_type: str = ""
+    rope_temperature: float = 10000.0
+    ref_feat_shape: int = 16
     pre_norm: bool = False
     qk_norm: bool = False
+    scale_attn_inner: bool = False
+    scale_mlp: bool = False
     norm_eps: float = 1e-6
     act_layer: str = "gelu"
     skip_lam: float = 1.0

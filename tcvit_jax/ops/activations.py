@@ -1,4 +1,4 @@
-"""MLP activations: the exact GELU, with a custom derivative, and CLIP's quick GELU."""
+"""MLP activations: the exact GELU, with a custom derivative, and those of CLIP, SigLIP and gated MLPs."""
 
 import math
 from collections.abc import Callable
@@ -52,5 +52,20 @@ def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jax.lax.optimization_barrier((x32 * jax.nn.sigmoid(1.702 * x32)).astype(x.dtype))
 
 
+def gelu_tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Return the tanh approximation of the GELU (Hendrycks and Gimpel, 2016), in the dtype of `x`."""
+    x32 = x.astype(jnp.float32)
+    slope = 0.5 * (1 + jnp.tanh(math.sqrt(2 / math.pi) * (x32 + 0.044715 * x32**3)))
+    return jax.lax.optimization_barrier((x32 * slope).astype(x.dtype))
+
+
+def silu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Return `x * sigmoid(x)` (Elfwing et al., 2018), in the dtype of `x`."""
+    x32 = x.astype(jnp.float32)
+    return jax.lax.optimization_barrier((x32 * jax.nn.sigmoid(x32)).astype(x.dtype))
+
+
 # Keyed by the names that timm uses.
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"gelu": gelu, "quick_gelu": quick_gelu}
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": gelu, "gelu_tanh": gelu_tanh, "quick_gelu": quick_gelu, "relu": jax.nn.relu, "silu": silu,
+}  # fmt: skip

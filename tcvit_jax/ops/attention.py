@@ -34,7 +34,7 @@ class Signals:
         diagonal: `[B, H, T]`, the attention of each token to itself.
         received: `[B, H, T]`, the attention that each token receives: column sums over all queries.
         value_norm: `[B, H, T]`, the Euclidean norm of each value.
-        keys: `[B, T, d]`, the keys averaged over heads.
+        keys: `[B, T, d]`, the keys averaged over heads; those before the rotation in models with rotary positions.
         map: `[B, T, T]`, the map averaged over heads.
         map_max: `[B, T, T]`, the maximum of the map over heads; rows sum to more than 1.
     """
@@ -59,6 +59,7 @@ def attention(
     keep_fraction: float = 1.0,
     num_queries: int | None = None,
     has_mask: bool = False,
+    content_keys: Float[Array, "B H T d"] | None = None,
 ) -> tuple[Float[Array, "B H _ d"], Signals]:
     """Compute scaled dot-product attention; scores and softmax are float32 regardless of the dtype of the inputs.
 
@@ -73,6 +74,8 @@ def attention(
             from the sparsified map.
         num_queries: Return the outputs of the first `num_queries` queries only; None for all.
         has_mask: Whether `key_bias` may contain -inf.
+        content_keys: `[B, H, T, d]` keys for the signal `keys`, such as those before a rotation by positions; None for
+            `k`.
 
     Returns:
         The outputs `[B, H, T or num_queries, d]` in the dtype of `v`, and the `Signals`.
@@ -107,7 +110,7 @@ def attention(
 
     other_signals: dict[str, Callable[[], Array]] = {
         "value_norm": lambda: _norm(v.astype(jnp.float32)),
-        "keys": lambda: k.astype(jnp.float32).mean(1),
+        "keys": lambda: (k if content_keys is None else content_keys).astype(jnp.float32).mean(1),
     }
     map_signals = [name for name in signals if name not in other_signals]
     if not map_signals:
@@ -117,6 +120,21 @@ def attention(
     else:
         out, statistics = by_platform(with_recomputed_map, with_stored_map, q, k, e, weight)
     return out, Signals(**statistics, **{name: get() for name, get in other_signals.items() if name in signals})
+
+
+def size_bias(size: Float32[Array, "B N"], uses_size_bias: bool, has_padding: bool) -> Float32[Array, "B N"]:
+    """Return the bias that is added to the attention scores of each patch token as a key.
+
+    Args:
+        size: `[B, N]` sizes.
+        uses_size_bias: Whether to add `log(size)`.
+        has_padding: Whether to mask tokens of size 0 with -inf.
+
+    Returns:
+        `[B, N]` float32.
+    """
+    bias = jnp.log(jnp.where(size > 0, size, 1)) if uses_size_bias else jnp.zeros_like(size)
+    return jnp.where(size > 0, bias, -jnp.inf) if has_padding else bias
 
 
 def unnormalized_weights(

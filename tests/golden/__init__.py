@@ -1,7 +1,8 @@
 """Reference outputs of published code, and the deterministic weights and images that they were computed from.
 
 `gtp.npz` and `lvvit.npz` come from the official GTP-ViT code (timm 0.9.2, torch 2.13, CPU); `timm.npz`, `photos.npz`
-and `timm_zoo.json` come from timm 1.0.31; `transformers.npz` comes from transformers 5.24 (torch 2.14, CPU). The
+and `timm_zoo.json` come from timm 1.0.31; `transformers.npz` comes from transformers 5.24 (torch 2.14, CPU), and
+`families.npz` from both. The
 archives contain a JSON string `meta` with the configurations, the names and shapes of the state dicts, and the cases.
 `timm_intermediates.npz` contains the tokens after the first and the last block of three cases of `timm.npz`, as
 `forward_intermediates` of timm 1.0.31 returns them for the first image. `photos.npz` contains the outputs of timm's
@@ -24,9 +25,9 @@ def read(name: str) -> tuple[dict, dict[str, np.ndarray]]:
 
 TOKENS = (
     "pos_embed", "cls_token", "dist_token", "reg_token", "position_embeddings", "position_embedding.weight",
-    "distillation_token", "register_tokens", "class_embedding",
+    "distillation_token", "register_tokens", "class_embedding", "probe", "latent",
 )  # fmt: skip
-PROJECTIONS = ("qkv", "q_proj", "k_proj", "v_proj", "query", "key", "value")
+PROJECTIONS = ("qkv", "q_proj", "k_proj", "v_proj", "query", "key", "value", "in_proj")
 
 
 def weight(name: str, shape: list[int], seed: int) -> np.ndarray:
@@ -38,7 +39,7 @@ def weight(name: str, shape: list[int], seed: int) -> np.ndarray:
         value = 0.1 * z
     elif name.endswith(TOKENS):
         value = 0.3 * z
-    elif name.endswith(("gamma", "lambda1")):
+    elif name.endswith(("gamma", "gamma_1", "gamma_2", "lambda1")):
         value = 0.5 + 0.2 * z
     elif len(shape) == 1:
         value = 1 + 0.1 * z if name.endswith("weight") else 0.05 * z

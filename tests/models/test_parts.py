@@ -11,7 +11,7 @@ import pytest
 import tcvit_jax as tc
 from tcvit_jax import models
 from tcvit_jax.errors import out_of_range
-from tcvit_jax.models import zoo
+from tcvit_jax.models import zoo, zoo_entries
 from tcvit_jax.models.parts import Embedding, Head, HeadOutputs
 from tests.models.builders import SMALL, images_of, small, variables_of
 
@@ -54,7 +54,7 @@ class MeanViT(models.ViT):
 
 @pytest.fixture
 def name(monkeypatch):
-    entry = zoo.ZooEntry(0, {}, zoo.IMAGENET, MeanViT)
+    entry = zoo.ZooEntry(0, {}, zoo_entries.IMAGENET, MeanViT)
     monkeypatch.setitem(zoo.ZOO, "mean_vit", entry)
     return "mean_vit"
 

@@ -7,7 +7,7 @@ import pytest
 
 import tcvit_jax as tc
 from tcvit_jax import models
-from tcvit_jax.models import zoo
+from tcvit_jax.models import zoo, zoo_entries
 
 # Metadata of timm 1.0.31 by model name.
 FACTS = json.loads((Path(__file__).parent.parent / "golden" / "timm_zoo.json").read_text())
@@ -111,7 +111,7 @@ def test_preprocessing_values_have_ranges(key, value, condition):
 
     for name, make in (
         (key, lambda: zoo.Preprocessing(**{key: value})),
-        (f"preprocessing.{key}", lambda: zoo.Preprocessing.from_config({**asdict(zoo.IMAGENET), key: value})),
+        (f"preprocessing.{key}", lambda: zoo.Preprocessing.from_config({**asdict(zoo_entries.IMAGENET), key: value})),
     ):
         with pytest.raises(tc.InputError) as error:
             make()
@@ -149,22 +149,22 @@ def test_preprocessing_of_a_file_has_all_keys_and_no_others(change, message):
     from dataclasses import asdict
 
     with pytest.raises(tc.InputError) as error:
-        zoo.Preprocessing.from_config(change(asdict(zoo.IMAGENET)))
+        zoo.Preprocessing.from_config(change(asdict(zoo_entries.IMAGENET)))
     assert str(error.value).startswith(message)
 
 
 def test_preprocessing_of_an_earlier_version_has_no_resize():
     from dataclasses import asdict, replace
 
-    values = asdict(zoo.IMAGENET)
+    values = asdict(zoo_entries.IMAGENET)
     former = {key: value for key, value in values.items() if key not in ("resize", "crop_rounding")}
-    assert zoo.Preprocessing.from_config(former) == zoo.IMAGENET
+    assert zoo.Preprocessing.from_config(former) == zoo_entries.IMAGENET
     assert zoo.Preprocessing.from_config({**values, "resize": 256}).resize == 256
     for value in (0, 256.0, True, "256"):
         with pytest.raises(tc.InputError, match="preprocessing.resize=.*: must be None or an integer"):
             zoo.Preprocessing.from_config({**values, "resize": value})
     with pytest.raises(tc.InputError, match="unknown crop_rounding 'up'"):
-        replace(zoo.IMAGENET, crop_rounding="up")
+        replace(zoo_entries.IMAGENET, crop_rounding="up")
 
 
 def test_preprocessing_has_the_options_of_the_pipeline_and_is_hashable():
