@@ -145,16 +145,16 @@ class _Tensors:
         _, shape = self._shapes.get(target, ("", ()))
         return shape[axis] if -len(shape) <= axis < len(shape) else None
 
-    def check(self, field: str, value: int, target: str, axis: int, factor: int = 1) -> None:
-        """Check that a field, times `factor`, is the length of an axis, if there is such a tensor.
+    def check(self, field: str, value: int, target: str, axis: int) -> None:
+        """Check that a field is the length of an axis, if there is such a tensor.
 
         Raises:
             InputError: It is not.
         """
         length = self.axis(target, axis)
-        if length is not None and length != value * factor:
+        if length is not None and length != value:
             name, shape = self._shapes[target]
-            raise self._fields.error(field, f"{length / factor:g}, because {name} has shape {shape}", value)
+            raise self._fields.error(field, f"{length}, because {name} has shape {shape}", value)
 
     def check_depth(self, depth: int) -> None:
         """Check the number of blocks."""
@@ -244,7 +244,7 @@ def _dinov2(fields: Fields, tensors: _Tensors) -> dict[str, Any]:
         overrides |= {"reg_tokens": count, "no_embed_reg": True}
     if tensors.has("head.weight"):
         # The classifier reads the class token and the mean of the patch tokens.
-        tensors.check("hidden_size", width, "head.weight", 1, factor=2)
+        tensors.check("2 * hidden_size", 2 * width, "head.weight", 1)
         overrides["global_pool"] = "token_avg"
     return overrides
 

@@ -114,6 +114,11 @@ def test_classifiers(key, head, expected):
     assert description.ignored == ((r"norm\..*",) if key == "hf/clip" else ())
 
 
+def test_classifier_of_dinov2_reads_two_vectors():
+    message = message_of("hf/dinov2", shapes={"classifier.weight": (2, 48)})
+    assert message == "2 * hidden_size=96: must be 48, because classifier.weight has shape (2, 48)"
+
+
 def test_one_head_of_deit():
     shapes = {name: shape for name, shape in CASES["hf/deit"]["shapes"].items() if "classifier" not in name}
     config = CASES["hf/deit"]["config"]
