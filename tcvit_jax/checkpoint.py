@@ -31,6 +31,9 @@ CHECKPOINTS_DIR, META, VARIABLES, EMA = "checkpoints", "meta", "variables", "ema
 # a checkpoint of an earlier version.
 HAS_MANIFEST = "has_manifest"
 CHECKSUM = "checksum"
+_NO_PREPROCESSING = (
+    "save it with checkpoint.save(..., meta), or add preprocessor_config.json to a directory of transformers"
+)
 UNVERIFIED = "not verified, because an earlier version wrote it without a manifest"
 
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
@@ -132,7 +135,7 @@ def read_preprocessing(meta: Mapping[str, Any], name: str | Path) -> Preprocessi
         InputError: The metadata have no preprocessing, or it is invalid.
     """
     if "preprocessing" not in meta:
-        raise cannot_read(name, "no preprocessing in its metadata", "save it with checkpoint.save(..., meta)")
+        raise cannot_read(name, "no preprocessing in its metadata", _NO_PREPROCESSING)
     try:
         return Preprocessing.from_config(meta["preprocessing"])
     except InputError as error:

@@ -13,13 +13,15 @@ from tcvit_jax.command import Command, PathArgument
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument(
-        "--checkpoint", action=PathArgument, help="run directory, checkpoint of a run, or converted checkpoint"
+        "--checkpoint",
+        action=PathArgument,
+        help="run directory, checkpoint, directory with config.json of transformers or timm, or hf-hub:ORG/NAME",
     )
     parser.add_argument(
         "--config", action=PathArgument, help="with --weights: configuration file, FILE.py or FILE.py:RECIPE"
     )
     parser.add_argument(
-        "--weights", action=PathArgument, help="with --config: weight file, hf-hub:timm/NAME, or checkpoint"
+        "--weights", action=PathArgument, help="with --config: weight file, directory, hf-hub:ORG/NAME, or checkpoint"
     )
     parser.add_argument(
         "--accept-data-changes",

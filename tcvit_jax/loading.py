@@ -61,7 +61,7 @@ def load(
             or does not match the tensors; or an argument does not fit the source. If the newest checkpoint of a run is
             damaged, the message names an older one that is intact; it is never loaded instead.
     """
-    overrides = {
+    changes = {
         key: value for key, value in (("img_size", img_size), ("num_classes", num_classes)) if value is not None
     }
     if is_checkpoint(source):
@@ -69,24 +69,24 @@ def load(
         for name, value in options.items():
             if value is not None:
                 raise conflicts(f"{name}={value!r}", f"the checkpoint {source}", "it is read completely")
-        loaded, variables, meta = _load_checkpoint(Path(files.expand(str(source), "source")), overrides, weights)
+        loaded, variables, meta = _load_checkpoint(Path(files.expand(str(source), "source")), changes, weights)
     elif weights is not None:
         raise conflicts(f"weights={weights!r}", str(source), "only checkpoints have several")
     else:
-        opened = open_source(source, model, overrides=overrides, entry=entry, prefix=prefix, ignore=ignore)
+        opened = open_source(source, model, overrides=changes, entry=entry, prefix=prefix, ignore=ignore)
         if opened.model is None:
             raise cannot_read(source, "cannot infer the model", "pass model=NAME, one of tc.list_models()")
-        loaded, variables, meta = _convert(opened, opened.model, is_resized="num_classes" in overrides)
+        loaded, variables, meta = _convert(opened, opened.model, is_resized="num_classes" in changes)
     loaded = _reduce(loaded, reducer, schedule)
     return loaded, variables, {**meta, "model": models.to_config(loaded)}
 
 
 def _load_checkpoint(
-    path: Path, overrides: dict[str, Any], weights: str | None
+    path: Path, changes: dict[str, Any], weights: str | None
 ) -> tuple[ViT, dict[str, Any], dict[str, Any]]:
     """Load a checkpoint, and fit its variables to other sizes."""
     loaded, variables, meta = checkpoint.load(path, weights)
-    changed = change_model(loaded, overrides)
+    changed = change_model(loaded, changes)
     if changed == loaded:
         return loaded, variables, meta
     tensors = convert.to_torch(variables, loaded)

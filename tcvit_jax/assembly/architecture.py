@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, fields, replace
 from typing import Any
 
 from tcvit_jax import convert, models, schedule
 from tcvit_jax.assembly.records import Origin
 from tcvit_jax.config import Data, Model, Reduction
-from tcvit_jax.models import ViT
+from tcvit_jax.convert.sources import WeightSource, change_model, is_checkpoint, open_source
+from tcvit_jax.errors import cannot_read, invalid, requires
+from tcvit_jax.models import ViT, zoo
 from tcvit_jax.models.zoo import Preprocessing
+
+# Fields that the tensors reveal, that change the training only, or that are sizes of the task.
+_NOT_COMPARED = (
+    "img_size", "num_classes", "mlp_ratio", "mlp_hidden", "mlp_layer", "qkv_fused", "init_values", "fc_norm",
+    "dist_head", "allow_remainder", "no_embed_class", "drop_rate", "pos_drop_rate", "proj_drop_rate",
+    "drop_path_rate", "dtype",
+)  # fmt: skip
 
 
 def build_model(model: Model, reduction: Reduction) -> ViT:
@@ -23,9 +33,20 @@ def build_model(model: Model, reduction: Reduction) -> ViT:
         The model.
 
     Raises:
-        InputError: Sizes of the model are inconsistent, or the reduction does not fit the model.
+        InputError: Sizes of the model are inconsistent, the reduction does not fit the model, or the section has no
+            name and its weights do not describe a model.
     """
-    return reduce(models.create_model(model.name, **model.overrides), reduction)
+    if model.name:
+        return reduce(models.create_model(model.name, **model.overrides), reduction)
+    if not model.weights:
+        raise requires("model.name=''", "weights of a described model", "set model.name, or weights to a directory")
+    if is_checkpoint(model.weights):
+        described = models.from_config(convert.read_meta(model.weights)["model"])
+        return reduce(change_model(described, model.overrides), reduction)
+    described = _open(model).model
+    if described is None:
+        raise requires("model.name=''", "weights of a described model", f"set model.name for {model.weights}")
+    return reduce(described, reduction)
 
 
 def reduce(model: ViT, reduction: Reduction) -> ViT:
@@ -58,7 +79,13 @@ def load_weights(model: Model, built: ViT) -> dict[str, Any]:
     Raises:
         InputError: The weights cannot be read, or do not fit the model.
     """
-    return convert.from_torch(convert.read_state_dict(model.weights), built, new_head=model.new_head)
+    source = _open(model)
+    if source.model is not None and source.has_config:
+        _check_same(model, built, source.model)
+    conversion = source.convert(built, new_head=model.new_head)
+    for text in conversion.warnings:
+        warnings.warn(f"weights for {built.variant}: {text}", stacklevel=2)
+    return conversion.variables
 
 
 def read_origin(model: Model, built: ViT) -> Origin:
@@ -72,15 +99,37 @@ def read_origin(model: Model, built: ViT) -> Origin:
         The origin. With a new head, it has no record of data, because any classes are valid.
 
     Raises:
-        InputError: The checkpoint cannot be read.
+        InputError: The source of the weights cannot be read, or is a directory without `preprocessor_config.json`.
     """
+    if model.weights and not is_checkpoint(model.weights):
+        source = _open(model)
+        if source.has_config:
+            if source.preprocessing is None:
+                raise cannot_read(model.weights, "preprocessor_config.json not found", "add it to the directory")
+            return Origin(source.preprocessing)
     meta = convert.read_meta(model.weights) if model.weights else None
     if meta is None:
         return Origin(models.preprocessing(built.variant))
     if "preprocessing" not in meta:
         meta = {**meta, "preprocessing": asdict(models.preprocessing(built.variant))}
     origin = Origin.from_meta(model.weights, meta)
+    if list(built.img_size) != meta["model"]["overrides"].get("img_size", list(built.img_size)):
+        origin = replace(origin, preprocessing=origin.preprocessing.at_other_size())
     return replace(origin, record=None) if model.new_head else origin
+
+
+def _open(model: Model) -> WeightSource:
+    """Open the weights of a section, with the model that they describe at the sizes of the section."""
+    return open_source(model.weights, overrides={} if is_checkpoint(model.weights) else model.overrides)
+
+
+def _check_same(section: Model, built: ViT, described: ViT) -> None:
+    """Raise an `InputError` unless a model is the one that its weights describe, but for overrides of the section."""
+    for name in zoo.override_names(type(built)):
+        actual, expected = getattr(built, name), getattr(described, name, None)
+        if name not in _NOT_COMPARED and name not in section.overrides and actual != expected:
+            problem = f"has {name}={actual!r}, expected {name}={expected!r} of {section.weights}"
+            raise invalid(f"model.name={section.name!r}", problem, "set model.name='' for the model of the weights")
 
 
 def build_preprocessing(data: Data, model: ViT, base: Preprocessing | None = None) -> Preprocessing:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tcvit_jax import checkpoint, reducers, sharding
+from tcvit_jax import loading, reducers, sharding
 from tcvit_jax.assembly.architecture import build_model, build_preprocessing, load_weights, read_origin, reduce
 from tcvit_jax.assembly.datasets import EvalData, build_eval_data
 from tcvit_jax.assembly.records import Origin
@@ -81,21 +81,22 @@ class Pretrained:
 
 
 def from_checkpoint(directory: str | Path) -> Pretrained:
-    """Load a checkpoint of a run or a converted checkpoint.
+    """Load a checkpoint of a run, a converted checkpoint, or a directory or repository of transformers or timm.
 
-    For a run, the averaged (EMA) parameters are loaded. A converted checkpoint has no configuration, so the data are
-    those of ImageNet.
+    For a run, the averaged (EMA) parameters are loaded. Other sources have no configuration, so the data are those of
+    ImageNet.
 
     Args:
-        directory: A run directory, a checkpoint in one, or a converted checkpoint.
+        directory: A run directory, a checkpoint in one, a converted checkpoint, or another source of `tc.load` that
+            describes its model.
 
     Returns:
         The model with its weights.
 
     Raises:
-        InputError: No checkpoint is found, or it cannot be read.
+        InputError: The source is not found, cannot be read, or has no preprocessing.
     """
-    model, variables, meta = checkpoint.load(directory)
+    model, variables, meta = loading.load(directory)
     saved_config = meta.get("config")
     if saved_config is None:
         saved_config = {"reducer": reducers.to_config(model.reducer), "schedule": list(model.removed) or 0}

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         nargs="+",
         action=PathArgument,
-        help="run directories or converted weights of one model, one per seed",
+        help="run directories, checkpoints or other sources of tc.load, of one model, one per seed",
     )
     parser.add_argument(
         "--config", action=PathArgument, help="alternative to --checkpoint: a config file with the model and data"
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         default="",
         action=PathArgument,
-        help="weights for --config: a weight file, hf-hub:timm/NAME or a checkpoint",
+        help="weights for --config: a weight file, directory, hf-hub:ORG/NAME or checkpoint",
     )
     parser.add_argument(
         "--reducers",

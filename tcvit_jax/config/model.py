@@ -37,9 +37,12 @@ class Model(Section):
     """The architecture and its initial weights.
 
     Attributes:
-        name: The model's name in timm, with or without a tag.
-        overrides: Arguments of `create_model` that change the named architecture, with timm's names.
-        weights: A weight file, `hf-hub:timm/NAME` or a checkpoint; empty trains from scratch.
+        name: The model's name in timm, with or without a tag; empty for the model that `weights` describe: that of a
+            checkpoint, of a directory of transformers or timm, or of a repository of the Hugging Face Hub. A name must
+            be that of the same architecture, except for overrides.
+        overrides: Arguments of `create_model` that change the architecture, with timm's names.
+        weights: Any source of `convert.read_state_dict`, such as a weight file, a directory with `config.json`,
+            `hf-hub:ORG/NAME` or a checkpoint; empty trains from scratch.
         new_head: Whether to initialize a new classifier instead of loading that of `weights`.
     """
 

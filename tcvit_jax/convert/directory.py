@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tcvit_jax import schema
+from tcvit_jax.checkpoint import CHECKPOINTS_DIR
 from tcvit_jax.convert.files import read_file
 from tcvit_jax.convert.shards import MAX_INDEX as MAX_INDEX
 from tcvit_jax.convert.shards import open_shards
@@ -59,8 +60,8 @@ class Directory:
 
 
 def is_directory(path: Path) -> bool:
-    """Return whether a path is a directory with `config.json`. A run directory of this package has one as well."""
-    return path.is_dir() and _exists(path / CONFIG)
+    """Return whether a path is a directory with `config.json`, but no run directory, which has one as well."""
+    return path.is_dir() and _exists(path / CONFIG) and not (path / CHECKPOINTS_DIR).is_dir()
 
 
 def open_directory(path: str | Path) -> Directory:

@@ -117,7 +117,7 @@ def make_report(source: WeightSource, model: ViT, conversion: Conversion) -> Rep
         parameters=models.count_parameters(model),
         published_parameters=zoo.get_entry(model.variant).parameters or None,
         notes=source.notes,
-        has_class_names=source.classes is not None and source.meta is None,
+        has_class_names=source.has_config and source.classes is not None,
     )
 
 

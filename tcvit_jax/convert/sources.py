@@ -34,6 +34,7 @@ class WeightSource:
         num_classes: Number of classes of the source; None if only the tensors say it.
         preprocessing: Preprocessing of its images at the size of `model`, or None if the source has none.
         classes: Names of the classes, or None if the source has none or the number of classes is another.
+        has_config: Whether `config.json` of a directory describes the model.
         meta: Metadata of a checkpoint, or of a file that was exported from one, or None.
         model_type: Type of the model in the configuration of transformers, or "".
         resampling: Method and antialiasing for position embeddings; None for that of timm.
@@ -47,6 +48,7 @@ class WeightSource:
     num_classes: int | None = None
     preprocessing: Preprocessing | None = None
     classes: list[str] | None = None
+    has_config: bool = False
     meta: dict[str, Any] | None = None
     model_type: str = ""
     resampling: tuple[str, bool] | None = None
@@ -271,7 +273,9 @@ def _open_directory(
         name, arguments, preprocessing, labels = timm_config.read_config(directory.config, directory.config_path)
         published = models.create_model(name, **arguments)
         model = models.create_model(name, **{**arguments, **overrides})
-        return _with_labels(WeightSource(location.label, weights, model, published.num_classes, preprocessing), labels)
+        return _with_labels(
+            WeightSource(location.label, weights, model, published.num_classes, preprocessing, has_config=True), labels
+        )
     return _open_transformers(directory, location, weights, overrides)
 
 
@@ -291,8 +295,8 @@ def _open_transformers(
         preprocessing = preprocessing.at_other_size()
     source = WeightSource(
         location.label, weights, model, description.overrides["num_classes"], preprocessing,
-        model_type=description.model_type, resampling=description.resampling, ignored=description.ignored,
-        notes=description.notes,
+        has_config=True, model_type=description.model_type, resampling=description.resampling,
+        ignored=description.ignored, notes=description.notes,
     )  # fmt: skip
     return _with_labels(source, description.labels)
 
