@@ -1,0 +1,199 @@
+"""`tc.load`: one way in for checkpoints, directories of transformers and timm, and weight files."""
+
+import json
+from functools import cache
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import tcvit_jax as tc
+from tcvit_jax import assembly, checkpoint, config, models
+from tcvit_jax.convert.__main__ import main as convert
+from tcvit_jax.models.zoo import Preprocessing
+from tests import golden
+from tests.convert import cases
+
+PROCESSOR = {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 36}, "crop_size": 32}
+
+
+@cache
+def family(key):
+    return next(case for case in golden.read("families")[0]["cases"] if case["key"] == key)
+
+
+def tensors_of(key):
+    case = family(key)
+    return golden.state_dict(case["shapes"], case["seed"])
+
+
+def write(path, key, tensors=None, processor=None, **changes):
+    """Write a case as a directory of its library."""
+    case = family(key)
+    values = (
+        {"architecture": case["model"], "model_args": case["overrides"]} if key.startswith("timm") else case["config"]
+    )
+    path.mkdir(exist_ok=True)
+    (path / "config.json").write_text(json.dumps({**values, **changes}))
+    if processor is not None:
+        (path / "preprocessor_config.json").write_text(json.dumps(processor))
+    save_file(tensors_of(key) if tensors is None else tensors, path / "model.safetensors")
+    return path
+
+
+def output_of(model, variables, images):
+    return np.asarray(jax.jit(model.apply)(variables, images))
+
+
+@pytest.mark.parametrize(
+    ("key", "result"), [("hf/vit", "logits"), ("hf/dinov3_gated", "pooled"), ("timm/eva02_small_patch14_224", "logits")]
+)
+def test_directory_gives_the_outputs_of_its_library(tmp_path, key, result):
+    labels = {"id2label": {str(index): f"class {index}" for index in range(7)}} if key == "hf/vit" else {}
+    path = write(tmp_path / "model", key, processor=None if key.startswith("timm") else PROCESSOR, **labels)
+    size = 64 if key.startswith("hf/dino") else None
+    model, variables, meta = tc.load(path, img_size=size)
+    assert meta["model"] == models.to_config(model)
+    assert meta["classes"] == (list(labels["id2label"].values()) if labels else None)
+    assert meta["provenance"]["source"] == "model"
+    assert models.from_config(meta["model"]) == model
+    case = family(key)
+    with jax.default_matmul_precision("highest"):
+        actual = output_of(model, variables, golden.images(case["batch"], (64, 64), case["seed"]))
+    np.testing.assert_allclose(actual, golden.read("families")[1][f"{key}/{result}"], rtol=0, atol=2e-5)
+
+
+def test_converted_directory_is_the_loaded_one(tmp_path, capsys):
+    path = write(tmp_path / "model", "hf/dinov2", processor=PROCESSOR)
+    assert convert([str(path), "--out", str(tmp_path / "ckpt")]) == 0
+    report = capsys.readouterr().out
+    assert "model       vit, dinov2 of transformers" in report
+    assert "parity      not compared with timm: the model is one of transformers" in report
+    (model, variables, meta), (other, others, other_meta) = tc.load(path), tc.load(tmp_path / "ckpt")
+    assert model == other
+    assert model.img_size == (32, 32)  # that of the image processor
+    jax.tree.map(np.testing.assert_array_equal, variables, others)
+    assert Preprocessing.from_config(meta["preprocessing"]) == Preprocessing.from_config(other_meta["preprocessing"])
+    assert meta["provenance"]["sha256"] == other_meta["provenance"]["sha256"]
+    images = tc.preprocess(np.zeros((40, 50, 3), np.uint8), meta)
+    assert images.shape == (1, 32, 32, 3)
+    for each in (path, tmp_path / "ckpt"):
+        resized, _, resized_meta = tc.load(each, img_size=(64, 48))
+        assert resized.grid == (4, 3)
+        assert resized_meta["preprocessing"]["resize"] is None
+
+
+def test_reduction_is_that_of_the_arguments_or_of_the_checkpoint(tmp_path):
+    path = write(tmp_path / "model", "hf/vit")
+    model, variables, meta = tc.load(path, reducer=tc.ToMe(), schedule=2)
+    assert (model.reducer, model.removed) == (tc.ToMe(), (2, 2, 2))
+    assert "preprocessing" not in meta
+    checkpoint.save(tmp_path / "ckpt", variables, meta)
+    assert tc.load(tmp_path / "ckpt")[0] == model
+    assert tc.load(tmp_path / "ckpt", schedule=1)[0].removed == (1, 1, 1)
+    assert tc.load(tmp_path / "ckpt", reducer=tc.EViT(), schedule=3)[0] == models.condense(model, tc.EViT(), 3)
+    with pytest.raises(tc.InputError, match="schedule=2 requires reducer: pass reducer=tc.GTP"):
+        tc.load(path, schedule=2)
+
+
+def test_classifier_for_other_classes_is_new(tmp_path):
+    path = write(tmp_path / "model", "hf/vit", id2label={str(index): f"class {index}" for index in range(7)})
+    _, variables, meta = tc.load(path)
+    checkpoint.save(tmp_path / "ckpt", variables, meta)
+    save_file(cases.weights("deit"), tmp_path / "w.safetensors")
+    for source in (path, tmp_path / "ckpt"):
+        model, variables, meta = tc.load(source, num_classes=3)
+        assert model.num_classes == 3
+        assert not np.asarray(variables["params"]["head"]["kernel"]).any()
+        assert meta["classes"] is None
+        assert tc.load(source, num_classes=7)[2]["classes"] == [f"class {index}" for index in range(7)]
+        assert "head" not in tc.load(source, num_classes=0)[1]["params"]
+
+
+def test_weight_file_requires_the_name_of_its_model(tmp_path, monkeypatch):
+    name = "vit_tiny_patch16_224"
+    variables = cases.random_variables(tc.create_model(name, num_classes=5), scale=0.02)
+    save_file(tc.convert.to_torch(variables, tc.create_model(name, num_classes=5)), tmp_path / "w.safetensors")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _, loaded, meta = tc.load("~/w.safetensors", model=name, num_classes=5)
+    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+    assert meta["provenance"]["source"] == "w.safetensors"
+    assert meta["preprocessing"] == {**meta["preprocessing"], "mean": (0.5, 0.5, 0.5)}
+    assert not np.asarray(tc.load("~/w.safetensors", model=name, num_classes=4)[1]["params"]["head"]["kernel"]).any()
+    for arguments, message in (
+        ({}, "w.safetensors: cannot infer the model; pass model=NAME"),
+        ({"model": name}, "head.weight: expected shape"),
+        ({"model": name, "weights": "ema"}, "weights='ema' cannot be combined with .*: only checkpoints have several"),
+        ({"model": "vit_tiny"}, "unknown model 'vit_tiny'"),
+    ):
+        with pytest.raises(tc.InputError, match=message):
+            tc.load(tmp_path / "w.safetensors", **arguments)
+
+
+def test_text_encoder_is_counted(tmp_path, capsys):
+    tensors = {f"vision_model.{name}": value for name, value in tensors_of("hf/clip").items()}
+    texts = {f"text_model.layer.{index}.weight": np.zeros(2, np.float32) for index in range(5)}
+    texts["text_projection.weight"] = np.zeros((2, 2), np.float32)
+    inner = {key: value for key, value in family("hf/clip")["config"].items() if key != "architectures"}
+    path = write(tmp_path / "model", "hf/clip", {**tensors, **texts})
+    (path / "config.json").write_text(json.dumps({"model_type": "clip", "vision_config": inner, "text_config": {}}))
+    assert convert([str(path), "--out", str(tmp_path / "ckpt")]) == 0
+    assert "ignored     tensors of the text encoder: 6" in capsys.readouterr().out
+
+
+def half(tensors, name):
+    return {**tensors, name: tensors[name].astype(np.int32)}
+
+
+WRONG = {
+    "wrong hidden size": ({"hidden_size": 40}, None, "config.json: hidden_size=40: must be 48"),
+    "unknown model_type": ({"model_type": "swin"}, None, "config.json: model_type='swin': must be one of "),
+    "activation that is missing": ({"hidden_act": "gelu_10"}, None, "config.json: hidden_act='gelu_10': must be "),
+    "field that cannot be honored": ({"pruned_heads": {"0": [1]}}, None, "config.json: pruned_heads="),
+    "tensor of another dtype": ({}, lambda tensors: half(tensors, "vit.layernorm.weight"), "expected a floating-point dtype, got int32"),
+    "text encoder only": ({}, lambda tensors: {"text_model.a": np.zeros(2, np.float32)}, "the weights have only tensors of a text encoder"),
+    "missing tensor": ({}, lambda tensors: {name: value for name, value in tensors.items() if "layernorm.bias" not in name}, "norm.bias: not found"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong_directories_are_one_line_and_write_nothing(tmp_path, capsys, kind):
+    changes, change, message = WRONG[kind]
+    tensors = tensors_of("hf/vit")
+    path = write(tmp_path / "model", "hf/vit", change(tensors) if change else tensors, **changes)
+    assert convert([str(path), "--out", str(tmp_path / "ckpt")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["model"]
+
+
+def test_scripts_take_the_model_of_a_directory(tmp_path):
+    path = write(tmp_path / "model", "hf/vit", processor={**PROCESSOR, "size": 72, "crop_size": 64})
+    pretrained = assembly.from_checkpoint(path)
+    assert pretrained.preprocessing.crop_pct == 64 / 72
+    assert pretrained.origin.record.classes is None
+    changes = {"model.name": "", "schedule": 2, "weights": str(path), "model.drop_path_rate": 0.1}
+    weights = assembly.from_weights(config.load("configs/deit_s_gtp.py", changes=changes))
+    assert weights.model.drop_path_rate == 0.1
+    assert weights.model.reducer == tc.GTP()
+    assert weights.preprocessing == pretrained.preprocessing
+    jax.tree.map(np.testing.assert_array_equal, weights.variables, pretrained.variables)
+    sizes = {
+        f"model.{name}": getattr(pretrained.model, name) for name in ("embed_dim", "depth", "num_heads", "img_size")
+    }
+    changes = {"weights": str(path), "new_head": True, "schedule": 2, "model.num_classes": 2, **sizes}
+    with pytest.raises(tc.InputError, match="has norm_eps=1e-06, expected norm_eps=1e-12 of .*; set model.name=''"):
+        assembly.from_weights(config.load("configs/deit_s_gtp.py", changes=changes))
+    with pytest.raises(tc.InputError, match="model.name='' requires weights"):
+        assembly.build_model(config.load("configs/deit_s_gtp.py", changes={"model.name": ""}).model, config.Reduction())
+
+
+def test_directory_without_processor_has_no_preprocessing(tmp_path):
+    path = write(tmp_path / "model", "hf/dinov2")
+    meta = tc.load(path)[2]
+    with pytest.raises(tc.InputError, match="meta: 'preprocessing' not found"):
+        tc.preprocess(np.zeros((8, 8, 3), np.uint8), meta)
+    with pytest.raises(tc.InputError, match="no preprocessing in its metadata; .* add preprocessor_config.json"):
+        assembly.from_checkpoint(path)
