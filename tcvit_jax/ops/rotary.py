@@ -111,7 +111,7 @@ class Rotary:
             rows = jnp.concatenate([rows[:, :first], last], axis=1)
         return Rotation(rows[..., : self.head_dim], rows[..., self.head_dim :], self.is_interleaved)
 
-    def _fused_rows(self, slots: Int32[Array, "B N0"], index: Int32[Array, " K"]) -> Float32[Array, "B K 2*d"]:
+    def _fused_rows(self, slots: Int32[Array, "B N0"], index: Int32[Array, " K"]) -> Float32[Array, "B K channels"]:
         """Return the table rows of tokens at the mean coordinates of their patches; 0 for a token without patches."""
         is_held = (slots[:, None, :] == index[None, :, None]).astype(jnp.float32)
         count = is_held.sum(-1, keepdims=True)
