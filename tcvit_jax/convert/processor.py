@@ -80,8 +80,9 @@ _NAMES = _IGNORED | _READ | _INACTIVE.keys()
 def read_processor(processor: Mapping[str, Any], model_type: str, path: Path) -> tuple[Preprocessing, tuple[int, int]]:
     """Return the preprocessing that the configuration of an image processor describes.
 
-    The image processor of DINOv3 resizes images without rounding them to uint8. Ours rounds, so its values, in [0, 1],
-    differ by at most 0.5 / 255 more than those of the other image processors.
+    The images equal those of the image processors of transformers that use Pillow. Those that use torchvision differ
+    from both by up to 2 / 255, before the normalization. That of DINOv3 resizes images without rounding them to uint8,
+    and differs by less than 1 / 255.
 
     Args:
         processor: Content of `preprocessor_config.json`. A missing value, or null, is the default of its type.

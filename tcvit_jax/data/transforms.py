@@ -38,8 +38,8 @@ class EvalTransform:
     `floor(height / crop_pct), floor(width / crop_pct)`. Crop mode `"squash"` resizes to exactly that size and ignores
     the aspect ratio. With `resize`, the shorter side, or with `"squash"` both sides, become so long instead.
 
-    The result is uint8. The image processor of transformers for DINOv3 does not round the resized image to uint8, so
-    its values, in [0, 1], differ from ours by at most 0.5 / 255 more than those of its other image processors.
+    The result is uint8. The image processor of transformers for DINOv3 does not round the resized image to uint8; its
+    values, in [0, 1], differ from ours by less than 1 / 255.
 
     Attributes:
         size: (height, width) of the result.

@@ -1,13 +1,18 @@
 """Image processors of transformers as preprocessing, and back."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import tcvit_jax as tc
 from tcvit_jax.convert.processor import read_processor, write_processor
+from tcvit_jax.data import EvalTransform
 from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.ops.images import normalize
 
 IMAGENET = Preprocessing()
 INCEPTION = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -106,3 +111,31 @@ def test_fields_that_cannot_be_honored_are_rejected(changes, message):
 def test_sizes_that_no_processor_gives_are_rejected():
     with pytest.raises(tc.InputError, match="requires crop_mode='squash', resize, or equal sides"):
         write_processor(IMAGENET, (224, 192))
+
+
+LIVE = (
+    ("ViT", {}), ("DeiT", {}), ("Bit", {"size": {"shortest_edge": 256}}), ("CLIP", {}), ("Siglip", {}), ("DINOv3ViT", {}),
+    ("Bit", {"size": {"shortest_edge": 354}, "crop_size": {"height": 224, "width": 192}}),
+    ("DeiT", {"size": {"height": 259, "width": 259}}), ("CLIP", {"size": {"shortest_edge": 227}, "resample": 2}),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "options"), LIVE)
+def test_images_equal_those_of_transformers(kind, options):
+    """Differences are in levels of 255; torchvision, which the default image processors use, resizes differently."""
+    transformers = pytest.importorskip("transformers", reason="requires transformers")
+    pytest.importorskip("torchvision", reason="requires torchvision")
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (40, 52, 3), dtype=np.uint8)
+    photo = Image.fromarray(small).resize((401, 283), Image.Resampling.BICUBIC)
+    for suffix, limit in (("Pil", 1e-3), ("", 2.01 if kind != "DINOv3ViT" else 1)):
+        make = getattr(transformers, f"{kind}ImageProcessor{suffix}", None)
+        if make is None:
+            continue
+        processor = make(**options)
+        preprocessing, size = read_processor(json.loads(processor.to_json_string()), "", PATH)
+        expected = np.moveaxis(np.asarray(processor(photo, return_tensors="np")["pixel_values"])[0], 0, -1)
+        pixels = EvalTransform(size, 3, *preprocessing.geometry)(photo)[None]
+        actual = np.asarray(normalize(pixels, preprocessing.mean, preprocessing.std))[0]
+        assert actual.shape == expected.shape
+        assert np.abs((actual - expected) * preprocessing.std).max() * 255 <= limit
