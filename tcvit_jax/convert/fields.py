@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -84,6 +83,8 @@ _WITHOUT_EFFECT = frozenset({
     "apply_layernorm", "reshape_hidden_states", "return_class_token", "use_mask_token", "out_features", "out_indices",
     "stage_names", "pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale", "projection_dim",
 })  # fmt: skip
+# Larger integers and sides of images are damaged.
+MAX_INTEGER, MAX_SIDE = 2**31 - 1, 16_384
 # Fields of a model with two encoders that are read elsewhere, or belong to the text encoder.
 COMPOSITE = ("vision_config", "vision_config_dict", "text_config", "text_config_dict", "projection_dim")
 
@@ -109,7 +110,7 @@ class Fields:
     def error(self, name: str, condition: str, value: Any = None) -> InputError:
         """Return the error for a field that must meet `condition`."""
         value = self.config.get(name, self.defaults.get(name)) if value is None else value
-        return cannot_read(self.path, f"{self.section}{name}={value!r}: must be {condition}")
+        return cannot_read(self.path, f"{self.section}{name}={shorten([repr(value)])}: must be {condition}")
 
     def check_names(self, others: tuple[str, ...] = ()) -> None:
         """Check that no field changes the model in an unsupported way.
@@ -146,14 +147,14 @@ class Fields:
     def integer(self, name: str, least: int = 1) -> int:
         """Return an integer field."""
         value = self._value(name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_INTEGER:
             raise self.error(name, f"an integer >= {least}", value)
         return value
 
     def number(self, name: str) -> float:
         """Return a field that is a positive finite number."""
         value = self._value(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_INTEGER:
             raise self.error(name, "a number > 0", value)
         return float(value)
 
@@ -174,14 +175,8 @@ class Fields:
     def size(self, name: str, *, is_integer: bool) -> tuple[int, int]:
         """Return a field that is an integer, or a pair of height and width."""
         value = self._value(name)
-        if isinstance(value, list | tuple) and not is_integer:
-            sides = cast("list[Any]", list(value))
-            if len(sides) == 2 and all(
-                isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides
-            ):
-                return sides[0], sides[1]
-        elif isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value, value
-        raise self.error(
-            name, "an integer >= 1" if is_integer else "an integer >= 1, or a list of height and width", value
-        )
+        sides = cast("Sequence[Any]", value) if isinstance(value, list | tuple) and not is_integer else (value, value)
+        if len(sides) == 2 and all(type(side) is int and 0 < side <= MAX_SIDE for side in sides):
+            return sides[0], sides[1]
+        condition = f"an integer in [1, {MAX_SIDE}]"
+        raise self.error(name, condition if is_integer else f"{condition}, or a list of height and width", value)

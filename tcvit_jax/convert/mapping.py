@@ -75,8 +75,9 @@ def from_torch(
 ) -> dict[str, Any]:
     """Convert named tensors of other projects to the variables of a model.
 
-    The names are those of timm or of the official code of DeiT, DINO, MAE, DINOv2, LV-ViT, CLIP and OpenCLIP
-    (image encoder), AugReg, big_vision, scenic, or transformers.
+    The names are those of timm or of the official code of DeiT, DINO, MAE, DINOv2, DINOv3, EVA-02, LV-ViT, CLIP and
+    OpenCLIP (image encoder), AugReg, big_vision, scenic, or transformers. A prefix of `names.PREFIXES`, such as
+    `"module."`, is removed if that gives all tensors of the model.
 
     Args:
         state_dict: Tensors by name: NumPy, torch, or anything that `np.asarray` accepts, of floating-point dtypes.
@@ -97,8 +98,8 @@ def from_torch(
         `{"params": ...}` and, if the model has any, `"batch_stats"`; float32 unless `keep_dtype`.
 
     Raises:
-        InputError: Names are missing, unexpected or duplicate, shapes do not match, values are not finite, or zeros
-            make the output independent of the image. The message lists all problems in one line.
+        InputError: Names are missing, unexpected or duplicate, several prefixes fit, shapes do not match, values are
+            not finite, or zeros make the output independent of the image. The message lists all problems in one line.
 
     Warns:
         UserWarning: A classifier or another kernel is constant, such as that of a model that was not trained.

@@ -10,6 +10,7 @@ from typing import Any, cast
 from tcvit_jax.convert import names
 from tcvit_jax.convert.fields import COMPOSITE, FIELDS, INTEGER_SIZES, TOWER_OF, Fields
 from tcvit_jax.convert.positions import TORCH_BICUBIC
+from tcvit_jax.convert.problems import shorten
 from tcvit_jax.errors import cannot_read, kind_of
 from tcvit_jax.models.parameters import BLOCK
 
@@ -59,7 +60,7 @@ def read_config(config: Mapping[str, Any], path: Path, shapes: Shapes) -> Descri
     named_type = config.get("model_type")
     if not isinstance(named_type, str) or named_type not in {*FIELDS, *TOWER_OF}:
         types = ", ".join(sorted([*FIELDS, *TOWER_OF]))
-        raise cannot_read(path, f"model_type={named_type!r}: must be one of {types}")
+        raise cannot_read(path, f"model_type={shorten([repr(named_type)])}: must be one of {types}")
     model_type = TOWER_OF.get(named_type, named_type)
     fields = _fields(config, model_type, path)
     tensors = _Tensors(shapes, fields)
@@ -158,7 +159,7 @@ class _Tensors:
 
     def check_depth(self, depth: int) -> None:
         """Check the number of blocks."""
-        if self._blocks and depth != len(self._blocks):
+        if depth != len(self._blocks):
             count = len(self._blocks)
             raise self._fields.error("num_hidden_layers", f"{count}, because the file has {count} blocks", depth)
 

@@ -5,8 +5,10 @@ import re
 import numpy as np
 import pytest
 
+import tcvit_jax as tc
 from tcvit_jax.convert import names
 from tcvit_jax.convert.formats import TIMM, fitting_prefixes
+from tcvit_jax.convert.mapping import convert
 from tcvit_jax.models.parameters import BLOCK
 from tests import golden
 
@@ -82,6 +84,47 @@ def test_names_of_timm_are_those_of_the_tables(case):
     assert exported.keys() == tensors.keys()
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(exported[name], tensor)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case["key"].startswith("timm/")], ids=lambda case: case["key"]
+)
+def test_models_of_timm_are_read_and_written(case):
+    model = tc.create_model(case["model"], **case["overrides"])
+    tensors = golden.state_dict(case["shapes"], case["seed"])
+    conversion = convert(tensors, model)
+    assert conversion.mapped == tuple(sorted(tensors))
+    exported = tc.convert.to_torch(conversion.variables, model)
+    assert exported.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(exported[name], tensor)
+
+
+def test_tensors_that_only_some_models_have_are_ignored():
+    """Files for attention pooling are also those of models with the mean of the tokens, and registers can be none."""
+    case = next(case for case in CASES if "siglip_gap" in case["key"])
+    model = tc.create_model(case["model"], **case["overrides"])
+    tensors = golden.state_dict(case["shapes"], case["seed"])
+    extra = {
+        "attn_pool.latent": np.zeros((1, 1, 48)),
+        "attn_pool.kv.bias": np.zeros(96),
+        "reg_token": np.zeros((1, 0, 48)),
+    }
+    assert convert(tensors | extra, model).ignored == tuple(sorted(extra))
+    assert convert(tensors | {"other.a": np.zeros(1)}, model, ignored=[r"other\..*"]).ignored == ("other.a",)
+    with pytest.raises(tc.InputError, match="reg_token: unexpected"):
+        convert(tensors | {"reg_token": np.zeros((1, 4, 48))}, model)
+
+
+def test_prefix_in_memory_of_dinov3():
+    """Its blocks are in a module `model`, and its other tensors are not, unless another module contains all of them."""
+    case = next(case for case in CASES if case["key"] == "hf/dinov3")
+    tensors = golden.state_dict(case["shapes"], case["seed"])
+    memory = {re.sub(r"^layer\.", "model.layer.", name): value for name, value in tensors.items()}
+    expected = set(canonical_tensors(tensors))
+    for prefix in ("", "model.", "backbone.model."):
+        assert fitting_prefixes([f"{prefix}{name}" for name in memory], expected, TIMM, 3) == [prefix]
+        assert fitting_prefixes([f"{prefix}{name}" for name in tensors], expected, TIMM, 3) == [prefix]
 
 
 @pytest.mark.parametrize("family", names.FAMILIES)
