@@ -112,11 +112,14 @@ def _try(
     except InputError as error:
         return result, [str(error).removeprefix(f"{CONFIG}: "), *_COMPARED]
     actual, expected = _facts(model), _facts(other)
-    mismatches = [
-        f"{name}={getattr(model, name)!r}: must be {getattr(other, name)!r} for model_type={model_type!r}"
-        for name in actual
-        if actual[name] != expected[name]
-    ]
+    mismatches: list[str] = []
+    for name in actual:
+        if actual[name] != expected[name]:
+            is_derived = name in ("fc_norm", "mlp_hidden")
+            value, required = (
+                (actual[name], expected[name]) if is_derived else (getattr(model, name), getattr(other, name))
+            )
+            mismatches.append(f"{name}={value!r}: must be {required!r} for model_type={model_type!r}")
     mismatches += [f"{name}: model_type={model_type!r} has no such tensor" for name in others]
     return result, mismatches
 

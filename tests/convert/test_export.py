@@ -134,16 +134,17 @@ def test_classifiers_of_models_with_text(key):
     ("name", "changes", "message"),
     [
         ("vit_tiny_patch16_224", {"global_pool": "avg", "fc_norm": False}, "global_pool='avg': must be 'token' for model_type='vit'"),
-        ("vit_tiny_patch16_224", {"global_pool": "avg", "fc_norm": True, "num_classes": 0}, "fc_norm=True: must be None for"),
+        ("vit_tiny_patch16_224", {"global_pool": "avg", "fc_norm": True, "num_classes": 0}, "fc_norm=True: must be False for"),
         ("vit_tiny_patch16_224", {"qk_norm": True}, "qk_norm=True: must be False for model_type='vit'"),
         ("vit_tiny_patch16_224", {"reg_tokens": 2, "num_classes": 0}, "init_values=None: must be 1.0 for model_type='dinov2_with_registers'"),
         ("vit_small_patch14_dinov2", {"num_classes": 3}, "global_pool='token': must be 'token_avg' for model_type='dinov2'"),
+        ("eva02_small_patch14_224", {}, "rope_type='cat': must be '' for model_type='dinov2'"),
         ("lvvit_s", {}, "lvvit_s has a patch embedding that no model of transformers has"),
     ],
 )  # fmt: skip
 def test_models_that_no_family_represents_are_errors(name, changes, message):
-    size = {"img_size": 28, "patch_size": 14} if "dinov2" in name else {"img_size": 32}
-    model = tc.create_model(name, depth=1, embed_dim=48, num_heads=3, **size, **changes)
+    size = {"img_size": 28, "patch_size": 14} if "patch14" in name else {"img_size": 32}
+    model = tc.create_model(name, depth=1, embed_dim=48, num_heads=4, **size, **changes)
     with pytest.raises(tc.InputError) as error:
         export(model, to_tensors(random_variables(model), model), "runs/x")
     assert str(error.value).startswith(f"runs/x: {message}")

@@ -207,3 +207,32 @@ def test_other_fields_are_listed():
 
 def test_scale_of_zero_is_a_layer():
     assert read("hf/dinov2", {"layerscale_value": 0.0}).overrides["init_values"] == 1e-5
+
+
+@pytest.mark.parametrize("key", CASES)
+def test_any_value_of_any_field_gives_a_description_or_an_error(key):
+    for name in (*CASES[key]["config"], "head_dim", "num_labels", "vision_config", "unknown"):
+        for value in (
+            None,
+            True,
+            False,
+            0,
+            -1,
+            3,
+            10**20,
+            1e308,
+            float("inf"),
+            "",
+            "x",
+            [],
+            [1, 2],
+            {},
+            {"0": [1]},
+            [[]],
+        ):
+            try:
+                description = read(key, {name: value})
+            except tc.InputError as error:
+                assert "\n" not in str(error)  # noqa: PT017
+            else:
+                assert description.overrides["embed_dim"] == 48
