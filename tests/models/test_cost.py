@@ -78,9 +78,26 @@ def test_gtp_propagation_macs_equal_profiler_count(size, removed, gmacs):
 # Every switch if all blocks have a plan, and every method if the last block has none.
 ALL_PLANS = [pytest.param({"global_pool": "avg"}, *switch.values, id=switch.id) for switch in SWITCHES]
 NO_LAST_PLAN = [(sizes, *m.values) for sizes in ({}, {"distilled": True, "reg_tokens": 2}) for m in METHODS]
+# Gated MLPs, rotary positions and other heads.
+FAMILIES = [
+    {"mlp_layer": "swiglu", "scale_mlp": True, "rope_type": "cat", "scale_attn_inner": True},
+    {
+        "mlp_layer": "swiglu_packed",
+        "rope_type": "dinov3",
+        "reg_tokens": 2,
+        "pos_embed": "none",
+        "global_pool": "token_avg",
+    },
+    {"global_pool": "map", "class_token": False},
+    {"img_size": 26, "allow_remainder": True},
+]
+OTHER_FAMILIES = [(sizes, reducer) for sizes in FAMILIES for reducer in (None, tc.ToMe())]
 
 
-@pytest.mark.parametrize(("sizes", "reducer"), [({}, None), ({"global_pool": "avg"}, None), *ALL_PLANS, *NO_LAST_PLAN])
+@pytest.mark.parametrize(
+    ("sizes", "reducer"),
+    [({}, None), ({"global_pool": "avg"}, None), *ALL_PLANS, *NO_LAST_PLAN, *OTHER_FAMILIES],
+)
 def test_cost_equals_matrix_products_of_program(reducer, sizes):
     """Compare with every `dot_general` and convolution of the traced program, without element-wise operations."""
     model = small(reducer, 7, depth=2, **sizes)
@@ -91,7 +108,7 @@ def test_cost_equals_matrix_products_of_program(reducer, sizes):
     blocks = cost.blocks[:-1] if model.reads_prefix_only else cost.blocks
     elementwise = sum(_elementwise_macs(model, *item) for item in enumerate(blocks)) if reducer is not None else 0
     # A size-weighted mean is implemented as a product, but `cost` does not count means.
-    has_weighted_mean = model.global_pool == "avg" and reducer is not None and reducer.uses_size_weights
+    has_weighted_mean = "avg" in model.global_pool and reducer is not None and reducer.uses_size_weights
     elementwise -= cost.tokens[-1] * model.embed_dim if has_weighted_mean else 0
     assert sum(macs for _, macs in products(program.jaxpr)) == cost.computed_macs - elementwise
     assert cost.skipped == (cost.total - cost.computed_macs) == 0 if not model.reads_prefix_only else cost.skipped > 0

@@ -20,7 +20,7 @@ DEPTH = 2
 SMALL = {"depth": DEPTH, "embed_dim": 24, "num_heads": 3, "img_size": (8, 8), "patch_size": 4, "num_classes": 5}
 # For every structure of variables in the zoo, and for the three in `OVERRIDES`: the paths, and for each path the weight
 # decay, the layer for `DEPTH` blocks, the mesh axis, and the tensors of weight files. Recorded before parameter tables
-# existed, when optimizer, sharding and converter had separate rules.
+# existed, when optimizer, sharding and converter had separate rules; SigLIP, DINOv3 and EVA-02 when they were added.
 RECORD = json.loads((Path(__file__).parent.parent / "golden" / "parameters.json").read_text())
 OVERRIDES = {
     "vit_small_patch16_224, qk_norm": {"qk_norm": True},
