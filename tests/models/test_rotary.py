@@ -51,9 +51,9 @@ def reference(model, variables, image, kept):
         rows = [*range(prefix), *(prefix + row for row, patch in enumerate(origin) if patch in kept[index])]
         tokens, origin = tokens[rows], np.asarray([patch for patch in origin if patch in kept[index]])
         gate, value = np.split(norm(tokens, block["norm2"]) @ mlp["fc1"]["kernel"] + mlp["fc1"]["bias"], 2, axis=-1)
-        hidden = gate / (1 + np.exp(-gate)) * value
-        hidden = norm(hidden, mlp["norm"]) if "norm" in mlp else hidden
-        out = hidden @ mlp["fc2"]["kernel"] + mlp["fc2"]["bias"]
+        activation = gate / (1 + np.exp(-gate)) * value
+        activation = norm(activation, mlp["norm"]) if "norm" in mlp else activation
+        out = activation @ mlp["fc2"]["kernel"] + mlp["fc2"]["bias"]
         tokens = tokens + out * (block["ls2"]["gamma"] if "ls2" in block else 1)
     return tokens
 
