@@ -61,9 +61,7 @@ def load(
             or does not match the tensors; or an argument does not fit the source. If the newest checkpoint of a run is
             damaged, the message names an older one that is intact; it is never loaded instead.
     """
-    changes = {
-        key: value for key, value in (("img_size", img_size), ("num_classes", num_classes)) if value is not None
-    }
+    changes = {key: value for key, value in (("img_size", img_size), ("num_classes", num_classes)) if value is not None}
     if is_checkpoint(source):
         options = {"model": model, "entry": entry, "prefix": prefix or None, "ignore": ignore or None}
         for name, value in options.items():
@@ -91,7 +89,10 @@ def _load_checkpoint(
         return loaded, variables, meta
     tensors = convert.to_torch(variables, loaded)
     new_head = changed.num_classes != loaded.num_classes
-    variables = convert.from_torch(tensors, changed, new_head=new_head, grid=loaded.grid)
+    resampling = meta.get("provenance", {}).get("resampling")
+    variables = convert.from_torch(
+        tensors, changed, new_head=new_head, grid=loaded.grid, resampling=tuple(resampling) if resampling else None
+    )
     if "preprocessing" in meta and changed.img_size != loaded.img_size:
         meta["preprocessing"] = asdict(checkpoint.read_preprocessing(meta, path).at_other_size())
     if new_head:

@@ -4,6 +4,7 @@ import json
 from functools import cache
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -78,10 +79,61 @@ def test_converted_directory_is_the_loaded_one(tmp_path, capsys):
     assert meta["provenance"]["sha256"] == other_meta["provenance"]["sha256"]
     images = tc.preprocess(np.zeros((40, 50, 3), np.uint8), meta)
     assert images.shape == (1, 32, 32, 3)
-    for each in (path, tmp_path / "ckpt"):
-        resized, _, resized_meta = tc.load(each, img_size=(64, 48))
-        assert resized.grid == (4, 3)
-        assert resized_meta["preprocessing"]["resize"] is None
+    assert convert([str(path), "--img-size", "64", "--out", str(tmp_path / "native")]) == 0
+    (resized, variables, meta), (_, others, _) = (
+        tc.load(each, img_size=(64, 48)) for each in (path, tmp_path / "native")
+    )
+    assert resized.grid == (4, 3)
+    assert meta["preprocessing"]["resize"] is None
+    # The checkpoint records how transformers resamples.
+    jax.tree.map(np.testing.assert_array_equal, variables, others)
+
+
+def test_half_precision_is_kept_on_request(tmp_path):
+    tensors = {name: value.astype(ml_dtypes.bfloat16) for name, value in tensors_of("hf/vit").items()}
+    path = write(tmp_path / "model", "hf/vit", tensors)
+    for dtype in ("float32", "keep"):
+        assert convert([str(path), "--dtype", dtype, "--out", str(tmp_path / dtype)]) == 0
+    sizes = [
+        sum(file.stat().st_size for file in (tmp_path / each).rglob("*") if file.is_file())
+        for each in ("float32", "keep")
+    ]
+    assert sizes[1] < 0.7 * sizes[0]
+    (_, variables, meta), (_, others, _) = tc.load(tmp_path / "float32"), tc.load(tmp_path / "keep")
+    jax.tree.map(np.testing.assert_array_equal, variables, others)
+    assert others["params"]["head"]["kernel"].dtype == np.float32
+    assert meta["provenance"]["dtype"] == "bfloat16"
+
+
+def test_patch_embedding_is_adapted_on_request(tmp_path, capsys):
+    path = write(tmp_path / "model", "hf/vit")
+    flags = [str(path), "--in-chans", "1", "--patch-size", "8", "--out", str(tmp_path / "ckpt")]
+    assert convert(flags) == 2
+    assert "expected shape" in capsys.readouterr().err
+    assert convert([*flags, "--adapt-patch-embed"]) == 0
+    model, _, _ = tc.load(tmp_path / "ckpt")
+    assert (model.in_chans, model.patch_size, model.grid) == (1, 8, (8, 8))
+
+
+def test_checkpoint_becomes_a_directory_of_transformers(tmp_path, capsys):
+    path = write(tmp_path / "model", "hf/vit", processor=PROCESSOR | {"size": 72, "crop_size": 64})
+    assert convert([str(path), "--out", str(tmp_path / "ckpt")]) == 0
+    assert convert([str(tmp_path / "ckpt"), "--format", "transformers", "--out", str(tmp_path / "back")]) == 0
+    (model, variables, meta), (other, others, other_meta) = tc.load(path), tc.load(tmp_path / "back")
+    assert model == other
+    jax.tree.map(np.testing.assert_array_equal, variables, others)
+    assert meta["preprocessing"] == other_meta["preprocessing"]
+    capsys.readouterr()
+    for flags, message in (
+        (["--format", "onnx", "--out", "x"], "unknown --format 'onnx'"),
+        (["--format", "timm", "--out", "x"], "--format timm requires --out FILE.safetensors"),
+        (["--format", "transformers", "--out", "x.safetensors"], "--format transformers requires --out DIR"),
+        (["--dtype", "float16", "--out", "x"], "unknown --dtype 'float16'"),
+        (["--dtype", "keep", "--format", "transformers", "--out", "x"], "--dtype cannot be combined with --out x"),
+        (["--patch-size", "8", "--out", "x.safetensors"], "--patch-size cannot be combined with --out x.safetensors"),
+    ):
+        assert convert([str(tmp_path / "ckpt"), *flags]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_reduction_is_that_of_the_arguments_or_of_the_checkpoint(tmp_path):

@@ -41,6 +41,7 @@ class Report:
         checksum: SHA-256 of the variables.
         parity: Result of the comparison with timm, or why there was none.
         out: Path of the checkpoint.
+        resampling: Method and antialiasing for position embeddings, as in `WeightSource`.
         notes: What was not read from a configuration, one sentence each.
         has_class_names: Whether the names of the classes are those of a configuration of transformers or timm.
     """
@@ -56,6 +57,7 @@ class Report:
     checksum: str = ""
     parity: str = "not compared"
     out: str = ""
+    resampling: tuple[str, bool] | None = None
     notes: tuple[str, ...] = ()
     has_class_names: bool = False
 
@@ -93,7 +95,7 @@ class Report:
             **names, "dtype": conversion.dtype, "notes": [*self.notes, *conversion.notes],
             "warnings": list(conversion.warnings),
             "parameters": self.parameters, "parity": self.parity, "model_type": self.model_type,
-            "has_class_names": self.has_class_names,
+            "has_class_names": self.has_class_names, "resampling": list(self.resampling) if self.resampling else None,
             "versions": {"jax": jax.__version__},
         }  # fmt: skip
 
@@ -116,6 +118,7 @@ def make_report(source: WeightSource, model: ViT, conversion: Conversion) -> Rep
         conversion=conversion,
         parameters=models.count_parameters(model),
         published_parameters=zoo.get_entry(model.variant).parameters or None,
+        resampling=source.resampling,
         notes=source.notes,
         has_class_names=source.has_config and source.classes is not None,
     )
