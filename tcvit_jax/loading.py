@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tcvit_jax import checkpoint, convert, files, models, sharding
-from tcvit_jax.convert import report
+from tcvit_jax.convert import hub, report
+from tcvit_jax.convert.files import SUFFIXES
 from tcvit_jax.convert.sources import WeightSource, change_model, is_checkpoint, open_source
 from tcvit_jax.errors import InputError, cannot_read, conflicts, requires
 from tcvit_jax.models import ViT
@@ -62,7 +63,7 @@ def load(
             damaged, the message names an older one that is intact; it is never loaded instead.
     """
     changes = {key: value for key, value in (("img_size", img_size), ("num_classes", num_classes)) if value is not None}
-    if is_checkpoint(source):
+    if is_checkpoint(source) or _is_missing(source):
         options = {"model": model, "entry": entry, "prefix": prefix or None, "ignore": ignore or None}
         for name, value in options.items():
             if value is not None:
@@ -77,6 +78,12 @@ def load(
         loaded, variables, meta = _convert(opened, opened.model, is_resized="num_classes" in changes)
     loaded = _reduce(loaded, reducer, schedule)
     return loaded, variables, {**meta, "model": models.to_config(loaded)}
+
+
+def _is_missing(source: str | Path) -> bool:
+    """Return whether a source is the path of a directory that does not exist, for the error of a missing checkpoint."""
+    path = Path(files.expand(str(source), "source"))
+    return hub.repository(str(source)) is None and not path.exists() and path.suffix.lower() not in SUFFIXES
 
 
 def _load_checkpoint(
