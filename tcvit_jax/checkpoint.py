@@ -251,7 +251,7 @@ class _Shared(np.ndarray):
     It copies all NumPy arrays before it writes them in the background, because they could change. `save` waits for it.
     """
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, Any] | None, /) -> Self:
         return self
 
 

@@ -238,6 +238,11 @@ def test_scripts_take_the_model_of_a_directory(tmp_path):
     changes = {"weights": str(path), "new_head": True, "schedule": 2, "model.num_classes": 2, **sizes}
     with pytest.raises(tc.InputError, match="has norm_eps=1e-06, expected norm_eps=1e-12 of .*; set model.name=''"):
         assembly.from_weights(config.load("configs/deit_s_gtp.py", changes=changes))
+    checkpoint.save(tmp_path / "ckpt", *tc.load(path, reducer=tc.EViT(), schedule=3)[1:])
+    changes = {"model.name": "", "schedule": 2, "weights": str(tmp_path / "ckpt"), "model.drop_path_rate": 0.1}
+    other = assembly.from_weights(config.load("configs/deit_s_gtp.py", changes=changes))
+    assert other.model == weights.model
+    assert other.preprocessing == weights.preprocessing
     with pytest.raises(tc.InputError, match="model.name='' requires weights"):
         assembly.build_model(config.load("configs/deit_s_gtp.py", changes={"model.name": ""}).model, config.Reduction())
 

@@ -6,7 +6,7 @@ import warnings
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from tcvit_jax import convert, models, schedule
+from tcvit_jax import checkpoint, convert, models, schedule
 from tcvit_jax.assembly.records import Origin
 from tcvit_jax.config import Data, Model, Reduction
 from tcvit_jax.convert.sources import WeightSource, change_model, is_checkpoint, open_source
@@ -41,8 +41,8 @@ def build_model(model: Model, reduction: Reduction) -> ViT:
     if not model.weights:
         raise requires("model.name=''", "weights of a described model", "set model.name, or weights to a directory")
     if is_checkpoint(model.weights):
-        described = models.from_config(convert.read_meta(model.weights)["model"])
-        return reduce(change_model(described, model.overrides), reduction)
+        described = models.from_config(checkpoint.read_meta(model.weights)["model"])
+        return reduce(change_model(models.condense(described), model.overrides), reduction)
     described = _open(model).model
     if described is None:
         raise requires("model.name=''", "weights of a described model", f"set model.name for {model.weights}")

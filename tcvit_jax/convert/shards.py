@@ -9,7 +9,7 @@ from typing import TypedDict
 from tcvit_jax import schema
 from tcvit_jax.convert.files import read_file
 from tcvit_jax.convert.problems import shorten
-from tcvit_jax.convert.weight_file import WeightFile
+from tcvit_jax.convert.weight_file import Kind, WeightFile
 from tcvit_jax.errors import cannot_read
 
 MAX_INDEX = 50 * 10**6
@@ -40,7 +40,7 @@ def open_shards(index: Path, resolve: Callable[[str], Path]) -> WeightFile:
     paths = {name: resolve(name) for name in sorted(set(file_of.values()))}
     shards = {name: read_file(path) for name, path in paths.items()}
     _check_names(index, file_of, shards)
-    kinds = {shard.kind for shard in shards.values()}
+    kinds: set[Kind] = {shard.kind for shard in shards.values()}
     if len(kinds) > 1:
         raise cannot_read(index, f"expected files of one kind, got {' and '.join(sorted(kinds))}")
     return WeightFile(

@@ -130,11 +130,10 @@ def open_source(
     if is_checkpoint(location.path):
         return _open_checkpoint(location, overrides, entry, prefix, ignore)
     weights = _read_weights(location.path, entry).select(prefix, ignore)
-    source = WeightSource(location.label, weights, model)
-    if model is not None:
-        source = replace(source, preprocessing=zoo.preprocessing(model.variant))
+    preprocessing = None if model is None else zoo.preprocessing(model.variant)
+    opened = WeightSource(location.label, weights, model, preprocessing=preprocessing)
     meta = read_meta(location.path)
-    return source if meta is None else _with_meta(source, meta, location.path)
+    return opened if meta is None else _with_meta(opened, meta, location.path)
 
 
 def _with_meta(source: WeightSource, meta: Mapping[str, Any], path: Path) -> WeightSource:
@@ -244,7 +243,7 @@ def _open_checkpoint(
         preprocessing = checkpoint.read_preprocessing(meta, path)
         preprocessing = preprocessing if changed.img_size == model.img_size else preprocessing.at_other_size()
     classes = meta.get("classes") if changed.num_classes == model.num_classes else None
-    return WeightSource(location.label, weights, changed, model.num_classes, preprocessing, classes, meta)
+    return WeightSource(location.label, weights, changed, model.num_classes, preprocessing, classes, meta=meta)
 
 
 def change_model(model: ViT, overrides: Mapping[str, Any]) -> ViT:

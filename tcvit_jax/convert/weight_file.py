@@ -61,7 +61,8 @@ class WeightFile(Mapping[str, Any]):
             InputError: A name occurs more than once.
         """
         self.files = tuple(files) or (path,)
-        self.path, self.kind, self.entry, self.grid, self.meta = path, kind, entry, grid, meta
+        self.path, self.entry, self.grid, self.meta = path, entry, grid, meta
+        self.kind: Kind = kind
         self._read, self._shape = read, shape
         self.prefix = ""
         self.outside: tuple[str, ...] = ()
