@@ -263,8 +263,8 @@ def _flag(values: Mapping[str, Any], name: str, default: bool, path: Path) -> bo
 
 def _number(values: Mapping[str, Any], name: str, default: float, path: Path) -> float:
     value = values.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _error(path, name, value, "a number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1:
+        raise _error(path, name, value, "a number in [-1, 1]")
     return float(value)
 
 

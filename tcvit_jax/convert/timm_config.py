@@ -15,6 +15,11 @@ _IGNORED_ARGUMENTS = frozenset({
     "drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate",
     "weight_init", "fix_init", "dynamic_img_size", "dynamic_img_pad", "strict_img_size",
 })  # fmt: skip
+# Types of an argument by that of its default, and of arguments whose default is None.
+_TYPES: Mapping[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (float, int), str: (str,)}
+_OPTIONAL_TYPES = {"fc_norm": (bool, type(None)), "init_values": (float, int, type(None))}
+# Larger sizes fit in no memory.
+MAX_NUMBER = 2**31
 # Values of timm where a configuration has none.
 _DEFAULTS: Mapping[str, Any] = {
     "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center", "mean": Preprocessing.mean,
@@ -73,16 +78,25 @@ def _arguments(name: str, values: object, path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(values, Mapping):
         raise cannot_read(path, f"model_args: expected an object, got {kind_of(values)}")
-    options = zoo.override_names(zoo.get_entry(name).architecture)
+    architecture = zoo.get_entry(name).architecture
+    options = zoo.override_names(architecture)
     arguments: dict[str, Any] = {}
     for key, value in cast("Mapping[str, Any]", values).items():
         if key in _IGNORED_ARGUMENTS:
             continue
         if key not in options:
             raise cannot_read(path, f"model_args: {unknown('argument', key, options)}")
-        if value is None and key not in ("init_values", "fc_norm", "mlp_hidden"):
-            raise _error(path, f"model_args.{key}", value, "set")
-        arguments[key] = tuple(cast("list[Any]", value)) if isinstance(value, list) else value
+        if key == "img_size":
+            sides: object = value if isinstance(value, list) else [value, value]
+            arguments[key] = _integers(path, "model_args.img_size", sides, 2)
+            continue
+        kinds = _OPTIONAL_TYPES[key] if key in _OPTIONAL_TYPES else _TYPES[type(getattr(architecture, key))]
+        # In Python, a bool is an integer.
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if type(value) not in kinds or (is_number and not abs(value) <= MAX_NUMBER):
+            names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise _error(path, f"model_args.{key}", value, f"of type {names}")
+        arguments[key] = value
     return arguments
 
 
@@ -108,7 +122,7 @@ def _labels(config: Mapping[str, Any], num_classes: int | None) -> list[str] | N
 
 def _integers(path: Path, key: str, values: object, count: int) -> tuple[int, ...]:
     items = cast("list[Any]", values) if isinstance(values, list) else []
-    if len(items) != count or not all(type(item) is int and item >= 0 for item in items):
+    if len(items) != count or not all(type(item) is int and 0 <= item <= MAX_NUMBER for item in items):
         raise _error(path, key, values, f"{count} integers" if count > 1 else "an integer >= 0")
     return tuple(items)
 

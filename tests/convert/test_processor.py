@@ -108,6 +108,41 @@ def test_fields_that_cannot_be_honored_are_rejected(changes, message):
     assert str(error.value).startswith(f"preprocessor_config.json: {message}")
 
 
+ODD = (
+    None,
+    True,
+    False,
+    0,
+    -1,
+    3,
+    10**400,
+    0.5,
+    1e308,
+    "",
+    "text",
+    [],
+    [1],
+    [None, None],
+    [1, 2, 3],
+    {},
+    {"height": 3},
+    {"a": {}},
+    [[]],
+)
+
+
+@pytest.mark.parametrize(
+    "name", [*DINOV2, "crop_pct", "do_pad", "default_to_square", "feature_extractor_type", "other"]
+)
+def test_any_value_gives_preprocessing_or_an_error(name):
+    for value in ODD:
+        try:
+            result = read_processor({**DINOV2, name: value}, "dinov2", PATH)
+        except tc.InputError:
+            continue
+        assert read_processor(write_processor(*result), "", PATH) == result
+
+
 def test_sizes_that_no_processor_gives_are_rejected():
     with pytest.raises(tc.InputError, match="requires crop_mode='squash', resize, or equal sides"):
         write_processor(IMAGENET, (224, 192))

@@ -6,6 +6,7 @@ import pytest
 
 import tcvit_jax as tc
 from tcvit_jax.convert.timm_config import read_config
+from tcvit_jax.models import ViT, zoo
 from tcvit_jax.models.zoo import Preprocessing
 
 IMAGENET = Preprocessing()
@@ -60,7 +61,7 @@ def test_former_configuration_is_flat():
         ({"pretrained_cfg": 3}, "pretrained_cfg: expected an object, got an int"),
         ({"model_args": []}, "model_args: expected an object, got a list"),
         ({"model_args": {"norm_layer": "rmsnorm"}}, "model_args: unknown argument 'norm_layer'"),
-        ({"model_args": {"embed_dim": None}}, "model_args.embed_dim=None: must be set"),
+        ({"model_args": {"embed_dim": None}}, "model_args.embed_dim=None: must be of type int"),
         ({"num_classes": "many"}, "num_classes=['many']: must be an integer >= 0"),
         ({"pretrained_cfg": {"label_offset": 1}}, "label_offset=1: must be 0"),
         ({"pretrained_cfg": {"input_size": [224, 224]}}, "input_size=[224, 224]: must be 3 integers"),
@@ -79,3 +80,49 @@ def test_missing_pooling_is_rejected_with_its_name():
     name, overrides, _, _ = read(model_args={"global_pool": ""})
     with pytest.raises(tc.InputError, match="global_pool ''"):
         tc.create_model(name, **overrides)
+
+
+ODD = (
+    None,
+    True,
+    False,
+    0,
+    -1,
+    3,
+    10**400,
+    0.5,
+    1e308,
+    "",
+    "text",
+    [],
+    [1],
+    [None, None],
+    [1, 2, 3],
+    {},
+    {"height": 3},
+    {"a": {}},
+    [[]],
+)
+
+
+@pytest.mark.parametrize(
+    "name", [*CONFIG, *CONFIG["pretrained_cfg"], "label_names", "labels", "model_args", "label_offset"]
+)
+def test_any_value_gives_a_description_or_an_error(name):
+    for value in ODD:
+        changes = {name: value} if name in CONFIG else {name: value, "pretrained_cfg": {name: value}}
+        try:
+            model, overrides, _, _ = read(**changes)
+            tc.create_model(model, **overrides)
+        except tc.InputError:
+            pass
+
+
+@pytest.mark.parametrize("value", ODD)
+def test_any_argument_gives_a_model_or_an_error(value):
+    for name in zoo.override_names(ViT):
+        try:
+            model, overrides, _, _ = read(model_args={name: value})
+            tc.create_model(model, **overrides)
+        except tc.InputError:
+            pass
