@@ -13,6 +13,7 @@ from safetensors.numpy import save
 import tcvit_jax as tc
 from tcvit_jax import models
 from tcvit_jax.convert import hub
+from tests import golden
 from tests.convert import cases
 
 NAME, OTHER = "deit_tiny_patch16_224.fb_in1k", "deit_small_patch16_224.fb_in1k"
@@ -110,6 +111,19 @@ def test_shards_of_a_repository_are_downloaded(repository):
     assert {"code.py", "pytorch_model.bin"}.isdisjoint(fake.requests)
     weights = tc.convert.read_state_dict("hf-hub:org/name")
     assert {name: weights[name].tolist() for name in weights} == {"a": [0, 0], "b": [1, 1, 1]}
+
+
+def test_model_of_a_repository_is_loaded(repository):
+    case = next(case for case in golden.read("families")[0]["cases"] if case["key"] == "hf/vit")
+    processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": 64, "width": 64}}
+    repository({
+        "config.json": json.dumps(case["config"]).encode(), "preprocessor_config.json": json.dumps(processor).encode(),
+        "model.safetensors": save(golden.state_dict(case["shapes"], case["seed"])),
+    })  # fmt: skip
+    model, _, meta = tc.load("org/name", reducer=tc.ToMe(), schedule=2)
+    assert model.removed == (2, 2, 2)
+    assert meta["provenance"]["source"] == "org/name"
+    assert meta["preprocessing"]["crop_mode"] == "squash"
 
 
 @pytest.mark.parametrize(
