@@ -10,6 +10,9 @@ import pytest
 import tcvit_jax as tc
 from tcvit_jax.convert.transformers import read_config
 from tests import golden
+from tests.models.builders import SMALL, images_of, run, run_traced, variables_of
+from tests.models.test_vit import check_trace
+from tests.switches import METHODS
 
 FAMILIES, ARRAYS = golden.read("families")
 SIZE = 64
@@ -37,3 +40,39 @@ def test_model_equals_the_original_code(case):
     for name, value in (("tokens", tokens), ("pooled", pooled), ("logits", pooled)):
         if f"{case['key']}/{name}" in ARRAYS:
             np.testing.assert_allclose(value, ARRAYS[f"{case['key']}/{name}"], rtol=0, atol=2e-5)
+
+
+# One model with each kind of position, MLP, head and normalization that the families add.
+NAMES = (
+    "vit_small_plus_patch16_dinov3_qkvb", "eva02_base_patch14_448", "vit_base_patch16_siglip_224",
+    "vit_base_patch16_siglip_gap_224", "vit_giant_patch14_reg4_dinov2",
+)  # fmt: skip
+REDUCTIONS = [
+    pytest.param(name, *method.values, id=f"{name}-{method.id}", marks=pytest.mark.slow)
+    for name in NAMES
+    for method in METHODS
+    if tc.create_model(name, **SMALL).class_token or not method.values[0].needs_class_token
+]
+
+
+@pytest.mark.parametrize(("name", "reducer"), REDUCTIONS)
+def test_reduction_of_every_family(name, reducer):
+    """Traces are valid, images are independent of their batch, and removing nothing is the dense model."""
+    removed = (9, 4)
+    model, images = tc.create_model(name, reducer, removed, **{**SMALL, "depth": 2}), images_of(3)
+    variables = variables_of(model)
+    logits, trace = jax.tree.map(np.asarray, run_traced(model, variables, images))
+    check_trace(reducer, trace, removed)
+    assert np.isfinite(logits).all()
+    others = images_of(3, 1)
+    new_logits, _ = run_traced(model, variables, np.stack([others[0], images[1], others[2]]))
+    np.testing.assert_array_equal(new_logits[1], logits[1])
+    np.testing.assert_allclose(run(model, variables, images[:1])[0], logits[0], rtol=0, atol=5e-6)
+    dense = tc.condense(model)
+    program = str(jax.make_jaxpr(dense.apply)(variables, images))
+    assert str(jax.make_jaxpr(tc.condense(model, reducer, 0).apply)(variables, images)) == program
+
+
+def test_methods_that_read_the_class_token_require_one():
+    with pytest.raises(tc.InputError, match=r"^reducer=EViT\(.*\) requires class_token=True"):
+        tc.create_model("vit_base_patch16_siglip_224", tc.EViT(), 8)

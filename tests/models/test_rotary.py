@@ -9,9 +9,9 @@ import pytest
 
 import tcvit_jax as tc
 from tcvit_jax.ops.rotary import Rotary
-from tests.models.builders import SMALL, images_of, run, variables_of
+from tests.models.builders import SMALL, images_of, variables_of
 from tests.ops.test_rotary import angles, rotated
-from tests.switches import COMPILED_METHODS, MAIN_METHODS
+from tests.switches import COMPILED_METHODS
 
 ROPE_MODELS = {"dinov3": "vit_small_plus_patch16_dinov3_qkvb", "cat": "eva02_base_patch14_448"}
 SIZES = {**SMALL, "num_classes": 3}
@@ -97,18 +97,6 @@ def test_survivors_have_the_rotation_of_their_patch(reducer, monkeypatch):
     program = str(jax.make_jaxpr(rope_model().apply)(variables_of(rope_model()), images))
     other = rope_model(reducer, 0)
     assert str(jax.make_jaxpr(other.apply)(variables_of(other), images)) == program
-
-
-@pytest.mark.parametrize(
-    "reducer",
-    [*MAIN_METHODS, *(pytest.param(*each.values, id=each.id, marks=pytest.mark.slow) for each in COMPILED_METHODS)],
-)
-def test_batch_size_does_not_change_logits(reducer):
-    model, images = rope_model(reducer, 8, depth=2), images_of(4)
-    variables = variables_of(model)
-    batched = run(model, variables, images)
-    single = jnp.concatenate([run(model, variables, image[None]) for image in images])
-    np.testing.assert_allclose(batched, single, rtol=0, atol=5e-6)
 
 
 def test_resolution_changes_the_rotation_and_no_parameter():
