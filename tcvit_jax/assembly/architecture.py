@@ -9,7 +9,7 @@ from typing import Any
 from tcvit_jax import checkpoint, convert, models, schedule
 from tcvit_jax.assembly.records import Origin
 from tcvit_jax.config import Data, Model, Reduction
-from tcvit_jax.convert.sources import WeightSource, change_model, is_checkpoint, open_source
+from tcvit_jax.convert.sources import WeightSource, change_model, has_config, is_checkpoint, open_source
 from tcvit_jax.errors import cannot_read, invalid, requires
 from tcvit_jax.models import ViT, zoo
 from tcvit_jax.models.zoo import Preprocessing
@@ -101,12 +101,11 @@ def read_origin(model: Model, built: ViT) -> Origin:
     Raises:
         InputError: The source of the weights cannot be read, or is a directory without `preprocessor_config.json`.
     """
-    if model.weights and not is_checkpoint(model.weights):
-        source = _open(model)
-        if source.has_config:
-            if source.preprocessing is None:
-                raise cannot_read(model.weights, "preprocessor_config.json not found", "add it to the directory")
-            return Origin(source.preprocessing)
+    if model.weights and has_config(model.weights):
+        preprocessing = _open(model).preprocessing
+        if preprocessing is None:
+            raise cannot_read(model.weights, "preprocessor_config.json not found", "add it to the directory")
+        return Origin(preprocessing)
     meta = convert.read_meta(model.weights) if model.weights else None
     if meta is None:
         return Origin(models.preprocessing(built.variant))

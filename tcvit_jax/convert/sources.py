@@ -92,6 +92,12 @@ def is_checkpoint(source: str | Path) -> bool:
     return path.is_dir() and not is_directory(path)
 
 
+def has_config(source: str | Path) -> bool:
+    """Return whether `config.json` of a directory or of a repository, which is not downloaded, describes the model."""
+    repo = _repository(source)
+    return is_directory(_expand(source)) if repo is None else not hub.is_published(repo)
+
+
 def open_source(
     source: str | Path,
     name: str | None = None,
