@@ -23,7 +23,7 @@ from tcvit_jax import atomic, manifest, models, schema, sharding
 from tcvit_jax.devices import device_error
 from tcvit_jax.errors import InputError, cannot_read, first_line, invalid, unknown
 from tcvit_jax.models import ViT
-from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.models.image_preprocessing import Preprocessing
 
 # The directory of checkpoints in a run directory, and the items of each checkpoint.
 CHECKPOINTS_DIR, META, VARIABLES, EMA = "checkpoints", "meta", "variables", "ema"

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int, Int32, Shaped
 from tcvit_jax import sharding
 from tcvit_jax.errors import invalid
 from tcvit_jax.models import ViT, check_variables
-from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.models.image_preprocessing import Preprocessing
 from tcvit_jax.ops.images import normalize
 
 Batch = Mapping[str, Shaped[Array, "B ..."]]

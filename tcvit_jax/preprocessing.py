@@ -16,7 +16,7 @@ from tcvit_jax.data import EvalTransform
 from tcvit_jax.data.sources.folder import read_image
 from tcvit_jax.errors import first_line, invalid, kind_of
 from tcvit_jax.models import ViT
-from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.models.image_preprocessing import Preprocessing
 from tcvit_jax.ops.images import normalize
 
 Photo = str | os.PathLike[str] | Image.Image | np.ndarray | Array

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 import tcvit_jax as tc
 from tcvit_jax import assembly, checkpoint, config, models
 from tcvit_jax.convert.__main__ import main as convert
-from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.models.image_preprocessing import Preprocessing
 from tests import golden
 from tests.convert import cases
 

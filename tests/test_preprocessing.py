@@ -15,7 +15,7 @@ import tcvit_jax as tc
 from tcvit_jax import checkpoint, models
 from tcvit_jax.data import EvalTransform, eval_batches, open_source
 from tcvit_jax.evaluation import compute_logits
-from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.models.image_preprocessing import Preprocessing
 from tcvit_jax.ops.images import normalize
 from tests.models.builders import small, variables_of
 

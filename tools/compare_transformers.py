@@ -72,8 +72,8 @@ def report(flags: argparse.Namespace) -> None:
     runs: dict[str, Callable[[], Any]] = {"transformers": theirs, "tcvit_jax": lambda: ours(dense)}
     for name in ("gtp", "tome"):
         model = tc.condense(dense, tc.reducers.REDUCERS[name](), budget)
-        runs[f"tcvit_jax, {name} at {model.cost().total / dense.cost().total:.0%} of the MACs"] = (
-            lambda model=model: ours(model)
+        runs[f"tcvit_jax, {name} at {model.cost().total / dense.cost().total:.0%} of the MACs"] = lambda model=model: (
+            ours(model)
         )
     outputs = {name: run() for name, run in runs.items()}
     difference = np.abs(outputs["tcvit_jax"] - outputs["transformers"]).max()

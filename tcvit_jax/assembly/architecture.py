@@ -12,7 +12,7 @@ from tcvit_jax.config import Data, Model, Reduction
 from tcvit_jax.convert.sources import WeightSource, change_model, has_config, is_checkpoint, open_source
 from tcvit_jax.errors import cannot_read, invalid, requires
 from tcvit_jax.models import ViT, zoo
-from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.models.image_preprocessing import Preprocessing
 
 # Fields that the tensors reveal, that change the training only, or that are sizes of the task.
 _NOT_COMPARED = (

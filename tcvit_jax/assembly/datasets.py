@@ -13,7 +13,7 @@ from tcvit_jax.config import Data, Run
 from tcvit_jax.data import Batch, EvalTransform, LabelMaps, Source, TokenLabeling, TrainTransform
 from tcvit_jax.errors import invalid
 from tcvit_jax.models import ViT
-from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.models.image_preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

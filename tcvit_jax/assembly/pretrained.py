@@ -14,7 +14,7 @@ from tcvit_jax.assembly.records import Origin
 from tcvit_jax.config import Config, restore
 from tcvit_jax.errors import requires
 from tcvit_jax.models import ViT
-from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.models.image_preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

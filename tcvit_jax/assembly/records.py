@@ -11,7 +11,7 @@ from tcvit_jax import checkpoint, reducers
 from tcvit_jax.config import Data
 from tcvit_jax.data import Source
 from tcvit_jax.errors import InputError, invalid
-from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.models.image_preprocessing import Preprocessing
 from tcvit_jax.reducers import Reducer
 
 ACCEPT_FLAG = "--accept-data-changes"

@@ -15,7 +15,7 @@ from tcvit_jax import sharding
 from tcvit_jax.data import Batch
 from tcvit_jax.evaluation import make_rank_step
 from tcvit_jax.models import ViT
-from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.models.image_preprocessing import Preprocessing
 from tcvit_jax.report.progress import announce_first_call
 
 # The 97.5 % quantile of the standard normal distribution, for 95 % confidence intervals.

@@ -16,7 +16,7 @@ from tcvit_jax.config import Config, Data
 from tcvit_jax.data import Source
 from tcvit_jax.errors import InputError, invalid, out_of_range, requires, unknown
 from tcvit_jax.models import ViT
-from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.models.image_preprocessing import Preprocessing
 from tcvit_jax.reducers import Reducer
 from tcvit_jax.schedule import SCHEDULE_FAMILIES
 

@@ -20,7 +20,8 @@ from tcvit_jax.data import EvalTransform
 from tcvit_jax.errors import InputError, cannot_read, first_line
 from tcvit_jax.files import check_regular
 from tcvit_jax.models import ViT
-from tcvit_jax.models.zoo import Preprocessing, full_name
+from tcvit_jax.models.image_preprocessing import Preprocessing
+from tcvit_jax.models.zoo import full_name
 from tcvit_jax.ops.images import normalize
 
 # A photo is not that much longer than wide.

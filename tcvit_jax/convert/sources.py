@@ -16,7 +16,7 @@ from tcvit_jax.convert.processor import read_processor
 from tcvit_jax.convert.weight_file import WeightFile
 from tcvit_jax.errors import conflicts
 from tcvit_jax.models import ViT, zoo
-from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.models.image_preprocessing import Preprocessing
 
 # Families of transformers that resample their position embeddings, or have none, for images of any size. Their size is
 # that of their image processor; all others require the size of their configuration.

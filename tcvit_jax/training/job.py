@@ -16,7 +16,7 @@ from tcvit_jax.config import Config
 from tcvit_jax.errors import out_of_range
 from tcvit_jax.measure import Ledger, describe
 from tcvit_jax.models import ViT
-from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.models.image_preprocessing import Preprocessing
 from tcvit_jax.training import optimizer
 from tcvit_jax.training import recipe as recipes
 from tcvit_jax.training.objective import Objective

@@ -12,8 +12,8 @@ from jax import Array
 from jaxtyping import Bool, Float, Key
 
 from tcvit_jax.models import ViT
+from tcvit_jax.models.image_preprocessing import Preprocessing
 from tcvit_jax.models.parts import HeadOutputs
-from tcvit_jax.models.zoo import Preprocessing
 from tcvit_jax.ops import plans
 from tcvit_jax.ops.images import normalize
 from tcvit_jax.ops.rows import Rows

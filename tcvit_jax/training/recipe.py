@@ -13,7 +13,7 @@ from tcvit_jax.config import DENSE, Config, Distillation
 from tcvit_jax.config import Mixing as MixingSection
 from tcvit_jax.errors import InputError, invalid, requires
 from tcvit_jax.models import ViT
-from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.models.image_preprocessing import Preprocessing
 from tcvit_jax.training.mixing import Mixing
 from tcvit_jax.training.objective import Objective, Teacher
 

@@ -9,7 +9,7 @@ import pytest
 import tcvit_jax as tc
 from tcvit_jax import assembly, checkpoint, config, models
 from tcvit_jax.config import Config, Reduction
-from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.models.image_preprocessing import Preprocessing
 from tests.benchmark.conftest import save
 
 

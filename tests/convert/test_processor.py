@@ -11,7 +11,7 @@ from PIL import Image
 import tcvit_jax as tc
 from tcvit_jax.convert.processor import read_processor, write_processor
 from tcvit_jax.data import EvalTransform
-from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.models.image_preprocessing import Preprocessing
 from tcvit_jax.ops.images import normalize
 
 IMAGENET = Preprocessing()

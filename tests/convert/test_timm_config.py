@@ -7,7 +7,7 @@ import pytest
 import tcvit_jax as tc
 from tcvit_jax.convert.timm_config import read_config
 from tcvit_jax.models import ViT, zoo
-from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.models.image_preprocessing import Preprocessing
 
 IMAGENET = Preprocessing()
 PATH = Path("config.json")

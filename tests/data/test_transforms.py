@@ -500,7 +500,10 @@ def test_resize_is_a_length_in_pixels(crop_mode: str, width: int, left: tuple[in
     for rounding, row, column in (("even", 2, left[0]), ("floor", 1, left[1])):
         transform = EvalTransform((14, 14), crop_mode=crop_mode, resize=17, crop_rounding=rounding)
         np.testing.assert_array_equal(transform(image), resized_image[row : row + 14, column : column + 14])
-    for options, message in (({"resize": 0}, "resize=0: must be >= 1"), ({"crop_rounding": "up"}, "unknown crop_rounding")):
+    for options, message in (
+        ({"resize": 0}, "resize=0: must be >= 1"),
+        ({"crop_rounding": "up"}, "unknown crop_rounding"),
+    ):
         with pytest.raises(InputError, match=message):
             EvalTransform((8, 8), **options)
 

@@ -7,7 +7,7 @@ import pytest
 
 import tcvit_jax as tc
 from tcvit_jax import config, models, sharding
-from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.models.image_preprocessing import Preprocessing
 from tcvit_jax.training import recipe
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"

@@ -10,7 +10,7 @@ import pytest
 
 import tcvit_jax as tc
 from tcvit_jax import models
-from tcvit_jax.models.zoo import Preprocessing
+from tcvit_jax.models.image_preprocessing import Preprocessing
 from tcvit_jax.ops.images import normalize
 from tcvit_jax.training import losses
 from tcvit_jax.training.mixing import Mixing
