@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--img-size", type=int, default=224, help="size in pixels")
     parser.add_argument("--batch", type=int, default=10, help="batch size")
     parser.add_argument("--rounds", type=int, default=5, help="number of timed rounds over all photos")
-    parser.add_argument("--gmacs-fraction", type=float, default=0.6, help="budget of the reduced model")
+    parser.add_argument("--macs-fraction", type=float, default=0.6, help="multiply-adds of the reduced models")
 
 
 def report(flags: argparse.Namespace) -> None:
@@ -58,22 +58,22 @@ def report(flags: argparse.Namespace) -> None:
 
     network = transformers.AutoModel.from_pretrained(flags.directory).eval()
     dense, variables, _ = tc.load(flags.directory, img_size=flags.img_size)
-    budget = tc.schedule.budget(flags.gmacs_fraction * dense.cost().total / 1e9)
+    budget = tc.schedule.budget(flags.macs_fraction * dense.cost().total / 1e9)
     apply = jax.jit(lambda model, images: model.apply(variables, images, method="features"), static_argnums=0)
 
-    def theirs() -> Any:
+    def run_torch() -> Any:
         with torch.inference_mode():
             tensors = [torch.from_numpy(batch.transpose(0, 3, 1, 2).copy()) for batch in batches]
             return np.concatenate([network(tensor).last_hidden_state.numpy() for tensor in tensors])
 
-    def ours(model: tc.ViT) -> Any:
+    def run_jax(model: tc.ViT) -> Any:
         return np.concatenate([np.asarray(apply(model, batch)) for batch in batches])
 
-    runs: dict[str, Callable[[], Any]] = {"transformers": theirs, "tcvit_jax": lambda: ours(dense)}
+    runs: dict[str, Callable[[], Any]] = {"transformers": run_torch, "tcvit_jax": lambda: run_jax(dense)}
     for name in ("gtp", "tome"):
         model = tc.condense(dense, tc.reducers.REDUCERS[name](), budget)
         runs[f"tcvit_jax, {name} at {model.cost().total / dense.cost().total:.0%} of the MACs"] = lambda model=model: (
-            ours(model)
+            run_jax(model)
         )
     outputs = {name: run() for name, run in runs.items()}
     difference = np.abs(outputs["tcvit_jax"] - outputs["transformers"]).max()

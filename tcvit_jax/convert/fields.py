@@ -177,6 +177,7 @@ class Fields:
         value = self._value(name)
         sides = cast("Sequence[Any]", value) if isinstance(value, list | tuple) and not is_integer else (value, value)
         if len(sides) == 2 and all(type(side) is int and 0 < side <= MAX_SIDE for side in sides):
-            return sides[0], sides[1]
+            height, width = cast("tuple[int, int]", tuple(sides))
+            return height, width
         condition = f"an integer in [1, {MAX_SIDE}]"
         raise self.error(name, condition if is_integer else f"{condition}, or a list of height and width", value)

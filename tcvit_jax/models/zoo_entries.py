@@ -91,7 +91,7 @@ OPENAI = Preprocessing((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130
 
 
 def _entries(
-    name: str, tags: str, parameters: int, overrides: Mapping[str, Any], preprocessing: Preprocessing
+    name: str, tags: str, parameters: int, fields: Mapping[str, Any], preprocessing: Preprocessing
 ) -> dict[str, ZooEntry]:
     """Return the entries of pretrained weights that differ only in their training data.
 
@@ -99,10 +99,10 @@ def _entries(
         name: Name of the model.
         tags: Tags of the weights, separated by spaces.
         parameters: As in `ZooEntry`, like the other arguments.
-        overrides: Likewise.
+        fields: Its overrides, likewise.
         preprocessing: Likewise.
     """
-    return {f"{name}.{tag}": ZooEntry(parameters, overrides, preprocessing) for tag in tags.split()}
+    return {f"{name}.{tag}": ZooEntry(parameters, fields, preprocessing) for tag in tags.split()}
 
 
 # fmt: off
