@@ -31,6 +31,8 @@ CHECKPOINTS_DIR, META, VARIABLES, EMA = "checkpoints", "meta", "variables", "ema
 # a checkpoint of an earlier version.
 HAS_MANIFEST = "has_manifest"
 CHECKSUM = "checksum"
+# Methods for the resampling of position embeddings that `provenance` may name.
+RESAMPLING_METHODS = ("cubic", "linear", "cubic_torch")
 _NO_PREPROCESSING = (
     "save it with checkpoint.save(..., meta), or add preprocessor_config.json to a directory of transformers"
 )
@@ -140,6 +142,30 @@ def read_preprocessing(meta: Mapping[str, Any], name: str | Path) -> Preprocessi
         return Preprocessing.from_config(meta["preprocessing"])
     except InputError as error:
         raise cannot_read(name, f"preprocessing in its metadata: {error}") from error
+
+
+def read_resampling(meta: Mapping[str, Any], name: str | Path) -> tuple[str, bool] | None:
+    """Return how the library of the weights of a checkpoint resamples position embeddings.
+
+    Args:
+        meta: The metadata, as `load` returns them.
+        name: The checkpoint, for error messages.
+
+    Returns:
+        The method and antialiasing, or None for those of timm.
+
+    Raises:
+        InputError: The value in the metadata is invalid.
+    """
+    value: Any = meta.get("provenance", {}).get("resampling")
+    if value is None:
+        return None
+    match value:
+        case [str(method), bool(antialias)] if method in RESAMPLING_METHODS:
+            return method, antialias
+        case _:
+            expected = f"[METHOD, ANTIALIAS] with METHOD {' or '.join(RESAMPLING_METHODS)}"
+            raise cannot_read(name, f"provenance.resampling in its metadata: expected {expected}, got {value!r}")
 
 
 def _read_meta(folder: Path, within: str = "") -> dict[str, Any]:

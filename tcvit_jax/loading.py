@@ -10,8 +10,8 @@ from typing import Any
 from tcvit_jax import checkpoint, convert, files, models, sharding
 from tcvit_jax.convert import hub, report
 from tcvit_jax.convert.files import SUFFIXES
-from tcvit_jax.convert.sources import WeightSource, change_model, is_checkpoint, open_source
-from tcvit_jax.errors import InputError, cannot_read, conflicts, requires
+from tcvit_jax.convert.sources import WeightSource, count_classes, is_checkpoint, open_source
+from tcvit_jax.errors import cannot_read, conflicts, requires
 from tcvit_jax.models import ViT
 from tcvit_jax.reducers import Reducer
 from tcvit_jax.schedule import Schedule
@@ -75,7 +75,7 @@ def load(
         opened = open_source(source, model, overrides=changes, entry=entry, prefix=prefix, ignore=ignore)
         if opened.model is None:
             raise cannot_read(source, "cannot infer the model", "pass model=NAME, one of tc.list_models()")
-        loaded, variables, meta = _convert(opened, opened.model, is_resized="num_classes" in changes)
+        loaded, variables, meta = _convert(opened, opened.model, num_classes)
     loaded = _reduce(loaded, reducer, schedule)
     return loaded, variables, {**meta, "model": models.to_config(loaded)}
 
@@ -90,38 +90,28 @@ def _load_checkpoint(
     path: Path, changes: dict[str, Any], weights: str | None
 ) -> tuple[ViT, dict[str, Any], dict[str, Any]]:
     """Load a checkpoint, and fit its variables to other sizes."""
-    loaded, variables, meta = checkpoint.load(path, weights)
-    changed = change_model(loaded, changes)
-    if changed == loaded:
-        return loaded, variables, meta
-    tensors = convert.to_torch(variables, loaded)
-    new_head = changed.num_classes != loaded.num_classes
-    resampling = meta.get("provenance", {}).get("resampling")
-    variables = convert.from_torch(
-        tensors, changed, new_head=new_head, grid=loaded.grid, resampling=tuple(resampling) if resampling else None
-    )
-    if "preprocessing" in meta and changed.img_size != loaded.img_size:
-        meta["preprocessing"] = asdict(checkpoint.read_preprocessing(meta, path).at_other_size())
-    if new_head:
-        meta = {**meta, "classes": None}
-    # The checksum is that of the variables of the checkpoint.
-    meta.pop(checkpoint.CHECKSUM, None)
-    return changed, sharding.place_replicated(variables, sharding.data_mesh()), meta
+    if not changes:
+        return checkpoint.load(path, weights)
+    source = open_source(path, overrides=changes, entry=weights)
+    assert source.model is not None and source.meta is not None
+    model, new_head = source.model, source.num_classes != source.model.num_classes
+    conversion = source.convert(model, new_head=new_head)
+    meta = {**source.meta, "classes": source.classes}
+    if source.preprocessing is not None:
+        meta["preprocessing"] = asdict(source.preprocessing)
+    if new_head or model.grid != source.weights.grid:
+        # The checksum is that of the variables of the checkpoint.
+        meta.pop(checkpoint.CHECKSUM, None)
+    return model, sharding.place_replicated(conversion.variables, sharding.data_mesh()), meta
 
 
-def _convert(source: WeightSource, model: ViT, *, is_resized: bool) -> tuple[ViT, dict[str, Any], dict[str, Any]]:
+def _convert(source: WeightSource, model: ViT, num_classes: int | None) -> tuple[ViT, dict[str, Any], dict[str, Any]]:
     """Convert the weights of a source, with a new classifier if its number of classes is another."""
-    new_head = source.num_classes is not None and source.num_classes != model.num_classes
-    try:
-        conversion = source.convert(model, new_head=new_head)
-    except InputError as error:
-        if not is_resized or source.num_classes is not None:
-            raise
-        # Only the tensors of a weight file say how many classes it has.
-        try:
-            conversion, new_head = source.convert(model, new_head=True), True
-        except InputError:
-            raise error from None
+    count = source.num_classes
+    if count is None and num_classes is not None:
+        count = count_classes(source.weights, model) or 0
+    new_head = count is not None and count != model.num_classes
+    conversion = source.convert(model, new_head=new_head)
     meta = report.make_meta(source, model, report.make_report(source, model, conversion), new_head=new_head)
     return model, sharding.place_replicated(conversion.variables, sharding.data_mesh()), meta
 

@@ -254,3 +254,42 @@ def test_directory_without_processor_has_no_preprocessing(tmp_path):
         tc.preprocess(np.zeros((8, 8, 3), np.uint8), meta)
     with pytest.raises(tc.InputError, match="no preprocessing in its metadata; .* add preprocessor_config.json"):
         assembly.from_checkpoint(path)
+
+
+def test_positions_are_resampled_as_the_source_does(tmp_path):
+    path = write(tmp_path / "model", "hf/vit")
+    assert convert([str(path), "--out", str(tmp_path / "ckpt")]) == 0
+    assert convert([str(tmp_path / "ckpt"), "--out", str(tmp_path / "w.safetensors")]) == 0
+    expected = tc.load(path, img_size=96)[1]
+    for source in (tmp_path / "ckpt", tmp_path / "w.safetensors"):
+        jax.tree.map(np.testing.assert_array_equal, tc.load(source, img_size=96)[1], expected)
+        changes = {"model.name": "", "schedule": 2, "weights": str(source), "model.img_size": 96}
+        section = config.load("configs/deit_s_gtp.py", changes=changes)
+        model = assembly.build_model(section.model, section.reduction)
+        jax.tree.map(np.testing.assert_array_equal, assembly.load_weights(section.model, model), expected)
+
+
+@pytest.mark.parametrize("value", [["foo", True], ["cubic"], "cubic", 5, ["cubic", 1]])
+def test_invalid_resampling_is_one_line(tmp_path, value):
+    model = tc.create_model("vit_tiny_patch16_224", depth=1, embed_dim=12, num_heads=3, num_classes=0, img_size=32)
+    meta = {"model": models.to_config(model), "provenance": {"resampling": value}}
+    checkpoint.save(tmp_path / "ckpt", cases.random_variables(model), meta)
+    message = r"provenance.resampling in its metadata: expected \[METHOD, ANTIALIAS\] with METHOD cubic or linear or cubic"
+    with pytest.raises(tc.InputError, match=message):
+        tc.load(tmp_path / "ckpt", img_size=48)
+
+
+def test_exported_file_describes_its_model(tmp_path, capsys):
+    path = write(tmp_path / "model", "hf/vit", id2label={str(index): f"class {index}" for index in range(7)})
+    model, variables, meta = tc.load(path, reducer=tc.ToMe(), schedule=2)
+    checkpoint.save(tmp_path / "ckpt", variables, meta)
+    assert convert([str(tmp_path / "ckpt"), "--out", str(tmp_path / "w.safetensors")]) == 0
+    loaded, others, other_meta = tc.load(tmp_path / "w.safetensors")
+    assert loaded == model
+    jax.tree.map(np.testing.assert_array_equal, variables, others)
+    assert other_meta["classes"] == meta["classes"]
+    for key in ("model_type", "resampling", "has_class_names"):
+        assert other_meta["provenance"][key] == meta["provenance"][key]
+    assert convert([str(tmp_path / "w.safetensors"), "--out", str(tmp_path / "again")]) == 0
+    assert "vit, vit of transformers" in capsys.readouterr().out
+    assert tc.load(tmp_path / "again")[0] == model

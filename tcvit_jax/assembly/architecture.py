@@ -6,12 +6,13 @@ import warnings
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from tcvit_jax import checkpoint, convert, models, schedule
+from tcvit_jax import convert, models, schedule
 from tcvit_jax.assembly.records import Origin
 from tcvit_jax.config import Data, Model, Reduction
-from tcvit_jax.convert.sources import WeightSource, change_model, has_config, is_checkpoint, open_source
+from tcvit_jax.convert.sources import WeightSource, has_config, open_source
 from tcvit_jax.errors import cannot_read, invalid, requires
 from tcvit_jax.models import ViT, zoo
+from tcvit_jax.models.create import change_model
 from tcvit_jax.models.image_preprocessing import Preprocessing
 
 # Fields that the tensors reveal, that change the training only, or that are sizes of the task.
@@ -40,9 +41,10 @@ def build_model(model: Model, reduction: Reduction) -> ViT:
         return reduce(models.create_model(model.name, **model.overrides), reduction)
     if not model.weights:
         raise requires("model.name=''", "weights of a described model", "set model.name, or weights to a directory")
-    if is_checkpoint(model.weights):
-        described = models.from_config(checkpoint.read_meta(model.weights)["model"])
-        return reduce(change_model(models.condense(described), model.overrides), reduction)
+    meta = convert.read_meta(model.weights)
+    if meta is not None:
+        described = models.condense(models.from_config(meta["model"]))
+        return reduce(change_model(described, model.overrides), reduction)
     described = _open(model).model
     if described is None:
         raise requires("model.name=''", "weights of a described model", f"set model.name for {model.weights}")
@@ -118,8 +120,8 @@ def read_origin(model: Model, built: ViT) -> Origin:
 
 
 def _open(model: Model) -> WeightSource:
-    """Open the weights of a section, with the model that they describe at the sizes of the section."""
-    return open_source(model.weights, overrides={} if is_checkpoint(model.weights) else model.overrides)
+    """Open the weights of a section. The model of a configuration has the sizes of the section."""
+    return open_source(model.weights, overrides=model.overrides if has_config(model.weights) else {})
 
 
 def _check_same(section: Model, built: ViT, described: ViT) -> None:

@@ -14,7 +14,7 @@ from tcvit_jax import checkpoint
 from tcvit_jax.convert import parity
 from tcvit_jax.convert.files import META, write_safetensors
 from tcvit_jax.convert.mapping import Conversion, to_torch
-from tcvit_jax.convert.report import EXPORTED_KEYS, Report, make_meta, make_report, sha256
+from tcvit_jax.convert.report import EXPORTED_KEYS, ORIGIN_KEYS, Report, make_meta, make_report, sha256
 from tcvit_jax.convert.sources import WeightSource, open_source
 from tcvit_jax.errors import cannot_read, invalid
 from tcvit_jax.models import ViT, zoo
@@ -114,7 +114,9 @@ def to_safetensors(
     tensors = to_torch(variables, model)
     grid = f"{model.grid[0]}x{model.grid[1]}"
     progress(f"writing {out}")
-    description = json.dumps({key: meta[key] for key in EXPORTED_KEYS if key in meta})
+    exported = {key: meta[key] for key in EXPORTED_KEYS if key in meta}
+    origin = {key: value for key, value in meta.get("provenance", {}).items() if key in ORIGIN_KEYS}
+    description = json.dumps(exported | ({"provenance": origin} if origin else {}))
     write_safetensors(out, tensors, {"model": model.variant, "grid": grid, META: description})
     return f"{out}: {len(tensors)} tensors of {model.variant}, sha256 {sha256([Path(out)])}"
 

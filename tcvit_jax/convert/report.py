@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from tcvit_jax.models import ViT, zoo
 
 # What a converted checkpoint and an exported file keep of the metadata of their checkpoint.
 EXPORTED_KEYS = ("model", "preprocessing", "classes", "data", "seed", "trained_with")
+# What an exported file keeps of the provenance.
+ORIGIN_KEYS = ("model_type", "resampling", "has_class_names")
 # Tensors of a text encoder, which are counted in the report.
 _TEXT = re.compile(r"(.*\.)?(text_model\..*|text_projection\..*|logit_scale|logit_bias)")
 
@@ -120,8 +122,12 @@ def make_report(source: WeightSource, model: ViT, conversion: Conversion) -> Rep
         published_parameters=zoo.get_entry(model.variant).parameters or None,
         resampling=source.resampling,
         notes=source.notes,
-        has_class_names=source.has_config and source.classes is not None,
+        has_class_names=source.classes is not None and (source.has_config or _has_class_names(source.meta)),
     )
+
+
+def _has_class_names(meta: Mapping[str, Any] | None) -> bool:
+    return bool((meta or {}).get("provenance", {}).get("has_class_names"))
 
 
 def make_meta(source: WeightSource, model: ViT, report: Report, *, new_head: bool) -> dict[str, Any]:

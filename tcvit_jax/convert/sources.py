@@ -11,11 +11,14 @@ from tcvit_jax import checkpoint, files, models
 from tcvit_jax.convert import hub, timm_config, transformers
 from tcvit_jax.convert.directory import Directory, is_directory, open_directory, open_weights
 from tcvit_jax.convert.files import detect_kind, read_file
+from tcvit_jax.convert.formats import Source, format_of
 from tcvit_jax.convert.mapping import Conversion, convert, to_torch
+from tcvit_jax.convert.names import strip_prefixes
 from tcvit_jax.convert.processor import read_processor
 from tcvit_jax.convert.weight_file import WeightFile
-from tcvit_jax.errors import conflicts
+from tcvit_jax.errors import InputError, cannot_read, conflicts
 from tcvit_jax.models import ViT, zoo
+from tcvit_jax.models.create import change_model
 from tcvit_jax.models.image_preprocessing import Preprocessing
 
 # Families of transformers that resample their position embeddings, or have none, for images of any size. Their size is
@@ -107,11 +110,13 @@ def open_source(
     prefix: str = "",
     ignore: Sequence[str] = (),
 ) -> WeightSource:
-    """Open weights with the model that they are of. No tensor is read, unless the source is a checkpoint.
+    """Open weights, and create their model. No tensor is read, unless the source is a checkpoint.
 
     Args:
         source: As in `read_state_dict`.
-        name: Name of the model, which takes the place of a configuration. A weight file has none.
+        name: Name of the model. It is required for a weight file that was not exported from a checkpoint. For a
+            directory it takes the place of `config.json`, so that sizes, epsilon, activation and resampling are those
+            of `name`.
         overrides: Overrides of `create_model`, such as `img_size` and `num_classes`.
         entry: As in `read_state_dict`.
         prefix: As in `read_state_dict`.
@@ -136,21 +141,21 @@ def open_source(
     if is_checkpoint(location.path):
         return _open_checkpoint(location, overrides, entry, prefix, ignore)
     weights = _read_weights(location.path, entry).select(prefix, ignore)
+    meta = read_meta(location.path)
+    if model is None and meta is not None:
+        model = _model_of(meta, overrides, location.path)
     preprocessing = None if model is None else zoo.preprocessing(model.variant)
     opened = WeightSource(location.label, weights, model, preprocessing=preprocessing)
-    meta = read_meta(location.path)
-    return opened if meta is None else _with_meta(opened, meta, location.path)
+    return opened if meta is None else _with_meta(opened, meta)
 
 
-def _with_meta(source: WeightSource, meta: Mapping[str, Any], path: Path) -> WeightSource:
-    """Return a source with the metadata of the checkpoint that a file was exported from."""
-    preprocessing, model = source.preprocessing, source.model
-    if "preprocessing" in meta:
-        preprocessing = checkpoint.read_preprocessing(meta, path)
-        img_size = meta.get("model", {}).get("overrides", {}).get("img_size")
-        if model is not None and img_size != list(model.img_size):
-            preprocessing = preprocessing.at_other_size()
-    return replace(source, preprocessing=preprocessing, classes=meta.get("classes"), meta=dict(meta))
+def _model_of(meta: Mapping[str, Any], overrides: Mapping[str, Any], path: Path) -> ViT:
+    """Return the model of the checkpoint that a file was exported from, with its reducer and other overrides."""
+    try:
+        model = models.from_config(meta["model"])
+    except InputError as error:
+        raise cannot_read(path, f"model in its metadata: {error}") from error
+    return change_model(model, overrides)
 
 
 def read_meta(source: str | Path) -> dict[str, Any] | None:
@@ -206,6 +211,25 @@ def read_state_dict(
     return _read_weights(location.path, entry).select(prefix, ignore)
 
 
+def count_classes(weights: WeightFile, model: ViT) -> int | None:
+    """Return the number of classes of the classifier in a weight file, or None if it has no classifier.
+
+    Args:
+        weights: The tensors.
+        model: The model of the file, with any number of classes.
+    """
+    file_format = format_of(weights)
+    classifiers = model.PARAMETERS.classifier_tensors(file_format.name)
+    for name in weights:
+        for stripped in strip_prefixes(name):
+            canonical_name, change = file_format.canonical_name(stripped)
+            shape = weights.shape(name)
+            if canonical_name in classifiers and shape:
+                # Kernels of Flax are transposed.
+                return Source((name,), change=change).shape([shape])[-1 if "/" in canonical_name else 0]
+    return None
+
+
 def _expand(source: str | Path) -> Path:
     return Path(files.expand(str(source), "source"))
 
@@ -244,28 +268,23 @@ def _open_checkpoint(
         path, tuple(tensors), tensors.__getitem__, lambda name: tensors[name].shape, kind="checkpoint", grid=model.grid
     ).select(prefix, ignore)
     changed = change_model(model, overrides)
-    preprocessing = None
+    return _with_meta(WeightSource(location.label, weights, changed, model.num_classes), meta)
+
+
+def _with_meta(source: WeightSource, meta: Mapping[str, Any]) -> WeightSource:
+    """Return a source with what the metadata of a checkpoint say about its weights."""
+    path, model, saved = source.weights.path, source.model, meta["model"]["overrides"]
+    preprocessing = source.preprocessing
     if "preprocessing" in meta:
         preprocessing = checkpoint.read_preprocessing(meta, path)
-        preprocessing = preprocessing if changed.img_size == model.img_size else preprocessing.at_other_size()
-    classes = meta.get("classes") if changed.num_classes == model.num_classes else None
-    return WeightSource(location.label, weights, changed, model.num_classes, preprocessing, classes, meta=meta)
-
-
-def change_model(model: ViT, overrides: Mapping[str, Any]) -> ViT:
-    """Return a model with other overrides, and its reducer and schedule.
-
-    Args:
-        model: Model of `create_model`.
-        overrides: Overrides of `create_model`.
-
-    Raises:
-        InputError: An override is invalid, or the schedule does not fit the number of patches.
-    """
-    if not overrides:
-        return model
-    config = models.to_config(model)
-    return models.from_config({**config, "overrides": {**config["overrides"], **overrides}})
+        if model is not None and saved.get("img_size") != list(model.img_size):
+            preprocessing = preprocessing.at_other_size()
+    is_same = model is None or saved.get("num_classes") == model.num_classes
+    return replace(
+        source, preprocessing=preprocessing, classes=meta.get("classes") if is_same else None, meta=dict(meta),
+        model_type=str(meta.get("provenance", {}).get("model_type", "")),
+        resampling=checkpoint.read_resampling(meta, path),
+    )  # fmt: skip
 
 
 def _open_directory(

@@ -103,6 +103,22 @@ def _height_and_width(img_size: Any) -> tuple[int, int]:
     return as_integer("img_size", sides[0]), as_integer("img_size", sides[1])
 
 
+def change_model(model: ViT, overrides: Mapping[str, Any]) -> ViT:
+    """Return a copy of a model with other overrides, and with its reducer and schedule.
+
+    Args:
+        model: Model of `create_model`.
+        overrides: Overrides of `create_model`.
+
+    Raises:
+        InputError: An override is invalid, or the schedule does not fit the number of patches.
+    """
+    if not overrides:
+        return model
+    config = to_config(model)
+    return from_config({**config, "overrides": {**config["overrides"], **overrides}})
+
+
 @cache
 def _variable_shapes(model: ViT) -> dict[str, Any]:
     images = jax.ShapeDtypeStruct((1, *model.img_size, model.in_chans), np.float32)
