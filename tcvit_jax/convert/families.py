@@ -37,7 +37,7 @@ _CLASSES = {
     "clip_vision_model": ("CLIPVisionModel", "CLIPForImageClassification", "vision_model."),
     "siglip_vision_model": ("SiglipVisionModel", "SiglipForImageClassification", "vision_model."),
 }  # fmt: skip
-_OUTSIDE = ("classifier.", "cls_classifier.", "distillation_classifier.", "visual_projection.")
+_OUTSIDE = ("classifier.", "cls_classifier.", "distillation_classifier.", names.PROJECTION)
 # Fields that are compared as they are.
 _COMPARED = (
     "img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads", "class_token", "distilled",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,7 +62,7 @@ ACTIVATIONS = {
 # Fields that must have this value, because others change the model.
 _FIXED: dict[str, tuple[Any, ...]] = {
     "is_decoder": (False, None), "is_encoder_decoder": (False, None), "add_cross_attention": (False, None),
-    "pruned_heads": ({}, None), "quantization_config": (None,), "per_layer_config": (None,),
+    "pruned_heads": ({}, None),
 }  # fmt: skip
 # Fields that change nothing about the outputs of a trained encoder.
 _WITHOUT_EFFECT = frozenset({
@@ -72,7 +72,9 @@ _WITHOUT_EFFECT = frozenset({
     "tie_word_embeddings", "tied", "problem_type", "finetuning_task", "task_specific_params", "tokenizer_class",
     "prefix", "id2label", "label2id", "num_labels", "initializer_range", "initializer_factor",
     "logit_scale_init_value", "attn_implementation", "_attn_implementation", "_attn_implementation_autoset",
-    "auto_map", "max_length", "min_length", "do_sample", "num_beams", "num_beam_groups", "diversity_penalty",
+    "_attn_implementation_internal", "experts_implementation", "_experts_implementation", "_output_attentions",
+    "gradient_checkpointing", "tf_legacy_loss", "auto_map", "custom_pipelines", "transformers.js_config",
+    "max_length", "min_length", "do_sample", "num_beams", "num_beam_groups", "diversity_penalty",
     "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size",
     "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores",
     "return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values",
@@ -81,7 +83,8 @@ _WITHOUT_EFFECT = frozenset({
     "pooler_output_size", "pooler_act", "encoder_stride", "mask_ratio", "norm_pix_loss",
     "decoder_num_attention_heads", "decoder_hidden_size", "decoder_num_hidden_layers", "decoder_intermediate_size",
     "apply_layernorm", "reshape_hidden_states", "return_class_token", "use_mask_token", "out_features", "out_indices",
-    "stage_names", "pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale", "projection_dim",
+    "_out_features", "_out_indices", "stage_names",
+    "pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale", "projection_dim",
 })  # fmt: skip
 # Larger integers and sides of images are damaged.
 MAX_INTEGER, MAX_SIDE = 2**31 - 1, 16_384
@@ -98,48 +101,36 @@ class Fields:
         defaults: Fields that define the model.
         path: The file, for errors.
         section: Name of the nested config, such as `"vision_config."`, or empty.
-        notes: Fields that were not read, in a sentence.
     """
 
     config: Mapping[str, Any]
     defaults: Mapping[str, Any]
     path: Path
     section: str = ""
-    notes: list[str] = field(default_factory=list[str])
 
     def error(self, name: str, condition: str, value: Any = None) -> InputError:
         """Return the error for a field that must meet `condition`."""
         value = self.config.get(name, self.defaults.get(name)) if value is None else value
         return cannot_read(self.path, f"{self.section}{name}={shorten([repr(value)])}: must be {condition}")
 
-    def check_names(self, others: tuple[str, ...] = ()) -> None:
+    def check_names(self) -> None:
         """Check that no field changes the model in an unsupported way.
 
-        Strings, lists and objects with other names are listed in `notes`.
-
-        Args:
-            others: Further fields that may be present.
-
         Raises:
-            InputError: A field has a value that is not supported, or is a number or a boolean with another name.
+            InputError: A field has a value that is not supported, or another name and a value that is not null.
         """
-        skipped: list[str] = []
         for name, value in self.config.items():
             if name in _FIXED:
                 if not any(value is each or (value == each and isinstance(value, dict)) for each in _FIXED[name]):
                     raise self.error(name, f"{_FIXED[name][0]!r}", value)
-            elif name == "head_dim":
-                heads = self.integer("num_attention_heads")
-                if value is not None and (isinstance(value, bool) or value != self.integer("hidden_size") // heads):
-                    raise self.error(name, "hidden_size / num_attention_heads", value)
-            elif name in self.defaults or name in _WITHOUT_EFFECT or name in others or name.endswith("_token_id"):
+            elif value is None or name in self.defaults or name in _WITHOUT_EFFECT or name.endswith("_token_id"):
                 continue
-            elif isinstance(value, bool | int | float):
-                raise self.error(name, "absent, because it is not supported", value)
+            elif name == "head_dim" and self.defaults:
+                heads = self.integer("num_attention_heads")
+                if isinstance(value, bool) or value != self.integer("hidden_size") // heads:
+                    raise self.error(name, "hidden_size / num_attention_heads", value)
             else:
-                skipped.append(f"{self.section}{name}")
-        if skipped:
-            self.notes.append(f"fields of {self.path.name} that were not read: {shorten(sorted(skipped))}")
+                raise self.error(name, "absent, because it is not supported", value)
 
     def _value(self, name: str) -> Any:
         return self.config.get(name, self.defaults.get(name))

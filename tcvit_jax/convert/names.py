@@ -21,8 +21,8 @@ PREFIXES = (
     "module.", "_orig_mod.", "backbone.", "encoder.", "student.", "teacher.", "model.", "base_model.",
     "vit.", "deit.", "dinov2.", "dinov2_with_registers.", "dinov3_vit.", "clip.", "siglip.", "vision_model.",
 )  # fmt: skip
-# Tensors of the files of transformers that are no part of an image encoder: tokens and decoders of pretraining,
-# poolers, text encoders, indices, and rotary tables, which are computed.
+# Tensors of the files of transformers that do not belong to an image encoder: mask tokens and decoders of pretraining,
+# poolers, text encoders and indices; and rotary tables, which are computed.
 IGNORED = (
     r"(embeddings\.)?(mask_token|position_ids)|(pooler|decoder|text_model|text_projection)\..*|logit_(scale|bias)"
     r"|(.*\.)?rope\w*\..*|.*\.bias_mask"
@@ -183,6 +183,7 @@ _POOLING = (
     *_layer("attn_pool.mlp.fc1", "head.mlp.fc1"),
     *_layer("attn_pool.mlp.fc2", "head.mlp.fc2"),
 )
+PROJECTION = "visual_projection.weight"
 _DISTILLATION = Row("dist_token", "embeddings.distillation_token")
 
 # The names of each family of transformers that are written.
@@ -193,13 +194,12 @@ FAMILIES: dict[str, tuple[Row, ...]] = {
         *(row for row in _vit() if row not in _CLASSIFIER), _DISTILLATION,
         *_layer("head", "cls_classifier"), *_layer("head_dist", "distillation_classifier"),
     ),
-    "vit_mae": tuple(row for row in _vit() if row not in _CLASSIFIER),
     "dinov2": _dinov2(is_gated=False),
     "dinov2_gated": _dinov2(is_gated=True),
     "dinov3_vit": _dinov3(is_gated=False),
     "dinov3_vit_gated": _dinov3(is_gated=True),
     "clip": (*_CLIP, *_CLASSIFIER),
-    "clip_with_projection": (*_CLIP, Row("head.weight", "visual_projection.weight", zeros=("head.bias",))),
+    "clip_with_projection": (*_CLIP, Row("head.weight", PROJECTION, zeros=("head.bias",))),
     "siglip": (*_tower(), *_POOLING, *_CLASSIFIER),
 }  # fmt: skip
 # Names of timm's Eva models, which DINOv3 and EVA-02 are. Other tensors have the names of the parameter table.

@@ -30,7 +30,7 @@ class Description:
         resampling: Method and antialiasing for position embeddings of another size.
         labels: Names of the classes, or None if there are none or they are `LABEL_0`, `LABEL_1`, ...
         ignored: Regular expressions of canonical names of tensors that the model does not use.
-        notes: What was not read, one sentence each.
+        notes: Where the outputs are not those of transformers, one sentence each.
     """
 
     model_type: str
@@ -66,7 +66,9 @@ def read_config(config: Mapping[str, Any], path: Path, shapes: Shapes) -> Descri
     tensors = _Tensors(shapes, fields)
     overrides = _common(fields, tensors, model_type)
     labels = _read_labels(config, fields, tensors)
+    _check_architecture(config, path, tensors)
     ignored: tuple[str, ...] = ()
+    notes: list[str] = []
     if model_type == "deit":
         overrides |= {"distilled": True, "dist_head": tensors.has("head_dist.weight")}
     elif model_type in ("dinov2", "dinov2_with_registers"):
@@ -75,7 +77,7 @@ def read_config(config: Mapping[str, Any], path: Path, shapes: Shapes) -> Descri
         overrides |= _dinov3(fields, tensors)
     elif model_type == "clip_vision_model":
         overrides |= {"pre_norm": True}
-        if tensors.has("head.weight", "visual_projection"):
+        if tensors.is_projected:
             width = Fields(config, fields.defaults, path).integer("projection_dim")
             tensors.check("projection_dim", width, "head.weight", 0)
         elif tensors.has("head.weight"):
@@ -85,6 +87,8 @@ def read_config(config: Mapping[str, Any], path: Path, shapes: Shapes) -> Descri
     elif model_type == "siglip_vision_model":
         is_pooled = fields.boolean("vision_use_head") and not tensors.has("head.weight")
         overrides |= {"class_token": False, "fc_norm": False, "global_pool": "map" if is_pooled else "avg"}
+        if not is_pooled and not tensors.has("head.weight"):
+            notes.append("vision_use_head=False: transformers has no features; those here are the mean of the tokens")
     tensors.check_positions(overrides, fields)
     return Description(
         model_type=model_type,
@@ -93,7 +97,7 @@ def read_config(config: Mapping[str, Any], path: Path, shapes: Shapes) -> Descri
         resampling=ANTIALIASED if model_type in ("dinov2_with_registers", "dinov3_vit") else PLAIN,
         labels=labels,
         ignored=ignored,
-        notes=tuple(fields.notes),
+        notes=tuple(notes),
     )
 
 
@@ -105,17 +109,27 @@ def _fields(config: Mapping[str, Any], model_type: str, path: Path) -> Fields:
         return fields
     outer = Fields({name: value for name, value in config.items() if name not in COMPOSITE}, {}, path)
     outer.check_names()
-    section: dict[str, Any] = {}
-    for key in ("vision_config", "vision_config_dict"):
-        part = config.get(key)
-        if part is not None and not isinstance(part, Mapping):
-            raise cannot_read(path, f"{key}: expected a JSON object, got {kind_of(part)}")
-        section |= cast("Mapping[str, Any]", part or {})
-    nested = Fields(section, FIELDS[model_type], path, "vision_config.", outer.notes)
+    section, replacement = (_object(config, key, path) for key in ("vision_config", "vision_config_dict"))
+    if replacement is not None and model_type == "siglip_vision_model":
+        raise outer.error("vision_config_dict", "absent, because SigLIP does not read it", replacement)
+    section = dict(section or {})
+    if replacement is not None:
+        # It replaces all fields of the model in `vision_config`, those that it leaves out by their defaults.
+        section = {name: value for name, value in section.items() if name not in FIELDS[model_type]}
+        section |= replacement
+    nested = Fields(section, FIELDS[model_type], path, "vision_config.")
     if section.get("model_type", model_type) != model_type:
         raise nested.error("model_type", repr(model_type))
     nested.check_names()
     return nested
+
+
+def _object(config: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any] | None:
+    """Return a field that is a JSON object, or None."""
+    value = config.get(name)
+    if value is not None and not isinstance(value, Mapping):
+        raise cannot_read(path, f"{name}: expected a JSON object, got {kind_of(value)}")
+    return cast("Mapping[str, Any] | None", value)
 
 
 class _Tensors:
@@ -124,22 +138,27 @@ class _Tensors:
     def __init__(self, shapes: Shapes, fields: Fields) -> None:
         self._fields = fields
         self._shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
-        self._blocks: set[str] = set()
+        self._blocks: dict[str, str] = {}
         for name, shape in shapes.items():
             rows = (names.row_of(stripped) for stripped in names.strip_prefixes(name))
             located = next((each for each in rows if each is not None), None)
             if located is not None:
                 row, block = located
                 self._shapes.setdefault(row.target, (name, tuple(shape)))
-                self._blocks |= {block} if BLOCK in row.name else set()
+                if BLOCK in row.name:
+                    self._blocks.setdefault(block, name)
         if not self._shapes:
             others = "only tensors of a text encoder" if any("text_model." in name for name in shapes) else "no tensor"
             raise cannot_read(fields.path, f"the weights have {others}, expected those of an image encoder")
 
-    def has(self, target: str, start: str = "") -> bool:
-        """Return whether there is a tensor, whose last name starts with `start`."""
-        located = self._shapes.get(target)
-        return located is not None and (not start or f".{start}" in f".{located[0]}")
+    def has(self, target: str) -> bool:
+        """Return whether there is a tensor."""
+        return target in self._shapes
+
+    @property
+    def is_projected(self) -> bool:
+        """Whether the head is the projection of CLIP, and not a classifier."""
+        return self._shapes.get("head.weight", ("", ()))[0].endswith(names.PROJECTION)
 
     def axis(self, target: str, axis: int) -> int | None:
         """Return the length of an axis, or None."""
@@ -161,7 +180,11 @@ class _Tensors:
         """Check the number of blocks."""
         if depth != len(self._blocks):
             count = len(self._blocks)
-            raise self._fields.error("num_hidden_layers", f"{count}, because the file has {count} blocks", depth)
+            last = max(self._blocks, key=lambda block: (len(block), block), default="")
+            reason = f", the last with {self._blocks[last]}" if last else ""
+            raise self._fields.error(
+                "num_hidden_layers", f"{count}, because the file has {count} blocks{reason}", depth
+            )
 
     def check_bias(self, field: str, value: bool, target: str) -> None:
         """Check that a field says whether there is a bias."""
@@ -280,17 +303,42 @@ def _initial_scale(fields: Fields) -> float:
     return float(value) if 0 < value <= 10 else 1e-5
 
 
+def _check_architecture(config: Mapping[str, Any], path: Path, tensors: _Tensors) -> None:
+    """Check that there are the heads of the class that wrote the file.
+
+    Raises:
+        InputError: One is missing, or `architectures` is not a list of names.
+    """
+    classes = config.get("architectures")
+    if classes is None:
+        return
+    fields = Fields(config, {}, path)
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in cast("list[Any]", classes)):
+        raise fields.error("architectures", "a list of strings")
+    first = cast("list[str]", classes)[0] if classes else ""
+    missing = ""
+    if first.endswith("WithProjection") and not tensors.is_projected:
+        missing = names.PROJECTION
+    elif first.endswith("ForImageClassificationWithTeacher"):
+        heads = (("head.weight", "cls_classifier.weight"), ("head_dist.weight", "distillation_classifier.weight"))
+        missing = next((name for target, name in heads if not tensors.has(target)), "")
+    elif first.endswith("ForImageClassification") and (tensors.is_projected or not tensors.has("head.weight")):
+        missing = "classifier.weight"
+    if missing:
+        raise fields.error("architectures", f"a class without a head, because the file has no {missing}")
+
+
 def _read_labels(config: Mapping[str, Any], fields: Fields, tensors: _Tensors) -> list[str] | None:
     """Return the names of the classes, and check their number."""
     labels, count = config.get("id2label"), tensors.axis("head.weight", 0)
     if labels is None:
         number = config.get("num_labels")
-        if number is not None and count is not None and number != count and not tensors.has("head.weight", "visual"):
+        if number is not None and count is not None and number != count and not tensors.is_projected:
             raise fields.error("num_labels", f"{count}, as in the classifier", number)
         return None
     if not isinstance(labels, Mapping):
         raise cannot_read(fields.path, f"id2label: expected a JSON object, got {kind_of(labels)}")
-    if count is None or tensors.has("head.weight", "visual_projection"):
+    if count is None or tensors.is_projected:
         return None
     by_index = {str(key): value for key, value in cast("Mapping[Any, Any]", labels).items()}
     if set(by_index) != {str(index) for index in range(count)}:

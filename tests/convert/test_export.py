@@ -27,7 +27,7 @@ CLASSES = {"classifier.weight": (5, 48), "classifier.bias": (5,)}
 VARIANTS = {
     "hf/vit": ({"image_size": [32, 64], "hidden_act": "relu"}, {"vit.embeddings.position_embeddings": (1, 9, 48)}),
     "hf/deit": (
-        {},
+        {"architectures": ["DeiTForImageClassification"]},
         {**dict.fromkeys(f"{head}.{part}" for head in ("cls_classifier", "distillation_classifier") for part in ("weight", "bias")),
          "classifier.weight": (7, 48), "classifier.bias": (7,)},
     ),

@@ -77,7 +77,7 @@ def test_image_encoder_of_a_model_with_text():
     shapes |= {"visual_projection.weight": (9, 48), "text_model.final_layer_norm.weight": (5,), "logit_scale": ()}
     config = {
         "model_type": "clip", "architectures": ["CLIPModel"], "projection_dim": 9, "text_config": {"hidden_size": 5},
-        "vision_config": {**vision, "hidden_size": 32}, "vision_config_dict": {"hidden_size": 48}, "logit_scale_init_value": 2.6,
+        "vision_config": {**vision, "hidden_size": 32}, "vision_config_dict": vision, "logit_scale_init_value": 2.6,
     }  # fmt: skip
     description = read_config(config, PATH, shapes)
     assert description.model_type == "clip_vision_model"
@@ -86,6 +86,16 @@ def test_image_encoder_of_a_model_with_text():
         read_config(config | {"projection_dim": 8}, PATH, shapes)
     with pytest.raises(tc.InputError, match=r"vision_config.hidden_size=32: must be 48"):
         read_config(config | {"vision_config_dict": None}, PATH, shapes)
+    # As in transformers, the other one replaces all fields, those that it leaves out by their defaults.
+    replacement = {name: value for name, value in vision.items() if name != "intermediate_size"}
+    with pytest.raises(tc.InputError, match=r"vision_config.intermediate_size=3072: must be 144"):
+        read_config(config | {"vision_config_dict": replacement}, PATH, shapes)
+    with pytest.raises(tc.InputError, match=r"vision_config.frobnicate=3: must be absent"):
+        read_config(config | {"vision_config": {"frobnicate": 3}}, PATH, shapes)
+    with pytest.raises(
+        tc.InputError, match=r"vision_config_dict=\{\}: must be absent, because SigLIP does not read it"
+    ):
+        read_config({"model_type": "siglip", "vision_config_dict": {}}, PATH, shapes)
     with pytest.raises(tc.InputError, match=r"vision_config: expected a JSON object, got a list"):
         read_config(config | {"vision_config": []}, PATH, shapes)
     text = {"text_model.final_layer_norm.weight": (5,), "text_projection.weight": (9, 5)}
@@ -121,7 +131,7 @@ def test_classifier_of_dinov2_reads_two_vectors():
 
 def test_one_head_of_deit():
     shapes = {name: shape for name, shape in CASES["hf/deit"]["shapes"].items() if "classifier" not in name}
-    config = CASES["hf/deit"]["config"]
+    config = {**CASES["hf/deit"]["config"], "architectures": ["DeiTForImageClassification"]}
     overrides = read_config(config, PATH, shapes | {"classifier.weight": (7, 48)}).overrides
     assert (overrides["num_classes"], overrides["dist_head"]) == (7, False)
 
@@ -151,7 +161,7 @@ def test_resampling_of_positions():
         ({"hidden_size": 10**400}, "hidden_size=10000"),
         ({"hidden_act": "x" * 10_000}, f"hidden_act='{'x' * 399}...: must be one of gelu"),
         ({"hidden_size": None}, "hidden_size=None: must be an integer >= 1"),
-        ({"num_hidden_layers": 4}, "num_hidden_layers=4: must be 3, because the file has 3 blocks"),
+        ({"num_hidden_layers": 4}, "num_hidden_layers=4: must be 3, because the file has 3 blocks, the last with vit.encoder.layer.2."),
         ({"num_attention_heads": 5}, "num_attention_heads=5: must be a divisor of hidden_size=48"),
         ({"intermediate_size": 192}, "intermediate_size=192: must be 144, because vit.encoder.layer.0.intermediate.dense"),
         ({"num_channels": 1}, "num_channels=1: must be 3, because vit.embeddings.patch_embeddings.projection.weight has shape"),
@@ -170,9 +180,15 @@ def test_resampling_of_positions():
         ({"head_dim": 16}, "head_dim=16: must be hidden_size / num_attention_heads"),
         ({"pruned_heads": {"0": [1]}}, "pruned_heads={'0': [1]}: must be {}"),
         ({"is_decoder": True}, "is_decoder=True: must be False"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4}: must be None"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4}: must be absent, because it is not supported"),
         ({"use_mean_pooling": True}, "use_mean_pooling=True: must be absent, because it is not supported"),
         ({"window": 7}, "window=7: must be absent, because it is not supported"),
+        ({"position_embedding_type": "rotary"}, "position_embedding_type='rotary': must be absent, because it is not supported"),
+        ({"norm_type": "rms"}, "norm_type='rms': must be absent, because it is not supported"),
+        ({"rope_parameters": {"rope_theta": 5}}, "rope_parameters={'rope_theta': 5}: must be absent, because it is not"),
+        ({"layer_types": []}, "layer_types=[]: must be absent, because it is not supported"),
+        ({"architectures": "ViTModel"}, "architectures='ViTModel': must be a list of strings"),
+        ({"architectures": [3]}, "architectures=[3]: must be a list of strings"),
         ({"id2label": {"0": "a", "1": "b"}}, "id2label: expected the classes 0 to 6 of the classifier, got 2 classes"),
         ({"id2label": ["a"]}, "id2label: expected a JSON object, got a list"),
     ],
@@ -200,9 +216,41 @@ def test_fields_of_single_families(key, changes, message):
     assert message_of(key, changes).startswith(message)
 
 
-def test_other_fields_are_listed():
-    description = read("hf/vit", {"author": "me", "extra": {"a": 1}, "eos_token_id": 3, "dtype": "float16"})
-    assert description.notes == ("fields of config.json that were not read: author, extra",)
+def test_fields_without_effect():
+    others = {"eos_token_id": 3, "dtype": "float16", "extra": None, "architectures": None, "head_dim": None}
+    assert read("hf/vit", others) == read("hf/vit")
+
+
+@pytest.mark.parametrize(
+    ("key", "architecture", "missing"),
+    [
+        ("hf/vit", "ViTForImageClassification", "classifier.weight"),
+        ("hf/deit", "DeiTForImageClassificationWithTeacher", "cls_classifier.weight"),
+        ("hf/deit", "DeiTForImageClassification", "classifier.weight"),
+        ("hf/clip", "CLIPVisionModelWithProjection", "visual_projection.weight"),
+    ],
+)
+def test_heads_of_the_class_must_be_in_the_file(key, architecture, missing):
+    config = {**CASES[key]["config"], "architectures": [architecture]}
+    shapes = {name: shape for name, shape in CASES[key]["shapes"].items() if "classifier" not in name}
+    with pytest.raises(tc.InputError) as error:
+        read_config(config, PATH, shapes)
+    problem = f"must be a class without a head, because the file has no {missing}"
+    assert str(error.value) == f"{PATH}: architectures=[{architecture!r}]: {problem}"
+    base = architecture.partition("For")[0].removesuffix("WithProjection")
+    for classes in ([], [f"{base}Model"], None):
+        assert read_config({**config, "architectures": classes}, PATH, shapes).overrides["num_classes"] == 0
+
+
+def test_second_head_of_deit_must_be_in_the_file():
+    shapes = {name: shape for name, shape in CASES["hf/deit"]["shapes"].items() if "distillation_cl" not in name}
+    with pytest.raises(tc.InputError, match=r"because the file has no distillation_classifier.weight"):
+        read_config(CASES["hf/deit"]["config"], PATH, shapes)
+
+
+def test_siglip_without_a_head():
+    (note,) = read("hf/siglip", {"vision_use_head": False}).notes
+    assert note.startswith("vision_use_head=False: transformers has no features")
 
 
 def test_scale_of_zero_is_a_layer():
