@@ -23,7 +23,7 @@ from tcvit_jax.convert.problems import (
     merge_blocks,
     summarize,
 )
-from tcvit_jax.convert.reader import Reader, shape_of
+from tcvit_jax.convert.reader import Reader, check_periods, shape_of
 from tcvit_jax.errors import invalid, kind_of
 from tcvit_jax.models import ViT, variable_shapes
 from tcvit_jax.models.create import check_model
@@ -200,12 +200,16 @@ def convert(
     prefix = _choose_prefix(tensors, encoder, file_format, model)
     sources, problems = map_names(file_format.sources(tensors, model.depth, prefix))
     zeros = file_format.zeros(tensors, prefix)
-    for name in [
+    unused = [
         name
         for name, source in sources.items()
-        if any(re.fullmatch(pattern, name) for pattern in ignored) or _is_optional(name, tensors, source, encoder)
-    ]:
+        if any(re.fullmatch(pattern, name) for pattern in ignored)
+        or _is_optional(name, tensors, source, encoder, model)
+    ]
+    skipped = {name for key in unused if key.startswith("attn_pool.") for name in sources[key].names}
+    for name in unused:
         del sources[name]
+    problems += check_periods(tensors, model)
     pre_logits = {name for name in sources if re.fullmatch(file_format.pre_logits, name)}
     dropped = (classifiers | pre_logits) & set(sources) if new_head else set[str]()
     remaining, expected_names = set(sources) - dropped, list[str]()
@@ -255,7 +259,11 @@ def convert(
         replaced=tuple(sorted(replaced)),
         ignored=tuple(sorted(set(tensors) - mapped - replaced)),
         dtypes={dtype: tuple(sorted(set(names))) for dtype, names in sorted(reader.names.items())},
-        notes=(*([f"prefix {prefix!r} was removed from names"] if prefix else []), *reader.notes),
+        notes=(
+            *([f"prefix {prefix!r} was removed from names"] if prefix else []),
+            *([f"{len(skipped)} tensors of attention pooling were not used"] if skipped else []),
+            *reader.notes,
+        ),
         warnings=tuple(f"{name}: {problem}" for name, problem in merge_blocks(reader.warnings)),
     )
 
@@ -272,11 +280,16 @@ def _choose_prefix(names: Collection[str], encoder: Collection[str], file_format
     return prefixes[0] if prefixes else wrapper_of(names)
 
 
-def _is_optional(name: str, tensors: Mapping[str, Any], source: Source, encoder: Collection[str]) -> bool:
-    """Return whether a tensor is left out if the model does not have it: attention pooling, or zero registers."""
+def _is_optional(name: str, tensors: Mapping[str, Any], source: Source, encoder: Collection[str], model: ViT) -> bool:
+    """Return whether a tensor is left out because the model does not have it.
+
+    These are attention pooling, if the model has the mean in its place, as some of SigLIP, and zero registers.
+    """
     if name in encoder:
         return False
-    return name.startswith("attn_pool.") or (name == "reg_token" and 0 in (shape_of(tensors, source.names[0]) or ()))
+    if name.startswith("attn_pool."):
+        return model.global_pool == "avg" and not model.class_token
+    return name == "reg_token" and 0 in (shape_of(tensors, source.names[0]) or ())
 
 
 def _check_arguments(model: object, name: str, arrays: object) -> None:

@@ -24,7 +24,8 @@ def adapt_patch_embed(kernel: np.ndarray, channels: int, patch_size: tuple[int, 
         `[D, channels, height, width]` float32.
 
     Raises:
-        InvalidTensorError: The kernel has not three channels and `channels` differs, or a patch is too large.
+        InvalidTensorError: The kernel does not have three channels, and `channels` is another number; or a patch is too
+            large.
     """
     return adapt_input_conv(resample_patch_embed(kernel, patch_size), channels)
 
@@ -43,7 +44,7 @@ def adapt_input_conv(kernel: np.ndarray, channels: int) -> np.ndarray:
         `[D, channels, h, w]` float32.
 
     Raises:
-        InvalidTensorError: The kernel has not three channels and `channels` differs.
+        InvalidTensorError: The kernel does not have three channels, and `channels` is another number.
     """
     kernel = np.asarray(kernel, np.float32)
     if kernel.shape[1] == channels:

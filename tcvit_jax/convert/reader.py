@@ -18,6 +18,8 @@ from tcvit_jax.models.parameters import Parameter, Tensors
 
 # The path of the kernel of a patch embedding that is one convolution.
 PATCH_KERNEL = "patch_embed/kernel"
+# The end of the name of rotary periods, which are computed here.
+PERIODS = ".rope_embed.periods"
 
 
 class Reader:
@@ -151,6 +153,27 @@ class Reader:
             check_values(array)
             self.names.setdefault(array.dtype.name, []).append(name)
         return source.assemble(arrays)
+
+
+def check_periods(tensors: Mapping[str, Any], model: ViT) -> list[Problem]:
+    """Check the periods of rotary positions in files of the official code of DINOv3, which stores them in bfloat16.
+
+    Returns:
+        One problem for each tensor that does not have the periods of the model.
+    """
+    rotary = model.parts.trunk.rotary
+    if rotary is None or rotary.rope_type != "dinov3":
+        return []
+    problems: list[Problem] = []
+    expected = 1 / rotary.frequencies()
+    for name in tensors:
+        if not f".{name}".endswith(PERIODS):
+            continue
+        if shape_of(tensors, name) not in (None, expected.shape):
+            problems.append((name, f"expected shape {expected.shape}, got {shape_of(tensors, name)}"))
+        elif not np.allclose(to_numpy(tensors[name]).astype(np.float32), expected, rtol=1e-2, atol=0):
+            problems.append((name, f"expected the periods of rope_temperature={model.rope_temperature:g}"))
+    return problems
 
 
 def shape_of(tensors: Mapping[str, Any], name: str) -> tuple[int, ...] | None:

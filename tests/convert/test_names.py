@@ -2,15 +2,17 @@
 
 import re
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 import tcvit_jax as tc
 from tcvit_jax.convert import names
 from tcvit_jax.convert.formats import TIMM, fitting_prefixes
-from tcvit_jax.convert.mapping import convert
+from tcvit_jax.convert.mapping import convert, to_torch
 from tcvit_jax.models.parameters import BLOCK
 from tests import golden
+from tests.convert import cases
 
 CASES = golden.read("families")[0]["cases"]
 # The family of `names.FAMILIES` of each case, and the parts of the first layer of its MLP.
@@ -183,3 +185,39 @@ def test_packed_attention_pooling_is_divided():
 def test_tensors_of_other_modules_are_ignored(name):
     assert list(TIMM.sources([name, "cls_token"], 1)) == [("cls_token", next(TIMM.sources(["cls_token"], 1))[1])]
     assert [target for target, _ in TIMM.sources([f"module.{name}"], 1, "module.")] == []
+
+
+def test_attention_pooling_is_left_out_only_for_a_mean_without_a_class_token():
+    sizes = {"img_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 2, "num_classes": 0}
+    pooled = tc.create_model("vit", **sizes, class_token=False, global_pool="map", fc_norm=False)
+    tensors = to_torch(cases.random_variables(pooled), pooled)
+    count = sum(name.startswith("attn_pool.") for name in tensors)
+    average = tc.create_model("vit", **sizes, class_token=False, global_pool="avg", fc_norm=False)
+    conversion = convert(tensors, average)
+    assert conversion.notes == (f"{count} tensors of attention pooling were not used",)
+    assert len(conversion.ignored) == count
+    with_class = tc.create_model("vit", **sizes, global_pool="avg", fc_norm=False)
+    class_tensors = to_torch(cases.random_variables(with_class), with_class)
+    pooling = {name: tensor for name, tensor in tensors.items() if name.startswith("attn_pool.")}
+    with pytest.raises(tc.InputError, match=r"attn_pool.latent: unexpected"):
+        convert(class_tensors | pooling, with_class)
+
+
+def test_tensors_without_a_variable_are_counted():
+    others = ["pooler.dense.weight", "decoder.norm.bias", "text_model.final_layer_norm.weight", "logit_scale"]
+    conversion = convert(cases.weights() | {name: np.zeros(3, np.float32) for name in others}, cases.model("deit"))
+    assert conversion.ignored == tuple(sorted(others))
+
+
+def test_periods_of_rotary_positions_must_be_those_of_the_model():
+    sizes = {"img_size": 8, "patch_size": 4, "embed_dim": 32, "depth": 1, "num_heads": 2, "num_classes": 0}
+    rotary = tc.create_model("vit", **sizes, pos_embed="none", rope_type="dinov3", rope_temperature=100.0)
+    tensors = to_torch(cases.random_variables(rotary), rotary)
+    periods = (100.0 ** (np.arange(4) / 4)).astype(ml_dtypes.bfloat16)
+    conversion = convert(tensors | {"rope_embed.periods": periods}, rotary)
+    assert conversion.ignored == ("rope_embed.periods",)
+    for wrong in (periods * ml_dtypes.bfloat16(1.1), 50.0 ** (np.arange(4) / 4), np.full(4, np.nan)):
+        with pytest.raises(tc.InputError, match=r"rope_embed.periods: expected the periods of rope_temperature=100"):
+            convert(tensors | {"rope_embed.periods": wrong}, rotary)
+    with pytest.raises(tc.InputError, match=r"rope_embed.periods: expected shape \(4,\), got \(3,\)"):
+        convert(tensors | {"rope_embed.periods": periods[:3]}, rotary)
