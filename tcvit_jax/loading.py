@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tcvit_jax import checkpoint, convert, files, models, sharding
+from tcvit_jax import checkpoint, files, models, sharding
 from tcvit_jax.convert import hub, report
 from tcvit_jax.convert.files import SUFFIXES
 from tcvit_jax.convert.sources import WeightSource, count_classes, is_checkpoint, open_source

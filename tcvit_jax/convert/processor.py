@@ -69,7 +69,7 @@ _INACTIVE: dict[str, tuple[Any, ...]] = {
 _IGNORED = frozenset({
     "image_processor_type", "feature_extractor_type", "processor_class", "image_seq_length", "data_format",
     "input_data_format", "device", "return_tensors", "disable_grouping", "default_to_square", "auto_map",
-    "do_convert_rgb", "_valid_processor_keys", "transformers_version", "name_or_path",
+    "do_convert_rgb", "_valid_processor_keys", "transformers_version", "name_or_path", "_name_or_path",
 })  # fmt: skip
 _READ = frozenset({
     "size", "resample", "do_center_crop", "crop_size", "rescale_factor", "do_normalize", "image_mean", "image_std",
@@ -93,15 +93,15 @@ def read_processor(processor: Mapping[str, Any], model_type: str, path: Path) ->
         The preprocessing, and the size `(height, width)` of its images.
 
     Raises:
-        InputError: The type is unknown, or a field asks for something else than a resize to a fixed size, a center
-            crop, and a normalization. The message names the field.
+        InputError: The type or a field is unknown, or a field asks for something else than a resize to a fixed size, a
+            center crop, and a normalization. The message names the field.
     """
     defaults = _PROCESSORS[_type_of(processor, model_type, path)]
     for name, value in processor.items():
         if name in _INACTIVE and value not in _INACTIVE[name]:
             raise _error(path, name, value, _text(_INACTIVE[name][-1]))
-        is_off = value is False and name.startswith("do_")
-        if name not in _NAMES and type(value) in (bool, int, float) and not is_off:
+        is_off = value is None or (value is False and name.startswith("do_"))
+        if name not in _NAMES and not is_off:
             raise _error(path, name, value, "absent", "its effect on the images is unknown")
     values = {name: value for name, value in processor.items() if value is not None}
     if not math.isclose(_number(values, "rescale_factor", RESCALE_FACTOR, path), RESCALE_FACTOR, rel_tol=1e-6):

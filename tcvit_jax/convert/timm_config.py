@@ -20,6 +20,21 @@ _TYPES: Mapping[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (f
 _OPTIONAL_TYPES = {"fc_norm": (bool, type(None)), "init_values": (float, int, type(None))}
 # Larger sizes fit in no memory.
 MAX_NUMBER = 2**31
+# Fields that are read, and fields without an effect on the outputs at `input_size`.
+_READ = frozenset({
+    "tag", "input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std", "num_classes", "label_offset",
+})  # fmt: skip
+_IGNORED = frozenset({
+    "url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "architecture", "custom_load",
+    "test_input_size", "min_input_size", "fixed_input_size", "test_crop_pct", "label_names", "label_descriptions",
+    "pool_size", "first_conv", "classifier", "license", "description", "origin_url", "paper_name", "paper_ids", "notes",
+})  # fmt: skip
+_PRETRAINED = _READ | _IGNORED
+# `num_features` and `global_pool` follow from the architecture and its arguments.
+_ROOT = frozenset({
+    "architecture", "num_classes", "num_features", "global_pool", "label_names", "label_descriptions", "labels",
+    "model_args", "pretrained_cfg",
+})  # fmt: skip
 # Values of timm where a configuration has none.
 _DEFAULTS: Mapping[str, Any] = {
     "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center", "mean": Preprocessing.mean,
@@ -45,6 +60,9 @@ def read_config(config: Mapping[str, Any], path: Path) -> tuple[str, dict[str, A
     if not isinstance(nested, Mapping):
         raise cannot_read(path, f"pretrained_cfg: expected an object, got {kind_of(nested)}")
     pretrained = {key: value for key, value in cast("Mapping[str, Any]", nested).items() if value is not None}
+    _check_names(config, _ROOT | _PRETRAINED, path)
+    if "pretrained_cfg" in config:
+        _check_names(pretrained, _PRETRAINED, path)
     name = _name(config["architecture"], pretrained.get("tag"), path)
     if pretrained.get("label_offset", 0) != 0:
         raise _error(path, "label_offset", pretrained["label_offset"], "0")
@@ -54,10 +72,19 @@ def read_config(config: Mapping[str, Any], path: Path) -> tuple[str, dict[str, A
         overrides |= {"img_size": (height, width), "in_chans": channels}
     num_classes = config.get("num_classes", pretrained.get("num_classes"))
     if num_classes is not None:
-        overrides["num_classes"] = _integers(path, "num_classes", [num_classes], 1)[0]
+        if not _is_integer(num_classes):
+            raise _error(path, "num_classes", num_classes, "an integer >= 0")
+        overrides["num_classes"] = num_classes
     overrides |= _arguments(name, config.get("model_args"), path)
     labels = _labels(config, overrides.get("num_classes"))
     return name, overrides, _preprocessing(pretrained, path), labels
+
+
+def _check_names(values: Mapping[str, Any], names: frozenset[str], path: Path) -> None:
+    """Raise an `InputError` for a field that is neither read nor without an effect."""
+    for key, value in values.items():
+        if value is not None and key not in names:
+            raise cannot_read(path, str(unknown("field", key, names)))
 
 
 def _name(architecture: object, tag: object, path: Path) -> str:
@@ -87,7 +114,9 @@ def _arguments(name: str, values: object, path: Path) -> dict[str, Any]:
         if key not in options:
             raise cannot_read(path, f"model_args: {unknown('argument', key, options)}")
         if key == "img_size":
-            sides: object = value if isinstance(value, list) else [value, value]
+            if not isinstance(value, list) and not _is_integer(value):
+                raise _error(path, "model_args.img_size", value, "an integer >= 0, or 2 integers")
+            sides: object = cast("list[Any]", value) if isinstance(value, list) else [value, value]
             arguments[key] = _integers(path, "model_args.img_size", sides, 2)
             continue
         kinds = _OPTIONAL_TYPES[key] if key in _OPTIONAL_TYPES else _TYPES[type(getattr(architecture, key))]
@@ -122,9 +151,13 @@ def _labels(config: Mapping[str, Any], num_classes: int | None) -> list[str] | N
 
 def _integers(path: Path, key: str, values: object, count: int) -> tuple[int, ...]:
     items = cast("list[Any]", values) if isinstance(values, list) else []
-    if len(items) != count or not all(type(item) is int and 0 <= item <= MAX_NUMBER for item in items):
-        raise _error(path, key, values, f"{count} integers" if count > 1 else "an integer >= 0")
+    if len(items) != count or not all(map(_is_integer, items)):
+        raise _error(path, key, values, f"{count} integers")
     return tuple(items)
+
+
+def _is_integer(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MAX_NUMBER
 
 
 def _error(path: Path, name: str, value: object, condition: str) -> InputError:

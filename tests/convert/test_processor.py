@@ -55,7 +55,7 @@ SQUASH = {"crop_mode": "squash"}
          floor(Preprocessing((0, 0, 0), (1, 1, 1)), 0.875), 224),
         ({**DINOV2, "image_mean": 0.5, "image_std": 0.5}, "dinov2", floor(INCEPTION, 0.875), 224),
         ({**DINOV2, "crop_size": [224, 192]}, "dinov2", floor(IMAGENET, 0.875, resize=256), (224, 192)),
-        ({**DINOV2, "do_reduce_labels": False, "note": "text"}, "dinov2", floor(IMAGENET, 0.875), 224),
+        ({**DINOV2, "do_reduce_labels": False, "note": None}, "dinov2", floor(IMAGENET, 0.875), 224),
     ],
 )  # fmt: skip
 def test_processors_are_read_and_written(processor, model_type, expected, size):
@@ -91,6 +91,8 @@ def test_resized_lengths_are_exact():
         ({"crop_pct": 0.9}, "crop_pct=0.9: must be null"),
         ({"use_square_size": True}, "use_square_size=True: must be false"),
         ({"new_field": 3}, "new_field=3: must be absent; its effect on the images is unknown"),
+        ({"crop_mode": "random"}, "crop_mode='random': must be absent; its effect on the images is unknown"),
+        ({"mean_subtract": [1, 2]}, "mean_subtract=[1, 2]: must be absent; its effect on the images is unknown"),
         ({"size": {"longest_edge": 224}}, "size={'longest_edge': 224}: must be a length, height and width, or shortest_edge"),
         ({"size": {"shortest_edge": 224, "longest_edge": 512}}, "size={"),
         ({"size": {"shortest_edge": -1}}, "size={"),
