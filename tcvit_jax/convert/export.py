@@ -19,12 +19,11 @@ WEIGHTS, PROCESSOR = "model.safetensors", "preprocessor_config.json"
 _HALF = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
-def _ignore(step: str) -> None:
-    """Show no progress."""
-
-
 def to_transformers(
-    directory: str | Path, out: str | Path, weights: str | None = None, progress: Callable[[str], object] = _ignore
+    directory: str | Path,
+    out: str | Path,
+    weights: str | None = None,
+    progress: Callable[[str], object] | None = None,
 ) -> str:
     """Write a checkpoint as a directory that `AutoModel.from_pretrained` of transformers loads, without its reducer.
 
@@ -36,7 +35,7 @@ def to_transformers(
         out: New directory for `config.json`, `model.safetensors` and, if the checkpoint has preprocessing,
             `preprocessor_config.json`. The tensors are float32, or of the dtype of the source if they all fit.
         weights: `"ema"` or `"variables"`, as in `load`.
-        progress: Called with the name of each step when it starts.
+        progress: Called with the name of each step when it starts, if it is not None.
 
     Returns:
         Summary in one line.
@@ -46,7 +45,8 @@ def to_transformers(
     """
     out = Path(out).absolute()
     checkpoint.check_empty(out)
-    progress(f"reading {directory}")
+    if progress is not None:
+        progress(f"reading {directory}")
     model, variables, meta = checkpoint.load(directory, weights)
     origin = _origin(meta)
     result = export(model, to_tensors(variables, model), directory, origin.get("model_type", ""), meta.get("classes"))
@@ -55,7 +55,8 @@ def to_transformers(
     processor = None
     if "preprocessing" in meta:
         processor = write_processor(checkpoint.read_preprocessing(meta, directory), model.img_size)
-    progress(f"writing {out}")
+    if progress is not None:
+        progress(f"writing {out}")
     with atomic.write(out) as draft:
         draft.mkdir()
         write_safetensors(draft / WEIGHTS, tensors, {})

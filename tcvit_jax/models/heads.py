@@ -124,8 +124,8 @@ class PooledHead(nn.Module):
             return HeadOutputs(logits, logits, logits)
         distillation = self._before_classifier(x[:, 1], train, rows)
         distillation = self.head_dist(distillation) if self.num_classes else distillation
-        mean = (logits + distillation) / 2
-        return HeadOutputs(mean.astype(jnp.float32), logits.astype(jnp.float32), distillation.astype(jnp.float32))
+        average = (logits + distillation) / 2
+        return HeadOutputs(average.astype(jnp.float32), logits.astype(jnp.float32), distillation.astype(jnp.float32))
 
     def _pool(self, tokens: Tokens) -> Float[Array, "B features"]:
         """Return the features of an image. Patch tokens are weighted by size if the reducer `uses_size_weights`."""

@@ -46,7 +46,8 @@ class Rotary:
 
     Attributes:
         rope_type: One of `ROPE_TYPES`.
-        temperature: Ratio of the largest and the smallest period, up to one step; called theta elsewhere.
+        temperature: Base of the frequencies, which are its powers with exponents from 0 down to almost -1; called theta
+            elsewhere.
         grid: Number of patches along height and width.
         head_dim: Number of channels of a head, a multiple of 4.
         ref_feat_shape: Side of the reference grid of `"cat"`.

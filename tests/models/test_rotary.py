@@ -71,9 +71,22 @@ def test_dropped_tokens_do_not_move_the_others(rope_type):
         np.testing.assert_allclose(tokens[image], expected, rtol=0, atol=2e-5)
 
 
+def mean_rotation(model, patches):
+    """Return the cosines and sines `[2, d]` of a fused token in float64; padding without patches is not rotated."""
+    head_dim = model.embed_dim // model.num_heads
+    if not len(patches):
+        return np.stack([np.ones(head_dim), np.zeros(head_dim)])
+    place = np.mean(np.unravel_index(patches, model.grid), axis=1)
+    angle = angles(model.rope_type, model.rope_temperature, model.grid, head_dim, model.ref_feat_shape, [place])[0]
+    return np.stack([np.cos([*angle, *angle]), np.sin([*angle, *angle])])
+
+
 @pytest.mark.parametrize("reducer", COMPILED_METHODS)
 def test_survivors_have_the_rotation_of_their_patch(reducer, monkeypatch):
-    """Bit for bit, with any method, in every block; and a model that removes nothing is the dense program."""
+    """Bit for bit, with any method, in every block; and a model that removes nothing is the dense program.
+
+    Fused tokens have the rotation of the mean coordinate of their patches.
+    """
     model, rotations = rope_model(reducer, [9, 0, 4], global_pool="token"), []
     original = Rotary.rotation_of
 
@@ -89,11 +102,17 @@ def test_survivors_have_the_rotation_of_their_patch(reducer, monkeypatch):
     assert bool(jnp.isfinite(logits).all())
     assert len(rotations) == 2
     dense = model.parts.trunk.rotary.rotation()
-    for kept, tables in zip(trace.kept[:2], sorted(rotations, key=lambda tables: -tables[0].shape[1]), strict=True):
-        kept = np.asarray(kept)
+    blocks = zip(trace.kept[:2], trace.slots[:2], trace.sizes[:2], strict=True)
+    ordered = sorted(rotations, key=lambda tables: -tables[0].shape[1])
+    for (kept, slots, sizes), tables in zip(jax.tree.map(np.asarray, list(blocks)), ordered, strict=True):
         for table, expected in zip(tables, (dense.cos, dense.sin), strict=True):
             is_patch = kept >= 0
             np.testing.assert_array_equal(table[is_patch], np.asarray(expected)[0][kept[is_patch]])
+        for image, row in np.argwhere(kept < 0):
+            patches = np.flatnonzero(slots[image] == row)
+            assert len(patches) == sizes[image, row]
+            expected = mean_rotation(model, patches)
+            np.testing.assert_allclose([table[image, row] for table in tables], expected, rtol=0, atol=1e-5)
     program = str(jax.make_jaxpr(rope_model().apply)(variables_of(rope_model()), images))
     other = rope_model(reducer, 0)
     assert str(jax.make_jaxpr(other.apply)(variables_of(other), images)) == program
