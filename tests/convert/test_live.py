@@ -1,4 +1,4 @@
-"""Full-size models of transformers with random weights, read and written. Skipped without transformers."""
+"""Full-size models of transformers and timm with random weights, read and written. Skipped without the libraries."""
 
 import hashlib
 
@@ -36,13 +36,17 @@ def random_model(transformers, torch, class_name, fields):
     """Return a model whose parameters are all random, except for the mask token, which we write as zeros."""
     torch.manual_seed(0)
     model_class = getattr(transformers, class_name)
-    model = model_class(model_class.config_class(**fields)).eval()
+    return randomized(torch, model_class(model_class.config_class(**fields)))
+
+
+def randomized(torch, model):
+    """Return a model whose parameters are all random, except for the mask token."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter += 0.02 * torch.randn_like(parameter)
             if "mask_token" in name:
                 parameter.zero_()
-    return model
+    return model.eval()
 
 
 def output_of(torch, model, images):
@@ -90,6 +94,32 @@ def test_models_of_transformers_at_full_size(case, transformers, torch, tmp_path
         assert type(transformers.AutoConfig.from_pretrained(tmp_path / "out")) is type(reference.config)
     assert digest(again) == digest(reference)
     np.testing.assert_allclose(output_of(torch, again, images), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "eva02_small_patch14_336", "vit_base_patch16_siglip_224", "vit_base_patch16_siglip_gap_224",
+        "vit_small_patch16_dinov3", "vit_small_plus_patch16_dinov3_qkvb",
+    ],
+)  # fmt: skip
+def test_models_of_timm_at_full_size(name, timm, torch):
+    torch.manual_seed(0)
+    reference = randomized(torch, timm.create_model(name, num_classes=0))
+    tensors = reference.state_dict()
+    model = tc.create_model(name, num_classes=0)
+    variables = tc.convert.from_torch(tensors, model)
+    images = np.random.default_rng(0).standard_normal((1, *model.img_size, 3)).astype(np.float32)
+    with torch.inference_mode():
+        expected = reference(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    with jax.default_matmul_precision("highest"):
+        actual = jax.jit(model.apply)(variables, images)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4)
+    exported = tc.convert.to_torch(variables, model)
+    assert exported.keys() == tensors.keys()
+    for each, tensor in tensors.items():
+        assert exported[each].tobytes() == tensor.numpy().tobytes()
 
 
 @pytest.mark.parametrize("family", ["CLIP", "Siglip"])
