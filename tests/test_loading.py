@@ -1,6 +1,8 @@
 """`tc.load`: one way in for checkpoints, directories of transformers and timm, and weight files."""
 
 import json
+import os
+import struct
 from functools import cache
 
 import jax
@@ -106,13 +108,22 @@ def test_half_precision_is_kept_on_request(tmp_path):
 
 
 def test_patch_embedding_is_adapted_on_request(tmp_path, capsys):
-    path = write(tmp_path / "model", "hf/vit")
+    statistics = {"image_mean": list(Preprocessing().mean), "image_std": list(Preprocessing().std)}
+    path = write(tmp_path / "model", "hf/vit", processor={**PROCESSOR, **statistics})
     flags = [str(path), "--in-chans", "1", "--patch-size", "8", "--out", str(tmp_path / "ckpt")]
     assert convert(flags) == 2
     assert "expected shape" in capsys.readouterr().err
     assert convert([*flags, "--adapt-patch-embed"]) == 0
-    model, _, _ = tc.load(tmp_path / "ckpt")
+    assert "averages over the channels of the source" in capsys.readouterr().out
+    model, _, meta = tc.load(tmp_path / "ckpt")
     assert (model.in_chans, model.patch_size, model.grid) == (1, 8, (8, 8))
+    assert meta["preprocessing"]["mean"] == pytest.approx([sum(Preprocessing().mean) / 3])
+    assert tc.preprocess(np.zeros((70, 70, 3), np.uint8), meta).shape == (1, 64, 64, 1)
+    flags = [str(path), "--in-chans", "5", "--adapt-patch-embed", "--out", str(tmp_path / "five")]
+    assert convert(flags) == 0
+    assert "mean and std of the preprocessing repeat those of the source" in capsys.readouterr().out
+    mean = Preprocessing().mean
+    assert tc.load(tmp_path / "five")[2]["preprocessing"]["mean"] == pytest.approx([*mean, *mean[:2]])
 
 
 def test_checkpoint_becomes_a_directory_of_transformers(tmp_path, capsys):
@@ -209,16 +220,128 @@ WRONG = {
 }  # fmt: skip
 
 
+def assert_rejected(path, message, capsys):
+    before = sorted(path.parent.rglob("*"))
+    assert convert([str(path), "--out", str(path.parent / "ckpt")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+    assert sorted(path.parent.rglob("*")) == before
+
+
 @pytest.mark.parametrize("kind", WRONG)
 def test_wrong_directories_are_one_line_and_write_nothing(tmp_path, capsys, kind):
     changes, change, message = WRONG[kind]
     tensors = tensors_of("hf/vit")
     path = write(tmp_path / "model", "hf/vit", change(tensors) if change else tensors, **changes)
-    assert convert([str(path), "--out", str(tmp_path / "ckpt")]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert message in error
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["model"]
+    assert_rejected(path, message, capsys)
+
+
+def write_shards(path, names=("1.safetensors", "2.safetensors")):
+    """Replace the weights of a directory by two files and their index."""
+    tensors, file_of = tensors_of("hf/vit"), {}
+    (path / "model.safetensors").unlink()
+    for index, file in enumerate(names):
+        part = {name: tensors[name] for name in sorted(tensors)[index::2]}
+        file_of |= dict.fromkeys(part, file)
+        save_file(part, path / file)
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": file_of}))
+
+
+def remove_shard(path):
+    write_shards(path)
+    (path / "2.safetensors").unlink()
+
+
+def name_absent_file(path):
+    write_shards(path)
+    index = path / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace("2.safetensors", "3.safetensors"))
+
+
+def repeat_tensor(path):
+    write_shards(path)
+    save_file(tensors_of("hf/vit"), path / "2.safetensors")
+
+
+def link_outside(path):
+    (path / "model.safetensors").rename(path.parent / "outside.safetensors")
+    (path / "model.safetensors").symlink_to("../outside.safetensors")
+
+
+def write_long_header(path):
+    with (path / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", 2**30) + b'{"a"')
+        file.truncate(2**30 + 100)  # a sparse file
+
+
+def truncate(path):
+    os.truncate(path / "model.safetensors", 1000)
+
+
+DAMAGED = {
+    "missing shard": (remove_shard, "2.safetensors: not found"),
+    "index that names an absent file": (name_absent_file, "3.safetensors: not found"),
+    "index that names a file outside": (lambda path: write_shards(path, ("1.safetensors", "../2.safetensors")), "expected the name of a file in the directory, got '../2.safetensors'"),
+    "two shards with one name": (repeat_tensor, "duplicate tensor "),
+    "config.json that is a list": (lambda path: (path / "config.json").write_text("[]"), "config.json: expected `object`, got `array`"),
+    "header of a gigabyte": (write_long_header, "cannot read as safetensors: "),
+    "link out of the directory": (link_outside, "model.safetensors: a link out of the directory"),
+    "truncated file": (truncate, "model.safetensors: cannot read as safetensors: "),
+    "no config.json": (lambda path: (path / "config.json").unlink(), "model: config.json not found; pass --model NAME"),
+    "processor that is a list": (lambda path: (path / "processor_config.json").write_text('{"image_processor": [1]}'), "image_processor: expected an object, got a list"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damaged_directories_are_one_line_and_write_nothing(tmp_path, capsys, kind):
+    damage, message = DAMAGED[kind]
+    path = write(tmp_path / "model", "hf/vit")
+    damage(path)
+    assert_rejected(path, message, capsys)
+
+
+def test_model_of_a_directory_of_timm_has_the_blocks_of_its_file(tmp_path, capsys):
+    key = "timm/eva02_small_patch14_224"
+    path = write(tmp_path / "model", key, model_args={**family(key)["overrides"], "depth": 10**6})
+    message = "config.json: model_args.depth=1000000: must be 3, because the file has 3 blocks"
+    assert_rejected(path, message, capsys)
+    write(path, key, model_args={**family(key)["overrides"], "img_size": 65})
+    assert_rejected(path, "config.json: img_size=65: must be a positive multiple of patch_size=16", capsys)
+    with pytest.raises(tc.InputError, match="^img_size=50: must be a positive multiple"):
+        tc.load(path, img_size=50)
+
+
+def test_positions_have_the_grid_of_the_configuration(tmp_path):
+    tensors, flat = tensors_of("hf/vit"), {"image_size": [16, 256]}
+    path = write(tmp_path / "model", "hf/vit", tensors, **flat)
+    variables = tc.load(path)[1]
+    np.testing.assert_array_equal(variables["params"]["pos_embed"], tensors["vit.embeddings.position_embeddings"])
+    # transformers takes the positions for those of a square to resample them.
+    square = write(tmp_path / "square", "hf/vit", tensors)
+    for size in ((256, 16), (96, 64)):
+        resized = (tc.load(each, img_size=size)[1]["params"]["pos_embed"] for each in (path, square))
+        np.testing.assert_array_equal(*resized)
+    name = "vit.embeddings.position_embeddings"
+    tensors = {**tensors, name: np.ascontiguousarray(tensors[name][:, :9])}
+    path = write(tmp_path / "other", "hf/vit", tensors, image_size=[32, 64])
+    assert tc.load(path)[0].grid == (2, 4)
+    with pytest.raises(
+        tc.InputError, match=r"config.json: image_size=\[32, 64\]: must have a square number of patches"
+    ):
+        tc.load(path, img_size=64)
+
+
+def test_preprocessing_of_a_directory_stays_with_another_model(tmp_path):
+    name = "vit_tiny_patch16_224"
+    model = tc.create_model(name, num_classes=5)
+    tensors = tc.convert.to_torch(cases.random_variables(model, scale=0.02), model)
+    path = write(tmp_path / "model", "hf/vit", tensors, processor={**PROCESSOR, "crop_size": 30})
+    preprocessing = tc.load(path, model=name, num_classes=5)[2]["preprocessing"]
+    assert (preprocessing["crop_pct"], preprocessing["resize"]) == (30 / 36, None)
+    (path / "config.json").unlink()
+    (path / "preprocessor_config.json").unlink()
+    assert tc.load(path, model=name, num_classes=5)[2]["preprocessing"]["crop_pct"] == 0.9
 
 
 def test_scripts_take_the_model_of_a_directory(tmp_path):

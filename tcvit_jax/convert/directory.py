@@ -13,10 +13,9 @@ from typing import Any, Literal
 from tcvit_jax import schema
 from tcvit_jax.checkpoint import CHECKPOINTS_DIR
 from tcvit_jax.convert.files import read_file
-from tcvit_jax.convert.shards import MAX_INDEX as MAX_INDEX
 from tcvit_jax.convert.shards import open_shards
 from tcvit_jax.convert.weight_file import WeightFile
-from tcvit_jax.errors import cannot_read
+from tcvit_jax.errors import cannot_read, kind_of
 from tcvit_jax.files import check_regular
 
 CONFIG, PROCESSOR, PROCESSORS = "config.json", "preprocessor_config.json", "processor_config.json"
@@ -36,32 +35,26 @@ class Directory:
         path: The directory.
         kind: `"transformers"`, or `"timm"` for the directory of a repository of timm.
         config: Content of `config.json`.
-        processor: Content of `preprocessor_config.json`, or None if there is none.
+        processor: The configuration of the image processor, or None if there is none.
+        processor_path: Path of the file of `processor`.
     """
 
     path: Path
     kind: Literal["transformers", "timm"]
     config: dict[str, Any]
     processor: dict[str, Any] | None
+    processor_path: Path
 
     @property
     def config_path(self) -> Path:
         """Path of `config.json`."""
         return self.path / CONFIG
 
-    @property
-    def processor_path(self) -> Path:
-        """Path of `preprocessor_config.json`."""
-        return self.path / PROCESSOR
-
-    def weights(self) -> WeightFile:
-        """Open the weights, as `open_weights` does."""
-        return open_weights(self.path)
-
 
 def is_directory(path: Path) -> bool:
-    """Return whether a path is a directory with `config.json`, but no run directory, which has one as well."""
-    return path.is_dir() and _exists(path / CONFIG) and not (path / CHECKPOINTS_DIR).is_dir()
+    """Return whether a path is a directory with `config.json` or weights, but no run directory."""
+    names = (CONFIG, *WEIGHT_FILES)
+    return path.is_dir() and any(_exists(path / name) for name in names) and not (path / CHECKPOINTS_DIR).is_dir()
 
 
 def open_directory(path: str | Path) -> Directory:
@@ -78,14 +71,14 @@ def open_directory(path: str | Path) -> Directory:
             directory, or the configuration is of another kind.
     """
     path = Path(path)
+    if not _exists(path / CONFIG):
+        raise cannot_read(path, f"{CONFIG} not found", "pass --model NAME or model=NAME, one of tc.list_models()")
     config = _read_object(_resolve(path, CONFIG))
-    if isinstance(config.get("model_type"), str):
-        kind = "transformers"
-    elif isinstance(config.get("architecture"), str):
-        kind = "timm"
-    else:
-        raise cannot_read(path / CONFIG, "expected the name model_type (transformers) or architecture (timm)")
-    return Directory(path, kind, config, _read_processor(path))
+    is_timm = isinstance(config.get("architecture"), str)
+    if is_timm == isinstance(config.get("model_type"), str):
+        problem = "expected the name model_type (transformers) or architecture (timm)"
+        raise cannot_read(path / CONFIG, f"{problem}, got both" if is_timm else problem)
+    return Directory(path, "timm" if is_timm else "transformers", config, *read_processor_file(path))
 
 
 def open_weights(path: Path) -> WeightFile:
@@ -108,12 +101,32 @@ def open_weights(path: Path) -> WeightFile:
     return open_shards(file, resolve)
 
 
-def _read_processor(path: Path) -> dict[str, Any] | None:
-    """Return the configuration of the image processor, which version 5 of transformers may write among others."""
-    if _exists(path / PROCESSOR):
-        return _read_object(_resolve(path, PROCESSOR))
-    processor = _read_object(_resolve(path, PROCESSORS)).get("image_processor") if _exists(path / PROCESSORS) else None
-    return processor if isinstance(processor, dict) else None
+def read_model_type(path: Path) -> str:
+    """Return `model_type` of the `config.json` of a directory, or "" if there is none.
+
+    Raises:
+        InputError: The file cannot be read, or is a link out of the directory.
+    """
+    value = _read_object(_resolve(path, CONFIG)).get("model_type") if _exists(path / CONFIG) else None
+    return value if isinstance(value, str) else ""
+
+
+def read_processor_file(path: Path) -> tuple[dict[str, Any] | None, Path]:
+    """Return the configuration of the image processor of a directory, or None if there is none, and its file.
+
+    Version 5 of transformers may write it as a part of `processor_config.json`.
+
+    Raises:
+        InputError: A file cannot be read, or is a link out of the directory.
+    """
+    if _exists(path / PROCESSOR) or not _exists(path / PROCESSORS):
+        file = path / PROCESSOR
+        return _read_object(_resolve(path, PROCESSOR)) if _exists(file) else None, file
+    file = _resolve(path, PROCESSORS)
+    processor: Any = _read_object(file).get("image_processor")
+    if processor is not None and not isinstance(processor, dict):
+        raise cannot_read(file, f"image_processor: expected an object, got {kind_of(processor)}")
+    return processor, file
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -10,18 +10,18 @@ from tcvit_jax import schema
 from tcvit_jax.convert.directory import (
     CONFIG,
     INDEX_SUFFIX,
-    MAX_INDEX,
     PROCESSOR,
     PROCESSORS,
     WEIGHT_FILES,
     check_file_name,
 )
+from tcvit_jax.convert.files import SUFFIXES
+from tcvit_jax.convert.shards import MAX_INDEX
 from tcvit_jax.errors import cannot_read, first_line, out_of_range
 from tcvit_jax.models import zoo
 
-FILES = ("model.safetensors", "pytorch_model.bin")
 # A source with such a suffix is a file that is missing, and no repository.
-_FILE_SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".tar", ".bin", ".ckpt", ".json")
+_FILE_SUFFIXES = (*SUFFIXES, ".json")
 _NO_NETWORK = "without a network, pass the path of a file or directory"
 
 
@@ -58,10 +58,11 @@ def download(repo: str) -> Path:
     Raises:
         InputError: The repository or its weight file is not found, or the network is not available.
     """
-    for name in FILES:
+    names = [name for name in WEIGHT_FILES if not name.endswith(INDEX_SUFFIX)]
+    for name in names:
         if path := _download(repo, name):
             return path
-    raise cannot_read(repo, "weight file not found", f"expected {' or '.join(FILES)}")
+    raise cannot_read(repo, "weight file not found", f"expected {' or '.join(names)}")
 
 
 def download_directory(repo: str) -> Path:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 from tcvit_jax import checkpoint, files, models
 from tcvit_jax.convert import hub, timm_config, transformers
-from tcvit_jax.convert.directory import Directory, is_directory, open_directory, open_weights
+from tcvit_jax.convert.directory import (
+    Directory,
+    is_directory,
+    open_directory,
+    open_weights,
+    read_model_type,
+    read_processor_file,
+)
 from tcvit_jax.convert.files import detect_kind, read_file
 from tcvit_jax.convert.formats import Source, format_of
 from tcvit_jax.convert.mapping import Conversion, convert, to_torch
@@ -41,6 +51,7 @@ class WeightSource:
         meta: Metadata of a checkpoint, or of a file that was exported from one, or None.
         model_type: Type of the model in the configuration of transformers, or "".
         resampling: Method and antialiasing for position embeddings; None for that of timm.
+        grid: Patch grid of the position embeddings; None for that of the file, or else a square.
         ignored: Regular expressions of canonical names of tensors that the model does not use.
         notes: What was not read from the configuration, one sentence each.
     """
@@ -55,6 +66,7 @@ class WeightSource:
     meta: dict[str, Any] | None = None
     model_type: str = ""
     resampling: tuple[str, bool] | None = None
+    grid: tuple[int, int] | None = None
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -69,8 +81,8 @@ class WeightSource:
     ) -> Conversion:
         """Convert the weights to the variables of a model, usually `self.model`, as `mapping.convert` does."""
         return convert(
-            self.weights, model, new_head=new_head, grid=grid, resampling=self.resampling, keep_dtype=keep_dtype,
-            adapt_patch_embed=adapt_patch_embed, ignored=self.ignored,
+            self.weights, model, new_head=new_head, grid=grid or self.grid, resampling=self.resampling,
+            keep_dtype=keep_dtype, adapt_patch_embed=adapt_patch_embed, ignored=self.ignored,
         )  # fmt: skip
 
 
@@ -130,6 +142,18 @@ def open_source(
             honored, or does not match its tensors.
     """
     overrides = dict(overrides or {})
+    opened = _open(source, name, overrides, entry, prefix, ignore)
+    return _fit_channels(opened) if "in_chans" in overrides else opened
+
+
+def _open(
+    source: str | Path,
+    name: str | None,
+    overrides: Mapping[str, Any],
+    entry: str | None,
+    prefix: str,
+    ignore: Sequence[str],
+) -> WeightSource:
     repo = _repository(source)
     if name is None and repo is not None and hub.is_published(repo):
         name = zoo.name_from_repository(repo)
@@ -144,9 +168,33 @@ def open_source(
     meta = read_meta(location.path)
     if model is None and meta is not None:
         model = _model_of(meta, overrides, location.path)
-    preprocessing = None if model is None else zoo.preprocessing(model.variant)
+    preprocessing = None if model is None else _preprocessing_of(model, location.path)
     opened = WeightSource(location.label, weights, model, preprocessing=preprocessing)
     return opened if meta is None else _with_meta(opened, meta)
+
+
+def _preprocessing_of(model: ViT, path: Path) -> Preprocessing:
+    """Return the preprocessing in a directory at the size of a named model, or else that of the name."""
+    processor, file = read_processor_file(path) if is_directory(path) else (None, path)
+    if processor is None:
+        return zoo.preprocessing(model.variant)
+    preprocessing, img_size = read_processor(processor, read_model_type(path), file)
+    return preprocessing if model.img_size == img_size else preprocessing.at_other_size()
+
+
+def _fit_channels(source: WeightSource) -> WeightSource:
+    """Return a source whose preprocessing has a mean and a standard deviation for each channel of the model."""
+    model, preprocessing = source.model, source.preprocessing
+    if model is None or preprocessing is None or len(preprocessing.mean) == model.in_chans:
+        return source
+    values = {"mean": preprocessing.mean, "std": preprocessing.std}
+    if model.in_chans == 1:
+        values = {name: (sum(each) / len(each),) for name, each in values.items()}
+        note = "mean and std of the preprocessing are averages over the channels of the source"
+    else:
+        values = {name: tuple(islice(cycle(each), model.in_chans)) for name, each in values.items()}
+        note = "mean and std of the preprocessing repeat those of the source"
+    return replace(source, preprocessing=replace(preprocessing, **values), notes=(*source.notes, note))
 
 
 def _model_of(meta: Mapping[str, Any], overrides: Mapping[str, Any], path: Path) -> ViT:
@@ -295,12 +343,33 @@ def _open_directory(
     weights = _read_weights(location.path, entry).select(prefix, ignore)
     if directory.kind == "timm":
         name, arguments, preprocessing, labels = timm_config.read_config(directory.config, directory.config_path)
-        published = models.create_model(name, **arguments)
-        model = models.create_model(name, **{**arguments, **overrides})
+        _check_depth(arguments, weights, directory.config_path)
+        model = _create(name, arguments, overrides, directory.config_path)
+        num_classes = arguments.get("num_classes", models.create_model(name).num_classes)
         return _with_labels(
-            WeightSource(location.label, weights, model, published.num_classes, preprocessing, has_config=True), labels
+            WeightSource(location.label, weights, model, num_classes, preprocessing, has_config=True), labels
         )
     return _open_transformers(directory, location, weights, overrides)
+
+
+def _check_depth(arguments: Mapping[str, Any], weights: WeightFile, path: Path) -> None:
+    """Check the number of blocks before a model with as many is created."""
+    if "depth" in arguments:
+        matches = (re.search(r"(?:^|\.)blocks\.(?:\d+\.)?(\d+)\.", name) for name in weights)
+        count = len({match[1] for match in matches if match})
+        if arguments["depth"] != count:
+            problem = f"must be {count}, because the file has {count} blocks"
+            raise cannot_read(path, f"model_args.depth={arguments['depth']!r}: {problem}")
+
+
+def _create(name: str, described: Mapping[str, Any], overrides: Mapping[str, Any], path: Path) -> ViT:
+    """Create the model of a configuration, whose path is in its errors, with the overrides of the caller."""
+    try:
+        return models.create_model(name, **{**described, **overrides})
+    except InputError as error:
+        if any(str(error).startswith(f"{key}=") for key in overrides):
+            raise
+        raise cannot_read(path, str(error)) from error
 
 
 def _open_transformers(
@@ -314,15 +383,36 @@ def _open_transformers(
             directory.processor, description.model_type, directory.processor_path
         )
         img_size = processed_size if description.model_type in ANY_SIZE else img_size
-    model = models.create_model("vit", **{**description.overrides, "img_size": img_size, **overrides})
+    model = _create("vit", {**description.overrides, "img_size": img_size}, overrides, directory.config_path)
     if preprocessing is not None and model.img_size != processed_size:
         preprocessing = preprocessing.at_other_size()
     source = WeightSource(
         location.label, weights, model, description.overrides["num_classes"], preprocessing,
         has_config=True, model_type=description.model_type, resampling=description.resampling,
-        ignored=description.ignored, notes=description.notes,
+        grid=_grid_of(description, model, directory.config_path), ignored=description.ignored, notes=description.notes,
     )  # fmt: skip
     return _with_labels(source, description.labels)
+
+
+def _grid_of(description: transformers.Description, model: ViT, path: Path) -> tuple[int, int] | None:
+    """Return the patch grid of the position embeddings as transformers takes it.
+
+    It is that of the configuration if the images have the size of the configuration. To resample them, and always in
+    families that accept any size, transformers takes it for a square.
+
+    Raises:
+        InputError: The number of patches is not that of a square.
+    """
+    if model.pos_embed == "none":
+        return None
+    height, width = (side // description.overrides["patch_size"] for side in description.image_size)
+    if model.img_size == description.image_size and description.model_type not in ANY_SIZE:
+        return height, width
+    side = math.isqrt(height * width)
+    if side * side != height * width:
+        problem = f"image_size={list(description.image_size)}: must have a square number of patches"
+        raise cannot_read(path, problem, f"transformers cannot resample its positions for img_size={model.img_size}")
+    return side, side
 
 
 def _with_labels(source: WeightSource, labels: list[str] | None) -> WeightSource:

@@ -84,8 +84,10 @@ class WeightFile(Mapping[str, Any]):
             The mapping itself.
 
         Raises:
-            InputError: No tensor has the prefix or matches a pattern.
+            InputError: No tensor has the prefix or matches a pattern, or `ignore` is a string.
         """
+        if isinstance(ignore, str):
+            raise out_of_range("ignore", ignore, "a sequence of patterns", f"use [{ignore!r}]")
         names = list(self._names)
         inside = [name for name in names if name.startswith(prefix)]
         if not inside:

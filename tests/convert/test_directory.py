@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 import tcvit_jax as tc
 from tcvit_jax.convert import directory, shards
-from tcvit_jax.convert.directory import open_directory
+from tcvit_jax.convert.directory import open_directory, open_weights
 
 TENSORS = {name: np.full((2, 3), index, np.float32) for index, name in enumerate(("a", "b", "c", "d"))}
 SHARDS = {"model-00001-of-00002.safetensors": ("a", "b"), "model-00002-of-00002.safetensors": ("c", "d")}
@@ -55,14 +55,14 @@ def test_one_file(folder):
     save_file(TENSORS, folder / "model.safetensors")
     source = open_directory(folder)
     assert (source.kind, source.config, source.processor) == ("transformers", {"model_type": "vit"}, None)
-    weights = source.weights()
+    weights = open_weights(folder)
     assert_tensors(weights)
     assert (weights.kind, weights.files) == ("safetensors", (folder / "model.safetensors",))
 
 
 def test_several_files(folder):
     write_shards(folder)
-    weights = open_directory(folder).weights()
+    weights = open_weights(folder)
     assert_tensors(weights)
     assert weights.path == folder / INDEX
     assert weights.files == tuple(folder / name for name in SHARDS)
@@ -76,11 +76,11 @@ def test_files_of_torch(folder, torch):
     contents = {name.replace("model", "pytorch_model").replace("safetensors", "bin"): SHARDS[name] for name in SHARDS}
     write_shards(folder, contents, save)
     (folder / INDEX).rename(folder / "pytorch_model.bin.index.json")
-    weights = open_directory(folder).weights()
+    weights = open_weights(folder)
     assert_tensors(weights)
     assert weights.kind == "torch"
     save({name: TENSORS[name] for name in "abcd"}, folder / "pytorch_model.bin")
-    assert open_directory(folder).weights().files == (folder / "pytorch_model.bin",)
+    assert open_weights(folder).files == (folder / "pytorch_model.bin",)
 
 
 def test_tensors_of_torch_are_mapped_again(folder, torch, monkeypatch):
@@ -88,7 +88,7 @@ def test_tensors_of_torch_are_mapped_again(folder, torch, monkeypatch):
 
     monkeypatch.setattr(files, "MAX_MAPPED", 30)
     torch.save({name: torch.from_numpy(value) for name, value in TENSORS.items()}, folder / "pytorch_model.bin")
-    weights = open_directory(folder).weights()
+    weights = open_weights(folder)
     for _ in range(2):
         assert_tensors(weights)
 
@@ -101,6 +101,11 @@ def test_directories_of_timm_have_an_architecture(folder):
 def test_processor(folder):
     write_json(folder / "processor_config.json", {"image_processor": {"size": 8}, "processor_class": "CLIPProcessor"})
     assert open_directory(folder).processor == {"size": 8}
+    assert open_directory(folder).processor_path == folder / "processor_config.json"
+    write_json(folder / "processor_config.json", {"image_processor": [1]})
+    assert message_of(open_directory, folder).endswith(
+        "processor_config.json: image_processor: expected an object, got a list"
+    )
     write_json(folder / "preprocessor_config.json", {"size": 9})
     assert open_directory(folder).processor == {"size": 9}
 
@@ -116,6 +121,10 @@ def test_processor(folder):
         ('{"model_type": "vit", "a": {"b": [1e999]}}', "a.b.0: must be finite"),
         ("[" * 100_000, "expected at most 32 levels of nesting"),
         ('{"hidden_size": 8}', "expected the name model_type (transformers) or architecture (timm)"),
+        (
+            '{"model_type": "vit", "architecture": "vit_tiny_patch16_224"}',
+            "expected the name model_type (transformers) or architecture (timm), got both",
+        ),
         ('{"model_type": 3}', "expected the name model_type (transformers) or architecture (timm)"),
         (" " * (directory.MAX_CONFIG + 1), "expected up to 10,000,000 bytes, got 10,000,001"),
     ],
@@ -126,20 +135,17 @@ def test_invalid_configurations_are_rejected(folder, text, problem):
 
 
 def test_missing_files_are_reported(folder, tmp_path):
-    assert message_of(open_directory, tmp_path / "nothing") == f"{tmp_path / 'nothing/config.json'}: not found"
-    assert message_of(open_directory(folder).weights).startswith(
-        f"{folder}: weights not found; expected model.safetensors,"
+    assert message_of(open_directory, tmp_path / "nothing").startswith(
+        f"{tmp_path}/nothing: config.json not found; pass "
     )
+    assert message_of(open_weights, folder).startswith(f"{folder}: weights not found; expected model.safetensors,")
     (folder / "model.safetensors").mkdir()
-    assert (
-        message_of(open_directory(folder).weights)
-        == f"{folder / 'model.safetensors'}: expected a file, got a directory"
-    )
+    assert message_of(open_weights, folder) == f"{folder / 'model.safetensors'}: expected a file, got a directory"
 
 
 def weights_message(path):
     before = sorted(path.rglob("*"))
-    message = message_of(lambda: open_directory(path).weights())
+    message = message_of(open_weights, path)
     assert sorted(path.rglob("*")) == before
     return message.replace(str(path), "DIR")
 
@@ -189,7 +195,7 @@ def test_links_out_of_the_directory_are_rejected(folder, tmp_path):
     (folder / "model.safetensors").unlink()
     save_file(TENSORS, folder / "w.safetensors")
     (folder / "model.safetensors").symlink_to("w.safetensors")
-    assert_tensors(open_directory(folder).weights())
+    assert_tensors(open_weights(folder))
     (folder / "config.json").rename(tmp_path / "config.json")
     os.symlink("../config.json", folder / "config.json")
     assert message_of(open_directory, folder) == f"{folder}/config.json: {problem}"
@@ -207,11 +213,11 @@ def test_cache_of_the_hub_consists_of_links(tmp_path):
     save_file(TENSORS, repository / "blobs" / "2")
     for blob, name in (("1", "config.json"), ("2", "model.safetensors")):
         (snapshot / name).symlink_to(f"../../blobs/{blob}")
-    assert_tensors(open_directory(snapshot).weights())
+    assert_tensors(open_weights(snapshot))
     save_file(TENSORS, tmp_path / "w")
     (snapshot / "model.safetensors").unlink()
     (snapshot / "model.safetensors").symlink_to("../../../w")
-    assert "a link out of the directory" in message_of(open_directory(snapshot).weights)
+    assert "a link out of the directory" in message_of(open_weights, snapshot)
 
 
 def test_damaged_weights_are_rejected(folder):
