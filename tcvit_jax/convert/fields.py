@@ -83,7 +83,7 @@ _WITHOUT_EFFECT = frozenset({
     "pooler_output_size", "pooler_act", "encoder_stride", "mask_ratio", "norm_pix_loss",
     "decoder_num_attention_heads", "decoder_hidden_size", "decoder_num_hidden_layers", "decoder_intermediate_size",
     "apply_layernorm", "reshape_hidden_states", "return_class_token", "use_mask_token", "out_features", "out_indices",
-    "_out_features", "_out_indices", "stage_names",
+    "_out_features", "_out_indices", "stage_names", "_num_labels",
     "pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale", "projection_dim",
 })  # fmt: skip
 # Larger integers and sides of images are damaged.

@@ -217,7 +217,7 @@ def test_fields_of_single_families(key, changes, message):
 
 
 def test_fields_without_effect():
-    others = {"eos_token_id": 3, "dtype": "float16", "extra": None, "architectures": None, "head_dim": None}
+    others = {"eos_token_id": 3, "dtype": "float16", "extra": None, "architectures": None, "head_dim": None, "_num_labels": 2}
     assert read("hf/vit", others) == read("hf/vit")
 
 
