@@ -10,7 +10,8 @@ from typing import Any
 from tcvit_jax import checkpoint, files, models, sharding
 from tcvit_jax.convert import hub, report
 from tcvit_jax.convert.files import SUFFIXES
-from tcvit_jax.convert.sources import WeightSource, count_classes, is_checkpoint, open_source
+from tcvit_jax.convert.sources import is_checkpoint, open_source
+from tcvit_jax.convert.weight_source import WeightSource, count_classes
 from tcvit_jax.errors import cannot_read, conflicts, requires
 from tcvit_jax.models import ViT
 from tcvit_jax.reducers import Reducer
@@ -35,7 +36,8 @@ def load(
     Args:
         source: A run directory, its directory of checkpoints, or one checkpoint, of which the newest is loaded; a
             directory of transformers or timm, with `config.json`; `hf-hub:ORG/NAME` or `ORG/NAME`, a repository of the
-            Hugging Face Hub; or a weight file with `model`. An existing path takes precedence over `ORG/NAME`.
+            Hugging Face Hub; or a weight file, with `model` unless a checkpoint was exported to it. An existing path
+            takes precedence over `ORG/NAME`.
         reducer: Token reduction method. None keeps that of a checkpoint; other sources have none.
         schedule: Number of patch tokens to remove in each block, as in `create_model`. Without `reducer`, 0 keeps the
             schedule of a checkpoint.
@@ -43,8 +45,9 @@ def load(
             are resampled as the library of the source does. The default of DINOv2 and DINOv3 of transformers, which
             accept any size, is the size of their image processor.
         num_classes: Number of classes; by default that of the source. A classifier for another number is new, and zero.
-        model: Name of the model of a weight file, one of `list_models()`; for a directory or repository, it takes the
-            place of `config.json`.
+        model: Name of the model of a weight file, one of `list_models()`. For a directory or repository it takes the
+            place of `config.json`: sizes, epsilon, activation and resampling are those of the name, and the
+            preprocessing is that of a `preprocessor_config.json` in the directory, at the size of the model.
         weights: For a checkpoint, `"ema"` for the moving averages, which evaluations of a run use, or `"variables"` for
             the trained or converted variables. By default the averages, if there are any.
         entry: For a torch file, the key of the tensors, as in `convert.read_state_dict`.

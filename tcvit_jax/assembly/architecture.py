@@ -9,7 +9,8 @@ from typing import Any
 from tcvit_jax import convert, models, schedule
 from tcvit_jax.assembly.records import Origin
 from tcvit_jax.config import Data, Model, Reduction
-from tcvit_jax.convert.sources import WeightSource, has_config, open_source
+from tcvit_jax.convert.sources import has_config, open_source
+from tcvit_jax.convert.weight_source import WeightSource
 from tcvit_jax.errors import cannot_read, invalid, requires
 from tcvit_jax.models import ViT, zoo
 from tcvit_jax.models.create import change_model

@@ -69,7 +69,7 @@ class DataRecord:
             checkpoint: The name of the checkpoint.
             meta: Its metadata.
         """
-        # Data sets have other names of the same classes than configurations of transformers and timm.
+        # Configurations of transformers and timm name the classes otherwise than datasets, so these are not compared.
         has_display_names = meta.get("provenance", {}).get("has_class_names", False)
         classes = None if has_display_names else meta.get("classes")
         splits = tuple(SplitRecord(*(split[key.name] for key in fields(SplitRecord))) for split in meta.get("data", ()))

@@ -15,7 +15,8 @@ from tcvit_jax.convert import parity
 from tcvit_jax.convert.files import META, write_safetensors
 from tcvit_jax.convert.mapping import Conversion, to_torch
 from tcvit_jax.convert.report import EXPORTED_KEYS, ORIGIN_KEYS, Report, make_meta, make_report, sha256
-from tcvit_jax.convert.sources import WeightSource, open_source
+from tcvit_jax.convert.sources import open_source
+from tcvit_jax.convert.weight_source import WeightSource
 from tcvit_jax.errors import cannot_read, invalid
 from tcvit_jax.models import ViT, zoo
 

@@ -14,8 +14,8 @@ import jax
 from tcvit_jax import models
 from tcvit_jax.convert.mapping import Conversion
 from tcvit_jax.convert.problems import summarize_names
-from tcvit_jax.convert.sources import WeightSource
 from tcvit_jax.convert.weight_file import WeightFile
+from tcvit_jax.convert.weight_source import WeightSource
 from tcvit_jax.errors import printable
 from tcvit_jax.models import ViT, zoo
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 from tcvit_jax import checkpoint, files, models
-from tcvit_jax.convert import hub, timm_config, transformers
+from tcvit_jax.convert import hub
+from tcvit_jax.convert.described import describe
 from tcvit_jax.convert.directory import (
-    Directory,
     is_directory,
     open_directory,
     open_weights,
@@ -21,69 +18,14 @@ from tcvit_jax.convert.directory import (
     read_processor_file,
 )
 from tcvit_jax.convert.files import detect_kind, read_file
-from tcvit_jax.convert.formats import Source, format_of
-from tcvit_jax.convert.mapping import Conversion, convert, to_torch
-from tcvit_jax.convert.names import strip_prefixes
+from tcvit_jax.convert.mapping import to_torch
 from tcvit_jax.convert.processor import read_processor
 from tcvit_jax.convert.weight_file import WeightFile
+from tcvit_jax.convert.weight_source import WeightSource
 from tcvit_jax.errors import InputError, cannot_read, conflicts
 from tcvit_jax.models import ViT, zoo
 from tcvit_jax.models.create import change_model
 from tcvit_jax.models.image_preprocessing import Preprocessing
-
-# Families of transformers that resample their position embeddings, or have none, for images of any size. Their size is
-# that of their image processor; all others require the size of their configuration.
-ANY_SIZE = ("dinov2", "dinov2_with_registers", "dinov3_vit")
-
-
-@dataclass(frozen=True)
-class WeightSource:
-    """Weights, and what their source says about them.
-
-    Attributes:
-        label: The repository, or the name of the file or directory, for reports.
-        weights: The tensors.
-        model: The model of the source, with the requested overrides; None for a weight file without a name of a model.
-        num_classes: Number of classes of the source; None if only the tensors say it.
-        preprocessing: Preprocessing of its images at the size of `model`, or None if the source has none.
-        classes: Names of the classes, or None if the source has none or the number of classes is another.
-        has_config: Whether `config.json` of a directory describes the model.
-        meta: Metadata of a checkpoint, or of a file that was exported from one, or None.
-        model_type: Type of the model in the configuration of transformers, or "".
-        resampling: Method and antialiasing for position embeddings; None for that of timm.
-        grid: Patch grid of the position embeddings; None for that of the file, or else a square.
-        ignored: Regular expressions of canonical names of tensors that the model does not use.
-        notes: What was not read from the configuration, one sentence each.
-    """
-
-    label: str
-    weights: WeightFile
-    model: ViT | None = None
-    num_classes: int | None = None
-    preprocessing: Preprocessing | None = None
-    classes: list[str] | None = None
-    has_config: bool = False
-    meta: dict[str, Any] | None = None
-    model_type: str = ""
-    resampling: tuple[str, bool] | None = None
-    grid: tuple[int, int] | None = None
-    ignored: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def convert(
-        self,
-        model: ViT,
-        *,
-        new_head: bool = False,
-        grid: tuple[int, int] | None = None,
-        keep_dtype: bool = False,
-        adapt_patch_embed: bool = False,
-    ) -> Conversion:
-        """Convert the weights to the variables of a model, usually `self.model`, as `mapping.convert` does."""
-        return convert(
-            self.weights, model, new_head=new_head, grid=grid or self.grid, resampling=self.resampling,
-            keep_dtype=keep_dtype, adapt_patch_embed=adapt_patch_embed, ignored=self.ignored,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -143,7 +85,7 @@ def open_source(
     """
     overrides = dict(overrides or {})
     opened = _open(source, name, overrides, entry, prefix, ignore)
-    return _fit_channels(opened) if "in_chans" in overrides else opened
+    return opened.fit_channels() if "in_chans" in overrides else opened
 
 
 def _open(
@@ -161,7 +103,9 @@ def _open(
     model = None if name is None else models.create_model(zoo.full_name(name), **overrides)
     location = _locate(source, is_named=name is not None)
     if model is None and is_directory(location.path):
-        return _open_directory(location, overrides, entry, prefix, ignore)
+        directory = open_directory(location.path)
+        weights = _read_weights(location.path, entry).select(prefix, ignore)
+        return describe(location.label, directory, weights, overrides)
     if is_checkpoint(location.path):
         return _open_checkpoint(location, overrides, entry, prefix, ignore)
     weights = _read_weights(location.path, entry).select(prefix, ignore)
@@ -180,21 +124,6 @@ def _preprocessing_of(model: ViT, path: Path) -> Preprocessing:
         return zoo.preprocessing(model.variant)
     preprocessing, img_size = read_processor(processor, read_model_type(path), file)
     return preprocessing if model.img_size == img_size else preprocessing.at_other_size()
-
-
-def _fit_channels(source: WeightSource) -> WeightSource:
-    """Return a source whose preprocessing has a mean and a standard deviation for each channel of the model."""
-    model, preprocessing = source.model, source.preprocessing
-    if model is None or preprocessing is None or len(preprocessing.mean) == model.in_chans:
-        return source
-    values = {"mean": preprocessing.mean, "std": preprocessing.std}
-    if model.in_chans == 1:
-        values = {name: (sum(each) / len(each),) for name, each in values.items()}
-        note = "mean and std of the preprocessing are averages over the channels of the source"
-    else:
-        values = {name: tuple(islice(cycle(each), model.in_chans)) for name, each in values.items()}
-        note = "mean and std of the preprocessing repeat those of the source"
-    return replace(source, preprocessing=replace(preprocessing, **values), notes=(*source.notes, note))
 
 
 def _model_of(meta: Mapping[str, Any], overrides: Mapping[str, Any], path: Path) -> ViT:
@@ -259,25 +188,6 @@ def read_state_dict(
     return _read_weights(location.path, entry).select(prefix, ignore)
 
 
-def count_classes(weights: WeightFile, model: ViT) -> int | None:
-    """Return the number of classes of the classifier in a weight file, or None if it has no classifier.
-
-    Args:
-        weights: The tensors.
-        model: The model of the file, with any number of classes.
-    """
-    file_format = format_of(weights)
-    classifiers = model.PARAMETERS.classifier_tensors(file_format.name)
-    for name in weights:
-        for stripped in strip_prefixes(name):
-            canonical_name, change = file_format.canonical_name(stripped)
-            shape = weights.shape(name)
-            if canonical_name in classifiers and shape:
-                # Kernels of Flax are transposed.
-                return Source((name,), change=change).shape([shape])[-1 if "/" in canonical_name else 0]
-    return None
-
-
 def _expand(source: str | Path) -> Path:
     return Path(files.expand(str(source), "source"))
 
@@ -333,89 +243,3 @@ def _with_meta(source: WeightSource, meta: Mapping[str, Any]) -> WeightSource:
         model_type=str(meta.get("provenance", {}).get("model_type", "")),
         resampling=checkpoint.read_resampling(meta, path),
     )  # fmt: skip
-
-
-def _open_directory(
-    location: _Location, overrides: Mapping[str, Any], entry: str | None, prefix: str, ignore: Sequence[str]
-) -> WeightSource:
-    """Open a directory of transformers or timm, whose configuration describes the model."""
-    directory = open_directory(location.path)
-    weights = _read_weights(location.path, entry).select(prefix, ignore)
-    if directory.kind == "timm":
-        name, arguments, preprocessing, labels = timm_config.read_config(directory.config, directory.config_path)
-        _check_depth(arguments, weights, directory.config_path)
-        model = _create(name, arguments, overrides, directory.config_path)
-        num_classes = arguments.get("num_classes", models.create_model(name).num_classes)
-        return _with_labels(
-            WeightSource(location.label, weights, model, num_classes, preprocessing, has_config=True), labels
-        )
-    return _open_transformers(directory, location, weights, overrides)
-
-
-def _check_depth(arguments: Mapping[str, Any], weights: WeightFile, path: Path) -> None:
-    """Check the number of blocks before a model with as many is created."""
-    if "depth" in arguments:
-        matches = (re.search(r"(?:^|\.)blocks\.(?:\d+\.)?(\d+)\.", name) for name in weights)
-        count = len({match[1] for match in matches if match})
-        if arguments["depth"] != count:
-            problem = f"must be {count}, because the file has {count} blocks"
-            raise cannot_read(path, f"model_args.depth={arguments['depth']!r}: {problem}")
-
-
-def _create(name: str, described: Mapping[str, Any], overrides: Mapping[str, Any], path: Path) -> ViT:
-    """Create the model of a configuration, whose path is in its errors, with the overrides of the caller."""
-    try:
-        return models.create_model(name, **{**described, **overrides})
-    except InputError as error:
-        if any(str(error).startswith(f"{key}=") for key in overrides):
-            raise
-        raise cannot_read(path, str(error)) from error
-
-
-def _open_transformers(
-    directory: Directory, location: _Location, weights: WeightFile, overrides: Mapping[str, Any]
-) -> WeightSource:
-    shapes = {name: weights.shape(name) or () for name in weights}
-    description = transformers.read_config(directory.config, directory.config_path, shapes)
-    preprocessing, img_size, processed_size = None, description.image_size, None
-    if directory.processor is not None:
-        preprocessing, processed_size = read_processor(
-            directory.processor, description.model_type, directory.processor_path
-        )
-        img_size = processed_size if description.model_type in ANY_SIZE else img_size
-    model = _create("vit", {**description.overrides, "img_size": img_size}, overrides, directory.config_path)
-    if preprocessing is not None and model.img_size != processed_size:
-        preprocessing = preprocessing.at_other_size()
-    source = WeightSource(
-        location.label, weights, model, description.overrides["num_classes"], preprocessing,
-        has_config=True, model_type=description.model_type, resampling=description.resampling,
-        grid=_grid_of(description, model, directory.config_path), ignored=description.ignored, notes=description.notes,
-    )  # fmt: skip
-    return _with_labels(source, description.labels)
-
-
-def _grid_of(description: transformers.Description, model: ViT, path: Path) -> tuple[int, int] | None:
-    """Return the patch grid of the position embeddings as transformers takes it.
-
-    It is that of the configuration if the images have the size of the configuration. To resample them, and always in
-    families that accept any size, transformers takes it for a square.
-
-    Raises:
-        InputError: The number of patches is not that of a square.
-    """
-    if model.pos_embed == "none":
-        return None
-    height, width = (side // description.overrides["patch_size"] for side in description.image_size)
-    if model.img_size == description.image_size and description.model_type not in ANY_SIZE:
-        return height, width
-    side = math.isqrt(height * width)
-    if side * side != height * width:
-        problem = f"image_size={list(description.image_size)}: must have a square number of patches"
-        raise cannot_read(path, problem, f"transformers cannot resample its positions for img_size={model.img_size}")
-    return side, side
-
-
-def _with_labels(source: WeightSource, labels: list[str] | None) -> WeightSource:
-    """Return a source with the names of its classes if the model has as many."""
-    is_same = source.model is not None and source.model.num_classes == source.num_classes
-    return replace(source, classes=labels if is_same else None)
