@@ -10,12 +10,12 @@ import ml_dtypes
 import numpy as np
 
 from tcvit_jax import atomic, checkpoint
-from tcvit_jax.convert.families import CONFIG, export
+from tcvit_jax.convert.directory import CONFIG, PROCESSOR, WEIGHT_FILES
+from tcvit_jax.convert.families import export
 from tcvit_jax.convert.files import write_safetensors
 from tcvit_jax.convert.mapping import to_tensors
 from tcvit_jax.convert.processor import write_processor
 
-WEIGHTS, PROCESSOR = "model.safetensors", "preprocessor_config.json"
 _HALF = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -59,7 +59,7 @@ def to_transformers(
         progress(f"writing {out}")
     with atomic.write(out) as draft:
         draft.mkdir()
-        write_safetensors(draft / WEIGHTS, tensors, {})
+        write_safetensors(draft / WEIGHT_FILES[0], tensors, {})
         atomic.write_json(draft / CONFIG, config)
         if processor is not None:
             atomic.write_json(draft / PROCESSOR, processor)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tcvit_jax.convert import names
+from tcvit_jax.convert.directory import CONFIG
 from tcvit_jax.convert.fields import FIELDS, TOWER_OF
 from tcvit_jax.convert.transformers import read_config
 from tcvit_jax.errors import InputError, invalid
@@ -21,7 +22,6 @@ from tcvit_jax.models import ViT, create_model
 from tcvit_jax.models.embedding import PatchEmbedding
 from tcvit_jax.models.layers import mlp_width
 
-CONFIG = "config.json"
 _ACTIVATIONS = {
     "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu", "silu": "silu", "relu": "relu",
 }  # fmt: skip

@@ -44,7 +44,7 @@ class Report:
         parity: Result of the comparison with timm, or why there was none.
         out: Path of the checkpoint.
         resampling: Method and antialiasing for position embeddings, as in `WeightSource`.
-        notes: What was not read from a configuration, one sentence each.
+        notes: What differs from the original model or its preprocessing, one sentence each.
         has_class_names: Whether the names of the classes are those of a configuration of transformers or timm.
     """
 

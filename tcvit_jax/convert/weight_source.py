@@ -31,7 +31,7 @@ class WeightSource:
         resampling: Method and antialiasing for position embeddings; None for that of timm.
         grid: Patch grid of the position embeddings; None for that of the file, or else a square.
         ignored: Regular expressions of canonical names of tensors that the model does not use.
-        notes: What was not read from the configuration, one sentence each.
+        notes: What differs from the original model or its preprocessing, one sentence each.
     """
 
     label: str

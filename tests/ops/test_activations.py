@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tcvit_jax.ops.activations import ACTIVATIONS, gelu, quick_gelu
+from tcvit_jax.ops.activations import ACTIVATIONS, gelu, gelu_tanh, quick_gelu, silu
 
 X = np.concatenate([np.linspace(-8, 8, 401), [0.0]])
 
@@ -41,8 +41,18 @@ def test_quick_gelu_value_and_derivative_match_the_formula():
     assert quick_gelu(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
+def test_silu_and_the_tanh_approximation_match_their_formulas():
+    x = jnp.asarray(X, jnp.float32)
+    np.testing.assert_allclose(silu(x), X / (1 + np.exp(-X)), atol=1e-6)
+    expected = 0.5 * X * (1 + np.tanh(math.sqrt(2 / math.pi) * (X + 0.044715 * X**3)))
+    np.testing.assert_allclose(gelu_tanh(x), expected, atol=1e-6)
+    for activation in (silu, gelu_tanh):
+        assert activation(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
 def test_activations_have_the_names_of_timm():
-    assert {"gelu": gelu, "quick_gelu": quick_gelu} == ACTIVATIONS
+    names = {"gelu": gelu, "gelu_tanh": gelu_tanh, "quick_gelu": quick_gelu, "relu": jax.nn.relu, "silu": silu}
+    assert names == ACTIVATIONS
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
