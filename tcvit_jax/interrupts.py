@@ -22,6 +22,8 @@ _STOP = b"\0"
 
 # Set while a command saves its work after the first Ctrl-C.
 _is_saving = threading.Event()
+# Set when `KeyboardInterrupt` has been raised.
+_is_raised = threading.Event()
 
 
 def announce_saving(is_saving: bool) -> None:
@@ -44,6 +46,7 @@ def raise_interrupt(frame: FrameType | None, detail: str = "") -> None:
             _raise_later(detail)
             return
         frame = frame.f_back
+    _is_raised.set()
     raise KeyboardInterrupt(detail)
 
 
@@ -113,11 +116,12 @@ class Interrupts:
     def _receive_unraisable(self, unraisable: sys.UnraisableHookArgs) -> None:
         """Raise `KeyboardInterrupt` again after Python has discarded it, as `sys.unraisablehook`.
 
-        Python discards exceptions in finalizers and in callbacks of the garbage collector, of which JAX has one.
+        Python discards exceptions in finalizers and in callbacks of the garbage collector, of which JAX has one. Those
+        of objects that the interrupt left unfinished, such as an open directory, are not reported.
         """
         if isinstance(unraisable.exc_value, KeyboardInterrupt):
             _raise_later(str(unraisable.exc_value))
-        else:
+        elif not _is_raised.is_set():
             self._previous_hook(unraisable)
 
     def _exit(self) -> None:

@@ -73,6 +73,13 @@ def test_interrupt_is_raised_again_after_python_discarded_it(tmp_path, lines):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_finalizers_of_interrupted_code_are_not_reported(tmp_path):
+    """Such as that of an open directory, whose warning is an error here."""
+    lines = ("class Unfinished:", "    def __del__(self): raise ValueError", "unfinished = Unfinished()", "wait()")
+    code, _, errors, _ = interrupt(start(*lines))
+    assert (code, errors) == (130, "interrupted\n")
+
+
 def test_command_ends_soon_while_compiled_code_runs():
     code, _, errors, seconds = interrupt(start(COMPILED))
     assert (code, errors) == (130, "interrupted\n")
