@@ -66,6 +66,4 @@ def _check_names(index: Path, file_of: Mapping[str, str], shards: Mapping[str, W
         raise cannot_read(index, f"not found: {shorten(names)}", _HINT)
     if extra:
         names = [f"{name} in {file}" for name, file in extra]
-        raise cannot_read(
-            index, f"not in the index: {shorten(names)}", "the files are of another version than the index"
-        )
+        raise cannot_read(index, f"not in the index: {shorten(names)}", _HINT)

@@ -103,20 +103,20 @@ def _height_and_width(img_size: Any) -> tuple[int, int]:
     return as_integer("img_size", sides[0]), as_integer("img_size", sides[1])
 
 
-def change_model(model: ViT, overrides: Mapping[str, Any]) -> ViT:
+def change_model(model: ViT, changes: Mapping[str, Any]) -> ViT:
     """Return a copy of a model with other overrides, and with its reducer and schedule.
 
     Args:
         model: Model of `create_model`.
-        overrides: Overrides of `create_model`.
+        changes: Overrides of `create_model`.
 
     Raises:
         InputError: An override is invalid, or the schedule does not fit the number of patches.
     """
-    if not overrides:
+    if not changes:
         return model
     config = to_config(model)
-    return from_config({**config, "overrides": {**config["overrides"], **overrides}})
+    return from_config({**config, "overrides": {**config["overrides"], **changes}})
 
 
 @cache
