@@ -7,10 +7,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-# LLVM's lowest optimization level halves the time to compile a model. XLA's own optimizations do not change. Subprocesses
-# of tests use it too; the commands of `.ci/run` compile with the defaults.
+from tests.compilation import FAST_COMPILATION
+
+# Subprocesses of tests use the flags too; the commands of `.ci/run` compile with the defaults.
 os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {FAST_COMPILATION}"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -117,7 +118,7 @@ def script():
     def run(name: str, *arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
         environment = {
             **os.environ,
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            "XLA_FLAGS": FAST_COMPILATION,
             "COLUMNS": "400",
             "PYTHONPATH": str(ROOT),
             **variables,

@@ -16,10 +16,9 @@ import time
 from pathlib import Path
 
 from tests import processes
+from tests.compilation import FAST_COMPILATION
 
 ROOT = Path(__file__).parent.parent.parent
-# Halves the compilation time. Results are comparable between processes with the same flag.
-FAST_COMPILATION = "--xla_backend_optimization_level=0"
 CONFIG = str(ROOT / "configs" / "digits_gtp.py")
 # 112 steps of a tiny model, with frequent checkpoints, logs and long evaluations, so that a kill can hit any of them.
 SETTINGS = (

@@ -13,6 +13,7 @@ import pytest
 
 from tcvit_jax.checkpoint import load
 from tcvit_jax.training.preemption import PreemptionWatcher
+from tests.compilation import FAST_COMPILATION
 from tests.conftest import ROOT
 from tests.training import kills
 from tests.training.settings import TINY
@@ -119,7 +120,7 @@ def test_run_is_saved_if_its_terminal_is_closed(tmp_path):
     terminal, run_side = os.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", IN_TERMINAL, *train, f"--config.workdir={run}"], cwd=ROOT, start_new_session=True,
-        stdin=run_side, stdout=run_side, stderr=run_side, env={**os.environ, "XLA_FLAGS": kills.FAST_COMPILATION},
+        stdin=run_side, stdout=run_side, stderr=run_side, env={**os.environ, "XLA_FLAGS": FAST_COMPILATION},
     )  # fmt: skip
     os.close(run_side)
     os.set_blocking(terminal, False)
@@ -157,7 +158,7 @@ def test_interrupted_command_is_one_line_and_status_130(finished_run, tmp_path, 
     replaced = [each.replace("RUN", str(finished_run)).replace("OUT", str(tmp_path / "out")) for each in arguments]
     process = subprocess.Popen(
         [sys.executable, "-W", "error", *replaced], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "XLA_FLAGS": kills.FAST_COMPILATION},
+        env={**os.environ, "XLA_FLAGS": FAST_COMPILATION},
     )  # fmt: skip
     # All of them import JAX after the command has started.
     kills.wait_until(lambda: "jaxlib" in Path(f"/proc/{process.pid}/maps").read_text(), process)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tcvit_jax.checkpoint import load
-from tests.training.kills import FAST_COMPILATION, finish, start, wait_until
+from tests.compilation import FAST_COMPILATION
+from tests.training.kills import finish, start, wait_until
 
 # Without biases: the gradient of the keys' biases is a rounding error, which Adam turns into full-size updates.
 SETTINGS = (
