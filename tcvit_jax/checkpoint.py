@@ -342,9 +342,14 @@ def _resolve(directory: Path) -> Path:
         if directory.parent.is_dir()
         else []
     )
-    raise cannot_read(
-        directory, "checkpoint not found", f"runs with checkpoints: {', '.join(runs[:5])}" if runs else ""
-    )
+    described = sorted(str(path.parent) for path in directory.glob("*/config.json"))
+    if (directory / "config.json").is_file():
+        hint = "convert the directory to a checkpoint first"
+    elif described:
+        hint = f"directories with config.json: {', '.join(described[:5])}"
+    else:
+        hint = f"runs with checkpoints: {', '.join(runs[:5])}" if runs else ""
+    raise cannot_read(directory, "checkpoint not found", hint)
 
 
 # The names of step directories that Orbax writes.

@@ -19,7 +19,7 @@ USAGE_ERROR = 2
 # The start of an argument that changes a key of the configuration.
 OVERRIDE = "--config."
 _OVERRIDES_HELP = (
-    "--config.KEY=VALUE changes a key of the configuration, such as --config.batch_size=256.\n"
+    "--config.KEY=VALUE changes a key of the configuration, such as --config.eval_batch_size=64.\n"
     "docs/train.md in the documentation lists all keys, with their defaults and units."
 )
 

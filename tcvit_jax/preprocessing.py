@@ -33,13 +33,14 @@ def preprocess(images: Photo | Sequence[Photo], meta: Mapping[str, Any] | ViT) -
         images: The path of an image file, a PIL image, a uint8 array `[H, W]`, `[H, W, C]` or `[B, H, W, C]` with `C`
             of 1, 3 or 4 and values in 0..255, or a sequence of these, whose sizes may differ.
         meta: The metadata of a checkpoint, the third result of `tc.load`, whose preprocessing applies; or a model, for
-            the preprocessing of the published weights of its name. Both determine the size.
+            the preprocessing of the published weights of its name, if it has any. Both determine the size.
 
     Returns:
         `[B, H, W, C]` float32, with a batch axis of 1 for a single image.
 
     Raises:
-        InputError: An image is of another type, dtype or shape, or cannot be read; or the metadata are invalid.
+        InputError: An image is of another type, dtype or shape, or cannot be read; or the metadata are invalid or have
+            no preprocessing.
     """
     model, preprocessing = _model_and_preprocessing(meta)
     preprocessing.check_channels(model.in_chans)
@@ -56,9 +57,10 @@ def _model_and_preprocessing(meta: object) -> tuple[ViT, Preprocessing]:
     hint = "pass the third result of tc.load, or a model"
     if not isinstance(meta, Mapping):
         raise invalid("meta", f"expected the metadata of a checkpoint, got {kind_of(meta)}", hint)
-    for key in ("model", "preprocessing"):
-        if key not in meta:
-            raise invalid("meta", f"{key!r} not found", hint)
+    if "model" not in meta:
+        raise invalid("meta", "'model' not found", hint)
+    if "preprocessing" not in meta:
+        raise invalid("meta", "no preprocessing", "load the model from a source with preprocessor_config.json")
     return models.from_config(meta["model"]), Preprocessing.from_config(meta["preprocessing"])
 
 

@@ -72,7 +72,7 @@ def test_converted_directory_is_the_loaded_one(tmp_path, capsys):
     assert convert([str(path), "--out", str(tmp_path / "ckpt")]) == 0
     report = capsys.readouterr().out
     assert "model       vit, dinov2 of transformers" in report
-    assert "parity      not compared with timm: the model is one of transformers" in report
+    assert "parity      not compared with timm: the model has no name of timm" in report
     (model, variables, meta), (other, others, other_meta) = tc.load(path), tc.load(tmp_path / "ckpt")
     assert model == other
     assert model.img_size == (32, 32)  # that of the image processor
@@ -172,6 +172,18 @@ def test_classifier_for_other_classes_is_new(tmp_path):
         assert meta["classes"] is None
         assert tc.load(source, num_classes=7)[2]["classes"] == [f"class {index}" for index in range(7)]
         assert "head" not in tc.load(source, num_classes=0)[1]["params"]
+
+
+def test_conversion_without_a_classifier(tmp_path, capsys):
+    path = write(tmp_path / "model", "hf/vit")
+    assert convert([str(path), "--num-classes", "0", "--out", str(tmp_path / "ckpt")]) == 0
+    assert "replaced    classifier.bias, classifier.weight" in capsys.readouterr().out
+    jax.tree.map(np.testing.assert_array_equal, tc.load(tmp_path / "ckpt")[1], tc.load(path, num_classes=0)[1])
+    changes = {"model.name": "", "weights": str(path), "schedule": 2, "data.name": "digits", "model.num_classes": 0}
+    section = config.load("configs/deit_s_gtp.py", changes=changes)
+    model = assembly.build_model(section.model, section.reduction)
+    with pytest.raises(tc.InputError, match="data.name='digits': 10 classes, but the model has no classifier"):
+        assembly.build_eval_data(section.data, 8, model, Preprocessing())
 
 
 def test_weight_file_requires_the_name_of_its_model(tmp_path, monkeypatch):
@@ -288,6 +300,7 @@ DAMAGED = {
     "header of a gigabyte": (write_long_header, "cannot read as safetensors: "),
     "link out of the directory": (link_outside, "model.safetensors: a link out of the directory"),
     "truncated file": (truncate, "model.safetensors: cannot read as safetensors: "),
+    "adapter beside the weights": (lambda path: (path / "adapter_config.json").write_text("{}"), "adapter_config.json: adapters are not supported; merge the adapter into the weights"),
     "no config.json": (lambda path: (path / "config.json").unlink(), "model: config.json not found; pass --model NAME"),
     "processor that is a list": (lambda path: (path / "processor_config.json").write_text('{"image_processor": [1]}'), "image_processor: expected an object, got a list"),
 }  # fmt: skip
@@ -299,6 +312,15 @@ def test_damaged_directories_are_one_line_and_write_nothing(tmp_path, capsys, ki
     path = write(tmp_path / "model", "hf/vit")
     damage(path)
     assert_rejected(path, message, capsys)
+
+
+def test_directory_without_weights_names_what_is_near(tmp_path, capsys):
+    (tmp_path / "steps").mkdir()
+    path = write(tmp_path / "steps" / "checkpoint-100", "hf/vit")
+    with pytest.raises(tc.InputError, match=f"steps: checkpoint not found; directories with config.json: {path}$"):
+        tc.load(tmp_path / "steps")
+    assert convert([str(path), "--format", "transformers", "--out", str(tmp_path / "out")]) == 2
+    assert "checkpoint not found; convert the directory to a checkpoint first" in capsys.readouterr().err
 
 
 def test_model_of_a_directory_of_timm_has_the_blocks_of_its_file(tmp_path, capsys):
@@ -373,10 +395,19 @@ def test_scripts_take_the_model_of_a_directory(tmp_path):
 def test_directory_without_processor_has_no_preprocessing(tmp_path):
     path = write(tmp_path / "model", "hf/dinov2")
     meta = tc.load(path)[2]
-    with pytest.raises(tc.InputError, match="meta: 'preprocessing' not found"):
+    with pytest.raises(
+        tc.InputError, match="meta: no preprocessing; load the model from a source with preprocessor_config.json"
+    ):
         tc.preprocess(np.zeros((8, 8, 3), np.uint8), meta)
+    # Neither has its model, whose name stands for no published weights.
+    with pytest.raises(tc.InputError, match="model 'vit': no preprocessing, because it has no published weights"):
+        tc.preprocess(np.zeros((8, 8, 3), np.uint8), tc.load(path)[0])
     with pytest.raises(tc.InputError, match="no preprocessing in its metadata; .* add preprocessor_config.json"):
         assembly.from_checkpoint(path)
+    checkpoint.save(tmp_path / "ckpt", *tc.load(path)[1:])
+    changes = {"model.name": "", "schedule": 2, "weights": str(tmp_path / "ckpt")}
+    with pytest.raises(tc.InputError, match="no preprocessing in its metadata"):
+        assembly.from_weights(config.load("configs/deit_s_gtp.py", changes=changes))
 
 
 def test_positions_are_resampled_as_the_source_does(tmp_path):

@@ -255,7 +255,10 @@ HINT = "pass the third result of tc.load, or a model"
         (lambda meta: None, f"meta: expected the metadata of a checkpoint, got None; {HINT}"),
         (lambda meta: "ckpt", f"meta: expected the metadata of a checkpoint, got a str; {HINT}"),
         (lambda meta: {"params": {}}, f"meta: 'model' not found; {HINT}"),
-        (lambda meta: {"model": meta["model"]}, f"meta: 'preprocessing' not found; {HINT}"),
+        (
+            lambda meta: {"model": meta["model"]},
+            "meta: no preprocessing; load the model from a source with preprocessor_config.json",
+        ),
         (
             lambda meta: {**meta, "model": []},
             "model: expected a mapping with name, overrides, reducer, removed, got a list",

@@ -111,8 +111,8 @@ def read_origin(model: Model, built: ViT) -> Origin:
         return Origin(preprocessing)
     meta = convert.read_meta(model.weights) if model.weights else None
     if meta is None:
-        return Origin(models.preprocessing(built.variant))
-    if "preprocessing" not in meta:
+        return Origin(_default_preprocessing(built))
+    if "preprocessing" not in meta and not zoo.is_generic(built.variant):
         meta = {**meta, "preprocessing": asdict(models.preprocessing(built.variant))}
     origin = Origin.from_meta(model.weights, meta)
     if list(built.img_size) != meta["model"]["overrides"].get("img_size", list(built.img_size)):
@@ -134,6 +134,11 @@ def _check_same(section: Model, built: ViT, described: ViT) -> None:
             raise invalid(f"model.name={section.name!r}", problem, "set model.name='' for the model of the weights")
 
 
+def _default_preprocessing(model: ViT) -> Preprocessing:
+    """Return the preprocessing of a model that is trained from scratch, or takes a weight file of its name."""
+    return zoo.get_entry(model.variant).preprocessing
+
+
 def build_preprocessing(data: Data, model: ViT, base: Preprocessing | None = None) -> Preprocessing:
     """Return the preprocessing of a model's images.
 
@@ -152,6 +157,6 @@ def build_preprocessing(data: Data, model: ViT, base: Preprocessing | None = Non
     changes = {name: value for name, value in changes.items() if value is not None}
     if "crop_pct" in changes:
         changes = {"resize": None, **changes}
-    preprocessing = replace(base or models.preprocessing(model.variant), **changes)
+    preprocessing = replace(base or _default_preprocessing(model), **changes)
     preprocessing.check_channels(model.in_chans, data.PREFIX)
     return preprocessing

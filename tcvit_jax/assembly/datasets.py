@@ -179,8 +179,10 @@ def open_split(data: Data, split: str, model: ViT, record: DataRecord | None = N
     source = pipeline.open_source(data.name, split, data.dir, data.verify)
     if len(source.classes) != model.num_classes:
         count = len(source.classes)
+        if not model.num_classes:
+            raise invalid(f"data.name={data.name!r}", f"{count} classes, but the model has no classifier")
         problem = f"expected {model.num_classes} classes, as model.num_classes, got {count}"
-        raise invalid(f"data.name={data.name!r}", problem, f"set --config.model.num_classes={count}, or use other data")
+        raise invalid(f"data.name={data.name!r}", problem, f"use other data, or a model of {count} classes")
     if record is not None:
         record.check(data, split, source)
     return source

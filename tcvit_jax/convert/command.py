@@ -52,7 +52,7 @@ def to_checkpoint(
         out: New directory.
         name: Model name; by default that of a repository of timm, or the model that `config.json` describes.
         overrides: Overrides of `create_model`, such as `img_size` and `num_classes`.
-        new_head: Whether to discard the classifiers, as in `from_torch`.
+        new_head: Whether to discard the classifiers, as in `from_torch`. With `num_classes=0` they always are.
         grid: Patch grid of the position embeddings, as in `from_torch`.
         entry: Key of the tensors in a training checkpoint, as in `read_state_dict`.
         prefix: Prefix of the names of the tensors to read, as in `read_state_dict`.
@@ -72,6 +72,8 @@ def to_checkpoint(
     """
     checkpoint.check_empty(Path(out).absolute())
     image = parity.read_photo(photo) if photo is not None else None
+    # A model without a classifier needs none, so that of the source is left out.
+    new_head = new_head or (overrides or {}).get("num_classes") == 0
     progress(f"reading {source}")
     opened = open_source(source, name, overrides=overrides, entry=entry, prefix=prefix, ignore=ignore)
     weights, model = opened.weights, opened.model
@@ -132,8 +134,8 @@ def _compare(source: WeightSource, model: ViT, conversion: Conversion, photo: np
         InputError: The logits differ by more than the tolerance.
     """
     try:
-        if source.model_type:
-            raise parity.CannotCompareError("the model is one of transformers")
+        if zoo.is_generic(model.variant):
+            raise parity.CannotCompareError("the model has no name of timm")
         if conversion.replaced:
             raise parity.CannotCompareError("the classifier is new")
         if model.in_chans != 3:

@@ -19,6 +19,8 @@ from tcvit_jax.errors import cannot_read, kind_of
 from tcvit_jax.files import check_regular
 
 CONFIG, PROCESSOR, PROCESSORS = "config.json", "preprocessor_config.json", "processor_config.json"
+# Of peft, beside the weights of an adapter such as LoRA.
+ADAPTER = "adapter_config.json"
 # Weight files, in the order in which transformers looks for them.
 WEIGHT_FILES = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
@@ -52,8 +54,8 @@ class Directory:
 
 
 def is_directory(path: Path) -> bool:
-    """Return whether a path is a directory with `config.json` or weights, but no run directory."""
-    names = (CONFIG, *WEIGHT_FILES)
+    """Return whether a path is a directory with `config.json`, weights or an adapter, but no run directory."""
+    names = (CONFIG, ADAPTER, *WEIGHT_FILES)
     return path.is_dir() and any(_exists(path / name) for name in names) and not (path / CHECKPOINTS_DIR).is_dir()
 
 
@@ -71,6 +73,7 @@ def open_directory(path: str | Path) -> Directory:
             directory, or the configuration is of another kind.
     """
     path = Path(path)
+    check_no_adapter(path)
     if not _exists(path / CONFIG):
         raise cannot_read(path, f"{CONFIG} not found", "pass --model NAME or model=NAME, one of tc.list_models()")
     config = _read_object(_resolve(path, CONFIG))
@@ -81,12 +84,19 @@ def open_directory(path: str | Path) -> Directory:
     return Directory(path, "timm" if is_timm else "transformers", config, *read_processor_file(path))
 
 
+def check_no_adapter(path: Path) -> None:
+    """Raise an `InputError` for a directory with an adapter, which transformers adds to the weights."""
+    if _exists(path / ADAPTER):
+        raise cannot_read(path / ADAPTER, "adapters are not supported", "merge the adapter into the weights")
+
+
 def open_weights(path: Path) -> WeightFile:
     """Open the weights in a directory: all tensors of all files, under their names in the files.
 
     Raises:
-        InputError: The directory has no weights, or they cannot be read.
+        InputError: The directory has no weights or an adapter beside them, or they cannot be read.
     """
+    check_no_adapter(path)
     name = next((each for each in WEIGHT_FILES if _exists(path / each)), None)
     if name is None:
         raise cannot_read(path, "weights not found", f"expected {', '.join(WEIGHT_FILES)}")

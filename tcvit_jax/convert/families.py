@@ -129,6 +129,8 @@ def _facts(model: ViT) -> dict[str, Any]:
     has_positions = model.pos_embed == "learn" and not model.no_embed_class
     is_default_norm = model.global_pool == "avg" and model.final_norm
     return {
+        # Without a classifier, transformers returns all tokens, which can be pooled in any way.
+        "global_pool": model.global_pool if model.num_classes or model.global_pool == "map" else "",
         **{name: getattr(model, name) for name in _COMPARED},
         "mlp_hidden": mlp_width(model.embed_dim, model.mlp_ratio, model.mlp_hidden),
         "mlp_layer": model.mlp_layer == "mlp",
@@ -138,8 +140,6 @@ def _facts(model: ViT) -> dict[str, Any]:
         "rope_temperature": model.rope_temperature if model.rope_type else 0,
         "dist_head": not model.distilled or model.dist_head or not model.num_classes,
         "fc_norm": is_default_norm if model.fc_norm is None else model.fc_norm,
-        # Without a classifier, transformers returns all tokens, which can be pooled in any way.
-        "global_pool": model.global_pool if model.num_classes or model.global_pool == "map" else "",
     }
 
 
@@ -149,7 +149,10 @@ def _export(
     """Return a model in the form of a family, and the tensors that have no name in it."""
     tensors, is_gated = dict(tensors), model.mlp_layer != "mlp"
     is_projected = model_type == "clip_vision_model" and model.num_classes > 0 and model.global_pool == "token"
-    if is_projected and not tensors["head.bias"].any():
+    if is_projected:
+        # A projection has no bias, no names of classes, and is not zero, as a new classifier is.
+        is_projected = labels is None and not tensors["head.bias"].any() and bool(tensors["head.weight"].any())
+    if is_projected:
         del tensors["head.bias"]
     if model.no_embed_class and "pos_embed" in tensors:
         zeros = np.zeros((1, model.class_tokens, model.embed_dim), np.float32)

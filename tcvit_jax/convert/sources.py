@@ -117,11 +117,11 @@ def _open(
     return opened if meta is None else _with_meta(opened, meta)
 
 
-def _preprocessing_of(model: ViT, path: Path) -> Preprocessing:
-    """Return the preprocessing in a directory at the size of a named model, or else that of the name."""
+def _preprocessing_of(model: ViT, path: Path) -> Preprocessing | None:
+    """Return the preprocessing in a directory at the size of a named model, or else that of the name, if any."""
     processor, file = read_processor_file(path) if is_directory(path) else (None, path)
     if processor is None:
-        return zoo.preprocessing(model.variant)
+        return None if zoo.is_generic(model.variant) else zoo.preprocessing(model.variant)
     preprocessing, img_size = read_processor(processor, read_model_type(path), file)
     return preprocessing if model.img_size == img_size else preprocessing.at_other_size()
 

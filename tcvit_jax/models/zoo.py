@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from dataclasses import fields
 
-from tcvit_jax.errors import out_of_range, unknown
+from tcvit_jax.errors import invalid, out_of_range, unknown
 from tcvit_jax.models.image_preprocessing import Preprocessing
 from tcvit_jax.models.lvvit import LVViT
 from tcvit_jax.models.vit import ViT
@@ -72,9 +72,21 @@ def get_entry(name: str) -> ZooEntry:
     return GENERIC[name] if name in GENERIC else ZOO[name]
 
 
+def is_generic(name: str) -> bool:
+    """Return whether a name, such as `"vit"`, stands for no published weights."""
+    return name in GENERIC
+
+
 def preprocessing(name: str) -> Preprocessing:
-    """Return the preprocessing of a model's pretrained weights."""
-    return get_entry(name).preprocessing
+    """Return the preprocessing of a model's pretrained weights.
+
+    Raises:
+        InputError: The name is unknown, or stands for no published weights.
+    """
+    entry = get_entry(name)
+    if is_generic(name):
+        raise invalid(f"model {name!r}", "no preprocessing, because it has no published weights")
+    return entry.preprocessing
 
 
 def _default_tags() -> dict[str, str]:

@@ -150,14 +150,18 @@ def test_models_that_no_family_represents_are_errors(name, changes, message):
     assert str(error.value).startswith(f"runs/x: {message}")
 
 
-def test_projection_with_bias_is_an_error():
+def test_classifier_of_the_class_token_is_no_projection():
+    """A classifier of CLIP reads the mean of the patch tokens in transformers, and a projection the class token."""
     _, model, variables = read(CASES["hf/clip"]["config"] | {"projection_dim": 9},
                                tensors_of(CASES["hf/clip"], {"visual_projection.weight": (9, 48)}))  # fmt: skip
-    variables["params"]["head"]["bias"] = np.ones(9, np.float32)
-    with pytest.raises(
-        tc.InputError, match="head.bias: model_type='clip_vision_model' has no such tensor; no model of"
-    ):
-        export(model, to_tensors(variables, model), "runs/x", "clip_vision_model")
+    projection = variables["params"]["head"]
+    new, trained = jax.tree.map(np.zeros_like, projection), {**projection, "bias": np.ones(9, np.float32)}
+    for head, labels in ((new, None), (trained, None), (projection, [f"class {index}" for index in range(9)])):
+        tensors = to_tensors({"params": {**variables["params"], "head": head}}, model)
+        with pytest.raises(
+            tc.InputError, match="global_pool='token': must be 'avg' for model_type='clip_vision_model'; no model of"
+        ):
+            export(model, tensors, "runs/x", "clip_vision_model", labels)
 
 
 def test_model_of_timm_without_position_of_the_class_token():

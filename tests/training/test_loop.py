@@ -218,7 +218,7 @@ def test_nonfinite_loss_names_the_step_and_the_images(tmp_path):
         ("--config.batch_size=12", r"batch_size=12: must be a positive multiple of 8 \(8 devices\); use 16"),
         (
             "--config.model.num_classes=9",
-            "expected 9 classes, as model.num_classes, got 10; set --config.model.num_classes=10",
+            "expected 9 classes, as model.num_classes, got 10; use other data, or a model of 10 classes",
         ),
         ("--config.log_every=0", "log_every=0: must be > 0"),
         ("--config.weights=gone.safetensors", "gone.safetensors: not found"),
