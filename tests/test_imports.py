@@ -39,9 +39,12 @@ MAY_IMPORT = {
         "checkpoint", "config", "convert", "data", "evaluation", "loading", "measure", "models", "reducers", "report",
         "schedule", "sharding",
     ),
+    "tasks": (
+        "assembly", "checkpoint", "convert", "data", "evaluation", "files", "measure", "models", "ops", "report", "sharding",
+    ),
     "benchmark": (
         "assembly", "atomic", "checkpoint", "config", "data", "evaluation", "lock", "measure", "models", "ops", "reducers",
-        "report", "schedule", "schema", "sharding", "tokens",
+        "report", "schedule", "schema", "sharding", "tasks", "tokens",
     ),
     "training": (
         "assembly", "atomic", "checkpoint", "config", "data", "evaluation", "manifest", "measure", "models", "ops", "reducers",
@@ -49,7 +52,7 @@ MAY_IMPORT = {
     ),
     "__main__": (),
     "train": ("config", "training"),
-    "eval": ("assembly", "config"),
+    "eval": ("assembly", "config", "tasks"),
 }  # fmt: skip
 HEAVY = ("torch", "timm", "huggingface_hub", "tensorflow", "sklearn", "matplotlib", "grain", "tensorflow_datasets")
 

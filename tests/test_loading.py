@@ -402,8 +402,16 @@ def test_directory_without_processor_has_no_preprocessing(tmp_path):
     # Neither has its model, whose name stands for no published weights.
     with pytest.raises(tc.InputError, match="model 'vit': no preprocessing, because it has no published weights"):
         tc.preprocess(np.zeros((8, 8, 3), np.uint8), tc.load(path)[0])
-    with pytest.raises(tc.InputError, match="no preprocessing in its metadata; .* add preprocessor_config.json"):
-        assembly.from_checkpoint(path)
+    pretrained = assembly.from_checkpoint(path)
+    hint = "add preprocessor_config.json, or set --config.data.mean, --config.data.std, "
+    with pytest.raises(tc.InputError, match=f"no preprocessing in its metadata; {hint}"):
+        _ = pretrained.preprocessing
+    keys = {"mean": (0.4,) * 3, "std": (0.2,) * 3, "interpolation": "bicubic"}
+    changes = {f"data.{key}": value for key, value in keys.items()}
+    with pytest.raises(tc.InputError, match="no preprocessing in its metadata"):
+        _ = pretrained.updated(changes).preprocessing
+    expected = Preprocessing(**keys, crop_pct=1.0)
+    assert pretrained.updated({**changes, "data.crop_pct": 1.0}).preprocessing == expected
     checkpoint.save(tmp_path / "ckpt", *tc.load(path)[1:])
     changes = {"model.name": "", "schedule": 2, "weights": str(tmp_path / "ckpt")}
     with pytest.raises(tc.InputError, match="no preprocessing in its metadata"):

@@ -52,7 +52,7 @@ class FolderSource:
             if name not in self.classes:
                 problem = f"class {name!r} not found in {reference}"
                 raise cannot_read(root, problem, "labels number the classes of train")
-            files = _image_files(root / name, skipped)
+            files = list_images(root / name, skipped)
             self._names += [f"{name}/{file}" for file in files]
             labels += [self.classes.index(name)] * len(files)
         loose_files = (entry for entry in os.scandir(root) if entry.is_file(follow_symlinks=False))
@@ -117,8 +117,16 @@ def _number(name: str) -> tuple[int, str]:
     return int(name), name
 
 
-def _image_files(directory: Path, skipped: Counter[str]) -> list[str]:
-    """Return the sorted names of the images of one class, at least one, and count the other files in `skipped`."""
+def list_images(directory: Path, skipped: Counter[str]) -> list[str]:
+    """Return the sorted names of the images in a directory, at least one, and count its other files.
+
+    Args:
+        directory: The directory.
+        skipped: The number of files that are not read, by reason, which is increased.
+
+    Raises:
+        InputError: There are no images.
+    """
     files: list[str] = []
     reasons = Counter[str]()
     for entry in os.scandir(directory):
