@@ -114,7 +114,8 @@ class Benchmark:
         )  # fmt: skip
         result = Scores.from_json(values)
         if result.nonfinite:
-            self.log(f"{name}: {describe_nonfinite(result.nonfinite, result.examples)}")
+            outputs = "logits" if task.NEEDS_CLASSIFIER else "outputs"
+            self.log(f"{name}: {describe_nonfinite(result.nonfinite, result.examples, outputs)}")
         return result
 
     def _measure_scores(self, subject: Subject) -> Scores:

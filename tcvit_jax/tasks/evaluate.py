@@ -43,7 +43,8 @@ def evaluate(pretrained: Pretrained, task: Task[Any]) -> Scores:
     reference = task.reference(replace(subject, model=dense), mesh)
     is_same = task.compares_with_dense and model.active_reducer is None
     scores = task.scores(reference if is_same else task.outputs(subject, mesh), reference)
-    print(scores if not scores.nonfinite else f"{scores}  {describe_nonfinite(scores.nonfinite, scores.examples)}")
+    warning = describe_nonfinite(scores.nonfinite, scores.examples, "outputs") if scores.nonfinite else ""
+    print(f"{scores}  {warning}".rstrip())
     return scores
 
 
