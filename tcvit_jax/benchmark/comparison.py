@@ -298,6 +298,7 @@ def build(
     if jax.process_count() > 1:
         raise invalid("benchmark", f"expected one process, got {jax.process_count()}", "run it in a single process")
     task = resolve(task or Classify(), first)
+    task.check(model)
     if calibrate and not task.NEEDS_CLASSIFIER:
         raise conflicts("--calibrate", f"--task {task.NAME}", "calibration maximizes the accuracy of the classifier")
     # All weights are evaluated on the data of the first.

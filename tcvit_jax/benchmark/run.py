@@ -218,7 +218,7 @@ class Benchmark:
             "difference_low": difference.low,
             "difference_high": difference.high,
             "gmacs": costs.total / 1e9,
-            "gmacs_computed": costs.computed_macs / 1e9,
+            "gmacs_computed": comparison.task.computed_macs(entry.model) / 1e9,
             "gmacs_reducer": costs.cost.reducer / 1e9,
             "parameters": models.count_parameters(entry.model),
             "tokens": list(costs.tokens),

@@ -84,13 +84,20 @@ class Task(Generic[OutputsT]):
         """
         return source
 
-    def forward(self, model: ViT) -> Forward:
-        """Return what the task computes of images, which benchmarks time.
+    def check(self, model: ViT) -> None:
+        """Check that the task can measure a model, before anything is compiled.
 
         Raises:
-            InputError: The model does not compute it.
+            InputError: It cannot.
         """
+
+    def forward(self, model: ViT) -> Forward:
+        """Return what the task computes of images, which benchmarks time."""
         raise NotImplementedError
+
+    def computed_macs(self, model: ViT) -> int:
+        """Return the multiply-adds of `forward` for one image."""
+        return model.cost().computed_macs
 
     def outputs(self, subject: Subject, mesh: Mesh) -> OutputsT:
         """Return the outputs of a model for all images."""

@@ -81,6 +81,18 @@ class Dense(Task[Maps]):
             "label_maps": self.label_maps,
         }
 
+    def check(self, model: ViT) -> None:
+        """Check that the decoder fits the model.
+
+        Raises:
+            InputError: It does not.
+        """
+        self._decoder.map_shape(model.grid, model.embed_dim)
+
+    def computed_macs(self, model: ViT) -> int:
+        """Return the multiply-adds of `forward` for one image, which include all patch tokens of the last block."""
+        return model.cost().total
+
     def forward(self, model: ViT) -> Forward:
         """Return the patch features of images on their original grid, `[B, h, w, D]`."""
         return lambda variables, images: cast(

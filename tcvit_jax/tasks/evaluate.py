@@ -32,6 +32,7 @@ def evaluate(pretrained: Pretrained, task: Task[Any]) -> Scores:
         InputError: The data are not found or differ from the recorded ones, or do not fit the task.
     """
     task = resolve(task, pretrained)
+    task.check(pretrained.model)
     data, train_data = open_data([pretrained], task)
     mesh, model = sharding.data_mesh(), pretrained.model
     ledger = describe(model)

@@ -82,6 +82,18 @@ class FeatureTask(Task[FeatureOutputs]):
         if self.feature not in FEATURES:
             raise unknown("--feature", self.feature, FEATURES)
 
+    def check(self, model: ViT) -> None:
+        """Check that the model has the feature.
+
+        Raises:
+            InputError: It does not.
+        """
+        feature_model(model, self.feature)
+
+    def computed_macs(self, model: ViT) -> int:
+        """Return the multiply-adds of `forward` for one image."""
+        return feature_model(model, self.feature).cost().computed_macs
+
     def forward(self, model: ViT) -> Forward:
         """Return the features of images, `[B, D]` float32, which are not normalized."""
         featurizer = feature_model(model, self.feature)

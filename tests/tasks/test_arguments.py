@@ -126,6 +126,7 @@ def test_eval_prints_the_scores(inputs, capsys, arguments, line):
         (["{checkpoint}", "--task", "knn", "--k", "2000"], "error: --k=2000: must be <= 1438, the number of possible neighbors"),
         (["{checkpoint}", "--task", "knn", "--k", "few"], "error: --k='few': must be an integer"),
         (["{checkpoint}", "--task", "dense"], "error: --task dense requires --decoder: "),
+        (["{checkpoint}", "--task", "dense", "--decoder", f"{HERE}:three_classes", *DECODER[2:], *PAIRS], "error: --decoder-weights: params.layer.bias: expected (3,), got (1,)"),
         (["{checkpoint}", "--img-size", "7"], "error: img_size=7: must be a positive multiple of patch_size=2; use "),
         (["{checkpoint}", "--task", "retrieval", "--config.data.name=pairs", "--config.data.dir=nowhere"], "error: nowhere/a: directory not found; "),
     ],
