@@ -94,16 +94,19 @@ def write(path: Path, rows: Sequence[Row], comparison: Comparison) -> None:
     ):
         lines: dict[str, list[tuple[float, float]]] = {}
         for row in rows:
-            lines.setdefault(_line_name(row["reducer"]), []).append((row[column], 100 * row[metrics[0]]))
+            lines.setdefault(method_name(row["reducer"]), []).append((row[column], 100 * row[metrics[0]]))
         dense = lines.pop(DENSE)
         heading = _HEADINGS[metrics[0]].removesuffix(" %").removesuffix(",")
         draw_tradeoff(lines, dense[0], path / name, label, comparison.model.variant, f"{heading}, %")
 
 
-def _line_name(name: str) -> str:
-    """Return the line of a plot that a row is a point of.
+def method_name(name: str) -> str:
+    """Return the method of a row, which has one line in a plot.
 
-    Each method is one line, even if calibration chose different parameters for each budget.
+    Calibration may choose other parameters for each budget, and the dense model may have another resolution.
+
+    Args:
+        name: The column `reducer` of the row.
     """
     return "dense at a lower resolution" if name.startswith(f"{DENSE} at ") else name.partition("(")[0]
 

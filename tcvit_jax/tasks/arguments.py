@@ -21,12 +21,12 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     """Add `--task`, the flags of all tasks, and `--img-size`. A flag that is not set is None."""
     parser.add_argument("--task", default="classify", help=f"what is measured: {', '.join(TASKS)}")
     parser.add_argument(
-        "--img-size", metavar="N|HxW", help="with --checkpoint: size of the images, if not that of the source"
+        "--img-size", metavar="N|HxW", help="with --checkpoint: size of the images, by default that of the source"
     )
     parser.add_argument(
         "--feature",
-        help="knn, linear, retrieval: pooled (what the head pools, the default), token (class token) or avg (mean of "
-        "the patch tokens)",
+        help="knn, linear, retrieval: pooled (what the head pools), token (class token) or avg (mean of the patch "
+        "tokens), by default pooled",
     )
     parser.add_argument("--k", type=int, help="knn: number of neighbors, by default 20")
     parser.add_argument("--temperature", type=float, help="knn: temperature of the votes, by default 0.07")
@@ -36,13 +36,17 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
         const=True,
         help="knn: neighbors are the other evaluation images, not training images",
     )
-    parser.add_argument("--probe", help="linear: ridge (the default) or logistic")
+    parser.add_argument("--probe", help="linear: ridge or logistic, by default ridge")
     parser.add_argument("--max-pairs", type=int, help="retrieval: read only the first pairs, by default all")
     parser.add_argument(
-        "--decoder", metavar="MODULE:NAME", help="dense: a Flax module from patch features [B, h, w, D] to a map"
+        "--decoder",
+        metavar="MODULE:NAME",
+        help="required by dense: a Flax module from patch features [B, h, w, D] to a map",
     )
     parser.add_argument(
-        "--decoder-weights", action=PathArgument, help="dense: weight file or Orbax checkpoint of the decoder"
+        "--decoder-weights",
+        action=PathArgument,
+        help="required by dense: weight file or Orbax checkpoint of the decoder",
     )
     parser.add_argument(
         "--label-maps",

@@ -4,7 +4,7 @@ import io
 import pytest
 
 from tcvit_jax import InputError
-from tcvit_jax.benchmark.table import as_csv, as_markdown, check, columns
+from tcvit_jax.benchmark.table import as_csv, as_markdown, check, columns, method_name
 
 LISTS = {"seeds": [0, 1], "tokens": [9, 6, 3], "img_size": [8, 8]}
 METRICS = ("top1", "top5")
@@ -58,3 +58,8 @@ def test_markdown_rows_have_one_cell_per_heading(seeds):
     assert "difference to GTP() (95 % CI)" in lines[0]
     assert ("range over seeds" in lines[0]) == (len(seeds) > 1)
     assert [line.split("|")[1].strip() for line in lines[2:]] == list(reducers)
+
+
+def test_method_of_a_row():
+    names = {"dense": "dense", "dense at 8x10 px": "dense at a lower resolution", "GTP(alpha=0.2)": "GTP"}
+    assert {name: method_name(name) for name in names} == names
