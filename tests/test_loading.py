@@ -431,6 +431,23 @@ def test_positions_are_resampled_as_the_source_does(tmp_path):
         jax.tree.map(np.testing.assert_array_equal, assembly.load_weights(section.model, model), expected)
 
 
+def test_dense_models_of_another_size_are_loaded_from_the_grid_of_the_source(tmp_path):
+    """Positions are resampled once, whatever the size and the reduction of the model that was loaded first."""
+    path = write(tmp_path / "model", "hf/dinov2", processor=PROCESSOR)
+    assert convert([str(path), "--out", str(tmp_path / "ckpt")]) == 0
+    changes = {"model.name": "", "reducer.name": "tome", "schedule": 1, "weights": str(path)}
+    for source, pretrained in (
+        (path, assembly.from_checkpoint(path, 80)),
+        (path, assembly.from_weights(config.load("configs/deit_s_gtp.py", changes=changes))),
+        (tmp_path / "ckpt", assembly.from_checkpoint(tmp_path / "ckpt", 80)),
+    ):
+        expected, variables, _ = tc.load(source, img_size=(48, 64))
+        model, resized = pretrained.load_dense((48, 64))
+        assert model.img_size == (48, 64) != pretrained.model.img_size and model.reducer is None
+        assert model.cost() == expected.cost()
+        jax.tree.map(np.testing.assert_array_equal, resized, variables)
+
+
 @pytest.mark.parametrize("value", [["foo", True], ["cubic"], "cubic", 5, ["cubic", 1]])
 def test_invalid_resampling_is_one_line(tmp_path, value):
     model = tc.create_model("vit_tiny_patch16_224", depth=1, embed_dim=12, num_heads=3, num_classes=0, img_size=32)

@@ -129,6 +129,10 @@ def _ranks(
         cosines = jnp.where(jnp.arange(len(bank))[None] == indices[:, None], -jnp.inf, cosines)
     values, nearest = jax.lax.top_k(cosines, k)
     rows = jnp.arange(len(queries))[:, None]
-    votes = jnp.zeros((len(queries), classes)).at[rows, bank_labels[nearest]].add(jnp.exp(values / temperature))
+    votes = (
+        jnp.zeros((len(queries), classes), jnp.float32)
+        .at[rows, bank_labels[nearest]]
+        .add(jnp.exp(values / temperature))
+    )
     has_vote = jnp.take_along_axis(votes, labels[:, None], axis=-1)[:, 0] > 0
     return jnp.where(has_vote, label_rank(votes, labels), _NO_VOTE)

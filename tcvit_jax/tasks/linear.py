@@ -191,7 +191,7 @@ def _minimize(features: Array, labels: Array, strength: Array, *, classes: int) 
 
     def loss(params: tuple[Array, Array]) -> Array:
         weights, biases = params
-        logits = jnp.matmul(features, weights, precision="highest") + biases
+        logits = jnp.matmul(features, weights, precision="highest") + biases[None]
         entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         return entropy + strength / 2 * (weights**2).sum()
 
@@ -206,6 +206,6 @@ def _minimize(features: Array, labels: Array, strength: Array, *, classes: int) 
     def is_running(carry: Any) -> Array:
         return (carry[2] < MAX_STEPS) & (carry[3] > _TOLERANCE)
 
-    zeros = jnp.zeros((features.shape[1], classes)), jnp.zeros(classes)
+    zeros = jnp.zeros((features.shape[1], classes), jnp.float32), jnp.zeros(classes, jnp.float32)
     params, *_ = jax.lax.while_loop(is_running, step, (zeros, optimizer.init(zeros), 0, jnp.float32(jnp.inf)))
     return params
