@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "ops": ("tokens",),
     "reducers": ("ops", "tokens"),
     "schedule": (),
+    "presets": ("atomic", "files", "reducers", "schedule", "schema"),
     "models": ("ops", "reducers", "schedule", "tokens"),
     "schema": ("files",),
     "manifest": ("files", "schema"),
@@ -33,7 +34,7 @@ MAY_IMPORT = {
     "preprocessing": ("data", "files", "models", "ops"),
     "report": ("atomic", "files", "schema", "tokens"),
     "sharding": (),
-    "config": ("files", "models", "reducers", "schedule"),
+    "config": ("files", "models", "presets", "reducers", "schedule"),
     "evaluation": ("models", "ops", "sharding"),
     "assembly": (
         "checkpoint", "config", "convert", "data", "evaluation", "loading", "measure", "models", "reducers", "report",
@@ -44,7 +45,11 @@ MAY_IMPORT = {
     ),
     "benchmark": (
         "assembly", "atomic", "checkpoint", "config", "data", "evaluation", "lock", "measure", "models", "ops", "reducers",
-        "report", "schedule", "schema", "sharding", "tasks", "tokens",
+        "presets", "report", "schedule", "schema", "sharding", "tasks", "tokens",
+    ),
+    "search": (
+        "assembly", "atomic", "benchmark", "checkpoint", "config", "data", "lock", "measure", "models", "presets", "reducers",
+        "schedule", "schema", "sharding", "tasks",
     ),
     "training": (
         "assembly", "atomic", "checkpoint", "config", "data", "evaluation", "manifest", "measure", "models", "ops", "reducers",

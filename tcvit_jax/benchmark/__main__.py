@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reducers",
         default="gtp,tcvit,tome,evit",
-        help="comma-separated reducers, optionally with fields such as tcvit(order=3); or all",
+        help="comma-separated reducers, optionally with fields such as tcvit(order=3), or preset:NAME; or all",
     )
     parser.add_argument(
         "--gmacs",
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--schedule-family",
         default="method",
-        help="constant, keep_rate, stages, or method for the default of each reducer",
+        help="constant, keep_rate, stages, or method for that of each reducer or preset",
     )
     parser.add_argument("--batch", type=int, default=64, help="images per batch of throughput measurements")
     parser.add_argument("--rounds", type=int, default=30, help="number of timed runs of each program, interleaved")
@@ -84,7 +84,7 @@ def run(flags: argparse.Namespace) -> None:
     from tcvit_jax.benchmark.run import Benchmark
     from tcvit_jax.benchmark.store import Store
     from tcvit_jax.errors import conflicts
-    from tcvit_jax.reducers import parse
+    from tcvit_jax.presets import parse
 
     if flags.checkpoint and flags.config:
         raise conflicts("--checkpoint", "--config", "pass one of them")
@@ -104,11 +104,12 @@ def run(flags: argparse.Namespace) -> None:
         pretrained = []
     if flags.accept_data_changes:
         pretrained = [each.without_record() for each in pretrained]
+    methods = parse(flags.reducers)
     comparison = build(
-        pretrained, parse(flags.reducers), gmacs=_numbers("--gmacs", flags.gmacs),
+        pretrained, [reducer for reducer, _ in methods], gmacs=_numbers("--gmacs", flags.gmacs),
         macs_fractions=_numbers("--macs-fraction", flags.macs_fraction),
         schedule_family=flags.schedule_family, batch=flags.batch, rounds=flags.rounds, calibrate=flags.calibrate,
-        task=task, has_bounds=not flags.no_bounds,
+        task=task, has_bounds=not flags.no_bounds, families=[family for _, family in methods],
     )  # fmt: skip
     with lock.hold(lock.in_directory(flags.out), flags.out, "set --out DIR to another directory") as notice:
         if notice:

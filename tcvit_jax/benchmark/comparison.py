@@ -71,11 +71,13 @@ class Entry:
         budget: The budget in units of 1e9 multiply-adds.
         name: The name in tables and in the names of measurements.
         subject: The model, its variables and its images.
+        family: The schedule family of the reducer; `"none"` for the dense model at any resolution.
     """
 
     budget: float
     name: str
     subject: Subject
+    family: str = "none"
 
     @property
     def model(self) -> ViT:
@@ -106,7 +108,7 @@ class Comparison:
         pretrained: The sources of the weights, which load them for images of another size.
         reducers: The reducers; the first one is the reference of paired differences.
         budgets: The budgets in units of 1e9 multiply-adds.
-        schedule_family: One of `schedule.SCHEDULE_FAMILIES`, or `"method"` for the default of each reducer.
+        schedule_family: One of `schedule.SCHEDULE_FAMILIES`, or `"method"` for that of each reducer.
         batch: The batch size of throughput measurements.
         rounds: The number of timed runs of each program.
         calibrate: The number of training images on which the parameters of the reducers are chosen at each budget; 0
@@ -116,6 +118,8 @@ class Comparison:
         task: What is measured.
         train_data: The training images of the task; None if it reads none.
         has_bounds: Whether to measure the dense model at a lower resolution and `BASELINES` at each budget.
+        families: The schedule family of each reducer, where `schedule_family` is `"method"`: that of a preset, or
+            `"method"` for the default of the reducer. Empty for the defaults of all.
     """
 
     model: ViT
@@ -135,6 +139,13 @@ class Comparison:
     task: Task[Any] = field(default_factory=Classify)
     train_data: EvalData | None = None
     has_bounds: bool = True
+    families: tuple[str, ...] = ()
+
+    @cached_property
+    def methods(self) -> tuple[tuple[Reducer, str], ...]:
+        """The reducers, each with its schedule family."""
+        families = self.families if self.families and self.schedule_family == "method" else None
+        return tuple(zip(self.reducers, families or len(self.reducers) * (self.schedule_family,), strict=True))
 
     @cached_property
     def dense(self) -> Subject:
@@ -153,9 +164,10 @@ class Comparison:
             InputError: A reducer cannot meet the budget.
         """
         entries = [Entry(budget, DENSE, self.dense)]
-        for reducer in self.reducers if methods is None else methods:
+        reducers = self.reducers if methods is None else methods
+        for reducer, (_, family) in zip(reducers, self.methods, strict=True):
             try:
-                entries.append(self._reduced(budget, reducer))
+                entries.append(self._reduced(budget, reducer, family))
             except InputError as error:
                 raise invalid(repr(reducer), str(error)) from error
         return tuple(entries)
@@ -176,16 +188,21 @@ class Comparison:
         baselines = [kind() for kind in BASELINES if kind not in kinds]
         for reducer in (None, *baselines):
             try:
-                entries.append(self._resized(budget) if reducer is None else self._reduced(budget, reducer))
+                entry = None if reducer is None else self._reduced(budget, reducer, self.schedule_family)
+                entries.append(entry or self._resized(budget))
             except InputError as error:
                 name = "dense at a lower resolution" if reducer is None else repr(reducer)
                 notes.append(f"no row for {name}: {error}")
         return tuple(entries), tuple(notes)
 
-    def _reduced(self, budget: float, reducer: Reducer) -> Entry:
-        plan = schedule.budget(budget, family=self.schedule_family)
-        model = models.condense(self.model, reducer, plan)
-        return Entry(budget, repr(reducer), replace(self.dense, model=model))
+    def _reduced(self, budget: float, reducer: Reducer, family: str) -> Entry:
+        model = models.condense(self.model, reducer, schedule.budget(budget, family))
+        resolved = reducer.DEFAULT_SCHEDULE if family == "method" else family
+        return Entry(budget, self._name(reducer, family), replace(self.dense, model=model), resolved)
+
+    def _name(self, reducer: Reducer, family: str) -> str:
+        """Return the name of a row, which has the schedule family if it is that of a preset."""
+        return repr(reducer) if family == self.schedule_family else f"{reducer!r}, {family}"
 
     def _resized(self, budget: float) -> Entry:
         size = resolution.image_size(self.model, budget)
@@ -221,6 +238,7 @@ class Comparison:
             "calibrate": self.calibrate,
             "task": self.task.settings,
             "bounds": self.has_bounds,
+            "families": [family for _, family in self.methods],
             "versions": self.versions,
         }
 
@@ -245,6 +263,7 @@ def build(
     calibrate: int = 0,
     task: Task[Any] | None = None,
     has_bounds: bool = True,
+    families: Sequence[str] = (),
 ) -> Comparison:
     """Build a comparison and validate it before anything is compiled.
 
@@ -259,6 +278,7 @@ def build(
         calibrate: As in `Comparison`.
         task: As in `Comparison`; None for classification.
         has_bounds: As in `Comparison`.
+        families: As in `Comparison`.
 
     Raises:
         InputError: The pretrained models differ in architecture or preprocessing, a reducer cannot meet a budget, or a
@@ -274,8 +294,11 @@ def build(
             raise invalid(f"checkpoint {each.name!r}", problem, "pass checkpoints of one model")
     if not methods:
         raise requires("a benchmark", "reducers", "set --reducers gtp,tcvit")
-    if len(set(methods)) < len(methods):
-        duplicate = next(method for method in methods if list(methods).count(method) > 1)
+    pairs = list(
+        zip(methods, families if families and schedule_family == "method" else len(methods) * [""], strict=True)
+    )
+    if len(set(pairs)) < len(pairs):
+        duplicate, _ = next(pair for pair in pairs if pairs.count(pair) > 1)
         raise invalid("--reducers", f"{duplicate!r} is listed twice", "list each reducer once")
     if not gmacs and not macs_fractions:
         raise requires("a benchmark", "budgets", "set --macs-fraction 0.75,0.5 or --gmacs 3.4")
@@ -308,7 +331,7 @@ def build(
     comparison = Comparison(
         model, tuple(map(Weights.from_pretrained, pretrained)), config, data, preprocessing, tuple(pretrained),
         tuple(methods), budgets, schedule_family, batch, rounds, calibrate, train_source=train_source, task=task,
-        train_data=train_data, has_bounds=has_bounds,
+        train_data=train_data, has_bounds=has_bounds, families=tuple(families),
     )  # fmt: skip
     for budget in budgets:
         comparison.entries(budget)

@@ -203,9 +203,7 @@ class Benchmark:
             "model": comparison.model.variant,
             "reducer": entry.name,
             "budget": entry.budget,
-            "schedule_family": "none"
-            if entry.reducer is None
-            else comparison.schedule_family.replace("method", entry.reducer.DEFAULT_SCHEDULE),
+            "schedule_family": entry.family,
             "recipe": _recipe(comparison),
             "seeds": [weights.seed if weights.seed is not None else weights.name for weights in comparison.weights],
             "task": comparison.task.NAME,

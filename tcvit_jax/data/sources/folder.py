@@ -70,11 +70,15 @@ class FolderSource:
         Raises:
             InputError: The file is not a complete image. The message names its path.
         """
-        return {"image": read_image(os.path.join(self._root, self._names[index])), "label": int(self._labels[index])}
+        return {"image": read_image(self.path(index)), "label": int(self._labels[index])}
 
     def name(self, index: int) -> str:
         """Return the path of an image relative to the split, `CLASS/FILE` with a slash on every system."""
         return self._names[index]
+
+    def path(self, index: int) -> str:
+        """Return the path of the file of an image."""
+        return os.path.join(self._root, self._names[index])
 
     @property
     def fingerprint(self) -> str:
