@@ -14,7 +14,8 @@ from tcvit_jax.command import Command, Parser, PathArgument
 OPTIONAL = {
     ("eval", "checkpoint"), ("eval", "config"), ("eval", "weights"), ("benchmark", "checkpoint"),
     ("benchmark", "config"), ("benchmark", "weights"), ("tpu", "json"), ("pod", "json"),
-    *((name, flag) for name in ("eval", "benchmark") for flag in ("decoder", "decoder_weights")),
+    ("search", "checkpoint"), ("search", "config"), ("search", "weights"),
+    *((name, flag) for name in ("eval", "benchmark", "search") for flag in ("decoder", "decoder_weights")),
 }  # fmt: skip
 
 
@@ -107,6 +108,7 @@ PATHS = {
     "eval": {"--checkpoint", "--config", "--weights", "--decoder-weights", "--label-maps"},
     "convert": {"source", "--out", "--photo"},
     "benchmark": {"--checkpoint", "--config", "--weights", "--decoder-weights", "--label-maps", "--out"},
+    "search": {"--checkpoint", "--config", "--weights", "--decoder-weights", "--label-maps", "--out"},
     "tpu": {"--json"},
     "pod": {"--config", "--json"},
 }

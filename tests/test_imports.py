@@ -113,7 +113,9 @@ def test_importing_the_package_does_not_import_jax():
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=PACKAGE.parent)
 
 
-@pytest.mark.parametrize("module", ["train", "eval", "convert.__main__", "benchmark.__main__", "training.pod"])
+@pytest.mark.parametrize(
+    "module", ["train", "eval", "convert.__main__", "benchmark.__main__", "search.__main__", "training.pod"]
+)
 def test_commands_start_before_jax_is_imported(module):
     """So `--help` is fast, and Ctrl-C is one line."""
     code = f"import sys, tcvit_jax.{module}; assert 'jax' not in sys.modules"

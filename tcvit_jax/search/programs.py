@@ -25,18 +25,21 @@ def stored_programs(directory: Path) -> Generator[None]:
     Yields:
         None.
     """
-    if getattr(jax.config, _KEY):
-        yield
-        return
-    jax.config.update(_KEY, str(directory.absolute()))
-    # JAX opens its cache once, at the first compilation of the process.
-    compilation_cache.reset_cache()
+    is_ours = not getattr(jax.config, _KEY)
+    if is_ours:
+        _set_directory(str(directory.absolute()))
     try:
         yield
     finally:
-        jax.config.update(_KEY, None)
-        compilation_cache.reset_cache()
+        if is_ours:
+            _set_directory(None)
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def _set_directory(directory: str | None) -> None:
+    jax.config.update(_KEY, directory)
+    # JAX opens its cache once, at the first compilation of the process.
+    compilation_cache.reset_cache()
 
 
 def release_programs() -> None:

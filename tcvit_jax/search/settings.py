@@ -10,7 +10,7 @@ from typing import Any
 from tcvit_jax import checkpoint, models, schedule
 from tcvit_jax.assembly import Pretrained, SplitRecord
 from tcvit_jax.benchmark.comparison import versions
-from tcvit_jax.errors import check_range, out_of_range
+from tcvit_jax.errors import InputError, check_range, invalid, out_of_range
 from tcvit_jax.models import ViT
 from tcvit_jax.reducers import ToMe
 from tcvit_jax.search.calibration import Calibration, open_calibration
@@ -140,9 +140,9 @@ def build(
     counts, objective = rungs(min_images, images), choose(task, metric)
     objective.check(counts[0])
     objective.task.check(model)
-    candidates, left_out = space.candidates(model, gmacs)
-    reference = make_reference(model, space.families, gmacs)
     calibration = open_calibration(pretrained, objective.task, images, counts[0])
+    reference = make_reference(model, space.families, gmacs)
+    candidates, left_out = space.candidates(model, gmacs)
     return Settings(
         pretrained, model, task, objective, calibration, space, gmacs, counts, eta, candidates, left_out, reference
     )  # fmt: skip
@@ -161,4 +161,7 @@ def make_reference(model: ViT, families: Sequence[str], gmacs: float) -> Candida
     """
     reducer = ToMe()
     family = reducer.DEFAULT_SCHEDULE if reducer.DEFAULT_SCHEDULE in families else families[0]
-    return Candidate(reducer, family, models.condense(model, reducer, schedule.budget(gmacs, family)))
+    try:
+        return Candidate(reducer, family, models.condense(model, reducer, schedule.budget(gmacs, family)))
+    except InputError as error:
+        raise invalid(f"reference {reducer!r}, {family}", str(error)) from error

@@ -23,7 +23,7 @@ BIPARTITE = "a bipartite score requires a fusion that reads the match"
 CLASS_TOKEN = "the model has no class token"
 BUDGET = "the method does not fit the model or the budget"
 SAME = "the same program as another candidate"
-# What defines the program of a reducer beside its parts.
+# What defines the program of a reducer together with its parts, unless a subclass replaces it.
 _PROGRAM = ("prepare", "plan", "reduce", "signals", "removal", "extra_tokens", "is_soft", "uses_size_weights")
 
 
@@ -103,7 +103,8 @@ class Space:
             InputError: No candidate is left.
         """
         left_out: Counter[str] = Counter()
-        programs: dict[Any, Candidate] = {}
+        candidates: list[Candidate] = []
+        programs: set[Any] = set()
         for reducer, reason in (*self._variants(), *self._combinations()):
             if not reason and reducer.needs_class_token and not dense.class_token:
                 reason = CLASS_TOKEN
@@ -111,12 +112,15 @@ class Space:
                 candidate = None if reason else _candidate(dense, reducer, family, gmacs)
                 if candidate is None:
                     left_out[reason or BUDGET] += 1
-                elif programs.setdefault(_program(candidate), candidate) is not candidate:
+                elif programs & (keys := _programs(candidate)):
                     left_out[SAME] += 1
-        if not programs:
+                else:
+                    candidates.append(candidate)
+                    programs |= keys
+        if not candidates:
             reasons = "; ".join(f"{count} times {reason}" for reason, count in left_out.items())
             raise requires("a search", "candidates", reasons or "set --methods or --scores, --matches and --fusions")
-        return tuple(programs.values()), dict(left_out)
+        return tuple(candidates), dict(left_out)
 
     def _variants(self) -> Iterator[tuple[Reducer, str]]:
         """Yield the methods with each value of their search space, and why one is left out."""
@@ -159,12 +163,14 @@ def _candidate(dense: ViT, reducer: Reducer, family: str, gmacs: float) -> Candi
         return None
 
 
-def _program(candidate: Candidate) -> Any:
-    """Return a value that is equal only for candidates that compute the same: equal parts and removals."""
-    kind, reducer = type(candidate.reducer), candidate.reducer
-    is_plain = all(getattr(kind, name) is getattr(Reducer, name) for name in _PROGRAM)
-    sizes = reducer.proportional_attention and reducer.removal != "drop"
-    return None if is_plain else reducer, reducer.parts, sizes, reducer.attention_keep, candidate.model.removed
+def _programs(candidate: Candidate) -> set[Any]:
+    """Return values that candidates share only if they compute the same: the reducer, and its parts."""
+    reducer, removed = candidate.reducer, candidate.model.removed
+    keys: set[Any] = {(reducer, removed)}
+    if all(getattr(type(reducer), name) is getattr(Reducer, name) for name in _PROGRAM):
+        uses_sizes = reducer.proportional_attention and reducer.removal != "drop"
+        keys.add((reducer.parts, uses_sizes, reducer.attention_keep, removed))
+    return keys
 
 
 def describe_left_out(left_out: Mapping[str, int]) -> Sequence[str]:

@@ -82,7 +82,7 @@ def test_another_split_of_the_folder_is_valid(folder):
 class Slice:
     """A slice of images, as of a TFDS split."""
 
-    classes, skipped, is_in_memory = ("a",), {}, True  # noqa: RUF012
+    classes, skipped, is_in_memory = ("a",), {}, True
 
     def __init__(self, start, stop):
         self.fingerprint, self._rows = f"{start}:{stop}", range(start, stop)

@@ -199,6 +199,7 @@ def test_killed_process_resumes_with_the_same_results(finished, checkpoint, tmp_
         (["--checkpoint", "{0}", "--images", "5000"], "error: --images=5000: must be between 1 and 1438; split 'train' has"),
         (["--checkpoint", "{0}", "--objective", "top7"], "error: unknown objective 'top7': did you mean "),
         (["--checkpoint", "{0}", "--config.data.train_split=val"], "error: data.train_split='val': must be different from"),
+        (["--checkpoint", "{0}", "--macs-fraction", "0.3"], "error: reference ToMe(), constant: budget gmacs="),
         (["--checkpoint", "{0}", "--config.schedule=3"], "error: --config.schedule cannot be combined with tcvit_jax.search"),
     ],
 )  # fmt: skip
