@@ -48,8 +48,8 @@ MAY_IMPORT = {
         "presets", "report", "schedule", "schema", "sharding", "tasks", "tokens",
     ),
     "search": (
-        "assembly", "atomic", "benchmark", "checkpoint", "config", "data", "lock", "measure", "models", "presets", "reducers",
-        "schedule", "schema", "sharding", "tasks",
+        "assembly", "atomic", "benchmark", "checkpoint", "config", "data", "lock", "models", "presets", "reducers",
+        "report", "schedule", "sharding", "tasks",
     ),
     "training": (
         "assembly", "atomic", "checkpoint", "config", "data", "evaluation", "manifest", "measure", "models", "ops", "reducers",

@@ -13,6 +13,7 @@ from tcvit_jax.benchmark.comparison import versions
 from tcvit_jax.errors import InputError, check_range, invalid, out_of_range
 from tcvit_jax.models import ViT
 from tcvit_jax.reducers import ToMe
+from tcvit_jax.report.progress import announce_slow
 from tcvit_jax.search.calibration import Calibration, open_calibration
 from tcvit_jax.search.halving import rungs
 from tcvit_jax.search.objective import Objective, choose
@@ -142,7 +143,8 @@ def build(
     objective.task.check(model)
     calibration = open_calibration(pretrained, objective.task, images, counts[0])
     reference = make_reference(model, space.families, gmacs)
-    candidates, left_out = space.candidates(model, gmacs)
+    with announce_slow("resolving the schedules of all candidates, which takes a minute for a thousand"):
+        candidates, left_out = space.candidates(model, gmacs)
     return Settings(
         pretrained, model, task, objective, calibration, space, gmacs, counts, eta, candidates, left_out, reference
     )  # fmt: skip
