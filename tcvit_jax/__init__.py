@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tcvit_jax.ops.attention import Signals as Signals
     from tcvit_jax.ops.plans import restore as restore
     from tcvit_jax.preprocessing import preprocess as preprocess
+    from tcvit_jax.presets import Preset as Preset
     from tcvit_jax.reducers import ATS as ATS
     from tcvit_jax.reducers import DPCKNN as DPCKNN
     from tcvit_jax.reducers import GTP as GTP
@@ -62,6 +63,7 @@ _MODULE_OF = {
     "Match": "reducers.parts",
     "Parts": "reducers.parts",
     "Plan": "tokens",
+    "Preset": "presets",
     "Reducer": "reducers.base",
     "Score": "reducers.parts",
     "Signals": "ops.attention",

@@ -21,6 +21,7 @@ COMMANDS = {
     "eval": ("tcvit_jax.eval", "evaluate a checkpoint or published weights"),
     "convert": ("tcvit_jax.convert.__main__", "convert published weights to a checkpoint, or export a checkpoint"),
     "benchmark": ("tcvit_jax.benchmark.__main__", "compare reducers with the same weights, code and hardware"),
+    "search": ("tcvit_jax.search.__main__", "search for the reduction that agrees best with the dense model"),
     "tpu": ("tcvit_jax.measure.tpu", "cost of models on TPU chips, by ahead-of-time compilation"),
     "pod": ("tcvit_jax.training.pod", "cost of a training step on a TPU pod, by ahead-of-time compilation"),
 }

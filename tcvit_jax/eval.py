@@ -2,12 +2,14 @@
 
 python eval.py --checkpoint runs/digits_gtp [--config.KEY=VALUE ...]
 python eval.py --config configs/deit_s_gtp.py --weights deit_small_patch16_224.safetensors [--config.KEY=VALUE ...]
+python eval.py --checkpoint dinov2_small --img-size 224 --task knn --config.data.name=folder --config.data.dir=DIR
 """
 
 import argparse
 import sys
 
 from tcvit_jax.command import Command, PathArgument
+from tcvit_jax.tasks.arguments import add_task_arguments, parse_img_size, parse_task
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,30 +30,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="evaluate even if the classes or images differ from those that the checkpoint records",
     )
+    add_task_arguments(parser)
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Evaluate the model and print its cost and its accuracy."""
+    """Evaluate the model and print its cost and its scores."""
     from tcvit_jax import assembly, config
-    from tcvit_jax.assembly.evaluate import evaluate
+    from tcvit_jax.assembly.evaluate import evaluate as evaluate_classifier
     from tcvit_jax.errors import conflicts, requires
+    from tcvit_jax.tasks.evaluate import evaluate
+
+    task, img_size = parse_task(flags), parse_img_size(flags)
+    keys = (*config.EVALUATION_KEYS, *config.REDUCTION_KEYS, *(["data.train_split"] if task.uses_train_data else []))
 
     if flags.checkpoint:
         if flags.config or flags.weights:
             raise conflicts("--checkpoint", "--config or --weights", "a checkpoint holds both")
-        scope = config.Scope("eval.py --checkpoint", (*config.EVALUATION_KEYS, *config.REDUCTION_KEYS))
-        pretrained = assembly.from_checkpoint(flags.checkpoint)
+        scope = config.Scope("eval.py --checkpoint", keys)
+        pretrained = assembly.from_checkpoint(flags.checkpoint, img_size)
         pretrained = pretrained.with_config(config.override(pretrained.config, flags.overrides, scope))
     else:
         if not (flags.config and flags.weights):
             raise requires("eval.py", "--checkpoint DIR, or --config FILE and --weights FILE")
-        scope = config.Scope(
-            "eval.py --weights", (*config.EVALUATION_KEYS, *config.REDUCTION_KEYS, "model.", "new_head")
-        )
+        scope = config.Scope("eval.py --weights", (*keys, "model.", "new_head"))
         pretrained = assembly.from_weights(
             config.load(flags.config, flags.overrides, scope, {"weights": flags.weights})
         )
-    evaluate(pretrained.without_record() if flags.accept_data_changes else pretrained)
+    pretrained = pretrained.without_record() if flags.accept_data_changes else pretrained
+    if task.NEEDS_CLASSIFIER:
+        evaluate_classifier(pretrained)
+    else:
+        evaluate(pretrained, task)
 
 
 main = Command(__doc__, add_arguments, run, has_overrides=True, memory_hint="lower --config.eval_batch_size")

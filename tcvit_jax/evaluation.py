@@ -51,9 +51,9 @@ class EvaluationResult:
         return f"{text}  {describe_nonfinite(self.nonfinite, self.examples)}" if self.nonfinite else text
 
 
-def describe_nonfinite(nonfinite: int, examples: int) -> str:
-    """Return a warning that some examples have logits that are not finite."""
-    return f"WARNING: logits are not finite for {nonfinite:,} of {examples:,} images"
+def describe_nonfinite(nonfinite: int, examples: int, outputs: str = "logits") -> str:
+    """Return a warning that some examples have outputs that are not finite."""
+    return f"WARNING: {outputs} are not finite for {nonfinite:,} of {examples:,} images"
 
 
 def label_rank(logits: Float[Array, "B classes"], label: Int[Array, " B"]) -> Int32[Array, " B"]:

@@ -14,6 +14,7 @@ from tcvit_jax.convert.sources import is_checkpoint, open_source
 from tcvit_jax.convert.weight_source import WeightSource, count_classes
 from tcvit_jax.errors import cannot_read, conflicts, requires
 from tcvit_jax.models import ViT
+from tcvit_jax.models.create import change_model
 from tcvit_jax.reducers import Reducer
 from tcvit_jax.schedule import Schedule
 
@@ -81,6 +82,29 @@ def load(
         loaded, variables, meta = _convert(opened, opened.model, num_classes)
     loaded = _reduce(loaded, reducer, schedule)
     return loaded, variables, {**meta, "model": models.to_config(loaded)}
+
+
+def load_dense(source: str | Path, img_size: tuple[int, int]) -> tuple[ViT, dict[str, Any]]:
+    """Load the dense model of a source that describes its model, and its weights, for images of another size.
+
+    Args:
+        source: As for `load`.
+        img_size: `(height, width)`.
+
+    Returns:
+        The model without token reduction, and its variables, as in `load`. Position embeddings are resampled once, from
+        the grid of the source.
+
+    Raises:
+        InputError: As for `load`, or the model does not support the size.
+    """
+    changes = {"img_size": img_size}
+    # The schedule of a checkpoint may not fit the other number of patches.
+    opened = open_source(source, overrides={} if is_checkpoint(source) else changes)
+    if opened.model is None:
+        raise cannot_read(source, "cannot infer the model", "pass a source that describes its model")
+    model = change_model(models.condense(opened.model), changes)
+    return model, sharding.place_replicated(opened.convert(model).variables, sharding.data_mesh())
 
 
 def _is_missing(source: str | Path) -> bool:

@@ -14,6 +14,8 @@ from tcvit_jax.command import Command, Parser, PathArgument
 OPTIONAL = {
     ("eval", "checkpoint"), ("eval", "config"), ("eval", "weights"), ("benchmark", "checkpoint"),
     ("benchmark", "config"), ("benchmark", "weights"), ("tpu", "json"), ("pod", "json"),
+    ("search", "checkpoint"), ("search", "config"), ("search", "weights"),
+    *((name, flag) for name in ("eval", "benchmark", "search") for flag in ("decoder", "decoder_weights")),
 }  # fmt: skip
 
 
@@ -103,9 +105,10 @@ def test_paths_of_flags_are_expanded(monkeypatch):
 # Every argument that is a path, by command.
 PATHS = {
     "train": {"--config"},
-    "eval": {"--checkpoint", "--config", "--weights"},
+    "eval": {"--checkpoint", "--config", "--weights", "--decoder-weights", "--label-maps"},
     "convert": {"source", "--out", "--photo"},
-    "benchmark": {"--checkpoint", "--config", "--weights", "--out"},
+    "benchmark": {"--checkpoint", "--config", "--weights", "--decoder-weights", "--label-maps", "--out"},
+    "search": {"--checkpoint", "--config", "--weights", "--decoder-weights", "--label-maps", "--out"},
     "tpu": {"--json"},
     "pod": {"--config", "--json"},
 }

@@ -110,7 +110,7 @@ def environment(folder):
 @pytest.fixture
 def checkout(shared, tmp_path, monkeypatch):
     """Change to a directory that looks like a checkout after `train.py`."""
-    for name in ("configs", "tools", "tests", "docs", "train.py", "eval.py", "README.md"):
+    for name in ("configs", "examples", "tools", "tests", "docs", "train.py", "eval.py", "README.md"):
         if name == "docs":
             (tmp_path / name).mkdir()  # The tools write pictures there.
         else:

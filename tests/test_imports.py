@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "ops": ("tokens",),
     "reducers": ("ops", "tokens"),
     "schedule": (),
+    "presets": ("atomic", "files", "reducers", "schedule", "schema"),
     "models": ("ops", "reducers", "schedule", "tokens"),
     "schema": ("files",),
     "manifest": ("files", "schema"),
@@ -33,15 +34,22 @@ MAY_IMPORT = {
     "preprocessing": ("data", "files", "models", "ops"),
     "report": ("atomic", "files", "schema", "tokens"),
     "sharding": (),
-    "config": ("files", "models", "reducers", "schedule"),
+    "config": ("files", "models", "presets", "reducers", "schedule"),
     "evaluation": ("models", "ops", "sharding"),
     "assembly": (
         "checkpoint", "config", "convert", "data", "evaluation", "loading", "measure", "models", "reducers", "report",
         "schedule", "sharding",
     ),
+    "tasks": (
+        "assembly", "checkpoint", "convert", "data", "evaluation", "files", "measure", "models", "ops", "report", "sharding",
+    ),
     "benchmark": (
         "assembly", "atomic", "checkpoint", "config", "data", "evaluation", "lock", "measure", "models", "ops", "reducers",
-        "report", "schedule", "schema", "sharding", "tokens",
+        "presets", "report", "schedule", "schema", "sharding", "tasks", "tokens",
+    ),
+    "search": (
+        "assembly", "atomic", "benchmark", "checkpoint", "config", "data", "lock", "models", "presets", "reducers",
+        "report", "schedule", "sharding", "tasks",
     ),
     "training": (
         "assembly", "atomic", "checkpoint", "config", "data", "evaluation", "manifest", "measure", "models", "ops", "reducers",
@@ -49,7 +57,7 @@ MAY_IMPORT = {
     ),
     "__main__": (),
     "train": ("config", "training"),
-    "eval": ("assembly", "config"),
+    "eval": ("assembly", "config", "tasks"),
 }  # fmt: skip
 HEAVY = ("torch", "timm", "huggingface_hub", "tensorflow", "sklearn", "matplotlib", "grain", "tensorflow_datasets")
 
@@ -105,7 +113,9 @@ def test_importing_the_package_does_not_import_jax():
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=PACKAGE.parent)
 
 
-@pytest.mark.parametrize("module", ["train", "eval", "convert.__main__", "benchmark.__main__", "training.pod"])
+@pytest.mark.parametrize(
+    "module", ["train", "eval", "convert.__main__", "benchmark.__main__", "search.__main__", "training.pod"]
+)
 def test_commands_start_before_jax_is_imported(module):
     """So `--help` is fast, and Ctrl-C is one line."""
     code = f"import sys, tcvit_jax.{module}; assert 'jax' not in sys.modules"

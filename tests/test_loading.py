@@ -402,8 +402,16 @@ def test_directory_without_processor_has_no_preprocessing(tmp_path):
     # Neither has its model, whose name stands for no published weights.
     with pytest.raises(tc.InputError, match="model 'vit': no preprocessing, because it has no published weights"):
         tc.preprocess(np.zeros((8, 8, 3), np.uint8), tc.load(path)[0])
-    with pytest.raises(tc.InputError, match="no preprocessing in its metadata; .* add preprocessor_config.json"):
-        assembly.from_checkpoint(path)
+    pretrained = assembly.from_checkpoint(path)
+    hint = "add preprocessor_config.json, or set --config.data.mean, --config.data.std, "
+    with pytest.raises(tc.InputError, match=f"no preprocessing in its metadata; {hint}"):
+        _ = pretrained.preprocessing
+    keys = {"mean": (0.4,) * 3, "std": (0.2,) * 3, "interpolation": "bicubic"}
+    changes = {f"data.{key}": value for key, value in keys.items()}
+    with pytest.raises(tc.InputError, match="no preprocessing in its metadata"):
+        _ = pretrained.updated(changes).preprocessing
+    expected = Preprocessing(**keys, crop_pct=1.0)
+    assert pretrained.updated({**changes, "data.crop_pct": 1.0}).preprocessing == expected
     checkpoint.save(tmp_path / "ckpt", *tc.load(path)[1:])
     changes = {"model.name": "", "schedule": 2, "weights": str(tmp_path / "ckpt")}
     with pytest.raises(tc.InputError, match="no preprocessing in its metadata"):
@@ -421,6 +429,23 @@ def test_positions_are_resampled_as_the_source_does(tmp_path):
         section = config.load("configs/deit_s_gtp.py", changes=changes)
         model = assembly.build_model(section.model, section.reduction)
         jax.tree.map(np.testing.assert_array_equal, assembly.load_weights(section.model, model), expected)
+
+
+def test_dense_models_of_another_size_are_loaded_from_the_grid_of_the_source(tmp_path):
+    """Positions are resampled once, whatever the size and the reduction of the model that was loaded first."""
+    path = write(tmp_path / "model", "hf/dinov2", processor=PROCESSOR)
+    assert convert([str(path), "--out", str(tmp_path / "ckpt")]) == 0
+    changes = {"model.name": "", "reducer.name": "tome", "schedule": 1, "weights": str(path)}
+    for source, pretrained in (
+        (path, assembly.from_checkpoint(path, 80)),
+        (path, assembly.from_weights(config.load("configs/deit_s_gtp.py", changes=changes))),
+        (tmp_path / "ckpt", assembly.from_checkpoint(tmp_path / "ckpt", 80)),
+    ):
+        expected, variables, _ = tc.load(source, img_size=(48, 64))
+        model, resized = pretrained.load_dense((48, 64))
+        assert model.img_size == (48, 64) != pretrained.model.img_size and model.reducer is None
+        assert model.cost() == expected.cost()
+        jax.tree.map(np.testing.assert_array_equal, resized, variables)
 
 
 @pytest.mark.parametrize("value", [["foo", True], ["cubic"], "cubic", 5, ["cubic", 1]])

@@ -42,11 +42,13 @@ def off_the_shelf_table(rows: list[Row]) -> str:
     Returns:
         The table in Markdown.
     """
+    from tcvit_jax.benchmark.table import method_name
+
     dense = next(row for row in rows if row["reducer"] == "dense")
     budgets = list(dict.fromkeys(row["budget"] for row in rows))
     methods: dict[str, dict[float, Row]] = defaultdict(dict)
     for row in rows:
-        methods[row["reducer"].partition("(")[0]][row["budget"]] = row
+        methods[method_name(row["reducer"])][row["budget"]] = row
     del methods["dense"]
     columns = [f"top-1 at {budget / dense['gmacs']:.0%}" for budget in budgets]
     lines = [
@@ -71,10 +73,11 @@ def finetuned_table(rows: list[Row], runs: list[Row]) -> str:
     Returns:
         The table in Markdown.
     """
+    from tcvit_jax.benchmark.table import method_name
     from tcvit_jax.reducers import from_config
 
     budget = min(row["budget"] for row in rows)
-    before = {row["reducer"].partition("(")[0]: row for row in rows if row["budget"] == budget}
+    before = {method_name(row["reducer"]): row for row in rows if row["budget"] == budget}
     methods: dict[str, list[Row]] = defaultdict(list)
     for run in runs:
         methods[type(from_config(run["reducer"])).__name__].append(run)

@@ -72,10 +72,15 @@ def condense(model: ViT, reducer: tc.GTP | tc.TCViT, macs_fraction: float) -> Vi
 
 def correct_predictions(model: ViT, evaluation: checkpoints.EvaluationModel, batches: Iterable[Batch]) -> np.ndarray:
     """Return whether the top-1 prediction of each image is correct, bool `[images]`."""
-    from tcvit_jax.benchmark.accuracy import hits
-    from tcvit_jax.sharding import data_mesh
+    import numpy as np
 
-    return hits(model, evaluation.preprocessing, [evaluation.variables], batches, data_mesh()).top1[0]
+    from tcvit_jax.evaluation import make_rank_step
+    from tcvit_jax.sharding import data_mesh, place
+
+    mesh = data_mesh()
+    step = make_rank_step(model, evaluation.preprocessing, mesh)
+    ranks = [step(evaluation.variables, place(batch, mesh))[0][batch["mask"] > 0] for batch in batches]
+    return np.concatenate(ranks) < 1
 
 
 def rows(checkpoint: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ import warnings
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from tcvit_jax import convert, models, schedule
+from tcvit_jax import checkpoint, convert, models, schedule
 from tcvit_jax.assembly.records import Origin
 from tcvit_jax.config import Data, Model, Reduction
 from tcvit_jax.convert.sources import has_config, open_source
@@ -114,9 +114,10 @@ def read_origin(model: Model, built: ViT) -> Origin:
         return Origin(_default_preprocessing(built))
     if "preprocessing" not in meta and not zoo.is_generic(built.variant):
         meta = {**meta, "preprocessing": asdict(models.preprocessing(built.variant))}
-    origin = Origin.from_meta(model.weights, meta)
+    preprocessing = checkpoint.read_preprocessing(meta, model.weights)
     if list(built.img_size) != meta["model"]["overrides"].get("img_size", list(built.img_size)):
-        origin = replace(origin, preprocessing=origin.preprocessing.at_other_size())
+        preprocessing = preprocessing.at_other_size()
+    origin = replace(Origin.from_meta(model.weights, meta), preprocessing=preprocessing)
     return replace(origin, record=None) if model.new_head else origin
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import jax
 
@@ -25,15 +26,24 @@ class EvalData:
         transform: The preprocessing of an image.
         batch_size: The global batch size.
         workers: The number of worker processes for decoding; 0 decodes in the main process.
+        is_cached: Whether the batches are read once and stay in memory.
     """
 
     source: Source
     transform: EvalTransform
     batch_size: int
     workers: int
+    is_cached: bool = False
 
     def batches(self) -> Iterator[Batch]:
         """Return this process's part of the batches, which contain every example exactly once."""
+        return iter(self._cached_batches) if self.is_cached else self._read_batches()
+
+    @cached_property
+    def _cached_batches(self) -> list[Batch]:
+        return list(self._read_batches())
+
+    def _read_batches(self) -> Iterator[Batch]:
         return pipeline.eval_batches(
             self.source,
             self.transform,
@@ -65,8 +75,11 @@ def build_eval_data(
     model: ViT,
     preprocessing: Preprocessing,
     record: DataRecord | None = None,
+    *,
+    split: str = "",
+    needs_classifier: bool = True,
 ) -> EvalData:
-    """Return the evaluation split of a configuration.
+    """Return the evaluation split of a configuration, or another split with the same preprocessing.
 
     Args:
         data: The section.
@@ -75,6 +88,8 @@ def build_eval_data(
         model: The model, for the size and the channels of its images.
         preprocessing: The preprocessing of its images.
         record: The data of the model's checkpoint, which are compared; None to compare nothing.
+        split: The split; empty for the evaluation split.
+        needs_classifier: As for `open_split`.
 
     Returns:
         The evaluation data.
@@ -83,7 +98,7 @@ def build_eval_data(
         InputError: The data are not found, or differ from the record.
     """
     transform = EvalTransform(model.img_size, model.in_chans, *preprocessing.geometry)
-    source = open_split(data, data.eval_split, model, record)
+    source = open_split(data, split or data.eval_split, model, record, needs_classifier)
     # A larger batch would only have more padding. The batch is sharded over all devices.
     devices = jax.device_count()
     batch_size = min(batch_size, -(-len(source) // devices) * devices)
@@ -160,7 +175,9 @@ def build_train_data(data: Data, run: Run, model: ViT, preprocessing: Preprocess
     return TrainData(source, transform, run.batch_size, run.seed, data.repeats, workers, labeling)
 
 
-def open_split(data: Data, split: str, model: ViT, record: DataRecord | None = None) -> Source:
+def open_split(
+    data: Data, split: str, model: ViT, record: DataRecord | None = None, needs_classifier: bool = True
+) -> Source:
     """Open a split of the dataset of a configuration.
 
     Args:
@@ -168,6 +185,7 @@ def open_split(data: Data, split: str, model: ViT, record: DataRecord | None = N
         split: The split.
         model: The model, for the number of its classes.
         record: The data of the model's checkpoint, which are compared; None to compare nothing.
+        needs_classifier: Whether the model classifies the images, so that it must have their classes.
 
     Returns:
         The images of the split.
@@ -177,12 +195,14 @@ def open_split(data: Data, split: str, model: ViT, record: DataRecord | None = N
             record.
     """
     source = pipeline.open_source(data.name, split, data.dir, data.verify)
-    if len(source.classes) != model.num_classes:
+    if needs_classifier and len(source.classes) != model.num_classes:
         count = len(source.classes)
         if not model.num_classes:
-            raise invalid(f"data.name={data.name!r}", f"{count} classes, but the model has no classifier")
+            problem = f"{count} classes, but the model has no classifier"
+            raise invalid(f"data.name={data.name!r}", problem, "pass --task knn, for example, to measure features")
         problem = f"expected {model.num_classes} classes, as model.num_classes, got {count}"
         raise invalid(f"data.name={data.name!r}", problem, f"use other data, or a model of {count} classes")
     if record is not None:
-        record.check(data, split, source)
+        # Features may be measured on other classes than those of the training.
+        (record if needs_classifier else replace(record, classes=None)).check(data, split, source)
     return source

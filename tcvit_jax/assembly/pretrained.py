@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from tcvit_jax import loading, reducers, sharding
 from tcvit_jax.assembly.architecture import build_model, build_preprocessing, load_weights, read_origin, reduce
 from tcvit_jax.assembly.datasets import EvalData, build_eval_data
 from tcvit_jax.assembly.records import Origin
-from tcvit_jax.config import Config, restore
-from tcvit_jax.errors import requires
+from tcvit_jax.config import Config, Data, Reduction, restore
+from tcvit_jax.errors import cannot_read, requires
 from tcvit_jax.models import ViT
 from tcvit_jax.models.image_preprocessing import Preprocessing
 
@@ -28,6 +29,7 @@ class Pretrained:
         variables: The variables of the model.
         origin: What the weights record: their preprocessing, which `config.data` may change, and their data, which
             are compared with the evaluation data.
+        load_dense: Loads the dense model and its variables again, for images of another size.
     """
 
     name: str
@@ -35,18 +37,25 @@ class Pretrained:
     model: ViT
     variables: dict[str, Any]
     origin: Origin
+    load_dense: Callable[[tuple[int, int]], tuple[ViT, dict[str, Any]]] = field(compare=False, repr=False)
 
     @property
     def preprocessing(self) -> Preprocessing:
         """The preprocessing of the evaluation images.
 
         Raises:
-            InputError: `mean` or `std` does not have one value per channel.
+            InputError: `mean` or `std` does not have one value per channel, or neither the weights nor the
+                configuration have the preprocessing.
         """
-        return build_preprocessing(self.config.data, self.model, self.origin.preprocessing)
+        base = self.origin.preprocessing or _require_preprocessing(self.name, self.config.data)
+        return build_preprocessing(self.config.data, self.model, base)
 
-    def eval_data(self) -> EvalData:
+    def eval_data(self, *, split: str = "", needs_classifier: bool = True) -> EvalData:
         """Return the evaluation split of the configuration.
+
+        Args:
+            split: Another split; empty for the evaluation split.
+            needs_classifier: Whether the model classifies the images, so that it must have their classes.
 
         Raises:
             InputError: The data are not found or differ from the record, or the batch size is not a multiple of the
@@ -54,7 +63,10 @@ class Pretrained:
         """
         batch_size = self.config.run.eval_batch_size
         sharding.check_divisible("eval_batch_size", batch_size, sharding.data_mesh())
-        return build_eval_data(self.config.data, batch_size, self.model, self.preprocessing, self.origin.record)
+        return build_eval_data(
+            self.config.data, batch_size, self.model, self.preprocessing, self.origin.record, split=split,
+            needs_classifier=needs_classifier,
+        )  # fmt: skip
 
     def with_config(self, config: Config) -> Pretrained:
         """Return the same weights with the data and the reduction of another configuration.
@@ -80,7 +92,16 @@ class Pretrained:
         return self.with_config(self.config.updated(changes))
 
 
-def from_checkpoint(directory: str | Path) -> Pretrained:
+def _require_preprocessing(name: str, data: Data) -> Preprocessing:
+    """Return what the configuration leaves open of the preprocessing of weights that record none."""
+    if None in (data.mean, data.std, data.interpolation) or data.crop_pct is data.resize is None:
+        keys = ", ".join(f"--config.{Data.key(key)}" for key in ("mean", "std", "interpolation"))
+        hint = f"add preprocessor_config.json, or set {keys} and --config.{Data.key('crop_pct')}"
+        raise cannot_read(name, "no preprocessing in its metadata", hint)
+    return Preprocessing()
+
+
+def from_checkpoint(directory: str | Path, img_size: int | tuple[int, int] | None = None) -> Pretrained:
     """Load a checkpoint of a run, a converted checkpoint, or a directory or repository of transformers or timm.
 
     For a run, the averaged (EMA) parameters are loaded. Other sources have no configuration, so the data are those of
@@ -89,19 +110,21 @@ def from_checkpoint(directory: str | Path) -> Pretrained:
     Args:
         directory: A run directory, a checkpoint in one, a converted checkpoint, or another source of `tc.load` that
             describes its model.
+        img_size: The size of the images, as for `tc.load`.
 
     Returns:
         The model with its weights.
 
     Raises:
-        InputError: The source is not found, cannot be read, or has no preprocessing.
+        InputError: The source is not found or cannot be read.
     """
-    model, variables, meta = loading.load(directory)
+    model, variables, meta = loading.load(directory, img_size=img_size)
     saved_config = meta.get("config")
     if saved_config is None:
         saved_config = {"reducer": reducers.to_config(model.reducer), "schedule": list(model.removed) or 0}
     config = restore(saved_config, meta.get("versions", {}).get("tcvit_jax"))
-    return Pretrained(str(directory), config, model, variables, Origin.from_meta(str(directory), meta))
+    origin, load_dense = Origin.from_meta(str(directory), meta), partial(loading.load_dense, directory)
+    return Pretrained(str(directory), config, model, variables, origin, load_dense)
 
 
 def from_weights(config: Config) -> Pretrained:
@@ -121,4 +144,10 @@ def from_weights(config: Config) -> Pretrained:
         raise requires("a pretrained model", "weights", "set --weights FILE or --config.weights=FILE")
     model = build_model(config.model, config.reduction)
     variables, origin = load_weights(config.model, model), read_origin(config.model, model)
-    return Pretrained(source, config, model, variables, origin)
+
+    def load_dense(img_size: tuple[int, int]) -> tuple[ViT, dict[str, Any]]:
+        changed = config.updated({"model.img_size": img_size}).model
+        dense = build_model(changed, Reduction())
+        return dense, load_weights(changed, dense)
+
+    return Pretrained(source, config, model, variables, origin, load_dense)

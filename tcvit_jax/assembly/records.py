@@ -113,13 +113,13 @@ class Origin:
     """The origin of weights, as far as it is recorded.
 
     Attributes:
-        preprocessing: The preprocessing of the images.
+        preprocessing: The preprocessing of the images; None if it is not recorded.
         record: The data of the checkpoint; None to compare nothing.
         seed: The seed of the training run.
         trained_with: The reducer of the training run; None for the dense model.
     """
 
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     record: DataRecord | None = None
     seed: int | None = None
     trained_with: Reducer | None = None
@@ -133,9 +133,9 @@ class Origin:
             meta: Its metadata.
 
         Raises:
-            InputError: The preprocessing is missing or invalid.
+            InputError: The preprocessing is invalid.
         """
-        preprocessing = checkpoint.read_preprocessing(meta, name)
+        preprocessing = checkpoint.read_preprocessing(meta, name) if "preprocessing" in meta else None
         # A checkpoint that was converted from an exported file has no reducer itself.
         reducer = meta.get("trained_with") or meta["model"].get("reducer")
         record = DataRecord.from_meta(name, meta)

@@ -4,6 +4,8 @@ python -m tcvit_jax.benchmark --checkpoint runs/digits_dense --reducers gtp,tcvi
 python -m tcvit_jax.benchmark --config configs/deit_s_gtp.py --weights FILE --reducers all --gmacs 4.0,3.4,2.9,2.3
 python -m tcvit_jax.benchmark --checkpoint runs/a runs/b runs/c --reducers "tcvit(order=3),gtp" --calibrate 2000
 
+python -m tcvit_jax.benchmark --checkpoint dinov2_small --task retrieval --config.data.name=pairs --config.data.dir=DIR
+
 The same command resumes an interrupted benchmark.
 """
 
@@ -13,6 +15,7 @@ import argparse
 import sys
 
 from tcvit_jax.command import Command, PathArgument
+from tcvit_jax.tasks.arguments import add_task_arguments, parse_img_size, parse_task
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reducers",
         default="gtp,tcvit,tome,evit",
-        help="comma-separated reducers, optionally with fields such as tcvit(order=3); or all",
+        help="comma-separated reducers, optionally with fields such as tcvit(order=3), or preset:NAME; or all",
     )
     parser.add_argument(
         "--gmacs",
@@ -49,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--schedule-family",
         default="method",
-        help="constant, keep_rate, stages, or method for the default of each reducer",
+        help="constant, keep_rate, stages, or method for that of each reducer or preset",
     )
     parser.add_argument("--batch", type=int, default=64, help="images per batch of throughput measurements")
     parser.add_argument("--rounds", type=int, default=30, help="number of timed runs of each program, interleaved")
@@ -61,11 +64,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="number of training images to choose reducer parameters on; by default none",
     )
     parser.add_argument(
+        "--no-bounds",
+        action="store_true",
+        help="leave out the rows of the dense model at a lower resolution, and of Random and Uniform",
+    )
+    parser.add_argument(
         "--accept-data-changes",
         action="store_true",
         help="evaluate even if the classes or images differ from those that a checkpoint records",
     )
     parser.add_argument("--out", default="runs/benchmark", action=PathArgument, help="output directory")
+    add_task_arguments(parser)
 
 
 def run(flags: argparse.Namespace) -> None:
@@ -75,15 +84,17 @@ def run(flags: argparse.Namespace) -> None:
     from tcvit_jax.benchmark.run import Benchmark
     from tcvit_jax.benchmark.store import Store
     from tcvit_jax.errors import conflicts
-    from tcvit_jax.reducers import parse
+    from tcvit_jax.presets import parse
 
     if flags.checkpoint and flags.config:
         raise conflicts("--checkpoint", "--config", "pass one of them")
-    keys = (*config.EVALUATION_KEYS, *(["data.train_split"] if flags.calibrate else []))
+    task, img_size = parse_task(flags), parse_img_size(flags)
+    reads_train_split = flags.calibrate or task.uses_train_data
+    keys = (*config.EVALUATION_KEYS, *(["data.train_split"] if reads_train_split else []))
     command = "tcvit_jax.benchmark, which has --reducers and --gmacs"
     if flags.checkpoint:
         scope = config.Scope(command, keys)
-        pretrained = [assembly.from_checkpoint(directory) for directory in flags.checkpoint]
+        pretrained = [assembly.from_checkpoint(directory, img_size) for directory in flags.checkpoint]
         pretrained = [each.with_config(config.override(each.config, flags.overrides, scope)) for each in pretrained]
     elif flags.config:
         scope = config.Scope(command, (*keys, "model.", "weights", "new_head"))
@@ -93,10 +104,12 @@ def run(flags: argparse.Namespace) -> None:
         pretrained = []
     if flags.accept_data_changes:
         pretrained = [each.without_record() for each in pretrained]
+    methods = parse(flags.reducers)
     comparison = build(
-        pretrained, parse(flags.reducers), gmacs=_numbers("--gmacs", flags.gmacs),
+        pretrained, [reducer for reducer, _ in methods], gmacs=_numbers("--gmacs", flags.gmacs),
         macs_fractions=_numbers("--macs-fraction", flags.macs_fraction),
         schedule_family=flags.schedule_family, batch=flags.batch, rounds=flags.rounds, calibrate=flags.calibrate,
+        task=task, has_bounds=not flags.no_bounds, families=[family for _, family in methods],
     )  # fmt: skip
     with lock.hold(lock.in_directory(flags.out), flags.out, "set --out DIR to another directory") as notice:
         if notice:

@@ -47,7 +47,11 @@ class Subset:
         return self.count
 
     def __getitem__(self, index: int) -> Example:
-        return self.source[index * len(self.source) // self.count]
+        return self.source[self.row(index)]
+
+    def row(self, index: int) -> int:
+        """Return the index in the full source of the example at `index`."""
+        return index * len(self.source) // self.count
 
 
 def training_subset(comparison: Comparison, count: int) -> Subset:
@@ -83,7 +87,10 @@ def calibrate(comparison: Comparison, subset: Subset, budget: float) -> tuple[Re
         The reducers with the chosen parameters.
     """
     batches = list(_batches(comparison, subset))
-    return tuple(_calibrated(comparison, reducer, batches, budget) for reducer in comparison.reducers)
+    return tuple(
+        _calibrated(comparison, reducer, batches, schedule.budget(budget, family))
+        for reducer, family in comparison.methods
+    )
 
 
 def _batches(comparison: Comparison, subset: Subset) -> Iterator[Batch]:
@@ -91,8 +98,8 @@ def _batches(comparison: Comparison, subset: Subset) -> Iterator[Batch]:
     return eval_batches(subset, data.transform, batch_size=data.batch_size, workers=data.workers)
 
 
-def _calibrated(comparison: Comparison, reducer: Reducer, batches: list[Batch], budget: float) -> Reducer:
-    mesh, plan = sharding.data_mesh(), schedule.budget(budget, family=comparison.schedule_family)
+def _calibrated(comparison: Comparison, reducer: Reducer, batches: list[Batch], plan: schedule.budget) -> Reducer:
+    mesh = sharding.data_mesh()
     variables = sharding.place_replicated(comparison.weights[0].variables, mesh)
     cache: dict[Reducer, tuple[float, float]] = {}
 

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import jax
 
 from tcvit_jax import __version__, checkpoint, models, reducers, schedule
 from tcvit_jax.assembly import EvalData, Pretrained, SplitRecord, open_split
+from tcvit_jax.benchmark import resolution
 from tcvit_jax.config import Config, Data
-from tcvit_jax.data import Source
-from tcvit_jax.errors import InputError, invalid, out_of_range, requires, unknown
+from tcvit_jax.data import EvalTransform, Source
+from tcvit_jax.errors import InputError, conflicts, invalid, out_of_range, requires, unknown
 from tcvit_jax.models import ViT
 from tcvit_jax.models.image_preprocessing import Preprocessing
-from tcvit_jax.reducers import Reducer
+from tcvit_jax.reducers import Random, Reducer, Uniform
 from tcvit_jax.schedule import SCHEDULE_FAMILIES
+from tcvit_jax.tasks.base import Subject, Task
+from tcvit_jax.tasks.classify import Classify
+from tcvit_jax.tasks.evaluate import open_data, resolve
 
 # The default budgets, as fractions of the MACs of the dense model.
 MACS_FRACTIONS = (0.75, 0.6, 0.5)
+# Baselines that a method must exceed, beside the dense model at a lower resolution.
+BASELINES: tuple[type[Reducer], ...] = (Random, Uniform)
+# A preprocessed split of up to this number of bytes is read once and cached.
+_MAX_CACHED_BYTES = 2**30
+# The name of the dense model in tables; at a lower resolution, its size follows.
+DENSE = "dense"
 
 
 @dataclass(frozen=True)
@@ -53,22 +65,34 @@ class Weights:
 
 @dataclass(frozen=True)
 class Entry:
-    """One method at one budget, which becomes a row of the results.
+    """One model at one budget, which becomes a row of the results.
 
     Attributes:
         budget: The budget in units of 1e9 multiply-adds.
-        reducer: The reducer; None for the dense model.
-        model: The model with the reducer.
+        name: The name in tables and in the names of measurements.
+        subject: The model, its variables and its images.
+        family: The schedule family of the reducer; `"none"` for the dense model at any resolution.
     """
 
     budget: float
-    reducer: Reducer | None
-    model: ViT
+    name: str
+    subject: Subject
+    family: str = "none"
 
     @property
-    def name(self) -> str:
-        """The name in tables and in the names of measurements."""
-        return "dense" if self.reducer is None else repr(self.reducer)
+    def model(self) -> ViT:
+        """The model."""
+        return self.subject.model
+
+    @property
+    def reducer(self) -> Reducer | None:
+        """The reducer; None for the dense model at any resolution."""
+        return self.model.reducer
+
+    @property
+    def label(self) -> str:
+        """The name of its measurements, which are those of all budgets for the dense model."""
+        return self.name if self.name == DENSE else f"{self.name} at {self.budget!r}"
 
 
 @dataclass(frozen=True)
@@ -81,15 +105,21 @@ class Comparison:
         config: The configuration of the data.
         data: The evaluation data.
         preprocessing: The preprocessing of the images.
+        pretrained: The sources of the weights, which load them for images of another size.
         reducers: The reducers; the first one is the reference of paired differences.
         budgets: The budgets in units of 1e9 multiply-adds.
-        schedule_family: One of `schedule.SCHEDULE_FAMILIES`, or `"method"` for the default of each reducer.
+        schedule_family: One of `schedule.SCHEDULE_FAMILIES`, or `"method"` for that of each reducer.
         batch: The batch size of throughput measurements.
         rounds: The number of timed runs of each program.
         calibrate: The number of training images on which the parameters of the reducers are chosen at each budget; 0
             for no calibration.
         versions: Library versions and the device kind, as returned by `versions`.
         train_source: The training split, for calibration; None without it.
+        task: What is measured.
+        train_data: The training images of the task; None if it reads none.
+        has_bounds: Whether to measure the dense model at a lower resolution and `BASELINES` at each budget.
+        families: The schedule family of each reducer, where `schedule_family` is `"method"`: that of a preset, or
+            `"method"` for the default of the reducer. Empty for the defaults of all.
     """
 
     model: ViT
@@ -97,6 +127,7 @@ class Comparison:
     config: Config
     data: EvalData
     preprocessing: Preprocessing
+    pretrained: tuple[Pretrained, ...]
     reducers: tuple[Reducer, ...]
     budgets: tuple[float, ...]
     schedule_family: str = "method"
@@ -105,6 +136,22 @@ class Comparison:
     calibrate: int = 0
     versions: dict[str, str] = field(default_factory=lambda: versions())
     train_source: Source | None = None
+    task: Task[Any] = field(default_factory=Classify)
+    train_data: EvalData | None = None
+    has_bounds: bool = True
+    families: tuple[str, ...] = ()
+
+    @cached_property
+    def methods(self) -> tuple[tuple[Reducer, str], ...]:
+        """The reducers, each with its schedule family."""
+        families = self.families if self.families and self.schedule_family == "method" else None
+        return tuple(zip(self.reducers, families or len(self.reducers) * (self.schedule_family,), strict=True))
+
+    @cached_property
+    def dense(self) -> Subject:
+        """The dense model at its full size."""
+        variables = [weights.variables for weights in self.weights]
+        return Subject(self.model, variables, self.preprocessing, self.data, self.train_data, self.model.grid)
 
     def entries(self, budget: float, methods: Sequence[Reducer] | None = None) -> tuple[Entry, ...]:
         """Return the entries of the dense model and all reducers at one budget.
@@ -116,22 +163,67 @@ class Comparison:
         Raises:
             InputError: A reducer cannot meet the budget.
         """
-        plan = schedule.budget(budget, family=self.schedule_family)
-        entries = [Entry(budget, None, self.model)]
-        for reducer in self.reducers if methods is None else methods:
+        entries = [Entry(budget, DENSE, self.dense)]
+        reducers = self.reducers if methods is None else methods
+        for reducer, (_, family) in zip(reducers, self.methods, strict=True):
             try:
-                entries.append(Entry(budget, reducer, models.condense(self.model, reducer, plan)))
+                entries.append(self._reduced(budget, reducer, family))
             except InputError as error:
                 raise invalid(repr(reducer), str(error)) from error
         return tuple(entries)
+
+    def bounds(self, budget: float) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
+        """Return the entries of what a method must exceed, and notes on those that the model does not support.
+
+        These are the dense model at a lower resolution, and those of `BASELINES` that are not among the reducers.
+
+        Args:
+            budget: The budget in units of 1e9 multiply-adds.
+        """
+        if not self.has_bounds:
+            return (), ()
+        entries: list[Entry] = []
+        notes: list[str] = []
+        kinds = {type(reducer) for reducer in self.reducers}
+        baselines = [kind() for kind in BASELINES if kind not in kinds]
+        for reducer in (None, *baselines):
+            try:
+                entry = None if reducer is None else self._reduced(budget, reducer, self.schedule_family)
+                entries.append(entry or self._resized(budget))
+            except InputError as error:
+                name = "dense at a lower resolution" if reducer is None else repr(reducer)
+                notes.append(f"no row for {name}: {error}")
+        return tuple(entries), tuple(notes)
+
+    def _reduced(self, budget: float, reducer: Reducer, family: str) -> Entry:
+        model = models.condense(self.model, reducer, schedule.budget(budget, family))
+        resolved = reducer.DEFAULT_SCHEDULE if family == "method" else family
+        return Entry(budget, self._name(reducer, family), replace(self.dense, model=model), resolved)
+
+    def _name(self, reducer: Reducer, family: str) -> str:
+        """Return the name of a row, which has the schedule family if it is that of a preset."""
+        return repr(reducer) if family == self.schedule_family else f"{reducer!r}, {family}"
+
+    def _resized(self, budget: float) -> Entry:
+        size = resolution.image_size(self.model, budget)
+        loaded = [each.load_dense(size) for each in self.pretrained]
+        preprocessing = resolution.scale_preprocessing(self.preprocessing, self.model.img_size, size)
+        transform = EvalTransform(size, self.model.in_chans, *preprocessing.geometry)
+        train_data = self.train_data and replace(self.train_data, transform=transform)
+        subject = Subject(
+            loaded[0][0], [variables for _, variables in loaded], preprocessing,
+            replace(self.data, transform=transform), train_data, self.model.grid,
+        )  # fmt: skip
+        return Entry(budget, f"{DENSE} at {size[0]}x{size[1]} px", subject)
 
     @property
     def settings(self) -> dict[str, Any]:
         """All settings that the results depend on, as plain values for JSON."""
         data = self.config.data
         splits = [SplitRecord.from_source(data, data.eval_split, self.data.source)]
-        if self.train_source is not None:
-            splits.append(SplitRecord.from_source(data, data.train_split, self.train_source))
+        train_source = self.train_source if self.train_data is None else self.train_data.source
+        if train_source is not None:
+            splits.append(SplitRecord.from_source(data, data.train_split, train_source))
         return {
             "model": models.to_config(self.model),
             "weights": [[weights.name, weights.checksum] for weights in self.weights],
@@ -144,6 +236,9 @@ class Comparison:
             "batch": self.batch,
             "rounds": self.rounds,
             "calibrate": self.calibrate,
+            "task": self.task.settings,
+            "bounds": self.has_bounds,
+            "families": [family for _, family in self.methods],
             "versions": self.versions,
         }
 
@@ -166,6 +261,9 @@ def build(
     batch: int = 64,
     rounds: int = 30,
     calibrate: int = 0,
+    task: Task[Any] | None = None,
+    has_bounds: bool = True,
+    families: Sequence[str] = (),
 ) -> Comparison:
     """Build a comparison and validate it before anything is compiled.
 
@@ -178,6 +276,9 @@ def build(
         batch: As in `Comparison`.
         rounds: As in `Comparison`.
         calibrate: As in `Comparison`.
+        task: As in `Comparison`; None for classification.
+        has_bounds: As in `Comparison`.
+        families: As in `Comparison`.
 
     Raises:
         InputError: The pretrained models differ in architecture or preprocessing, a reducer cannot meet a budget, or a
@@ -193,8 +294,11 @@ def build(
             raise invalid(f"checkpoint {each.name!r}", problem, "pass checkpoints of one model")
     if not methods:
         raise requires("a benchmark", "reducers", "set --reducers gtp,tcvit")
-    if len(set(methods)) < len(methods):
-        duplicate = next(method for method in methods if list(methods).count(method) > 1)
+    pairs = list(
+        zip(methods, families if families and schedule_family == "method" else len(methods) * [""], strict=True)
+    )
+    if len(set(pairs)) < len(pairs):
+        duplicate, _ = next(pair for pair in pairs if pairs.count(pair) > 1)
         raise invalid("--reducers", f"{duplicate!r} is listed twice", "list each reducer once")
     if not gmacs and not macs_fractions:
         raise requires("a benchmark", "budgets", "set --macs-fraction 0.75,0.5 or --gmacs 3.4")
@@ -216,16 +320,28 @@ def build(
         raise out_of_range("--calibrate", calibrate, ">= 0", "0 disables calibration")
     if jax.process_count() > 1:
         raise invalid("benchmark", f"expected one process, got {jax.process_count()}", "run it in a single process")
-    # All weights are evaluated on the data of the first, which `eval_data` compares with the record of each.
-    data, *_ = [replace(each, config=config).eval_data() for each in pretrained]
+    task = resolve(task or Classify(), first)
+    task.check(model)
+    if calibrate and not task.NEEDS_CLASSIFIER:
+        raise conflicts("--calibrate", f"--task {task.NAME}", "calibration maximizes the accuracy of the classifier")
+    # All weights are evaluated on the data of the first.
+    data, train_data = (each and _cached(each) for each in open_data(pretrained, task))
+    assert data is not None
     train_source = _open_training_split(pretrained, config.data, model) if calibrate else None
     comparison = Comparison(
-        model, tuple(map(Weights.from_pretrained, pretrained)), config, data, preprocessing, tuple(methods), budgets,
-        schedule_family, batch, rounds, calibrate, train_source=train_source,
+        model, tuple(map(Weights.from_pretrained, pretrained)), config, data, preprocessing, tuple(pretrained),
+        tuple(methods), budgets, schedule_family, batch, rounds, calibrate, train_source=train_source, task=task,
+        train_data=train_data, has_bounds=has_bounds, families=tuple(families),
     )  # fmt: skip
     for budget in budgets:
         comparison.entries(budget)
     return comparison
+
+
+def _cached(data: EvalData) -> EvalData:
+    """Return data whose batches stay in memory if they are small."""
+    size = len(data.source) * math.prod((*data.transform.size, data.transform.channels))
+    return replace(data, is_cached=size <= _MAX_CACHED_BYTES)
 
 
 def _open_training_split(pretrained: Sequence[Pretrained], data: Data, model: ViT) -> Source:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any, TypedDict
 
@@ -14,19 +13,15 @@ from jax import Array
 
 from tcvit_jax import models, schema, sharding
 from tcvit_jax.benchmark import calibrate, table, timing
-from tcvit_jax.benchmark.accuracy import Hits, HitsJson, find_hits_problem, hits, paired_difference
 from tcvit_jax.benchmark.comparison import Comparison, Entry
 from tcvit_jax.benchmark.store import Store
-from tcvit_jax.data import Batch
 from tcvit_jax.evaluation import describe_nonfinite
 from tcvit_jax.measure import ledger, oracle
-from tcvit_jax.models import ViT
 from tcvit_jax.ops.images import normalize
 from tcvit_jax.reducers import from_config, to_config
-from tcvit_jax.report.progress import ImageProgress, announce_slow
-
-# A preprocessed split of up to this number of bytes is read once and cached.
-_MAX_CACHED_BYTES = 2**30
+from tcvit_jax.report.progress import announce_slow
+from tcvit_jax.tasks.base import Subject
+from tcvit_jax.tasks.scores import Scores, ScoresJson, find_scores_problem, paired_difference
 
 Row = dict[str, Any]
 
@@ -77,16 +72,19 @@ class Benchmark:
         """Make all measurements that are not in the store, and write tables and plots.
 
         Returns:
-            One row per method and budget, including the dense model, with all columns of `table.COLUMNS`.
+            One row per method and budget, including the dense model, with all columns of `table.columns`.
         """
         rows = []
         for budget in self.comparison.budgets:
-            entries = self._entries(budget)
-            all_hits = [self._accuracy(entry) for entry in entries]
+            bounds, notes = self.comparison.bounds(budget)
+            for note in notes:
+                self.log(f"{budget:.4g} GMACs: {note}")
+            entries = (*self._entries(budget), *bounds)
+            scores = [self._scores(entry) for entry in entries]
             times = self._times(budget, entries)
             stages = [self._stages(entry) for entry in entries]
             rows += [
-                self._row(entry, all_hits[index], all_hits[1], times, index, stages[index])
+                self._row(entry, scores[index], scores[1], times, index, stages[index])
                 for index, entry in enumerate(entries)
             ]
         table.write(self.store.path, rows, self.comparison)
@@ -106,39 +104,37 @@ class Benchmark:
         methods = [reducer for reducer in map(from_config, configs) if reducer is not None]
         return self.comparison.entries(budget, methods)
 
-    def _accuracy(self, entry: Entry) -> Hits:
-        name = "accuracy of dense" if entry.reducer is None else f"accuracy of {entry.name} at {entry.budget!r}"
-        self.log(f"{entry.budget:.4g} GMACs: {name.partition(' at ')[0]}")
+    def _scores(self, entry: Entry) -> Scores:
+        name, task = f"accuracy of {entry.label}", self.comparison.task
+        self.log(f"{entry.budget:.4g} GMACs: accuracy of {entry.name}")
         shape = len(self.comparison.weights), len(self.comparison.data.source)
         values = self.store.get(
-            name, lambda: self._hits(entry.model).to_json(), HitsJson, lambda values: find_hits_problem(values, *shape)
-        )
-        result = Hits.from_json(values)
+            name, lambda: self._measure_scores(entry.subject).to_json(), ScoresJson,
+            lambda values: find_scores_problem(values, task.METRICS, *shape),
+        )  # fmt: skip
+        result = Scores.from_json(values)
         if result.nonfinite:
-            self.log(f"{name}: {describe_nonfinite(result.nonfinite, result.top1.shape[1])}")
+            outputs = "logits" if task.NEEDS_CLASSIFIER else "outputs"
+            self.log(f"{name}: {describe_nonfinite(result.nonfinite, result.examples, outputs)}")
         return result
 
-    def _hits(self, model: ViT) -> Hits:
-        comparison = self.comparison
-        weights = [weights.variables for weights in comparison.weights]
-        with ImageProgress("evaluation", len(comparison.data.source)) as progress:
-            return hits(
-                model, comparison.preprocessing, weights, self._batches(), sharding.data_mesh(), progress.update
-            )
-
-    def _batches(self) -> Iterator[Batch]:
-        return iter(self._cached_batches) if _fits_in_cache(self.comparison) else self.comparison.data.batches()
+    def _measure_scores(self, subject: Subject) -> Scores:
+        task = self.comparison.task
+        is_reference = task.compares_with_dense and subject is self.comparison.dense
+        outputs = self._reference if is_reference else task.outputs(subject, sharding.data_mesh())
+        return task.scores(outputs, self._reference)
 
     @cached_property
-    def _cached_batches(self) -> list[Batch]:
-        return list(self.comparison.data.batches())
+    def _reference(self) -> Any:
+        """What the outputs of all entries are compared with."""
+        return self.comparison.task.reference(self.comparison.dense, sharding.data_mesh())
 
-    def _images(self, count: int) -> Array:
+    @staticmethod
+    def _images(subject: Subject, count: int) -> Array:
         """Return the first images of the split, normalized, and repeated if there are fewer than `count`."""
-        first_images = np.asarray(next(self._batches())["image"])
+        first_images = np.asarray(next(subject.data.batches())["image"])
         images = np.resize(first_images, (count, *first_images.shape[1:]))
-        preprocessing = self.comparison.preprocessing
-        return normalize(images, preprocessing.mean, preprocessing.std)
+        return normalize(images, subject.preprocessing.mean, subject.preprocessing.std)
 
     def _times(self, budget: float, entries: Sequence[Entry]) -> dict[str, Any]:
         """Time all entries of a budget and their oracle slices, interleaved, for a batch and for a single image."""
@@ -147,12 +143,18 @@ class Benchmark:
         names = [entry.name for entry in entries] + list(oracles)
 
         def measure() -> dict[str, Any]:
-            timed_models = [entry.model for entry in entries] + list(oracles.values())
+            dense = self.comparison.dense
+            subjects = [entry.subject for entry in entries]
+            subjects += [replace(dense, model=model) for model in oracles.values()]
             values: dict[str, Any] = {"names": names}
             for label, count in (("batch", self.comparison.batch), ("one", 1)):
-                images, variables = self._images(count), self.comparison.weights[0].variables
-                with announce_slow(f"compiling {len(timed_models)} models"):
-                    programs = [timing.compile_program(model.apply, variables, images) for model in timed_models]
+                with announce_slow(f"compiling {len(subjects)} models"):
+                    programs = [
+                        timing.compile_program(
+                            self.comparison.task.forward(each.model), each.variables[0], self._images(each, count)
+                        )
+                        for each in subjects
+                    ]
                 seconds = timing.time_interleaved(programs, self.comparison.rounds)
                 values[label] = {
                     "seconds": seconds.T.tolist(),
@@ -169,23 +171,30 @@ class Benchmark:
 
     def _stages(self, entry: Entry) -> dict[str, float]:
         def measure() -> dict[str, Any]:
-            images, variables = self._images(self.comparison.batch), self.comparison.weights[0].variables
+            subject = entry.subject
+            images = self._images(subject, self.comparison.batch)
             with announce_slow(f"compiling the stages of {entry.name}"):
-                programs = timing.stage_programs(entry.model, variables, images)
+                programs = timing.stage_programs(entry.model, subject.variables[0], images)
             seconds = timing.time_interleaved(list(programs.values()), self.comparison.rounds)
             return dict(zip(programs, np.median(seconds, axis=0).tolist(), strict=True))
 
-        name = "stages of dense" if entry.reducer is None else f"stages of {entry.name} at {entry.budget!r}"
-        self.log(f"{entry.budget:.4g} GMACs: {name.partition(' at ')[0]}")
-        return self.store.get(name, measure, dict[str, schema.NotNegative])
+        self.log(f"{entry.budget:.4g} GMACs: stages of {entry.name}")
+        return self.store.get(f"stages of {entry.label}", measure, dict[str, schema.NotNegative])
 
     def _row(
-        self, entry: Entry, method: Hits, reference: Hits, times: dict[str, Any], index: int, stages: dict[str, float]
+        self,
+        entry: Entry,
+        method: Scores,
+        reference: Scores,
+        times: dict[str, Any],
+        index: int,
+        stages: dict[str, float],
     ) -> Row:
         """Return the row of an entry, which is number `index` in the times of its budget."""
         comparison, costs = self.comparison, ledger(entry.model)
-        difference = paired_difference(method.top1, reference.top1)
-        top1, top5 = method.top1.mean(1), method.top5.mean(1)
+        difference = paired_difference(method.primary, reference.primary)
+        primary, *_ = method.metrics
+        means = {name: rows.mean(1, dtype=np.float64) for name, rows in method.metrics.items()}
         batch, one = (np.asarray(times[label]["seconds"]) for label in ("batch", "one"))
         names = times["names"]
         oracle_index = index if entry.reducer is None else names.index(_oracle_name(entry))
@@ -194,21 +203,20 @@ class Benchmark:
             "model": comparison.model.variant,
             "reducer": entry.name,
             "budget": entry.budget,
-            "schedule_family": "none"
-            if entry.reducer is None
-            else comparison.schedule_family.replace("method", entry.reducer.DEFAULT_SCHEDULE),
+            "schedule_family": entry.family,
             "recipe": _recipe(comparison),
             "seeds": [weights.seed if weights.seed is not None else weights.name for weights in comparison.weights],
-            "images": method.top1.shape[1],
-            "top1": float(top1.mean()),
-            "top1_low": float(top1.min()),
-            "top1_high": float(top1.max()),
-            "top5": float(top5.mean()),
+            "task": comparison.task.NAME,
+            "images": method.examples,
+            "img_size": list(entry.model.img_size),
+            **{name: float(mean.mean()) for name, mean in means.items()},
+            f"{primary}_low": float(means[primary].min()),
+            f"{primary}_high": float(means[primary].max()),
             "difference": difference.mean,
             "difference_low": difference.low,
             "difference_high": difference.high,
             "gmacs": costs.total / 1e9,
-            "gmacs_computed": costs.computed_macs / 1e9,
+            "gmacs_computed": comparison.task.computed_macs(entry.model) / 1e9,
             "gmacs_reducer": costs.cost.reducer / 1e9,
             "parameters": models.count_parameters(entry.model),
             "tokens": list(costs.tokens),
@@ -233,11 +241,6 @@ class Benchmark:
 def _recipe(comparison: Comparison) -> str:
     recipes = "; ".join(dict.fromkeys(weights.recipe for weights in comparison.weights))
     return f"{recipes}, calibrated on {comparison.calibrate:,} training images" if comparison.calibrate else recipes
-
-
-def _fits_in_cache(comparison: Comparison) -> bool:
-    size = len(comparison.data.source) * math.prod((*comparison.model.img_size, comparison.model.in_chans))
-    return size <= _MAX_CACHED_BYTES
 
 
 def _oracle_name(entry: Entry) -> str:

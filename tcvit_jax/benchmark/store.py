@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -24,19 +24,20 @@ RESUMABLE_KEYS = ("data.dir", "data.workers", "data.verify")
 class Store:
     """The measurements of one benchmark by name, stored in a directory with the settings of the benchmark."""
 
-    def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | Path, settings: Mapping[str, Any], outputs: Collection[str] = table.FILES) -> None:
         """Open or create a directory.
 
         Args:
             path: The directory.
             settings: The settings of the benchmark, as plain values for JSON.
+            outputs: The names of the files that the results will be written to.
 
         Raises:
             InputError: The directory holds a benchmark with other settings (the message names the first difference), or
                 its files are damaged.
         """
         self._run = RunDirectory(
-            path, settings, flag="--out", resumable_keys=RESUMABLE_KEYS, line_schema=_Line, outputs=table.FILES
+            path, settings, flag="--out", resumable_keys=RESUMABLE_KEYS, line_schema=_Line, outputs=outputs
         )
         self._run.write_config()
         lines = self._run.history()

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self, cast
 
 from flax import traverse_util
 
-from tcvit_jax import reducers
+from tcvit_jax import presets, reducers
 from tcvit_jax.config import checks
 from tcvit_jax.config.fields import Section
 from tcvit_jax.config.model import REDUCER_PREFIX, Model, Reduction
@@ -147,7 +147,7 @@ def apply_changes(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict
         if key not in valid_keys:
             raise unknown("config key", key, valid_keys)
         values = {other: current for other, current in values.items() if not replaces(key, value, other)}
-        values |= _with_default_fields(value) if key == "reducer.name" else {key: value}
+        values |= _reduction_of(value) if key == "reducer.name" else {key: value}
     return values
 
 
@@ -170,9 +170,12 @@ def check_renamed(keys: Iterable[str]) -> None:
             raise renamed("config key", key, new)
 
 
-def _with_default_fields(name: str) -> dict[str, Any]:
-    reducer_config = reducers.to_config(reducers.from_config({"name": name}))
-    return {REDUCER_PREFIX + field: value for field, value in reducer_config.items()}
+def _reduction_of(name: str) -> dict[str, Any]:
+    """Return the keys that `reducer.name` sets: the fields of the reducer, and the schedule family of a preset."""
+    preset = presets.find(name)
+    reducer = reducers.from_config({"name": name}) if preset is None else preset.reducer
+    fields = {REDUCER_PREFIX + field: value for field, value in reducers.to_config(reducer).items()}
+    return fields if preset is None else {**fields, "schedule_family": preset.schedule_family}
 
 
 def flatten(values: Mapping[str, Any]) -> dict[str, Any]:

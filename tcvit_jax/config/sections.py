@@ -52,7 +52,7 @@ class Data(Section):
     """The dataset, its augmentation and its preprocessing.
 
     Attributes:
-        name: `"digits"`, `"folder"`, `"tfrecord"`, or the name of a TFDS dataset.
+        name: `"digits"`, `"folder"`, `"pairs"`, `"tfrecord"`, or the name of a TFDS dataset.
         dir: The image folder, the directory of the TFRecord files, or the TFDS data directory.
         train_split: The training split.
         eval_split: The evaluation split.

@@ -16,7 +16,7 @@ from tcvit_jax.data.operations import Operation
 from tcvit_jax.data.pipeline import Batch, eval_batches, train_batches
 from tcvit_jax.data.randaugment import RandAugment
 from tcvit_jax.data.rows import TokenLabeling
-from tcvit_jax.data.sources import Example, ImageLike, Source, describe_skipped, open_source
+from tcvit_jax.data.sources import Example, ImageLike, NamedSource, PairSource, Source, describe_skipped, open_source
 from tcvit_jax.data.transforms import Augmentation, EvalTransform, TrainTransform
 from tcvit_jax.data.workers import describe_workers, resolve_workers
 
@@ -27,7 +27,9 @@ __all__ = [
     "Example",
     "ImageLike",
     "LabelMaps",
+    "NamedSource",
     "Operation",
+    "PairSource",
     "RandAugment",
     "Source",
     "TokenLabeling",

@@ -85,12 +85,26 @@ class EvalTransform:
         """
         # Convert before resizing, as timm does.
         pillow = _convert_channels(_to_pillow(image), self.channels)
+        return self._resize_and_crop(pillow, INTERPOLATIONS[self.interpolation])
+
+    def label_map(self, image: Image.Image) -> np.ndarray:
+        """Transform a map of labels as its image, with the nearest neighbor for each pixel.
+
+        Args:
+            image: The map, of mode L, of any size.
+
+        Returns:
+            uint8 [height, width]. Padding, with a `crop_pct` above 1, is 0.
+        """
+        return self._resize_and_crop(image, Image.Resampling.NEAREST)[..., 0]
+
+    def _resize_and_crop(self, pillow: Image.Image, resampling: Image.Resampling) -> np.ndarray:
         # A crop_pct far above 1 would give less than one pixel.
         height, width = (self.resize or max(1, math.floor(side / self.crop_pct)) for side in self.size)
         target = height, width
         if self.crop_mode == "center":
             target = covering_size(size_of(pillow), target)
-        return _resize_and_crop(pillow, target, self.size, INTERPOLATIONS[self.interpolation], self.crop_rounding)
+        return _resize_and_crop(pillow, target, self.size, resampling, self.crop_rounding)
 
 
 @dataclass(frozen=True)

@@ -112,12 +112,24 @@ def parse(text: str) -> tuple[Reducer, ...]:
     if text == "all":
         methods = [kind for kind in REDUCERS.values() if kind.IS_METHOD]
         return tuple(kind() for kind in sorted(methods, key=lambda kind: not kind.IS_REFERENCE))
-    reducers = [from_config(config) for config in configs(text)]
-    for reducer in reducers:
-        for name, condition in reducer.changed_inactive_fields().items() if reducer else ():
-            raise requires(
-                f"{name}={getattr(reducer, name)!r} in reducers={text!r}", condition, "it has no effect otherwise"
-            )
-    if None in reducers:
+    return tuple(from_notation(config, text) for config in configs(text))
+
+
+def from_notation(config: Mapping[str, Any], text: str) -> Reducer:
+    """Return one reducer of a list.
+
+    Args:
+        config: The name and the fields, from `notation.configs`.
+        text: The list, for error messages.
+
+    Raises:
+        InputError: As for `parse`.
+    """
+    reducer = from_config(config)
+    if reducer is None:
         raise invalid(f"reducers={text!r}", "must not contain 'none'", "the dense model is always compared")
-    return tuple(reducer for reducer in reducers if reducer is not None)
+    for name, condition in reducer.changed_inactive_fields().items():
+        raise requires(
+            f"{name}={getattr(reducer, name)!r} in reducers={text!r}", condition, "it has no effect otherwise"
+        )
+    return reducer

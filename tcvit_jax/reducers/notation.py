@@ -9,7 +9,8 @@ from typing import Any
 
 from tcvit_jax.errors import InputError, invalid, out_of_range
 
-_NAME = re.compile(r"\s*([^\W\d][\w.]*(?::[^\W\d][\w.]*)?)\s*")
+# The name of a preset may be a path.
+_NAME = re.compile(r"\s*(preset:[^\s,()]+|[^\W\d][\w.]*(?::[^\W\d][\w.]*)?)\s*")
 _COMMA = re.compile(r"\s*(,\s*|$)")
 
 

@@ -58,15 +58,17 @@ def draw_tradeoff(
     path: Path,
     cost_label: str,
     title: str,
+    metric_label: str = "top-1, %",
 ) -> bool:
-    """Plot top-1 accuracy against cost: one curve per method, and a star for the dense model.
+    """Plot a metric against cost: one curve per method, and a star for the dense model.
 
     Args:
-        curves: For each method, its points `(cost, top-1 in percent)`.
+        curves: For each method, its points `(cost, metric)`.
         dense: The point of the dense model.
         path: The image file to write.
         cost_label: The label of the cost axis.
         title: The title of the plot.
+        metric_label: The label of the metric axis.
 
     Returns:
         Whether the plot was drawn; False if matplotlib, an optional dependency, is not installed.
@@ -75,7 +77,7 @@ def draw_tradeoff(
     if figure is None:
         return False
     axes = figure.subplots()
-    axes.set(title=title, xlabel=cost_label, ylabel="top-1, %")
+    axes.set(title=title, xlabel=cost_label, ylabel=metric_label)
     styles = ("-", "--", ":")
     for index, (name, points) in enumerate(curves.items()):
         # The palette has ten colors; after that, vary the line style.

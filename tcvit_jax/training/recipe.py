@@ -111,11 +111,11 @@ def build_teacher(
         return Teacher(models.condense(model), preprocessing, *settings), None, None
     try:
         teacher, variables, meta = checkpoint.load(name)
-        origin = Origin.from_meta(name, meta)
+        origin, teacher_preprocessing = Origin.from_meta(name, meta), checkpoint.read_preprocessing(meta, name)
     except InputError as error:
         raise invalid("distill.teacher", str(error)) from error
     _check_teacher(name, teacher, model, compares_patches=distill.tokens > 0 or mixing.mix_token)
-    return Teacher(teacher, origin.preprocessing, *settings), variables, origin.record
+    return Teacher(teacher, teacher_preprocessing, *settings), variables, origin.record
 
 
 def _check_teacher(name: str, teacher: ViT, model: ViT, compares_patches: bool) -> None:

@@ -15,9 +15,10 @@ from tcvit_jax.benchmark.__main__ import main
 from tcvit_jax.benchmark.comparison import build
 from tcvit_jax.benchmark.run import Benchmark
 from tcvit_jax.benchmark.store import Store
-from tcvit_jax.benchmark.table import COLUMNS
+from tcvit_jax.benchmark.table import columns
 
 TIME_COLUMNS = ("images_per", "seconds_", "latency", "speed", "over", "compile")
+COLUMNS = columns(("top1", "top5"))
 EXACT_COLUMNS = [column for column in COLUMNS if not column.startswith(TIME_COLUMNS)]
 
 
@@ -28,6 +29,7 @@ def build_comparison(checkpoints):
         macs_fractions=(0.85,),
         batch=4,
         rounds=3,
+        has_bounds=False,
     )
 
 
@@ -104,7 +106,7 @@ def test_killed_process_resumes_and_rows_have_calibrated_parameters(checkpoints,
     out = tmp_path / "out"
     arguments = [
         "--checkpoint", checkpoints[0], "--reducers", "topk,evit(fuse=false)", "--macs-fraction", "0.85", "--batch", "2",
-        "--rounds", "2", "--calibrate", "40", "--out", str(out),
+        "--rounds", "2", "--calibrate", "40", "--out", str(out), "--no-bounds",
     ]  # fmt: skip
     log = out / "metrics.jsonl"
     process = subprocess.Popen(
@@ -151,10 +153,18 @@ def test_invalid_arguments_print_one_line(checkpoints, capsys, tmp_path, argumen
 @pytest.mark.parametrize(
     ("unit", "changes", "problem"),
     [
-        ("accuracy of dense", {"images": 10**9}, "expected the hits of 2 weights on 359 images"),
-        ("accuracy of dense", {"top1": ["ff"]}, "expected the hits of 2 weights on 359 images"),
-        ("accuracy of dense", {"top5": ["not hexadecimal"]}, r"values: top5\[0\]: expected `str` matching regex"),
-        ("accuracy of dense", {"images": "359"}, "values: images: expected `int`, got `str`"),
+        ("accuracy of dense", {"examples": 10**9}, "expected top1, top5 of 2 weights on 359 examples"),
+        (
+            "accuracy of dense",
+            {"metrics": {"top1": {"dtype": "bool", "rows": ["ff"]}}},
+            "expected top1, top5 of 2 weights",
+        ),
+        (
+            "accuracy of dense",
+            {"metrics": {"top5": {"dtype": "bool", "rows": ["no"]}}},
+            r"values: metrics.* expected `str` matching",
+        ),
+        ("accuracy of dense", {"examples": "359"}, "values: examples: expected `int`, got `str`"),
         ("times at", {"names": ["dense"]}, "expected the times of dense, GTP"),
         (
             "times at",

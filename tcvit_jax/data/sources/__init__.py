@@ -1,9 +1,10 @@
-"""Data sources: scikit-learn's digits, image folders, TFDS datasets and TFRecord files."""
+"""Data sources: scikit-learn's digits, image folders, pairs of images, TFDS datasets and TFRecord files."""
 
-from tcvit_jax.data.sources.base import Example, ImageLike, Source, describe_skipped
+from tcvit_jax.data.sources.base import Example, ImageLike, NamedSource, Source, describe_skipped
 from tcvit_jax.data.sources.digits import DigitsSource
 from tcvit_jax.data.sources.folder import FolderSource
 from tcvit_jax.data.sources.images import refuse_large_images
+from tcvit_jax.data.sources.pairs import PairSource
 from tcvit_jax.data.sources.tfds import TfdsSource
 from tcvit_jax.data.sources.tfrecord import TfrecordSource
 from tcvit_jax.errors import cannot_read, first_line
@@ -13,6 +14,8 @@ __all__ = [
     "Example",
     "FolderSource",
     "ImageLike",
+    "NamedSource",
+    "PairSource",
     "Source",
     "TfdsSource",
     "TfrecordSource",
@@ -28,9 +31,9 @@ def open_source(name: str, split: str, directory: str = "", verify: bool = True)
     the memory of the machine.
 
     Args:
-        name: `"digits"` (requires scikit-learn), `"folder"` (images in `directory/SPLIT/CLASS/`), `"tfrecord"` (files
-            such as `directory/SPLIT-00000-of-01024`), or the name of a TFDS dataset that was prepared as ArrayRecord
-            or TFRecord, such as `"imagenet2012"`.
+        name: `"digits"` (requires scikit-learn), `"folder"` (images in `directory/SPLIT/CLASS/`), `"pairs"` (images in
+            `directory/a/` and `directory/b/`), `"tfrecord"` (files such as `directory/SPLIT-00000-of-01024`), or the
+            name of a TFDS dataset that was prepared as ArrayRecord or TFRecord, such as `"imagenet2012"`.
         split: `"train"` or `"val"`. A folder may have other splits, and TFDS also accepts slices such as
             `"train[:10%]"`.
         directory: The image folder, the directory of the TFRecord files, or the TFDS data directory. If empty, TFDS
@@ -49,6 +52,8 @@ def open_source(name: str, split: str, directory: str = "", verify: bool = True)
             return DigitsSource(split)
         if name == "folder":
             return FolderSource(split, directory)
+        if name == "pairs":
+            return PairSource(split, directory)
         if name == "tfrecord":
             return TfrecordSource(split, directory, verify)
         return TfdsSource(name, split, directory, verify)

@@ -52,7 +52,7 @@ class FolderSource:
             if name not in self.classes:
                 problem = f"class {name!r} not found in {reference}"
                 raise cannot_read(root, problem, "labels number the classes of train")
-            files = _image_files(root / name, skipped)
+            files = list_images(root / name, skipped)
             self._names += [f"{name}/{file}" for file in files]
             labels += [self.classes.index(name)] * len(files)
         loose_files = (entry for entry in os.scandir(root) if entry.is_file(follow_symlinks=False))
@@ -70,11 +70,15 @@ class FolderSource:
         Raises:
             InputError: The file is not a complete image. The message names its path.
         """
-        return {"image": read_image(os.path.join(self._root, self._names[index])), "label": int(self._labels[index])}
+        return {"image": read_image(self.path(index)), "label": int(self._labels[index])}
 
     def name(self, index: int) -> str:
         """Return the path of an image relative to the split, `CLASS/FILE` with a slash on every system."""
         return self._names[index]
+
+    def path(self, index: int) -> str:
+        """Return the path of the file of an image."""
+        return os.path.join(self._root, self._names[index])
 
     @property
     def fingerprint(self) -> str:
@@ -117,8 +121,16 @@ def _number(name: str) -> tuple[int, str]:
     return int(name), name
 
 
-def _image_files(directory: Path, skipped: Counter[str]) -> list[str]:
-    """Return the sorted names of the images of one class, at least one, and count the other files in `skipped`."""
+def list_images(directory: Path, skipped: Counter[str]) -> list[str]:
+    """Return the sorted names of the images in a directory, at least one, and count its other files.
+
+    Args:
+        directory: The directory.
+        skipped: The number of files that are not read, by reason, which is increased.
+
+    Raises:
+        InputError: There are no images.
+    """
     files: list[str] = []
     reasons = Counter[str]()
     for entry in os.scandir(directory):
