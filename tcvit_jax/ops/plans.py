@@ -240,10 +240,10 @@ def update_slots(plan: Plan, slots: Int32[Array, "B N0"]) -> Int32[Array, "B N0"
         `[B, N0]`, the rows after the plan; -1 stays -1.
     """
     row = jnp.broadcast_to(jnp.arange(plan.kept.shape[1], dtype=jnp.int32), plan.kept.shape)
-    return _follow(plan, slots, row if plan.valid is None else jnp.where(plan.valid, row, -1), plan.target)
+    return _move_rows(plan, slots, row if plan.valid is None else jnp.where(plan.valid, row, -1), plan.target)
 
 
-def _follow(
+def _move_rows(
     plan: Plan, slots: Int32[Array, "B N0"], row: Int32[Array, "B K"], target: Int32[Array, "B R"]
 ) -> Int32[Array, "B N0"]:
     """Return the new row of each original patch, from those of the kept tokens and of the removed ones."""
@@ -289,7 +289,7 @@ def update_stand_ins(
     row = jnp.broadcast_to(jnp.arange(plan.kept.shape[1], dtype=jnp.int32), plan.kept.shape)
     if plan.valid is not None:
         row = jnp.where(plan.valid, row, take_rows(most_similar, plan.kept))
-    return _follow(plan, stand_ins, row, jnp.where(is_held, plan.target, take_rows(most_similar, plan.removed)))
+    return _move_rows(plan, stand_ins, row, jnp.where(is_held, plan.target, take_rows(most_similar, plan.removed)))
 
 
 def update_restore_weights(

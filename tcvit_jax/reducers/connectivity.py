@@ -50,9 +50,9 @@ class ConnectivityGraph(Reducer):
             they started, so that a large value sends every removed token to the same kept token.
         affinity: The weights of the graph: `"attention"`, the attention map `W`, as in the paper; or an affinity of
             patch tokens without attention sinks: `"symmetric"`, `(W + W^T) / 2`; `"meeting"`, `W D^-1 W^T`, tokens
-            whose attention meets at the same tokens, where `D` is the attention that each of them receives; `"keys"` or
-            `"features"`, `exp((cos - 1) / affinity_temperature)` with the cosines of keys averaged over heads, or of
-            features.
+            whose attention meets at the same tokens, where `D` is the attention that each of them receives (its walks
+            reach all tokens alike, so that it only matches tokens); `"keys"` or `"features"`,
+            `exp((cos - 1) / affinity_temperature)` with the cosines of keys averaged over heads, or of features.
         affinity_temperature: Temperature of `"keys"` and `"features"`, in (0, 100].
         walk: `"power"`, `"cumulative"`, `"katz"` or `"lazy"` (`ops.walks.coefficients`).
         gamma: Discount of `"katz"` walks, in [0, 1].

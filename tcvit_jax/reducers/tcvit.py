@@ -142,6 +142,8 @@ class TCViT(ConnectivityGraph):
             raise out_of_range("top_m", self.top_m, ">= 1", "use fuse='drop' to drop removed tokens")
         if self.score_norm == "zscore" and self.fuse_weight == "score":
             raise conflicts("fuse_weight='score'", "score_norm='zscore'", "weights must be >= 0; set score_norm='sum'")
+        if self.affinity == "meeting" and self.balance > 0:
+            raise conflicts("affinity='meeting'", f"balance={self.balance}", "its walks rank nothing; set balance=0.0")
         if self.dominance == "cls_walk" and self.graph == "patch" and self.balance < 1:
             raise conflicts("dominance='cls_walk'", "graph='patch'", "set graph='full', which has the class token")
 
