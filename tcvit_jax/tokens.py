@@ -32,6 +32,9 @@ class Tokens:
         state: State of the reducer, prepared once per forward pass (such as a graph), indexed by original patches.
         restore_weights: `[B, N0, N]` float32, the weights that restore each original patch from the patch tokens. Only
             carried for a reducer that splits a removed token among several, where one slot per patch is not enough.
+        stand_ins: `[B, N0]` int32, the row from which each original patch is restored, never -1: the token that holds
+            it, or for a lost patch the survivor that was most similar when it was removed. Only carried to restore
+            patches of a reducer that loses some.
         prefix: Number of prefix tokens; static.
         class_tokens: Number of leading prefix tokens that represent the image (class, distillation); static.
         block: Index of the current block; static.
@@ -44,6 +47,7 @@ class Tokens:
     slots: Int32[Array, "B N0"]
     state: Any = None
     restore_weights: Float32[Array, "B N0 N"] | None = None
+    stand_ins: Int32[Array, "B N0"] | None = None
     prefix: int = field(default=1, metadata={"static": True})
     class_tokens: int = field(default=1, metadata={"static": True})
     block: int = field(default=0, metadata={"static": True})
@@ -68,6 +72,10 @@ class Tokens:
     def with_restore_weights(self) -> Tokens:
         """Return the tokens with `restore_weights` initialized from `slots`."""
         return replace(self, restore_weights=jax.nn.one_hot(self.slots, self.origin.shape[1], dtype=jnp.float32))
+
+    def with_stand_ins(self) -> Tokens:
+        """Return the tokens with `stand_ins` initialized from `slots`."""
+        return replace(self, stand_ins=self.slots)
 
     @property
     def patches(self) -> Float[Array, "B N D"]:

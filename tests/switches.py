@@ -18,12 +18,17 @@ _GTP = [
     tc.GTP(alpha=0.4, neighbors=3, proportional_attention=False),
 ]
 _TCVIT = [
-    *(tc.TCViT(**{name: value}) for name, values in OPTIONS.items() for value in values),
+    *(tc.TCViT(**{name: value}) for name, values in OPTIONS.items() for value in values if value != "meeting"),
     *(tc.TCViT(order=order, match_order=match_order) for order, match_order in ((1, 1), (3, 1), (1, 8))),
     *(tc.TCViT(walk=walk, order=4, gamma=0.7) for walk in ("cumulative", "katz", "lazy")),
     *(tc.TCViT(fuse=fuse, temperature=0.3, top_m=2, grad_through_soft=True) for fuse in ("soft", "topm")),
     tc.TCViT(match_norm="lift", direction="both", fuse="soft"),
     tc.TCViT(graph="patch", self_loops=False, renormalize=True),
+    *(tc.TCViT(affinity=affinity, selection="cover", order=1) for affinity in ("attention", "symmetric", "keys")),
+    tc.TCViT(affinity="meeting", selection="cover", order=1, balance=0.0),
+    tc.TCViT(affinity="features", affinity_temperature=0.3, match_order=1, host_share=0.6),
+    tc.TCViT(affinity="keys", selection="cover", order=2, walk="lazy", dominance="cls_lift", balance=0.25),
+    tc.TCViT(affinity="keys", selection="cover", order=1, balance=0.0, fuse="drop"),
     tc.TCViT(balance=0.0, fuse="drop"),
     tc.TCViT(dominance="gap", walk="lazy"),
     tc.TCViT(balance=1.0, fuse="single"),

@@ -322,6 +322,7 @@ class Trunk(nn.Module):
         blocks: tuple[int, ...] | None = None,
         prefix_only: bool = False,
         restore_weights: bool = False,
+        stand_ins: bool = False,
     ) -> tuple[tuple[Tokens, ...], Trace]:
         """Run all blocks, or those up to the last one of `blocks`.
 
@@ -332,12 +333,16 @@ class Trunk(nn.Module):
             blocks: Indices of the blocks whose tokens to return, ascending; None for the last block.
             prefix_only: Whether the last block computes only prefix tokens, and no plan.
             restore_weights: Whether to track the weights that restore original patches after soft fusion.
+            stand_ins: Whether to track the survivors that stand in for lost patches.
 
         Returns:
             The tokens after each of `blocks`, and the trace of all blocks that were run.
         """
-        if self.active_reducer is not None and self.active_reducer.is_soft and restore_weights:
+        reducer = self.active_reducer
+        if reducer is not None and reducer.is_soft and restore_weights:
             tokens = tokens.with_restore_weights()
+        if reducer is not None and reducer.removal != "merge" and stand_ins:
+            tokens = tokens.with_stand_ins()
         blocks = (self.depth - 1,) if blocks is None else blocks
         history, outputs = Trace(), list[Tokens]()
         for index, spec in enumerate(self.block_specs(prefix_only)[: blocks[-1] + 1]):

@@ -364,8 +364,9 @@ class ViT(nn.Module):
             blocks: Indices of blocks, ascending, where negative ones count from the end; or a number `n`, for the last
                 `n` blocks. None for the tokens after the final norm. Under `jit`, `blocks` must be static.
             restore: Whether to return the patch tokens on their original grid. Each patch gets the features of the
-                token that holds most of it, or zero if it was lost. After soft fusion, which splits a patch among
-                several tokens, it gets their weighted mean.
+                token that holds most of it, or of the survivor that was most similar when it was removed if no token
+                holds at least half of it. After soft fusion, which splits a patch among several tokens, it gets their
+                weighted mean.
             norm: Whether to apply the final norm to the tokens of `blocks` too. A norm that follows the pooling is not
                 applied.
             train: Whether dropout and drop path are on; `apply` then requires `rngs={"dropout": key}`.
@@ -383,7 +384,7 @@ class ViT(nn.Module):
         """
         indices = None if blocks is None else block_indices(blocks, self.depth)
         tokens = self.start(images, train, rows)
-        outputs, history = self.trunk(tokens, train, rows, blocks=indices, restore_weights=restore)
+        outputs, history = self.trunk(tokens, train, rows, blocks=indices, restore_weights=restore, stand_ins=restore)
         if norm or indices is None:
             outputs = tuple(self.classifiers.normalize(tokens) for tokens in outputs)
         features = tuple(self._restore(tokens) if restore else tokens.x for tokens in outputs)
@@ -392,7 +393,8 @@ class ViT(nn.Module):
 
     def _restore(self, tokens: Tokens) -> Float[Array, "B height width D"]:
         """Return the features of the patch tokens on their original grid."""
-        x = plans.restore(tokens.patches, tokens.slots, tokens.restore_weights)
+        rows = tokens.slots if tokens.stand_ins is None else tokens.stand_ins
+        x = plans.restore(tokens.patches, rows, tokens.restore_weights)
         return x.reshape(x.shape[0], *self.grid, x.shape[-1])
 
 

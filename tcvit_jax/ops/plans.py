@@ -12,6 +12,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Float32, Int32, Num, Shaped
 
 from tcvit_jax.errors import invalid, kind_of
+from tcvit_jax.ops import matching
 from tcvit_jax.ops.gather import one_hot_einsum, one_hot_rows, rows_by_index, take_rows
 from tcvit_jax.ops.platforms import by_platform
 from tcvit_jax.tokens import Plan, Tokens
@@ -44,7 +45,7 @@ def average(
     share: Float32[Array, "B K R"],
     mass: Float32[Array, "B N"],
     *,
-    discount: Float32[Array, "B _ R"] | None = None,
+    discount: Float32[Array, "_ _ _"] | None = None,
 ) -> Plan:
     """Return a plan that replaces each kept token by the mass-weighted mean of itself and its shares of removed tokens.
 
@@ -54,7 +55,8 @@ def average(
         share: `[B, K, R]` share of each removed token that each kept token receives. If a column sums to 1, the removed
             token is merged completely.
         mass: `[B, N]` mass of each patch token, such as its size.
-        discount: `[B, K, R]` or `[B, 1, R]`, a factor on the mass of each share, but not on sizes; None for 1.
+        discount: `[B, K, R]`, or 1 in place of any of these sizes, a factor on the mass of each share, but not on
+            sizes; None for 1.
     """
     kept_mass, removed_mass = take_rows(mass, kept), take_rows(mass, removed)
     share_mass = share * removed_mass[:, None, :]
@@ -146,6 +148,7 @@ def apply(plan: Plan, tokens: Tokens) -> Tokens:
         restore_weights=None
         if tokens.restore_weights is None
         else update_restore_weights(plan, tokens.restore_weights),
+        stand_ins=None if tokens.stand_ins is None else update_stand_ins(plan, tokens.stand_ins, tokens.patches),
     )
 
 
@@ -237,7 +240,13 @@ def update_slots(plan: Plan, slots: Int32[Array, "B N0"]) -> Int32[Array, "B N0"
         `[B, N0]`, the rows after the plan; -1 stays -1.
     """
     row = jnp.broadcast_to(jnp.arange(plan.kept.shape[1], dtype=jnp.int32), plan.kept.shape)
-    row = row if plan.valid is None else jnp.where(plan.valid, row, -1)
+    return _move_rows(plan, slots, row if plan.valid is None else jnp.where(plan.valid, row, -1), plan.target)
+
+
+def _move_rows(
+    plan: Plan, slots: Int32[Array, "B N0"], row: Int32[Array, "B K"], target: Int32[Array, "B R"]
+) -> Int32[Array, "B N0"]:
+    """Return the new row of each original patch, from those of the kept tokens and of the removed ones."""
 
     def update(
         kept: Int32[Array, " K"],
@@ -251,7 +260,36 @@ def update_slots(plan: Plan, slots: Int32[Array, "B N0"]) -> Int32[Array, "B N0"
         return jnp.where(slots < 0, -1, new_row[jnp.maximum(slots, 0)])
 
     # `vmap` instead of an index over images: XLA would gather the full batch for that scatter.
-    return jax.vmap(update)(plan.kept, row, plan.removed, plan.target, slots)
+    return jax.vmap(update)(plan.kept, row, plan.removed, target, slots)
+
+
+def update_stand_ins(
+    plan: Plan, stand_ins: Int32[Array, "B N0"], patches: Float[Array, "B N D"]
+) -> Int32[Array, "B N0"]:
+    """Update the row from which each original patch is restored.
+
+    A token that no survivor holds is restored from the kept token with the highest cosine of features before the plan.
+    So is one of which survivors receive a part of the size only: they hold little of its features.
+
+    Args:
+        plan: The plan of one block.
+        stand_ins: `[B, N0]`, the row of each original patch before the plan.
+        patches: `[B, N, D]`, the features of the patch tokens before the plan.
+
+    Returns:
+        `[B, N0]`, the rows after the plan.
+    """
+    similarity = matching.cosine(patches, rows_by_index(patches, plan.kept))
+    is_held = plan.target >= 0
+    if plan.share is not None:
+        is_held &= plan.share.sum(1) > 0.5
+    if plan.valid is not None:
+        similarity = jnp.where(plan.valid[:, None, :], similarity, -jnp.inf)
+    most_similar = similarity.argmax(-1).astype(jnp.int32)
+    row = jnp.broadcast_to(jnp.arange(plan.kept.shape[1], dtype=jnp.int32), plan.kept.shape)
+    if plan.valid is not None:
+        row = jnp.where(plan.valid, row, take_rows(most_similar, plan.kept))
+    return _move_rows(plan, stand_ins, row, jnp.where(is_held, plan.target, take_rows(most_similar, plan.removed)))
 
 
 def update_restore_weights(
@@ -289,7 +327,8 @@ def restore(
         restore_weights: `[B, N0, N]`, from `Tokens.restore_weights`: a weighted sum of rows instead of one slot.
 
     Returns:
-        `[B, N0, ...]` in raster order, in the dtype of `x`; zero for lost patches.
+        `[B, N0, ...]` in raster order, in the dtype of `x`; zero for lost patches. `ViT.features` restores these from
+        the most similar survivor (`Tokens.stand_ins`).
 
     Raises:
         InputError: An argument is not an array of these dimensions.

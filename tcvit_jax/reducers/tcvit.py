@@ -26,61 +26,68 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from tcvit_jax.errors import as_integer, check_range, conflicts, out_of_range, unknown
+from tcvit_jax.errors import check_range, conflicts, out_of_range, unknown
 from tcvit_jax.ops import plans, walks
 from tcvit_jax.ops.attention import Signals
-from tcvit_jax.ops.gather import take_block, take_rows
-from tcvit_jax.ops.ranking import midranks
-from tcvit_jax.reducers.base import Reducer, format_requirement
+from tcvit_jax.ops.gather import take_rows
+from tcvit_jax.ops.ranking import midranks, ranks
+from tcvit_jax.reducers.base import format_requirement
+from tcvit_jax.reducers.connectivity import ConnectivityGraph, ratio
 from tcvit_jax.reducers.fusions import DROP, average_macs, best_share, pool, pool_macs, require_match, soft_share
 from tcvit_jax.reducers.parts import BlockContext, Fusion, FusionInputs, Match, Parts, Score
 from tcvit_jax.tokens import Plan, Tokens
 
-
-def _ratio(x: Float[Array, ...], by: Float[Array, ...]) -> Float[Array, ...]:
-    """Return `x / by`, and 0 where `by` is 0."""
-    return jnp.where(by > 0, x / jnp.where(by > 0, by, 1), 0)
-
-
 # Normalizations that make connectivity and dominance, each `[B, N]`, comparable before they are weighted.
 SCORE_NORMS: dict[str, Callable[[Float[Array, "B N"]], Float[Array, "B N"]]] = {
-    "sum": lambda x: _ratio(x, x.sum(-1, keepdims=True)),
+    "sum": lambda x: ratio(x, x.sum(-1, keepdims=True)),
     "none": lambda x: x,
-    "minmax": lambda x: _ratio(x - x.min(-1, keepdims=True), x.max(-1, keepdims=True) - x.min(-1, keepdims=True)),
-    "zscore": lambda x: _ratio(x - x.mean(-1, keepdims=True), x.std(-1, keepdims=True)),
+    "minmax": lambda x: ratio(x - x.min(-1, keepdims=True), x.max(-1, keepdims=True) - x.min(-1, keepdims=True)),
+    "zscore": lambda x: ratio(x - x.mean(-1, keepdims=True), x.std(-1, keepdims=True)),
     "rank": midranks,
 }
-# Every step of a walk is a product of the compiled program. Long walks forget where they started.
-MAX_ORDER = 100
 # Fusions that need the match.
 _MATCH_FUSIONS = ("hard", "soft", "topm")
 OPTIONS = {
-    "walk": tuple(walks.WALKS),
+    **ConnectivityGraph.GRAPH_OPTIONS,
+    "selection": ("rank", "cover"),
     "fuse": (*_MATCH_FUSIONS, "drop", "single"),
-    "match_norm": ("none", "lift", "softmax"),
     "score_norm": tuple(SCORE_NORMS),
-    "dominance": ("cls", "cls_values", "cls_walk", "gap"),
-    "heads": ("mean", "max"),
-    "graph": ("full", "patch"),
-    "columns": ("patch", "all"),
-    "direction": ("to_kept", "from_kept", "both"),
+    "dominance": ("cls", "cls_lift", "cls_values", "cls_walk", "gap"),
     "fuse_weight": ("size", "mean", "score", "connectivity"),
 }
 
 
 @dataclass(frozen=True, repr=False)
-class TCViT(Reducer):
+class TCViT(ConnectivityGraph):
     """Connectivity-based token condensation.
 
+    The defaults are the plain form of the paper. On pretrained models with attention sinks,
+    `TCViT(affinity="keys", selection="cover", order=1)` is far better (`docs/walk-order.md`).
+
     Attributes:
-        order: K, the length of the walks that score tokens, in [1, 100].
-        match_order: Length of the walks that match removed and kept tokens. None means `order`. Long walks forget where
-            they started, so that a large value sends every removed token to the same kept token.
+        order: See `ConnectivityGraph`, as for the other fields of the graph and its walks.
+        match_order: See `ConnectivityGraph`.
+        affinity: See `ConnectivityGraph`.
+        affinity_temperature: See `ConnectivityGraph`.
+        walk: See `ConnectivityGraph`.
+        gamma: See `ConnectivityGraph`.
+        match_norm: See `ConnectivityGraph`.
+        heads: See `ConnectivityGraph`. Dominance by class attention is the same mean or maximum of the class rows,
+            without scaling.
+        graph: See `ConnectivityGraph`.
+        self_loops: See `ConnectivityGraph`.
+        renormalize: See `ConnectivityGraph`.
+        columns: See `ConnectivityGraph`.
+        direction: See `ConnectivityGraph`.
+        grad_through_soft: Whether gradients flow into attention through the weights of the fusion: the shares of
+            `"soft"` and `"topm"`, and scores used as weights by `fuse_weight` or `"single"`.
+        selection: The tokens to keep: `"rank"`, those of the highest score; or `"cover"`, those that the others cover
+            least. A token of score `r_i` is covered by `max_j M_ij` over the tokens of higher score (of equal ones, the
+            lower index), where M is the match. So a token is removed only if a token that ranks above it can represent
+            it, and the most representative token always stays.
         balance: Weight of connectivity, in [0, 1]; dominance has the weight `1 - balance`. 1 needs no class token.
-        walk: `"power"`, `"cumulative"`, `"katz"` or `"lazy"` (`ops.walks.coefficients`).
-        gamma: Discount of `"katz"` walks, in [0, 1].
         fuse: The fusion of removed tokens: `"hard"`, into the best match; `"soft"`, into all kept tokens in proportion
             to the match; `"topm"`, into the `top_m` best matches in proportion to the match; `"drop"`, none;
             `"single"`, all removed tokens into one extra token behind the kept ones. The extra token is weighted by
@@ -88,26 +95,18 @@ class TCViT(Reducer):
             patch token in later blocks.
         temperature: Temperature of `"soft"` and `"topm"`, finite and > 0: shares are proportional to
             `match ** (1 / temperature)` and approach those of `"hard"` as it approaches 0.
-        match_norm: Normalization of the match: `"none"`; `"lift"`, divided by the mass that reaches the kept token from
-            all patches, so that tokens that every token reaches are not preferred; `"softmax"` over the kept tokens.
         top_m: Number of matches of `"topm"`.
         score_norm: Normalization that makes connectivity and dominance comparable: `"sum"` to one, `"none"`, `"minmax"`
             to [0, 1], `"zscore"`, or `"rank"`, the number of tokens that each token exceeds.
         dominance: `"cls"`, the attention of the class token (with a distillation token, the mean of both);
-            `"cls_values"`, the same times the norm of the value (as in ATS); `"cls_walk"`, the row of the class token
-            in `C_K`; `"gap"`, the mean attention of all patches, which needs no class token.
-        heads: Reduction of the attention maps of all heads to `W`: their `"mean"`, or their `"max"` with rows scaled to
-            sum to one. Dominance by class attention is the same mean or maximum of the class rows, without scaling.
-        graph: Whether walks visit all tokens (`"full"`) or only patch tokens (`"patch"`).
-        self_loops: Whether a walk can stay at a token, by the attention of the token to itself.
-        renormalize: Whether rows that lose entries to `graph` or `self_loops` are scaled to sum to one again.
-        columns: The starting points of the walks that count for connectivity: `"patch"` tokens or `"all"` tokens.
-        direction: Direction of the walks of the match: from the removed token `"to_kept"` tokens, `"from_kept"` tokens
-            to the removed one, or `"both"` (their mean).
+            `"cls_lift"`, the same divided by the attention that a token receives from all tokens, so that what every
+            token attends to, such as an attention sink, is not preferred; `"cls_values"`, the first times the norm of
+            the value (as in ATS); `"cls_walk"`, the row of the class token in `p(W)`; `"gap"`, the mean attention of
+            all patches, which needs no class token.
         fuse_weight: Weight of each token in a fused mean, in addition to its share: its `"size"`; 1 (`"mean"`); its
             `"score"`; or its size times its `"connectivity"` with the kept token. Sizes are summed in all cases.
-        grad_through_soft: Whether gradients flow into attention through the weights of the fusion: the shares of
-            `"soft"` and `"topm"`, and scores used as weights by `fuse_weight` or `"single"`.
+        host_share: Least weight of a kept token in the mean with the tokens that are fused into it, in [0, 1). The
+            weights of the removed tokens are scaled down where they exceed the rest; sizes are not.
         proportional_attention: See `Reducer`.
         attention_keep: See `Reducer`.
     """
@@ -119,25 +118,15 @@ class TCViT(Reducer):
         "match_order": (1,),
     }
 
-    order: int = 2
-    match_order: int | None = None
+    selection: str = "rank"
     balance: float = 0.5
-    walk: str = "power"
-    gamma: float = 0.5
     fuse: str = "hard"
     temperature: float = 1.0
-    match_norm: str = "none"
     top_m: int = 4
     score_norm: str = "sum"
     dominance: str = "cls"
-    heads: str = "mean"
-    graph: str = "full"
-    self_loops: bool = True
-    renormalize: bool = False
-    columns: str = "patch"
-    direction: str = "to_kept"
     fuse_weight: str = "size"
-    grad_through_soft: bool = False
+    host_share: float = 0.0
 
     def __post_init__(self) -> None:
         """Validate the fields."""
@@ -145,18 +134,16 @@ class TCViT(Reducer):
         for name, options in OPTIONS.items():
             if getattr(self, name) not in options:
                 raise unknown(name, getattr(self, name), options)
-        for name in ("order", "match_order"):
-            value = getattr(self, name)
-            if value is not None and not 1 <= as_integer(name, value) <= MAX_ORDER:
-                raise out_of_range(name, value, f"in [1, {MAX_ORDER}]")
         check_range("balance", self.balance, 0, 1, hint="0 is dominance only, 1 is connectivity only")
-        check_range("gamma", self.gamma, 0, 1, hint="0 equals order=1, 1 equals walk='cumulative'")
+        check_range("host_share", self.host_share, 0, 1, excludes_high=True, hint="0 is the plain mean")
         if not 0 < self.temperature < math.inf:
             raise out_of_range("temperature", self.temperature, "finite and > 0", "use fuse='hard' for the limit at 0")
         if self.top_m < 1:
             raise out_of_range("top_m", self.top_m, ">= 1", "use fuse='drop' to drop removed tokens")
         if self.score_norm == "zscore" and self.fuse_weight == "score":
             raise conflicts("fuse_weight='score'", "score_norm='zscore'", "weights must be >= 0; set score_norm='sum'")
+        if self.affinity == "meeting" and self.balance > 0:
+            raise conflicts("affinity='meeting'", f"balance={self.balance}", "its walks rank nothing; set balance=0.0")
         if self.dominance == "cls_walk" and self.graph == "patch" and self.balance < 1:
             raise conflicts("dominance='cls_walk'", "graph='patch'", "set graph='full', which has the class token")
 
@@ -168,27 +155,28 @@ class TCViT(Reducer):
         if self.fuse not in _MATCH_FUSIONS:
             single = Fusion(self._pool, "propagate", needs_match=False, extra_tokens=1, macs=self._pool_macs)
             return Parts(score, None, DROP if self.fuse == "drop" else single)
-        match = Match(self.similarity, (self._map,), self._match_macs)
+        match = Match(self.similarity, self.graph_signals, self._match_macs)
         return Parts(
             score, match, Fusion(self._fuse, "merge", is_soft=self.fuse in ("soft", "topm"), macs=average_macs)
         )
 
     def inactive_fields(self) -> Mapping[str, str]:
-        """Return the inactive fields: those of parts with weight 0, of other fusions and of other walks."""
-        uses_match = self.fuse in _MATCH_FUSIONS
-        uses_class_walk = self.balance < 1 and self.dominance == "cls_walk"
-        uses_walks = self.balance > 0 or uses_class_walk or uses_match
-        uses_transition_matrix = uses_walks or (self.balance < 1 and self.dominance == "gap")
-        uses_attention_weights = self.fuse_weight in ("score", "connectivity") or self.fuse != "hard"
-        match_condition = format_requirement("fuse", *_MATCH_FUSIONS)
-        walk_condition = f"balance > 0 or dominance='cls_walk' or {match_condition}"
-        matrix_condition = f"{walk_condition} or dominance='gap'"
-        weight_condition = " or ".join(
-            (
-                format_requirement("fuse", "soft", "topm", "single"),
-                format_requirement("fuse_weight", "score", "connectivity"),
-            )
+        """Return the inactive fields: those of parts with weight 0, of other fusions and of other graphs."""
+        has_dominance, fuses_matches = self.balance < 1, self.fuse in _MATCH_FUSIONS
+        uses_match = fuses_matches or self.selection == "cover"
+        uses_class_walk = has_dominance and self.dominance == "cls_walk"
+        uses_connectivity = self.balance > 0 or uses_match
+        uses_walks = uses_connectivity or uses_class_walk
+        is_attention = self.affinity == "attention"
+        uses_transition_matrix = (
+            (uses_connectivity and self.reads_map) or uses_class_walk or (has_dominance and self.dominance == "gap")
         )
+        fuse_condition = format_requirement("fuse", *_MATCH_FUSIONS)
+        match_condition = f"{fuse_condition} or selection='cover'"
+        connectivity_condition = f"balance > 0 or {match_condition}"
+        walk_condition = f"{connectivity_condition} or dominance='cls_walk'"
+        map_condition = "a graph or a dominance that reads the attention map"
+        attention_condition = format_requirement("affinity", "attention")
         # For each field, whether it is active and what it requires.
         conditions = {
             "order": (
@@ -196,90 +184,64 @@ class TCViT(Reducer):
                 f"balance > 0 or dominance='cls_walk'{' or match_order=None' if uses_match else ''}",
             ),
             "match_order": (uses_match, match_condition),
+            "affinity": (uses_connectivity, connectivity_condition),
+            "affinity_temperature": (
+                uses_connectivity and not self.reads_map,
+                format_requirement("affinity", "keys", "features") if uses_connectivity else connectivity_condition,
+            ),
             "walk": (uses_walks, walk_condition),
             "gamma": (
                 uses_walks and self.walk == "katz",
                 format_requirement("walk", "katz") if uses_walks else walk_condition,
             ),
             "temperature": (self.fuse in ("soft", "topm"), format_requirement("fuse", "soft", "topm")),
-            "match_norm": (uses_match, match_condition),
+            "match_norm": (uses_match and is_attention, attention_condition if uses_match else match_condition),
             "top_m": (self.fuse == "topm", format_requirement("fuse", "topm")),
-            "dominance": (self.balance < 1, "balance < 1"),
-            "graph": (uses_transition_matrix, matrix_condition),
-            "self_loops": (uses_transition_matrix, matrix_condition),
+            "dominance": (has_dominance, "balance < 1"),
+            "heads": (uses_transition_matrix or has_dominance, map_condition),
+            "graph": (uses_transition_matrix, map_condition),
+            "self_loops": (uses_transition_matrix, map_condition),
             # After a maximum over heads, rows are scaled to sum to one in any case.
             "renormalize": (
-                uses_transition_matrix and self.heads == "mean" and self._loses_entries,
-                "heads='mean', and graph='patch' or self_loops=False" if uses_transition_matrix else matrix_condition,
+                uses_transition_matrix and self.heads == "mean" and self.loses_entries,
+                "heads='mean', and graph='patch' or self_loops=False" if uses_transition_matrix else map_condition,
             ),
             # Walks over patch tokens only start at patch tokens.
             "columns": (
-                self.balance > 0 and self.graph == "full",
-                format_requirement("graph", "full") if self.balance > 0 else "balance > 0",
+                self.balance > 0 and self.graph == "full" and is_attention,
+                f"graph='full' and {attention_condition}" if self.balance > 0 else "balance > 0",
             ),
-            "direction": (uses_match, match_condition),
-            "fuse_weight": (uses_match, match_condition),
-            "grad_through_soft": (self.fuse != "drop" and uses_attention_weights, weight_condition),
+            "direction": (uses_match and is_attention, attention_condition if uses_match else match_condition),
+            "fuse_weight": (fuses_matches, fuse_condition),
+            "host_share": (fuses_matches, fuse_condition),
+            "grad_through_soft": (
+                self.fuse != "drop" and (self.fuse_weight in ("score", "connectivity") or self.fuse != "hard"),
+                " or ".join(
+                    (
+                        format_requirement("fuse", "soft", "topm", "single"),
+                        format_requirement("fuse_weight", "score", "connectivity"),
+                    )
+                ),
+            ),
         }
         inactive = {name: condition for name, (is_active, condition) in conditions.items() if not is_active}
         return {**super().inactive_fields(), **inactive}
 
     @property
-    def _map(self) -> str:
-        return "map" if self.heads == "mean" else "map_max"
-
-    @property
-    def _loses_entries(self) -> bool:
-        """Whether rows of the transition matrix lose entries to `graph` or `self_loops`."""
-        return self.graph == "patch" or not self.self_loops
-
-    @property
     def _score_signals(self) -> tuple[str, ...]:
-        """The attention map for walks and the class row for dominance, if needed."""
+        """The signals of the graph, if connectivity is part of the score, and those of dominance."""
         signals: list[str] = []
-        if self.balance > 0 or self.dominance in ("cls_walk", "gap"):
-            signals.append(self._map)
-        if self.balance < 1 and self.dominance == "cls_values":
+        if self._scores_by_graph:
+            signals += self.graph_signals
+        if self.balance < 1 and self.dominance in ("cls_walk", "gap"):
+            signals.append(self.map_signal)
+        elif self.balance < 1 and self.dominance == "cls_values":
             signals += ["class_row", "value_norm"]
-        elif self.balance < 1 and self.dominance == "cls" and "map" not in signals:
+        elif self.balance < 1 and self.dominance == "cls_lift":
+            signals += ["class_row", "received"]
+        elif self.balance < 1 and "map" not in signals:
             signals.append("class_row")
-        return tuple(signals)
-
-    def transition_matrix(self, tokens: Tokens, signals: Signals) -> Float[Array, "B T T"]:
-        """Return `W`, `[B, T, T]`, as defined by `heads`, `graph`, `self_loops` and `renormalize`."""
-        matrix = signals.map if self.heads == "mean" else signals.map_max
-        assert matrix is not None
-        row, column = (jax.lax.broadcasted_iota(jnp.int32, (1, *matrix.shape[1:]), axis) for axis in (1, 2))
-        if self.graph == "patch":
-            matrix = jnp.where((row >= tokens.prefix) & (column >= tokens.prefix), matrix, 0)
-        if not self.self_loops:
-            matrix = jnp.where(row == column, 0, matrix)
-        is_scaled = self.heads == "max" or (self.renormalize and self._loses_entries)
-        return _ratio(matrix, matrix.sum(-1, keepdims=True)) if is_scaled else matrix
-
-    def connectivity(self, tokens: Tokens, signals: Signals, order: int | None = None) -> Float[Array, "B N"]:
-        """Return the connectivity of each patch token, `[B, N]`: the mass that reaches it from the others.
-
-        Args:
-            tokens: The tokens of the block.
-            signals: Attention statistics of the block.
-            order: Length of the walks. None means the field `order`.
-        """
-        return self._walk_mass(
-            tokens, self.transition_matrix(tokens, signals), self._coefficients(order or self.order), self.columns
-        )
-
-    def _walk_mass(
-        self, tokens: Tokens, matrix: Float[Array, "B T T"], coefficients: list[float], columns: str
-    ) -> Float[Array, "B N"]:
-        """Return the mass that reaches each patch token from all starting points, `[B, N]`."""
-        first = tokens.prefix if columns == "patch" else 0
-        is_start = jnp.broadcast_to(jnp.arange(matrix.shape[-1], dtype=jnp.int32) >= first, matrix.shape[:2])
-        start = is_start.astype(matrix.dtype)
-        return walks.walk_mass(matrix, start, coefficients)[:, tokens.prefix :]
-
-    def _coefficients(self, order: int) -> list[float]:
-        return walks.coefficients(self.walk, order, self.gamma)
+        return tuple(dict.fromkeys(signals))
 
     def dominance_score(self, tokens: Tokens, signals: Signals) -> Float[Array, "B N"]:
         """Return the dominance of each patch token, `[B, N]`, as defined by `dominance`."""
@@ -287,14 +249,14 @@ class TCViT(Reducer):
         if self.dominance == "gap":
             # A single step, regardless of the kind of walk.
             return (
-                self._walk_mass(tokens, self.transition_matrix(tokens, signals), [0.0, 1.0], "patch")
+                self.walk_mass(tokens, self.transition_matrix(tokens, signals), [0.0, 1.0], "patch")
                 / tokens.origin.shape[1]
             )
         if self.dominance == "cls_walk":
             matrix, count = self.transition_matrix(tokens, signals), tokens.class_tokens
             is_start = jnp.broadcast_to(jnp.arange(matrix.shape[-1], dtype=jnp.int32) < count, matrix.shape[:2])
             start = is_start.astype(jnp.float32) / count
-            return walks.walk_mass(matrix, start, self._coefficients(self.order))[:, prefix:]
+            return walks.walk_mass(matrix, start, self.coefficients(self.order))[:, prefix:]
         if "class_row" not in self._score_signals:
             # The map already contains the mean over heads.
             assert signals.map is not None
@@ -304,50 +266,38 @@ class TCViT(Reducer):
         if self.dominance == "cls_values":
             assert signals.value_norm is not None
             row = row * signals.value_norm
-        return (row.mean(1) if self.heads == "mean" else row.max(1))[:, prefix:]
+        dominance = self._over_heads(row)[:, prefix:]
+        if self.dominance == "cls_lift":
+            assert signals.received is not None
+            dominance = ratio(dominance, self._over_heads(signals.received)[:, prefix:])
+        return dominance
+
+    def _over_heads(self, x: Float[Array, "B H T"]) -> Float[Array, "B T"]:
+        """Return the mean or the maximum over heads, as defined by `heads`."""
+        return x.mean(1) if self.heads == "mean" else x.max(1)
 
     def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
-        """Return the representative score of each patch token, `[B, N]`; the highest are kept."""
-        signals, norm = self._stop_gradient(signals), SCORE_NORMS[self.score_norm]
+        """Return the score of each patch token, `[B, N]`, as defined by `selection`; the highest are kept."""
+        score = self.representative_score(tokens, signals)
+        if self.selection == "rank":
+            return score
+        batch, patches = score.shape
+        rows = jnp.broadcast_to(jnp.arange(patches, dtype=jnp.int32), (batch, patches))
+        match = jax.lax.stop_gradient(self.similarity(tokens, signals, rows, rows))
+        # `ranks` orders equal scores by their index, so that one of two equal tokens covers the other.
+        position = ranks(jax.lax.optimization_barrier(score))
+        is_above = position[:, None, :] < position[:, :, None]
+        return -jnp.where(is_above, match, -jnp.inf).max(-1)
+
+    def representative_score(self, tokens: Tokens, signals: Signals) -> Float[Array, "B N"]:
+        """Return the weighted sum of connectivity and dominance of each patch token, `[B, N]`."""
+        signals, norm = self.stop_gradient(signals), SCORE_NORMS[self.score_norm]
         parts: list[Array] = []
         if self.balance > 0:
             parts.append(self.balance * norm(self.connectivity(tokens, signals)))
         if self.balance < 1:
             parts.append((1 - self.balance) * norm(self.dominance_score(tokens, signals)))
         return sum(parts[1:], start=parts[0])
-
-    def _stop_gradient(self, signals: Signals) -> Signals:
-        """Return the signals, as constants for the gradient unless `grad_through_soft`."""
-        return signals if self.grad_through_soft else jax.lax.stop_gradient(signals)
-
-    def similarity(
-        self, tokens: Tokens, signals: Signals, kept: Int[Array, "B K"], removed: Int[Array, "B R"]
-    ) -> Float[Array, "B R K"]:
-        """Return the match of removed and kept tokens, `[B, R, K]`, by walks of length `match_order`.
-
-        Args:
-            tokens: The tokens of the block.
-            signals: Attention statistics of the block.
-            kept: `[B, K]` rows of the kept patch tokens.
-            removed: `[B, R]` rows of the removed patch tokens.
-        """
-        matrix, order = self.transition_matrix(tokens, self._stop_gradient(signals)), self.match_order or self.order
-        reverse = jnp.swapaxes(matrix, 1, 2)
-        directions = {"to_kept": [matrix], "from_kept": [reverse], "both": [matrix, reverse]}[self.direction]
-        matches = [self._walk_block(each, kept + tokens.prefix, removed + tokens.prefix, order) for each in directions]
-        match = matches[0] if len(matches) == 1 else (matches[0] + matches[1]) / 2
-        if self.match_norm == "lift":
-            mass = take_rows(self._walk_mass(tokens, matrix, self._coefficients(order), "patch"), kept)
-            match = _ratio(match, jnp.broadcast_to(mass[:, None, :], match.shape))
-        return jax.nn.softmax(match, axis=-1) if self.match_norm == "softmax" else match
-
-    def _walk_block(
-        self, matrix: Float[Array, "B T T"], kept: Int[Array, "B K"], removed: Int[Array, "B R"], order: int
-    ) -> Float[Array, "B R K"]:
-        """Return the entries `[B, R, K]` of the walk polynomial; row and column indices include the prefix."""
-        rows = walks.walk_rows(matrix, take_rows(matrix, removed), self._coefficients(order))
-        all_rows = jnp.broadcast_to(jnp.arange(removed.shape[1], dtype=jnp.int32), removed.shape)
-        return take_block(rows, all_rows, kept)
 
     def _fuse(self, inputs: FusionInputs) -> Plan:
         """Return the plan that fuses each removed token into its best matches."""
@@ -356,13 +306,23 @@ class TCViT(Reducer):
             share = best_share(match)
         else:
             share = soft_share(match, self.temperature, self.top_m if self.fuse == "topm" else None)
-        mass = {"mean": jnp.ones_like(size), "score": inputs.score}.get(self.fuse_weight, size)
-        discount = jnp.swapaxes(match, 1, 2) if self.fuse_weight == "connectivity" else None
+        mass = size
+        if self.fuse_weight == "mean":
+            mass = jnp.ones_like(size)
+        elif self.fuse_weight == "score":
+            is_rank = self.selection == "rank"
+            mass = inputs.score if is_rank else self.representative_score(inputs.tokens, inputs.signals)
+        discount = jnp.swapaxes(match, 1, 2) if self.fuse_weight == "connectivity" else jnp.ones((1, 1, 1), jnp.float32)
+        if self.host_share > 0:
+            # The largest mass that leaves the kept token its share of the mean.
+            limit = take_rows(mass, inputs.kept) * (1 - self.host_share) / self.host_share
+            incoming = (share * discount * take_rows(mass, inputs.removed)[:, None, :]).sum(-1)
+            discount = discount * jnp.minimum(1, ratio(limit, incoming) + (incoming == 0))[:, :, None]
         return plans.average(inputs.kept, inputs.removed, share, mass, discount=discount)
 
     def _pool(self, inputs: FusionInputs) -> Plan:
         """Return the plan that fuses all removed tokens into one, weighted by dominance or the mean connectivity."""
-        tokens, signals = inputs.tokens, self._stop_gradient(inputs.signals)
+        tokens, signals = inputs.tokens, self.stop_gradient(inputs.signals)
         if self.balance < 1:
             weight = self.dominance_score(tokens, signals)
         else:
@@ -370,9 +330,24 @@ class TCViT(Reducer):
         return pool(inputs, take_rows(weight, inputs.removed))
 
     def _score_macs(self, context: BlockContext) -> int:
-        """Return the multiply-adds of the score: K vector products with the transition matrix, and dominance."""
-        steps = self.order if self.balance > 0 else 0
-        return (steps + (self._dominance_steps if self.balance < 1 else 0)) * context.tokens**2
+        """Return the multiply-adds of graph, connectivity, dominance and, with `"cover"`, the match of all pairs."""
+        affinity = self.affinity_macs(context) if self._scores_by_graph else 0
+        connectivity = self.connectivity_macs(context) if self.balance > 0 else 0
+        dominance = self._dominance_steps * context.tokens**2 if self.balance < 1 else 0
+        cover = self.match_macs(context, context.patches) if self.selection == "cover" else 0
+        return affinity + connectivity + dominance + cover
+
+    def _match_macs(self, context: BlockContext) -> int:
+        """Return the multiply-adds of the match of removed tokens, without products that the score needs as well."""
+        if self.affinity != "attention" and self.selection == "cover":
+            return 0
+        affinity = 0 if self._scores_by_graph else self.affinity_macs(context)
+        return affinity + self.match_macs(context, context.removed)
+
+    @property
+    def _scores_by_graph(self) -> bool:
+        """Whether the score reads the graph."""
+        return self.balance > 0 or self.selection == "cover"
 
     @property
     def _dominance_steps(self) -> int:
@@ -384,11 +359,5 @@ class TCViT(Reducer):
 
         The weights are counted again, although compilers reuse those of the score.
         """
-        steps = self._dominance_steps if self.balance < 1 else self.order
-        return pool_macs(context) + steps * context.tokens**2
-
-    def _match_macs(self, context: BlockContext) -> int:
-        """Return the multiply-adds of K - 1 thin products and, with `"lift"`, of the mass that reaches every token."""
-        order = self.match_order or self.order
-        steps = (order - 1) * context.removed * (2 if self.direction == "both" else 1)
-        return (steps + (order if self.match_norm == "lift" else 0)) * context.tokens**2
+        weight = self._dominance_steps * context.tokens**2 if self.balance < 1 else self.connectivity_macs(context)
+        return pool_macs(context) + weight

@@ -77,6 +77,7 @@ def test_features_of_blocks_are_the_tokens_that_leave_them(reducer):
     def capture(self, x):
         tokens = self.start(x)
         tokens = tokens.with_restore_weights() if reducer is not None and reducer.is_soft else tokens
+        tokens = tokens.with_stand_ins() if reducer is not None and reducer.removal != "merge" else tokens
         captured = []
         for block, spec in zip(self.blocks, self.block_specs(prefix_only=False), strict=True):
             tokens = block(tokens, spec, False)
@@ -97,7 +98,9 @@ def test_features_of_blocks_are_the_tokens_that_leave_them(reducer):
         # XLA fuses the operations of the two programs differently.
         np.testing.assert_allclose(tokens[block], captured[block].x, rtol=0, atol=1e-5)
         np.testing.assert_array_equal(trace.slots[block], captured[block].slots)
-        expected = tc.restore(captured[block].patches, captured[block].slots, captured[block].restore_weights)
+        rows = captured[block].slots if captured[block].stand_ins is None else captured[block].stand_ins
+        assert (np.asarray(rows) >= 0).all(), "each patch is restored from a survivor"
+        expected = tc.restore(captured[block].patches, rows, captured[block].restore_weights)
         assert grids[block].shape == (2, 6, 6, 24)
         np.testing.assert_allclose(grids[block], expected.reshape(2, 6, 6, 24), rtol=0, atol=1e-5)
     if reducer is not None:

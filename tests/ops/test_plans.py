@@ -196,6 +196,58 @@ def test_restore_weights_compose_as_matrices(seed):
     np.testing.assert_array_equal(np.asarray(restored)[is_lost], 0)
 
 
+def most_similar(x, row, candidates):
+    """Return the position in `candidates` of the row of `x` with the highest cosine, the first of ties."""
+    cosine = [x[row] @ x[c] / np.linalg.norm(x[row]) / np.linalg.norm(x[c]) for c in candidates]
+    return int(np.argmax(cosine))
+
+
+@settings(max_examples=20)
+@given(SEEDS, st.sampled_from(["drop", "add", "pool", "mask"]))
+def test_lost_patches_are_restored_from_the_most_similar_survivor(seed, kind):
+    """After two plans, a patch follows the tokens that hold it, and the most similar survivor where none does."""
+    rng = np.random.default_rng(seed)
+    tokens = random_tokens(rng, 8).with_stand_ins()
+    expected = np.tile(np.arange(8), (2, 1))
+    for before, keep in ((8, 5), (5, 3)):
+        kept, removed = random_split(rng, before, keep)
+        share = rng.uniform(0, 1, (2, keep, before - keep)).astype(np.float32) / keep
+        share[:, 0, 0] = 0.6  # Most of this token goes to the first survivor.
+        x = np.asarray(tokens.patches, np.float64)
+        valid = np.ones(kept.shape, bool)
+        if kind == "drop":
+            plan = plans.drop(*map(jnp.asarray, (kept, removed)))
+        elif kind == "add":
+            plan = plans.add(*map(jnp.asarray, (kept, removed, share)))
+        elif kind == "pool":
+            # An extra token, which the second plan removes or keeps as any other.
+            kept, removed = kept[:, :-1], np.sort(np.concatenate([removed, kept[:, -1:]], axis=1), axis=1)
+            plan = plans.pool(*map(jnp.asarray, (kept, removed, np.ones(removed.shape, np.float32))))
+            valid = np.ones(kept.shape, bool)
+        else:
+            valid[:, 1] = False
+            plan = plans.mask(*map(jnp.asarray, (kept, removed, valid)))
+        tokens = apply(plan, tokens)
+        for image in range(2):
+            candidates = [row for row, is_valid in zip(kept[image], valid[image], strict=True) if is_valid]
+            for patch, row in enumerate(expected[image]):
+                column = list(removed[image]).index(row) if row in removed[image] else None
+                if row in candidates:
+                    new = list(kept[image]).index(row)
+                elif kind == "pool":
+                    new = kept.shape[1]
+                elif kind == "add" and share[image, :, column].sum() > 0.5:
+                    new = int(share[image, :, column].argmax())
+                else:
+                    new = list(kept[image]).index(candidates[most_similar(x[image], row, candidates)])
+                expected[image, patch] = new
+        np.testing.assert_array_equal(tokens.stand_ins, expected)
+    np.testing.assert_array_equal(
+        np.asarray(restore(tokens.patches, tokens.stand_ins)),
+        np.take_along_axis(np.asarray(tokens.patches), expected[:, :, None], 1),
+    )
+
+
 @pytest.mark.parametrize("shape", [(), (2,), (2, 5)])
 def test_restore_by_slots_returns_the_token_of_each_patch(shape):
     x = jnp.arange(6.0 * np.prod(shape, dtype=int)).reshape(2, 3, *shape)

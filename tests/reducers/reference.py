@@ -123,6 +123,46 @@ def tcvit_walk(walk, kind, order, gamma):
     return product
 
 
+def tcvit_affinity(x, maps, keys, reducer, prefix):
+    """Return the affinity of the patch tokens, `[N, N]`, or None for the attention graph."""
+    if reducer.affinity == "attention":
+        return None
+    walk = tcvit_transition_matrix(maps, reducer, prefix)
+    count, tokens = len(x), len(walk)
+    affinity = np.zeros((count, count))
+    received = [sum(walk[i, m] for i in range(prefix, tokens)) for m in range(tokens)]
+    rows = keys.mean(0)[prefix:] if reducer.affinity == "keys" else x
+    for i in range(count):
+        for j in range(count):
+            a, b = prefix + i, prefix + j
+            if reducer.affinity == "symmetric":
+                affinity[i, j] = (walk[a, b] + walk[b, a]) / 2
+            elif reducer.affinity == "meeting":
+                affinity[i, j] = sum(walk[a, m] * walk[b, m] / received[m] for m in range(tokens) if received[m] > 0)
+            else:
+                cosine = rows[i] @ rows[j] / np.linalg.norm(rows[i]) / np.linalg.norm(rows[j])
+                affinity[i, j] = math.exp((cosine - 1) / reducer.affinity_temperature)
+    return affinity
+
+
+def tcvit_connection(affinity, reducer, order):
+    """Return the connectivity of all pairs of patch tokens on an affinity, `C_ij / sqrt(C_ii C_jj)`."""
+    degree = affinity.sum(1)
+    reach = tcvit_walk(affinity / np.sqrt(np.outer(degree, degree)), reducer.walk, order, reducer.gamma)
+    diagonal = np.diag(reach)
+    scale = np.outer(diagonal, diagonal)
+    return np.where(scale > 0, reach / np.sqrt(np.where(scale > 0, scale, 1)), 0)
+
+
+def tcvit_cover(score, match):
+    """Return minus the largest match of each token with a token that ranks above it; the first has infinity."""
+    result = []
+    for i, own in enumerate(score):
+        above = [j for j, other in enumerate(score) if other > own or (other == own and j < i)]
+        result.append(-max((match[i, j] for j in above), default=-np.inf))
+    return result
+
+
 def tcvit_normalize(x, kind):
     """Return the normalized score (section 3.3)."""
     x = np.asarray(x)
@@ -137,13 +177,16 @@ def tcvit_normalize(x, kind):
     return x
 
 
-def tcvit_scores(maps, values, walk, reach, reducer, prefix, class_tokens):
+def tcvit_scores(maps, values, walk, reach, affinity, reducer, prefix, class_tokens):
     """Return connectivity, dominance and representative score of every patch token (sections 3.3 to 3.5)."""
     tokens, heads = maps.shape[1], range(len(maps))
     patches = range(prefix, tokens)
     over_heads = {"mean": np.mean, "max": np.max}[reducer.heads]
     starts = patches if reducer.columns == "patch" else range(tokens)
     connectivity = [sum(reach[j, i] for j in starts) for i in patches]
+    if affinity is not None:
+        steps = tcvit_walk(affinity / affinity.sum(1, keepdims=True), reducer.walk, reducer.order, reducer.gamma)
+        connectivity = list(steps.sum(0))
     if reducer.balance == 1:
         dominance = None
     elif reducer.dominance == "gap":
@@ -157,14 +200,18 @@ def tcvit_scores(maps, values, walk, reach, reducer, prefix, class_tokens):
             if reducer.dominance == "cls_values":
                 rows = [row * np.linalg.norm(values[h][i]) for h, row in enumerate(rows)]
             dominance.append(over_heads(rows))
+            if reducer.dominance == "cls_lift":
+                dominance[-1] /= over_heads([sum(maps[h][j, i] for j in range(tokens)) for h in heads])
     score = reducer.balance * tcvit_normalize(connectivity, reducer.score_norm) if reducer.balance > 0 else 0
     if dominance is not None:
         score = score + (1 - reducer.balance) * tcvit_normalize(dominance, reducer.score_norm)
     return connectivity, dominance, score
 
 
-def tcvit_match(walk, kept, removed, reducer, prefix):
+def tcvit_match(walk, affinity, kept, removed, reducer, prefix):
     """Return the match of removed and kept tokens, `[R, K]` (section 3.6)."""
+    if affinity is not None:
+        return tcvit_connection(affinity, reducer, reducer.match_order or reducer.order)[np.ix_(removed, kept)]
     reach = tcvit_walk(walk, reducer.walk, reducer.match_order or reducer.order, reducer.gamma)
     match = np.zeros((len(removed), len(kept)))
     for a, q in enumerate(removed):
@@ -193,12 +240,16 @@ def tcvit_share(match, reducer):
     return share
 
 
-def tcvit(x, size, maps, values, keep, reducer, prefix=1, class_tokens=1):
+def tcvit(x, size, maps, keys, values, keep, reducer, prefix=1, class_tokens=1):
     """Return kept and removed rows of one block, shares `[R, K]` of removed tokens, and new features and sizes."""
     walk = tcvit_transition_matrix(maps, reducer, prefix)
     reach = tcvit_walk(walk, reducer.walk, reducer.order, reducer.gamma)
-    connectivity, dominance, score = tcvit_scores(maps, values, walk, reach, reducer, prefix, class_tokens)
-    kept, removed = split(score, keep)
+    affinity = tcvit_affinity(x, maps, keys, reducer, prefix)
+    connectivity, dominance, score = tcvit_scores(maps, values, walk, reach, affinity, reducer, prefix, class_tokens)
+    ranking = score
+    if reducer.selection == "cover":
+        ranking = tcvit_cover(score, tcvit_match(walk, affinity, range(len(x)), range(len(x)), reducer, prefix))
+    kept, removed = split(ranking, keep)
     features, sizes = [x[p].copy() for p in kept], [size[p] for p in kept]
     if reducer.fuse == "drop":
         return kept, removed, None, np.asarray(features), np.asarray(sizes)
@@ -207,14 +258,20 @@ def tcvit(x, size, maps, values, keep, reducer, prefix=1, class_tokens=1):
         features.append(sum(weight[q] * x[q] for q in removed))
         sizes.append(sum(size[q] for q in removed))
         return kept, removed, None, np.asarray(features), np.asarray(sizes)
-    match = tcvit_match(walk, kept, removed, reducer, prefix)
+    match = tcvit_match(walk, affinity, kept, removed, reducer, prefix)
     share = tcvit_share(match, reducer)
     mass = {"mean": np.ones(len(x)), "score": score}.get(reducer.fuse_weight, size)
     for b, p in enumerate(kept):
         total = mass[p]
         feature = mass[p] * x[p]
-        for a, q in enumerate(removed):
-            weight = share[a, b] * mass[q] * (match[a, b] if reducer.fuse_weight == "connectivity" else 1)
+        weights = [
+            share[a, b] * mass[q] * (match[a, b] if reducer.fuse_weight == "connectivity" else 1)
+            for a, q in enumerate(removed)
+        ]
+        if sum(weights) > 0 and mass[p] / (mass[p] + sum(weights)) < reducer.host_share:
+            scale = mass[p] * (1 - reducer.host_share) / reducer.host_share / sum(weights)
+            weights = [scale * weight for weight in weights]
+        for a, (q, weight) in enumerate(zip(removed, weights, strict=True)):
             feature = feature + weight * x[q]
             total += weight
             sizes[b] += share[a, b] * size[q]

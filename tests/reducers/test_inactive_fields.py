@@ -30,7 +30,7 @@ def variants(reducer, name):
     elif isinstance(value, str):
         values = OPTION_NAMES
     elif isinstance(value, float):
-        values = [value / 2, 1.0]
+        values = [value / 2, 0.3, 1.0]
     else:
         values = [1, 3]
     return list(islice((other for value in values if (other := with_value(reducer, name, value)) != reducer), 2))
@@ -104,6 +104,11 @@ def test_inactive_fields_of_combined_options_change_no_output(reducer):
         (tc.TCViT(fuse="soft"), {"direction": "from_kept"}),
         (tc.TCViT(fuse="soft"), {"match_norm": "lift"}),
         (tc.TCViT(), {"fuse_weight": "mean"}),
+        (tc.TCViT(), {"affinity": "keys"}),
+        (tc.TCViT(), {"selection": "cover"}),
+        (tc.TCViT(), {"host_share": 0.9}),
+        (tc.TCViT(affinity="features", fuse="soft"), {"affinity_temperature": 0.5}),
+        (tc.TCViT(affinity="meeting", fuse="soft", balance=0.0), {"self_loops": False}),
         (tc.Cross(), {"match": "features"}),
     ],
     ids=repr,
