@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--schedule-family",
         default="method",
-        help="constant, keep_rate, stages, or method for the default of each reducer",
+        help="constant, keep_rate, stages, deferred, or method for the default of each reducer",
     )
     parser.add_argument("--batch", type=int, default=64, help="images per batch of throughput measurements")
     parser.add_argument("--rounds", type=int, default=30, help="number of timed runs of each program, interleaved")
