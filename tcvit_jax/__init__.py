@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from tcvit_jax.reducers import ToMe as ToMe
     from tcvit_jax.reducers import TopK as TopK
     from tcvit_jax.reducers import Uniform as Uniform
+    from tcvit_jax.reducers import WardToMe as WardToMe
     from tcvit_jax.reducers.base import Reducer as Reducer
     from tcvit_jax.reducers.parts import BlockContext as BlockContext
     from tcvit_jax.reducers.parts import Fusion as Fusion

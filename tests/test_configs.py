@@ -182,12 +182,16 @@ def test_documented_results_on_digits_match_the_configs(stem):
     assert f"| {result.method} | {result.top1:.2f} % ({correct}/{images}) | {result.gmacs:.5f} |" in RESULTS
 
 
+# Methods that came after the measurements.
+NOT_MEASURED = {"wardtome"}
+
+
 def test_readme_table_has_the_means_of_the_documented_results():
     number = r"(\d\d\.\d\d)"
     rows = re.findall(rf"^\| ([\w-]+) \| {number} \| {number} \| {number} \| (\d\.\d\d) \|$", README, re.MULTILINE)
     mean = rf"{number} \([^|]*\)"
     documented = re.findall(rf"^\| ([\w-]+) \| {mean} \| {mean} \| {mean} \| (\d\.\d\d) \| \+", RESULTS, re.MULTILINE)
-    assert len(rows) == len(list(REDUCERS.values())) - 1  # without Cross
+    assert len(rows) == len(set(REDUCERS) - {"cross"} - NOT_MEASURED)
     assert rows == documented
 
 

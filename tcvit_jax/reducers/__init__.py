@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tcvit_jax.reducers.topk import TopK as TopK
     from tcvit_jax.reducers.tps import TPS as TPS
     from tcvit_jax.reducers.uniform import Uniform as Uniform
+    from tcvit_jax.reducers.wardtome import WardToMe as WardToMe
 
 # Importing a module registers its reducers.
 for _module in pkgutil.iter_modules(__path__):

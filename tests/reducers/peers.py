@@ -102,6 +102,20 @@ def tome(c, reducer):
     return weighted_means(c, kept, target, c.size)._replace(position=[order.index(i) for i in kept])
 
 
+def wardtome(c, reducer):
+    keys, (first, second) = mean_keys(c), halves(c)
+
+    def cost(i, j):
+        return c.size[i] * c.size[j] / (c.size[i] + c.size[j]) * (1 - cosine(keys[i], keys[j]))
+
+    best = {i: min(second, key=lambda j, i=i: cost(i, j)) for i in first}
+    removed = sorted(first, key=lambda i: cost(i, best[i]))[: len(c.x) - c.keep]
+    order = [i for i in first if i not in removed] + second
+    kept = sorted(order)
+    result = weighted_means(c, kept, {i: best[i] for i in removed}, c.size)
+    return result._replace(position=[order.index(i) for i in kept])
+
+
 def tofu(c, reducer):
     target, order = bipartite(c)
     kept = sorted(order)

@@ -22,9 +22,9 @@ def simulate(reducer, stages, rate, images):
     nothing.
     """
     model = small(reducer, [2] * DEPTH, depth=DEPTH)
-    bound = model.bind(variables_of(model))
-    tokens, counts = bound.start(images), []
-    for index, block in enumerate(bound.blocks):
+    network = model.bind(variables_of(model))
+    tokens, counts = network.start(images), []
+    for index, block in enumerate(network.blocks):
         tokens, signals = block.attend(tokens, BlockSpec(num_removed=2), False)
         x, rows = np.asarray(tokens.x, np.float64), np.asarray(signals.class_row, np.float64).mean(1)
         keep = ceil(round(rate * (x.shape[1] - 1), 9))
@@ -37,7 +37,7 @@ def simulate(reducer, stages, rate, images):
             tokens = replace(tokens, x=jnp.asarray(np.stack(images_after), jnp.float32))
         counts.append(tokens.x.shape[1] - 1)
         tokens = block.feed_forward(tokens, False)
-    return bound.logits(tokens, False), tuple(counts)
+    return network.logits(tokens, False), tuple(counts)
 
 
 # 36 patches. At 0.95, stages replace one token by one fused token; at 0.99, they keep all tokens.

@@ -72,6 +72,22 @@ def test_two_blocks_equal_the_reference(reducer, prefix, block, seed):
         check(expected2, plan2, out2, image)
 
 
+def test_ward_prefers_small_tokens_and_breaks_ties_by_row():
+    """With equal cosines, the smallest tokens merge; with equal keys, every cost is 0."""
+    example = scene(0)
+    keys = jnp.eye(21)[None].repeat(2, 0)
+    size = jnp.tile(jnp.arange(1.0, 21.0), (2, 1))
+    tokens = replace(example.tokens, size=size)
+    plan, out = condense(tc.WardToMe(), example._replace(tokens=tokens, signals=Signals(keys=keys)), 16)
+    # All cosines are 0. The class token is in the first half, and so are the patches 1, 3, 5, ...; patch 0 is smallest.
+    np.testing.assert_array_equal(plan.removed[0], [1, 3, 5, 7])
+    np.testing.assert_array_equal(out.size[0, 0], 1 + 2 + 4 + 6 + 8)
+    equal = example._replace(signals=Signals(keys=jnp.ones((2, 21, 4))))
+    plan, out = condense(tc.WardToMe(), equal, 16)
+    np.testing.assert_array_equal(plan.removed[0], [13, 15, 17, 19])
+    np.testing.assert_array_equal(plan.target[0], 0)
+
+
 @pytest.mark.parametrize("grid", [(1, 2), (2, 1), (1, 9), (3, 4), (6, 7), (14, 14)])
 def test_uniform_equals_farthest_point_sampling(grid):
     np.testing.assert_array_equal(spread_order(grid), peers.farthest_point_order(grid))
@@ -167,7 +183,7 @@ def test_counts_of_pruned_tokens_must_fit_the_schedule():
     assert tc.DiffRate(pruned=0.3).count(0, 9) == 2
 
 
-@pytest.mark.parametrize("reducer", [tc.ToMe(), tc.ToFu(), tc.PiToMe(), tc.MCTF()], ids=repr)
+@pytest.mark.parametrize("reducer", [tc.ToMe(), tc.ToFu(), tc.PiToMe(), tc.MCTF(), tc.WardToMe()], ids=repr)
 @pytest.mark.parametrize(("prefix", "patches"), [(1, 20), (2, 3)])
 def test_bipartite_methods_merge_without_loss_at_their_limit(reducer, prefix, patches):
     """At the limit, all tokens of one half that can be removed are merged into the other."""
