@@ -36,6 +36,8 @@ def pool_macs(context: BlockContext) -> int:
 
 # Soft fusion has reached its limits at this temperature and its inverse, both of which are normal numbers in float32.
 _LIMIT = 2.0**100
+# Largest weight of a token in a mean: the sum of those of all tokens is finite in float32.
+_LARGEST_WEIGHT = 2.0**100
 
 DROP = Fusion(lambda inputs: plans.drop(inputs.kept, inputs.removed), "drop", needs_match=False)
 
@@ -90,6 +92,12 @@ def _unweighted(inputs: FusionInputs) -> Plan:
     return plans.average(inputs.kept, inputs.removed, share, jnp.ones_like(inputs.tokens.size))
 
 
+def _score_mean(inputs: FusionInputs) -> Plan:
+    # A score of infinity, that of a token which must stay, is a weight so large that the token does not change.
+    weight = jnp.clip(jax.lax.stop_gradient(inputs.score).astype(jnp.float32), 0, _LARGEST_WEIGHT)
+    return plans.average(inputs.kept, inputs.removed, best_share(require_match(inputs)), weight)
+
+
 def _soft(inputs: FusionInputs) -> Plan:
     return plans.average(inputs.kept, inputs.removed, soft_share(require_match(inputs)), inputs.tokens.size)
 
@@ -98,11 +106,13 @@ def _represent(inputs: FusionInputs) -> Plan:
     return plans.represent(inputs.kept, inputs.removed, best_share(require_match(inputs)))
 
 
-# HARD, UNWEIGHTED and REPRESENT assign each removed token to its best match. The result is the mean weighted by size
-# (ToMe, TC-ViT), the plain mean (clusters), or the kept token itself (medoids). SOFT splits each removed token among
+# HARD, UNWEIGHTED, SCORE_MEAN and REPRESENT assign each removed token to its best match. The result is the mean
+# weighted by size (ToMe, TC-ViT), the plain mean (clusters), the mean weighted by score, where a negative score counts
+# as 0 (saliency-driven merging), or the kept token itself (medoids). SOFT splits each removed token among
 # all kept ones in proportion to the match.
 HARD = Fusion(_hard, "merge", macs=average_macs)
 UNWEIGHTED = Fusion(_unweighted, "merge", macs=average_macs)
+SCORE_MEAN = Fusion(_score_mean, "merge", macs=average_macs)
 REPRESENT = Fusion(_represent, "merge", macs=size_macs)
 SOFT = Fusion(_soft, "merge", is_soft=True, macs=average_macs)
 

@@ -60,7 +60,7 @@ def _similarity(
 ) -> Float[Array, "B R K"]:
     keys = matching.patch_keys(tokens, signals)
     sources, targets = ((take_rows(keys, rows), take_rows(tokens.size, rows)) for rows in (removed, kept))
-    return -ward_cost(*sources, *targets)
+    return 1 / (1 + ward_cost(*sources, *targets))
 
 
 WARD_SCORE = Score(
@@ -72,7 +72,7 @@ WARD_SCORE = Score(
     prepare=start_positions,
     update_state=update_positions,
 )
-# Minus the cost, so that the best match is the token of least cost.
+# Positive, as soft fusion needs, and largest for the token of least cost.
 WARD_MATCH = Match(
     _similarity, ("keys",), macs=lambda context: context.removed * context.keep * (context.width // context.heads)
 )

@@ -26,6 +26,7 @@ class Case(NamedTuple):
     position: list  # position of each patch token in the order of the method
     grid: tuple  # grid of the original patches
     origin: list  # original patch index of each patch token, -1 for a fused token
+    x0: np.ndarray  # [N0, D] embedded patches
 
 
 class Result(NamedTuple):
@@ -159,6 +160,30 @@ def diffrate(c, reducer):
         c.size[i] + sum(c.size[j] * max(cosine(c.x[i], c.x[j]), 0) for j, row in best.items() if row == i) for i in kept
     ]
     return result._replace(sizes=np.asarray(sizes))
+
+
+def saliency(c):
+    """Return the distance of each embedded patch from the mean of those around it, for each patch token."""
+    height, width = c.grid
+    result = []
+    for patch in range(height * width):
+        row, column = divmod(patch, width)
+        around = [
+            c.x0[i * width + j]
+            for i in range(max(row - 1, 0), min(row + 2, height))
+            for j in range(max(column - 1, 0), min(column + 2, width))
+            if (i, j) != (row, column)
+        ]
+        result.append(np.linalg.norm(c.x0[patch] - np.mean(around, axis=0)))
+    return [result[patch] for patch in c.origin]
+
+
+def saliencymerging(c, reducer):
+    a, o = class_attention(c), saliency(c)
+    m = [reducer.alpha * x / sum(a) + (1 - reducer.alpha) * y / sum(o) for x, y in zip(a, o, strict=True)]
+    kept, removed = split(m, c.keep)
+    best = {j: max(kept, key=lambda i, j=j: cosine(c.x[i], c.x[j])) for j in removed}
+    return weighted_means(c, kept, best, m)
 
 
 def tps(c, reducer):

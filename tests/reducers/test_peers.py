@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import tcvit_jax as tc
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.reducers import REDUCERS
+from tcvit_jax.reducers.saliencymerging import contrast
 from tcvit_jax.reducers.uniform import spread_order
 from tests.reducers import peers
 from tests.reducers.scenes import KEEP, condense, scene
@@ -21,7 +22,7 @@ PEERS = [
     *(kind() for name, kind in REDUCERS.items() if hasattr(peers, name)),
     tc.EViT(fuse=False), tc.ToFu(prune_until=1), tc.PiToMe(margin=0.3, alpha=0.5), tc.DiffRate(pruned=[3, 0, 2, 2]),
     tc.DiffRate(pruned=0.0), tc.DPCKNN(neighbors=2), tc.KMedoids(iterations=0),
-    tc.MCTF(similarity=2.0, importance=1.0, size=3.0),
+    tc.MCTF(similarity=2.0, importance=1.0, size=3.0), tc.SaliencyMerging(alpha=0.0), tc.SaliencyMerging(alpha=0.3),
 ]  # fmt: skip
 # Reducers with their own test file, or with parts that are tested elsewhere.
 TESTED_ELSEWHERE = {"gtp", "tcvit", "random", "cross"}
@@ -35,12 +36,13 @@ def reference(reducer, case):
     return getattr(peers, type(reducer).__name__.lower())(case, reducer)
 
 
-def make_case(example, image, keep, tokens, position, grid=(4, 5)):
+def make_case(example, image, keep, tokens, position, x0=None, grid=(4, 5)):
+    x0 = tokens.patches if x0 is None else x0
     return peers.Case(
         x=np.asarray(tokens.patches[image], np.float64), size=np.asarray(tokens.size[image], np.float64),
         maps=example.maps[image], keys=example.keys[image], values=example.values[image], keep=keep, prefix=tokens.prefix,
         classes=tokens.class_tokens, block=tokens.block, depth=tokens.depth, position=position, grid=grid,
-        origin=np.asarray(tokens.origin[image]).tolist(),
+        origin=np.asarray(tokens.origin[image]).tolist(), x0=np.asarray(x0[image], np.float64),
     )  # fmt: skip
 
 
@@ -68,8 +70,29 @@ def test_two_blocks_equal_the_reference(reducer, prefix, block, seed):
     for image in range(2):
         expected = reference(reducer, make_case(example, image, keep, example.tokens, list(range(20))))
         check(expected, plan, out, image)
-        expected2 = reference(reducer, make_case(next_scene, image, keep2, tokens2, expected.position))
+        case2 = make_case(next_scene, image, keep2, tokens2, expected.position, example.tokens.patches)
+        expected2 = reference(reducer, case2)
         check(expected2, plan2, out2, image)
+
+
+def test_saliency_without_class_attention_needs_no_class_token():
+    model = tc.create_model(
+        "deit_tiny_patch16_224", tc.SaliencyMerging(alpha=0.0), 8, class_token=False, global_pool="avg"
+    )
+    assert model.removed == (8,) * 12
+    # Equal patches, and a single one, have no contrast.
+    for grid in ((1, 1), (2, 3)):
+        np.testing.assert_array_equal(contrast(jnp.ones((2, grid[0] * grid[1], 6)), grid), 0)
+
+
+def test_score_mean_keeps_tokens_of_infinite_score_and_ignores_negative_ones():
+    """The second half of a bipartite score is infinite; the order of farthest-point sampling is at most 0."""
+    example = scene(0)
+    for score in ("tome", "uniform"):
+        plan, out = condense(tc.Cross(score=score, match="features", fuse="score_mean"), example, KEEP)
+        rows = np.asarray(plan.kept)[..., None]
+        np.testing.assert_allclose(out.patches, np.take_along_axis(np.asarray(example.tokens.patches), rows, 1))
+        np.testing.assert_allclose(out.size.sum(-1), example.tokens.size.sum(-1), rtol=1e-5)
 
 
 def test_ward_prefers_small_tokens_and_breaks_ties_by_row():
@@ -151,6 +174,7 @@ OTHER_PARTS = "set score='gtp' and fuse='hard', for example"
     ("reducer", "hint"),
     [
         *((reducer, OTHER_METHOD) for reducer in (tc.EViT(), tc.TopK(), tc.DiffRate(), tc.TPS(), tc.ATS())),
+        (tc.SaliencyMerging(), "set alpha=0.0"),
         *((tc.Cross(score=score), OTHER_PARTS) for score in ("cls", "ats", "tcvit")),
         (tc.Cross(score="random", fuse="class_token"), OTHER_PARTS),
     ],
