@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tcvit_jax.reducers import KMedoids as KMedoids
     from tcvit_jax.reducers import PiToMe as PiToMe
     from tcvit_jax.reducers import Random as Random
+    from tcvit_jax.reducers import RepresentationShift as RepresentationShift
     from tcvit_jax.reducers import SaliencyMerging as SaliencyMerging
     from tcvit_jax.reducers import TCViT as TCViT
     from tcvit_jax.reducers import ToFu as ToFu

@@ -31,7 +31,7 @@ _TCVIT = [
 ]
 _BASELINES = [
     tc.EViT(fuse=False), tc.ToFu(prune_until=0.0), tc.DiffRate(pruned=0.0), tc.SaliencyMerging(alpha=0.0),
-    tc.SaliencyMerging(alpha=0.5),
+    tc.SaliencyMerging(alpha=0.5), tc.RepresentationShift(fuse="hard"),
 ]  # fmt: skip
 # Every shared fusion, with scores and matches of other methods.
 _CROSS = [
@@ -44,6 +44,7 @@ _CROSS = [
     tc.Cross(score="dpcknn", fuse="class_token"),
     tc.Cross(score="tome", fuse="mean_token"),
     tc.Cross(score="ward", match="ward", fuse="soft"),
+    tc.Cross(score="shift", match="cosine", fuse="hard"),
     tc.Cross(score="saliency", match="features", fuse="score_mean"),
     tc.Cross(score="gtp", fuse="drop", proportional_attention=False),
 ]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tcvit_jax.reducers.mctf import MCTF as MCTF
     from tcvit_jax.reducers.pitome import PiToMe as PiToMe
     from tcvit_jax.reducers.random import Random as Random
+    from tcvit_jax.reducers.representationshift import RepresentationShift as RepresentationShift
     from tcvit_jax.reducers.saliencymerging import SaliencyMerging as SaliencyMerging
     from tcvit_jax.reducers.tcvit import TCViT as TCViT
     from tcvit_jax.reducers.tofu import ToFu as ToFu

@@ -32,6 +32,7 @@ from tcvit_jax.reducers.mctf import MCTF
 from tcvit_jax.reducers.parts import Fusion, Match, Parts, Score
 from tcvit_jax.reducers.pitome import PiToMe
 from tcvit_jax.reducers.random import Random
+from tcvit_jax.reducers.representationshift import SHIFT
 from tcvit_jax.reducers.saliencymerging import SaliencyMerging
 from tcvit_jax.reducers.scores import ATTENTION_RECEIVED, CLASS_ATTENTION
 from tcvit_jax.reducers.tcvit import TCViT
@@ -62,6 +63,7 @@ SCORES: dict[str, Callable[[], Score]] = {
     "random": lambda: Random().parts.score,
     "uniform": lambda: SPREAD,
     "ward": lambda: WARD_SCORE,
+    "shift": lambda: SHIFT,
     # Both terms. Class attention alone has the order of `cls`.
     "saliency": lambda: SaliencyMerging(alpha=0.5).parts.score,
 }
@@ -95,7 +97,8 @@ class Cross(Reducer):
     Attributes:
         score: The score: `"gtp"`, `"tcvit"`, `"cls"` (class attention, as in EViT, Top-K, TPS and DiffRate),
             `"received"` (received attention), `"tome"`, `"pitome"`, `"mctf"`, `"dpcknn"`, `"kmedoids"`, `"ats"`,
-            `"random"`, `"uniform"`, `"ward"` (Ward-ToMe) or `"saliency"` (saliency-driven merging with `alpha=0.5`).
+            `"random"`, `"uniform"`, `"ward"` (Ward-ToMe), `"shift"` (representation shift) or
+            `"saliency"` (saliency-driven merging with `alpha=0.5`).
         match: The similarity of removed and kept tokens: `"walk"` (TC-ViT), `"graph"` (GTP), `"cosine"` (cosine of
             keys, as in ToMe), `"features"` (cosine of features, as in TPS and DiffRate), `"distance"` (Euclidean
             distance of features, as in clustering) or `"ward"` (`1 / (1 + cost)` with the cost of Ward-ToMe).

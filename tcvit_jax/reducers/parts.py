@@ -32,6 +32,7 @@ class BlockContext:
         width: Width of the model.
         block: Index of the block.
         depth: Number of blocks.
+        mlp: Multiply-adds of the MLP for one token.
     """
 
     patches: int
@@ -41,6 +42,7 @@ class BlockContext:
     width: int
     block: int
     depth: int
+    mlp: int = 0
 
     @property
     def tokens(self) -> int:
@@ -88,7 +90,7 @@ class Score:
     Attributes:
         rank: Function from tokens, signals and the number of tokens to keep to a score `[B, N]` float32. The highest
             scores are kept; of equal scores, the lower index is kept.
-        signals: Attention statistics that `rank` reads, names from `ops.attention.SIGNALS`.
+        signals: Statistics that `rank` reads, names from `ops.attention.SIGNALS` and `BLOCK_SIGNALS`.
         macs: Function from a `BlockContext` to the multiply-adds of `rank` for one image.
         needs_class_token: Whether `rank` reads the attention of the class token.
         is_bipartite: Whether only tokens of infinite score receive removed tokens. These tokens are always kept.
@@ -118,7 +120,7 @@ class Match:
     Attributes:
         similarity: Function from tokens, signals, `kept [B, K]` and `removed [B, R]` to the similarity `[B, R, K]`
             float32 of each removed and each kept token.
-        signals: Attention statistics that `similarity` reads, names from `ops.attention.SIGNALS`.
+        signals: Statistics that `similarity` reads, names as in `Score`.
         macs: Function from a `BlockContext` to the multiply-adds of `similarity` for one image.
         check: Function that raises `InputError` if the match cannot be used with this number of patches.
         prepare: State of the match, as in `Score`.
@@ -170,7 +172,7 @@ class Fusion:
         extra_tokens: Number of additional tokens, each fused from removed tokens alone.
         is_soft: Whether each removed token is split among several survivors, all of which are needed to restore it.
         has_padding: Whether some kept tokens are padding (see `Plan.valid`).
-        signals: Attention statistics that `fuse` reads, names from `ops.attention.SIGNALS`.
+        signals: Statistics that `fuse` reads, names as in `Score`.
         macs: Function from a `BlockContext` to the multiply-adds of `fuse` and `ops.plans.apply` for one image.
         needs_class_token: Whether `fuse` reads the attention of the class token.
         check: Function that raises `InputError` if the fusion cannot be used with these numbers of removed tokens per

@@ -186,6 +186,16 @@ def saliencymerging(c, reducer):
     return weighted_means(c, kept, best, m)
 
 
+def representationshift(c, reducer):
+    """Of the norm of the mean value of each token, which stands for that of the MLP in `scenes.attend`."""
+    score = [np.linalg.norm(value) for value in c.values.mean(0)[c.prefix :]]
+    if reducer.fuse == "drop":
+        return drop(c, score)
+    kept, removed = split(score, c.keep)
+    best = {j: max(kept, key=lambda i, j=j: cosine(c.x[i], c.x[j])) for j in removed}
+    return weighted_means(c, kept, best, c.size)
+
+
 def tps(c, reducer):
     kept, removed = split(class_attention(c), c.keep)
     best = {j: max(kept, key=lambda i, j=j: cosine(c.x[i], c.x[j])) for j in removed}

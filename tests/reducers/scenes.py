@@ -12,13 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tcvit_jax.ops.attention import SIGNALS, Signals, attention
+from tcvit_jax.ops.attention import SIGNALS, Signals, attention, row_norm
 from tcvit_jax.tokens import Tokens
 
 KEEP = 12
 
+
 # Compiled as one program per shape.
-attend = jax.jit(partial(attention, signals=SIGNALS), static_argnames="class_tokens")
+@partial(jax.jit, static_argnames="class_tokens")
+def attend(q, k, v, **options):
+    """Return the outputs of attention and all signals. The norm of the mean value stands for the one of the MLP."""
+    out, signals = attention(q, k, v, signals=SIGNALS, **options)
+    return out, replace(signals, mlp_norm=row_norm(v.astype(jnp.float32).mean(1)))
 
 
 class Scene(NamedTuple):

@@ -23,6 +23,7 @@ PEERS = [
     tc.EViT(fuse=False), tc.ToFu(prune_until=1), tc.PiToMe(margin=0.3, alpha=0.5), tc.DiffRate(pruned=[3, 0, 2, 2]),
     tc.DiffRate(pruned=0.0), tc.DPCKNN(neighbors=2), tc.KMedoids(iterations=0),
     tc.MCTF(similarity=2.0, importance=1.0, size=3.0), tc.SaliencyMerging(alpha=0.0), tc.SaliencyMerging(alpha=0.3),
+    tc.RepresentationShift(fuse="hard"),
 ]  # fmt: skip
 # Reducers with their own test file, or with parts that are tested elsewhere.
 TESTED_ELSEWHERE = {"gtp", "tcvit", "random", "cross"}
