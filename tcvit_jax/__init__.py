@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tcvit_jax.reducers import MCTF as MCTF
     from tcvit_jax.reducers import TPS as TPS
     from tcvit_jax.reducers import Cross as Cross
+    from tcvit_jax.reducers import CubistMerge as CubistMerge
     from tcvit_jax.reducers import DiffRate as DiffRate
     from tcvit_jax.reducers import EViT as EViT
     from tcvit_jax.reducers import KMedoids as KMedoids

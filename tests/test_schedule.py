@@ -342,8 +342,9 @@ def test_every_method_meets_a_budget_of_every_family(reducer, family):
     for share in (0.75, 0.6, 0.5):
         budget = schedule.budget(share * DENSE.cost().total / 1e9, family)
         resolved = reducer.DEFAULT_SCHEDULE if family == "method" else family
-        # Pairwise feature distances or the MLP of all tokens in every block cost more than this budget allows.
-        costly = tc.DPCKNN | tc.KMedoids | tc.RepresentationShift
+        # Pairwise feature distances or the MLP of all tokens in every block cost more than this budget allows, and a grid
+        # loses even numbers of tokens too late.
+        costly = tc.DPCKNN | tc.KMedoids | tc.RepresentationShift | tc.CubistMerge
         if share == 0.5 and resolved == "constant" and isinstance(reducer, costly):
             with pytest.raises(
                 tc.InputError,
@@ -355,7 +356,10 @@ def test_every_method_meets_a_budget_of_every_family(reducer, family):
             assert 0.99 < model.cost().total / 1e9 / budget.gmacs <= 1
             blocks = [block for block, count in enumerate(model.removed) if count]
             if resolved == "deferred":
-                assert blocks == list(range(3, 3 + len(blocks)))
+                assert set(blocks) <= set(range(3, 12))
+            elif isinstance(reducer, tc.CubistMerge) and resolved != "stages":
+                # A column or row of 14 patches leaves at a time.
+                assert len(blocks) > 5
             else:
                 assert blocks == (list(schedule.stage_blocks(12)) if resolved == "stages" else list(range(12)))
             if family == "method":

@@ -19,6 +19,7 @@ from tcvit_jax.reducers.notation import configs
 if TYPE_CHECKING:
     from tcvit_jax.reducers.ats import ATS as ATS
     from tcvit_jax.reducers.cross import Cross as Cross
+    from tcvit_jax.reducers.cubistmerge import CubistMerge as CubistMerge
     from tcvit_jax.reducers.diffrate import DiffRate as DiffRate
     from tcvit_jax.reducers.dpcknn import DPCKNN as DPCKNN
     from tcvit_jax.reducers.evit import EViT as EViT

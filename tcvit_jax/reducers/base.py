@@ -179,6 +179,17 @@ class Reducer(ABC):
         """Return how many of `patches` patch tokens can be removed in one block, with `prefix` prefix tokens."""
         return self.parts.score.max_removable(patches, prefix)
 
+    def lower_count(self, patches: int, prefix: int, count: int, grid: tuple[int, int]) -> int:
+        """Return the largest number of patch tokens, at most `count`, that can be removed in one block.
+
+        Args:
+            patches: Number of patch tokens that enter the block.
+            prefix: Number of prefix tokens.
+            count: Desired number of removed patch tokens.
+            grid: `(height, width)` of the grid of the embedded patches.
+        """
+        return self.parts.score.lower_count(patches, min(count, self.max_removable(patches, prefix)), grid)
+
     def check(self, patches: int, removed: Sequence[int]) -> None:
         """Check the fields against a model.
 

@@ -18,6 +18,7 @@ from tcvit_jax.reducers.fusions import (
     CLASS_TOKEN,
     DROP,
     HARD,
+    LARGEST_MAGNITUDE,
     MEAN_TOKEN,
     REPRESENT,
     SCORE_MEAN,
@@ -80,6 +81,7 @@ FUSIONS: dict[str, Fusion] = {
     "soft": SOFT,
     "mean": UNWEIGHTED,
     "score_mean": SCORE_MEAN,
+    "magnitude": LARGEST_MAGNITUDE,
     "squeeze": SQUEEZE,
     "mlerp": MLERP,
     "represent": REPRESENT,
@@ -104,10 +106,11 @@ class Cross(Reducer):
             distance of features, as in clustering) or `"ward"` (`1 / (1 + cost)` with the cost of Ward-ToMe).
         fuse: The fusion of removed tokens: `"hard"`, into the best match, weighted by size (TC-ViT, ToMe); `"soft"`,
             into all kept tokens in proportion to the match; `"mean"`, into the best match by the plain mean
-            (clustering); `"score_mean"`, by the mean weighted by the score (saliency-driven merging); `"squeeze"`
-            (TPS); `"mlerp"` (ToFu); `"represent"`, the best match represents it unchanged (medoids); `"propagate"`
-            (GTP); `"class_token"`, one extra token weighted by class attention (EViT); `"mean_token"`, one extra
-            token, the mean; or `"drop"`.
+            (clustering); `"score_mean"`, by the mean weighted by the score (saliency-driven merging);
+            `"magnitude"`, by the value of largest magnitude in each channel (CubistMerge); `"squeeze"` (TPS);
+            `"mlerp"` (ToFu); `"represent"`, the best match represents it unchanged (medoids); `"propagate"` (GTP);
+            `"class_token"`, one extra token weighted by class attention (EViT); `"mean_token"`, one extra token, the
+            mean; or `"drop"`.
         proportional_attention: See `Reducer`.
         attention_keep: See `Reducer`.
     """

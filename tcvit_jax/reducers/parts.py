@@ -71,6 +71,10 @@ def _any_schedule(removed: Sequence[int]) -> None:
     pass
 
 
+def _any_count(patches: int, count: int, grid: tuple[int, int]) -> int:
+    return count
+
+
 def _no_state(tokens: Tokens, grid: tuple[int, int]) -> Any:
     return None
 
@@ -96,6 +100,8 @@ class Score:
         is_bipartite: Whether only tokens of infinite score receive removed tokens. These tokens are always kept.
         max_removable: Function from the numbers of patch and prefix tokens to how many patch tokens can be removed in
             one block.
+        lower_count: Function from a number of patch tokens, a number of removals, and the `(height, width)` grid of the
+            embedded patches to the largest number of removals, at most this one, that is possible in one block.
         prepare: Function from the embedded tokens and their `(height, width)` grid to the state of the score, called
             once per forward pass. `rank` reads the state from `tokens.state`.
         update_state: Function from the tokens before a plan and the plan to the state after it.
@@ -108,6 +114,7 @@ class Score:
     needs_class_token: bool = False
     is_bipartite: bool = False
     max_removable: Callable[[int, int], int] = _all_but_one
+    lower_count: Callable[[int, int, tuple[int, int]], int] = _any_count
     prepare: Callable[[Tokens, tuple[int, int]], Any] = _no_state
     update_state: Callable[[Tokens, Plan], Any] = _same_state
     prepare_macs: Callable[[int, int], int] = _no_prepare_macs
@@ -167,7 +174,7 @@ class Fusion:
         fuse: Function from `FusionInputs` to a plan.
         removal: How tokens are removed. `"drop"`: without any contribution to the survivors. `"propagate"`: weighted
             features are added to the survivors; the shares of a removed token need not sum to 1. `"merge"`: the full
-            size of each removed token passes to the survivors, which become means of the tokens that they represent.
+            size of each removed token passes to the survivors, most often means of the tokens that they represent.
         needs_match: Whether `fuse` reads the match.
         extra_tokens: Number of additional tokens, each fused from removed tokens alone.
         is_soft: Whether each removed token is split among several survivors, all of which are needed to restore it.

@@ -196,6 +196,72 @@ def representationshift(c, reducer):
     return weighted_means(c, kept, best, c.size)
 
 
+def grids_of(grid):
+    """Return the grids of CubistMerge: the side with the larger fraction left loses a line, the columns first."""
+    height, width = rows, columns = grid
+    while True:
+        yield rows, columns
+        if rows == columns == 1:
+            return
+        if rows == 1 or (columns > 1 and columns / width >= rows / height):
+            columns -= 1
+        else:
+            rows -= 1
+
+
+def grid_of(grid, count):
+    return next((rows, columns) for rows, columns in grids_of(grid) if rows * columns == count)
+
+
+def merge_line(line, remove):
+    """Merge cells of a line, `[(tokens, value, metric, size)]` with the token of the cell first."""
+    scores = {}
+    for i in range(1, len(line), 2):
+        sides = {i - 1: cosine(line[i][2], line[i - 1][2])}
+        if i + 1 < len(line):
+            sides[i + 1] = cosine(line[i][2], line[i + 1][2])
+        target = max(sides, key=lambda j, sides=sides: sides[j])
+        scores[i] = sides[target], target
+    removed = sorted(scores, key=lambda i: -scores[i][0])[:remove]
+    result = []
+    for j, cell in enumerate(line):
+        if j in removed:
+            continue
+        members, value, metric, size = cell
+        for i in sorted(i for i in removed if scores[i][1] == j):
+            other = line[i]
+            value = np.asarray([b if abs(b) > abs(a) else a for a, b in zip(value, other[1], strict=True)])
+            members, size = members + other[0], size + other[3]
+        result.append((members, value, metric, size))
+    return result
+
+
+def cubistmerge(c, reducer):
+    grid, new_grid = grid_of(c.grid, len(c.x)), grid_of(c.grid, c.keep)
+    keys = mean_keys(c)
+    cells = sorted(range(len(c.x)), key=lambda i: c.position[i])
+
+    def with_metric(cell):
+        members, value, _, size = cell
+        return members, value, value if reducer.metric == "features" else keys[members[0]], size
+
+    lines = [
+        [with_metric(([i], c.x[i], None, c.size[i])) for i in cells[row * grid[1] : (row + 1) * grid[1]]]
+        for row in range(grid[0])
+    ]
+    lines = [list(map(with_metric, merge_line(line, grid[1] - new_grid[1]))) for line in lines]
+    columns = [merge_line(list(column), grid[0] - new_grid[0]) for column in zip(*lines, strict=True)]
+    assert (len(columns[0]), len(columns)) == new_grid
+    raster = [cell for row in zip(*columns, strict=True) for cell in row]
+    result = sorted((cell[0][0], position, cell) for position, cell in enumerate(raster))
+    return Result(
+        [kept for kept, _, _ in result],
+        np.asarray([cell[1] for _, _, cell in result]),
+        np.asarray([cell[3] for _, _, cell in result]),
+        [position for _, position, _ in result],
+    )
+
+
 def tps(c, reducer):
     kept, removed = split(class_attention(c), c.keep)
     best = {j: max(kept, key=lambda i, j=j: cosine(c.x[i], c.x[j])) for j in removed}

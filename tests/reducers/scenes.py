@@ -61,4 +61,4 @@ def condense(reducer, scene, keep, is_prepared=False):
 def feasible_keep(reducer, scene, keep):
     """Return `keep`, raised to the number of tokens that the method must keep in one block."""
     patches = scene.tokens.origin.shape[1]
-    return max(keep, patches - reducer.max_removable(patches, scene.tokens.prefix))
+    return patches - reducer.lower_count(patches, scene.tokens.prefix, patches - keep, scene.grid)

@@ -23,7 +23,7 @@ PEERS = [
     tc.EViT(fuse=False), tc.ToFu(prune_until=1), tc.PiToMe(margin=0.3, alpha=0.5), tc.DiffRate(pruned=[3, 0, 2, 2]),
     tc.DiffRate(pruned=0.0), tc.DPCKNN(neighbors=2), tc.KMedoids(iterations=0),
     tc.MCTF(similarity=2.0, importance=1.0, size=3.0), tc.SaliencyMerging(alpha=0.0), tc.SaliencyMerging(alpha=0.3),
-    tc.RepresentationShift(fuse="hard"),
+    tc.RepresentationShift(fuse="hard"), tc.CubistMerge(metric="keys"),
 ]  # fmt: skip
 # Reducers with their own test file, or with parts that are tested elsewhere.
 TESTED_ELSEWHERE = {"gtp", "tcvit", "random", "cross"}
@@ -66,7 +66,10 @@ def test_two_blocks_equal_the_reference(reducer, prefix, block, seed):
     out, plan = reducer.reduce(tokens, example.signals, keep)
     left = keep + reducer.extra_tokens
     next_scene = scene(seed + 1, prefix, grid=(1, left), class_tokens=prefix)
-    tokens2, keep2 = replace(out, block=out.block + 1), left - left // 3
+    tokens2, keep2 = (
+        replace(out, block=out.block + 1),
+        left - reducer.lower_count(left, prefix, left // 3, example.grid),
+    )
     out2, plan2 = reducer.reduce(tokens2, next_scene.signals, keep2)
     for image in range(2):
         expected = reference(reducer, make_case(example, image, keep, example.tokens, list(range(20))))
