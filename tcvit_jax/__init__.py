@@ -31,16 +31,20 @@ if TYPE_CHECKING:
     from tcvit_jax.reducers import MCTF as MCTF
     from tcvit_jax.reducers import TPS as TPS
     from tcvit_jax.reducers import Cross as Cross
+    from tcvit_jax.reducers import CubistMerge as CubistMerge
     from tcvit_jax.reducers import DiffRate as DiffRate
     from tcvit_jax.reducers import EViT as EViT
     from tcvit_jax.reducers import KMedoids as KMedoids
     from tcvit_jax.reducers import PiToMe as PiToMe
     from tcvit_jax.reducers import Random as Random
+    from tcvit_jax.reducers import RepresentationShift as RepresentationShift
+    from tcvit_jax.reducers import SaliencyMerging as SaliencyMerging
     from tcvit_jax.reducers import TCViT as TCViT
     from tcvit_jax.reducers import ToFu as ToFu
     from tcvit_jax.reducers import ToMe as ToMe
     from tcvit_jax.reducers import TopK as TopK
     from tcvit_jax.reducers import Uniform as Uniform
+    from tcvit_jax.reducers import WardToMe as WardToMe
     from tcvit_jax.reducers.base import Reducer as Reducer
     from tcvit_jax.reducers.parts import BlockContext as BlockContext
     from tcvit_jax.reducers.parts import Fusion as Fusion

@@ -11,9 +11,10 @@ import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Protocol, cast, runtime_checkable
 
-from tcvit_jax.errors import as_integer, check_range, invalid, out_of_range, unknown
+from tcvit_jax.errors import InputError, as_integer, check_range, invalid, out_of_range, unknown
 
 # Removed patch tokens per block.
 Removed = tuple[int, ...]
@@ -29,6 +30,8 @@ class Stack:
         cost: Function from the numbers of removed tokens per block to the multiply-adds of one image.
         extra_tokens: Number of fused tokens that each block with removals adds to its kept tokens.
         max_removable: Function from the number of patch tokens to how many of them the method can remove in one block.
+        lower_count: Function from the number of patch tokens and a number of removals to the largest number, at most
+            this one, that the method can remove in one block; the number itself for a method that can remove any.
         family: The schedule family of the method's paper, one of `SCHEDULE_FAMILIES`.
     """
 
@@ -37,25 +40,50 @@ class Stack:
     cost: Callable[[Removed], int]
     extra_tokens: int = 0
     max_removable: Callable[[int], int] = lambda patches: patches - 1
+    lower_count: Callable[[int, int], int] = lambda patches, count: count
     family: str = "constant"
 
-    def clip(self, desired: Callable[[int, int], int]) -> Removed:
+    def clip(
+        self,
+        desired: Callable[[int, int], int],
+        *,
+        saves_tokens: bool = True,
+        check: Callable[[int, int, int], None] | None = None,
+    ) -> Removed:
         """Return the desired number of removals per block, limited to what the method can remove.
 
-        Replacing one token by one fused token saves nothing, so no token is removed then.
+        What a method that removes only some numbers of tokens leaves over is removed by the next block that removes
+        tokens, as far as it can.
 
         Args:
-            desired: Function from a block index and the number of patch tokens left to a number of removals.
+            desired: Function from a block index and the number of patch tokens left to a number of removals. The tokens
+                left over by earlier blocks do not count as left.
+            saves_tokens: Whether a block that would replace one token by one fused token, which saves nothing, removes
+                none.
+            check: Function that raises an error for a block index, a number of patch tokens left and a desired number
+                of removals; None to remove as many as the method can.
 
         Returns:
             The number of removals of each block.
         """
-        counts, left = [], self.patches
+        least = self.extra_tokens + 1 if saves_tokens else max(self.extra_tokens, 1)
+        counts, left, leftover = [], self.patches, 0
         for block in range(self.depth):
-            count = min(desired(block, left), self.max_removable(left))
-            counts.append(count if count > self.extra_tokens else 0)
-            left -= counts[-1] - (self.extra_tokens if counts[-1] else 0)
+            count, wanted = 0, desired(block, left - leftover)
+            if check is not None:
+                check(block, left, wanted)
+            if wanted > 0:
+                limit = min(wanted + leftover, self.max_removable(left))
+                count = self.lower_count(left, limit)
+                count = count if count >= least else 0
+                leftover = limit - self.lower_count(left, limit)
+            counts.append(count)
+            left -= count - (self.extra_tokens if count else 0)
         return tuple(counts)
+
+    def allowed_counts(self, left: int) -> tuple[int, ...]:
+        """Return the numbers of removals that the method can make in one block with `left` patch tokens, ascending."""
+        return tuple(sorted({self.lower_count(left, count) for count in range(self.max_removable(left) + 1)}))
 
 
 @runtime_checkable
@@ -143,6 +171,24 @@ class explicit(_PlainFields):
 
 
 @dataclass(frozen=True)
+class at_most(_PlainFields):
+    """A list with the largest number of removals of each block, each lowered to a number that the method can remove.
+
+    Attributes:
+        counts: Number of tokens of each block: a sequence or an array of integers.
+    """
+
+    counts: Removed
+
+    def removed(self, stack: Stack) -> Removed:
+        """Return `counts`, lowered where necessary."""
+        counts = _as_counts(self.counts)
+        if len(counts) != stack.depth:
+            raise invalid("at_most", f"expected {stack.depth} numbers, one per block, got {len(counts)}")
+        return stack.clip(lambda block, left: counts[block])
+
+
+@dataclass(frozen=True)
 class linear(_PlainFields):
     """A linear schedule with a mean of `count` removals per block (ToMe).
 
@@ -164,15 +210,15 @@ class linear(_PlainFields):
             raise out_of_range("schedule", self.count, ">= 0")
         first = int(self.count * (1 - self.slope))
         step = 2 * (self.count - first) / max(stack.depth - 1, 1)
-        return tuple(int(first + step * block) for block in range(stack.depth))
+        return _resolve_exactly(self, stack, lambda block, left: int(first + step * block))
 
 
 @dataclass(frozen=True)
 class keep_rate(_PlainFields):
     """The fraction of patch tokens that every block keeps.
 
-    The number of kept tokens is rounded to the nearest integer (half to even) and is at least one. A method that fuses
-    removed tokens into an extra token adds that token to the kept ones.
+    The number of kept tokens is rounded up, as in the papers. A method that fuses removed tokens into an extra token
+    adds that token to the kept ones, and the next block counts it as a token.
 
     Attributes:
         rate: Fraction in (0, 1], or a sequence or an array with one fraction per block.
@@ -187,7 +233,7 @@ class keep_rate(_PlainFields):
             raise invalid("keep_rate", f"expected {stack.depth} rates, one per block, got {len(rates)}")
         for rate in rates:
             _check_rate("keep_rate", rate)
-        return _resolve_exactly(self, stack, lambda block, left: left - max(1, round(rates[block] * left)))
+        return _resolve_exactly(self, stack, lambda block, left: left - max(1, _round_up(rates[block] * left)))
 
 
 @dataclass(frozen=True)
@@ -199,7 +245,7 @@ class stages(_PlainFields):
     Attributes:
         blocks: Indices of the blocks that remove tokens, or the index of a single one. EViT uses 3, 6 and 9 of 12
             blocks.
-        rate: Fraction to keep, in (0, 1]. The fused token of an earlier stage counts as a token.
+        rate: Fraction to keep, in (0, 1]. The fused token of an earlier stage counts as a token and may be fused again.
     """
 
     blocks: tuple[int, ...] | int
@@ -225,23 +271,20 @@ def _resolve_exactly(schedule: Schedule, stack: Stack, desired: Callable[[int, i
     Raises:
         InputError: The method cannot remove that many tokens in one block.
     """
-
-    def checked(block: int, left: int) -> int:
-        count = desired(block, left)
-        _check_max_removable(schedule, stack, block, left, count)
-        return count
-
-    return stack.clip(checked)
+    check = partial(_check_max_removable, schedule, stack)
+    return stack.clip(desired, saves_tokens=False, check=check)
 
 
 def _check_max_removable(schedule: object, stack: Stack, block: int, left: int, count: int) -> None:
     """Raise `InputError` if the method cannot remove `count` of the `left` tokens; the message names `schedule`."""
     if count > stack.max_removable(left):
-        raise invalid(
-            str(schedule),
-            f"removes {count} of {left} patch tokens in block {block}",
-            f"the method can remove at most {stack.max_removable(left)}",
-        )
+        raise _impossible(schedule, block, left, count, f"at most {stack.max_removable(left)}")
+
+
+def _impossible(schedule: object, block: int, left: int, count: int, allowed: str) -> InputError:
+    return invalid(
+        str(schedule), f"removes {count} of {left} patch tokens in block {block}", f"the method can remove {allowed}"
+    )
 
 
 def _check_rate(name: str, rate: float) -> None:
@@ -251,6 +294,43 @@ def _check_rate(name: str, rate: float) -> None:
 def _round_up(value: float) -> int:
     """Return `value` rounded up; `0.28 * 25`, in floating point 7.000000000000001, is 7."""
     return math.ceil(round(value, 9))
+
+
+@dataclass(frozen=True)
+class deferred(_PlainFields):
+    """No removal in the first blocks, then a number of tokens that falls linearly (deferred merging, CVPR 2026).
+
+    With blocks counted from 1, `N (1 - (l - tau) rate)` of the `N` embedded patch tokens are kept by block `l > tau`,
+    rounded up and at least one. Where the method cannot remove that many tokens in one block, it removes as many as it
+    can, and the next blocks remove the others.
+
+    Attributes:
+        tau: Number of first blocks that remove nothing, at least 0 and less than the depth.
+        rate: Fraction of the embedded patch tokens that each of the other blocks removes, in [0, 1].
+    """
+
+    tau: int
+    rate: float
+
+    def removed(self, stack: Stack) -> Removed:
+        """Return the removals that follow the line."""
+        if not 0 <= as_integer("deferred tau", self.tau) < stack.depth:
+            raise out_of_range(
+                "deferred tau", self.tau, f"in [0, {stack.depth - 1}]", f"the model has {stack.depth} blocks"
+            )
+        check_range("deferred rate", self.rate, 0, 1, hint="0 removes nothing")
+        return stack.clip(_defer(stack, self.tau, self.rate), saves_tokens=False)
+
+
+def _defer(stack: Stack, tau: int, rate: float) -> Callable[[int, int], int]:
+    """Return desired removals of `deferred`."""
+
+    def desired(block: int, left: int) -> int:
+        if block < tau:
+            return 0
+        return left - max(1, _round_up(stack.patches * (1 - (block + 1 - tau) * rate)))
+
+    return desired
 
 
 def stage_blocks(depth: int) -> tuple[int, ...]:
@@ -273,13 +353,14 @@ def stage_blocks(depth: int) -> tuple[int, ...]:
 SCHEDULE_FAMILIES: dict[str, Callable[[Stack, float], Removed]] = {
     "constant": lambda stack, strength: stack.clip(_spread_evenly(stack, strength)),
     "keep_rate": lambda stack, strength: stack.clip(
-        lambda block, left: left - max(1, round((1 - strength) * left)),
+        lambda block, left: left - max(1, _round_up((1 - strength) * left)),
     ),
     "stages": lambda stack, strength: stack.clip(
         lambda block, left: (
             left - max(1, _round_up((1 - strength) * left)) if block in stage_blocks(stack.depth) else 0
         ),
     ),
+    "deferred": lambda stack, strength: stack.clip(_defer(stack, stack.depth // 4, strength)),
 }
 
 
@@ -305,7 +386,8 @@ class budget(_PlainFields):
             one token in one block.
         family: How removals are spread over the blocks: `"constant"`, as evenly as integers allow; `"keep_rate"`, the
             same fraction in every block, so that blocks with more tokens remove more; `"stages"`, the same fraction at
-            three blocks; `"method"`, the one of these that the method's paper uses.
+            three blocks; `"deferred"`, the same number in every block after the first quarter of the blocks, which
+            remove nothing; `"method"`, the one of these that the method's paper uses.
     """
 
     gmacs: float
@@ -339,8 +421,16 @@ class budget(_PlainFields):
         return max(candidates, key=stack.cost)
 
 
+def _next_count(stack: Stack, counts: Removed, block: int) -> int:
+    """Return the smallest number of removals above `counts[block]` that the method can make in this block."""
+    left = stack.patches - sum(counts[:block]) + stack.extra_tokens * sum(map(bool, counts[:block]))
+    count = counts[block]
+    more = (other for other in range(count + 1, stack.max_removable(left) + 1))
+    return next((other for other in more if stack.lower_count(left, other) == other), count)
+
+
 def _remove_more(counts: Removed, stack: Stack, limit: float) -> list[Removed]:
-    """Remove single tokens more, from the last block with removals to the first, until the cost is within `limit`.
+    """Remove the fewest tokens more, from the last block with removals to the first, until the cost is within `limit`.
 
     Args:
         counts: Removals per block whose cost exceeds `limit`.
@@ -353,7 +443,7 @@ def _remove_more(counts: Removed, stack: Stack, limit: float) -> list[Removed]:
     blocks = [block for block, count in enumerate(counts) if count]
     for block in reversed(blocks):
         more = list(counts)
-        more[block] += 1
+        more[block] = _next_count(stack, counts, block)
         counts = stack.clip(lambda index, left, more=tuple(more): more[index])
         if stack.cost(counts) <= limit:
             return [counts]
@@ -391,14 +481,17 @@ def resolve(schedule: int | Iterable[int] | Schedule, stack: Stack) -> Removed:
         name = f"schedule[{block}]"
         if count < 0:
             raise out_of_range(name, count, ">= 0")
-        if 0 < count <= stack.extra_tokens:
+        if 0 < count < stack.extra_tokens:
             raise out_of_range(
-                name, count, f"0 or >= {stack.extra_tokens + 1}", f"the method adds {stack.extra_tokens} fused token"
+                name, count, f"0 or >= {stack.extra_tokens}", f"the method adds {stack.extra_tokens} fused tokens"
             )
         if count >= left:
             raise out_of_range(
                 name, count, f"<= {left - 1}", f"one of the {left} patch tokens in block {block} must remain"
             )
         _check_max_removable("schedule", stack, block, left, count)
+        if stack.lower_count(left, count) != count:
+            allowed = ", ".join(map(str, stack.allowed_counts(left)))
+            raise _impossible("schedule", block, left, count, f"one of {allowed}")
         left -= count - (stack.extra_tokens if count else 0)
     return removed

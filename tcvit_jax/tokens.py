@@ -94,7 +94,7 @@ class Tokens:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Plan:
-    """The token reduction of one block: `y = self_weight * x[kept] + weight @ x[removed]`.
+    """The token reduction of one block: `y = self_weight * x[kept] + weight @ x[removed]`, or `y = features`.
 
     Indices are rows among the current patch tokens in ascending order, so that survivors stay in raster order. There
     are `S` survivors: the `K` kept tokens, followed by tokens that are fused from removed tokens alone.
@@ -109,6 +109,8 @@ class Plan:
             0.
         target: `[B, R]` int32, the survivor that holds the patches of each removed token, or -1 if they are lost.
         valid: `[B, K]` bool, which kept tokens survive. The others are padding of size 0. None means all.
+        features: `[B, S, D]`, the features of the survivors, for a fusion that is not linear. `weight` and
+            `self_weight` are None then, and `share` and `target` as for any plan. None means the sum above.
     """
 
     kept: Int32[Array, "B K"]
@@ -118,6 +120,7 @@ class Plan:
     share: Float32[Array, "B S R"] | None
     target: Int32[Array, "B R"]
     valid: Bool[Array, "B K"] | None = None
+    features: Float[Array, "B S D"] | None = None
 
     @property
     def survivors(self) -> int:

@@ -34,7 +34,11 @@ _TCVIT = [
     tc.TCViT(balance=1.0, fuse="single"),
     tc.TCViT(attention_keep=0.6, proportional_attention=False),
 ]
-_BASELINES = [tc.EViT(fuse=False), tc.ToFu(prune_until=0.0), tc.DiffRate(pruned=0.0)]
+_BASELINES = [
+    tc.EViT(fuse=False), tc.ToFu(prune_until=0.0), tc.DiffRate(pruned=0.0), tc.SaliencyMerging(alpha=0.0),
+    tc.SaliencyMerging(alpha=0.5), tc.RepresentationShift(fuse="hard"),
+    tc.CubistMerge(metric="keys"),
+]  # fmt: skip
 # Every shared fusion, with scores and matches of other methods.
 _CROSS = [
     tc.Cross(score="tome", fuse="soft"),
@@ -45,6 +49,10 @@ _CROSS = [
     tc.Cross(score="kmedoids", match="graph", fuse="propagate"),
     tc.Cross(score="dpcknn", fuse="class_token"),
     tc.Cross(score="tome", fuse="mean_token"),
+    tc.Cross(score="ward", match="ward", fuse="represent"),
+    tc.Cross(score="shift", match="cosine", fuse="hard"),
+    tc.Cross(score="saliency", match="features", fuse="score_mean"),
+    tc.Cross(score="gtp", match="cosine", fuse="magnitude"),
     tc.Cross(score="gtp", fuse="drop", proportional_attention=False),
 ]
 REDUCERS_AND_SWITCHES = list(

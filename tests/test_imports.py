@@ -53,7 +53,7 @@ MAY_IMPORT = {
     ),
     "training": (
         "assembly", "atomic", "checkpoint", "config", "data", "evaluation", "manifest", "measure", "models", "ops", "reducers",
-        "report", "devices", "interrupts", "lock", "sharding", "tokens",
+        "report", "devices", "interrupts", "lock", "schedule", "sharding", "tokens",
     ),
     "__main__": (),
     "train": ("config", "training"),

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--schedule-family",
         default="method",
-        help="constant, keep_rate, stages, or method for that of each reducer or preset",
+        help="constant, keep_rate, stages, deferred, or method for that of each reducer or preset",
     )
     parser.add_argument("--batch", type=int, default=64, help="images per batch of throughput measurements")
     parser.add_argument("--rounds", type=int, default=30, help="number of timed runs of each program, interleaved")

@@ -38,6 +38,11 @@ class Shape:
     mlp_hidden: int
     mlp_matrices: int = 2
 
+    @property
+    def mlp(self) -> int:
+        """MACs of the MLP for one token."""
+        return self.mlp_matrices * self.width * self.mlp_hidden
+
 
 @dataclass(frozen=True)
 class BlockCost:
@@ -128,7 +133,9 @@ def blocks_cost(
     patches = shape.patches
     for index, count in enumerate(removed):
         tokens_out = patches - count + (reducer.extra_tokens if reducer and count else 0)
-        context = BlockContext(patches, patches - count, shape.prefix, shape.heads, shape.width, index, len(removed))
+        context = BlockContext(
+            patches, patches - count, shape.prefix, shape.heads, shape.width, index, len(removed), shape.mlp
+        )
         reducer_macs = reducer.macs(context) if reducer and count else ReducerMacs()
         blocks.append(_block_cost(shape, patches, tokens_out, reducer_macs))
         patches = tokens_out
@@ -153,7 +160,7 @@ def skipped_macs(shape: Shape, removed: Sequence[int], reducer: Reducer | None) 
     projection, row = last.tokens_in * width**2, last.tokens_in * tokens * width
     # Sparsification compares the entries of the full map, so it needs every query.
     scores = 0 if reducer is not None and reducer.attention_keep < 1 else projection + row
-    mlp = shape.mlp_matrices * last.tokens_out * width * shape.mlp_hidden
+    mlp = last.tokens_out * shape.mlp
     return scores + row + projection + mlp + last.reducer + (0 if any(removed[:-1]) else prepare.total)
 
 
@@ -165,6 +172,6 @@ def _block_cost(shape: Shape, tokens_in: int, tokens_out: int, reducer_macs: Red
         qkv=3 * tokens * width**2,
         attention=2 * tokens**2 * width,
         projection=tokens * width**2,
-        mlp=shape.mlp_matrices * (tokens_out + shape.prefix) * width * shape.mlp_hidden,
+        mlp=(tokens_out + shape.prefix) * shape.mlp,
         reducer_macs=reducer_macs,
     )

@@ -86,7 +86,8 @@ def condense(model: ViT, reducer: Reducer | None = None, schedule: int | Sequenc
         model.depth,
         cost=lambda counts: model.cost(counts).total,
         extra_tokens=reducer.extra_tokens,
-        max_removable=lambda remaining: reducer.max_removable(remaining, model.prefix),
+        max_removable=lambda left: reducer.lower_count(left, model.prefix, left - 1, model.grid),
+        lower_count=lambda left, count: reducer.lower_count(left, model.prefix, count, model.grid),
         family=reducer.DEFAULT_SCHEDULE,
     )
     removed = schedules.resolve(schedule, stack)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
@@ -14,7 +15,8 @@ from tcvit_jax.models.checks import check_count, check_drop_rate, check_multiple
 from tcvit_jax.models.cost import Shape
 from tcvit_jax.models.layers import MLP_LAYERS, Attention, DropPath, LayerScale, Mlp, layer_norm, mlp_width
 from tcvit_jax.ops.activations import ACTIVATIONS
-from tcvit_jax.ops.attention import Signals, size_bias
+from tcvit_jax.ops.attention import BLOCK_SIGNALS, Signals, row_norm, size_bias
+from tcvit_jax.ops.gather import take_rows
 from tcvit_jax.ops.rotary import ROPE_TYPES, Rotary, Rotation
 from tcvit_jax.ops.rows import Rows
 from tcvit_jax.reducers.base import Reducer
@@ -100,12 +102,16 @@ class Block(nn.Module):
         Returns:
             The remaining tokens.
         """
-        tokens, signals = self.attend(tokens, spec, train, rows)
+        tokens, signals, update = self._attend(tokens, spec, train, rows)
         if self.reducer and spec.has_plan:
             before = tokens
             tokens, plan = self.reducer.reduce(before, signals, before.origin.shape[1] - spec.num_removed)
             # `measure.diagnosis` collects this with `mutable=["intermediates"]`; otherwise it has no effect.
             self.sow("intermediates", "reduction", (before, signals, plan))
+            if update is not None and self.reducer.removal == "drop" and not (train and self.drop_rate):
+                # Dropping does not change the kept tokens, so that their MLP was computed for the signal.
+                kept = take_rows(update[:, before.prefix :], plan.kept)
+                return self._end(tokens, jnp.concatenate([update[:, : before.prefix], kept], axis=1), train, rows)
         return self.feed_forward(tokens, train, rows)
 
     def attend(self, tokens: Tokens, spec: BlockSpec, train: bool, rows: Rows | None = None) -> tuple[Tokens, Signals]:
@@ -120,6 +126,12 @@ class Block(nn.Module):
         Returns:
             Tokens after the attention residual, and the signals for the reducer.
         """
+        return self._attend(tokens, spec, train, rows)[:2]
+
+    def _attend(
+        self, tokens: Tokens, spec: BlockSpec, train: bool, rows: Rows | None
+    ) -> tuple[Tokens, Signals, Float[Array, "B T D"] | None]:
+        """Return the results of `attend`, and the update of the MLP branch without dropout if a signal needs it."""
         signals = self.reducer.signals if self.reducer and spec.has_plan else ()
         key_bias = (
             jnp.pad(size_bias(tokens.size, spec.uses_size_bias, spec.has_padding), ((0, 0), (tokens.prefix, 0)))
@@ -129,7 +141,7 @@ class Block(nn.Module):
         y, attention_signals = self.attn(
             self.norm1(tokens.x),
             key_bias,
-            signals,
+            tuple(name for name in signals if name not in BLOCK_SIGNALS),
             tokens.class_tokens,
             spec.attention_keep,
             spec.num_queries,
@@ -139,8 +151,12 @@ class Block(nn.Module):
             rows,
         )
         y = self.ls1(y) if self.init_values else y
-        x = tokens.x[:, : spec.num_queries] + self.drop_path1(y, train, rows) / self.skip_lam
-        return tokens.with_x(x), attention_signals
+        tokens = tokens.with_x(tokens.x[:, : spec.num_queries] + self.drop_path1(y, train, rows) / self.skip_lam)
+        if "mlp_norm" not in signals:
+            return tokens, attention_signals, None
+        update = self._mlp_update(tokens, train=False)
+        norm = row_norm(jax.lax.stop_gradient(update).astype(jnp.float32)) / self.skip_lam
+        return tokens, replace(attention_signals, mlp_norm=norm), update
 
     def _rotation(self, tokens: Tokens, spec: BlockSpec) -> Rotation | None:
         """Return the rotation of the patch tokens by their positions; None for a model without rotary positions."""
@@ -158,9 +174,17 @@ class Block(nn.Module):
             train: Whether dropout and drop path are on.
             rows: Rows of the global batch, None if `tokens` holds the full batch.
         """
+        return self._end(tokens, self._mlp_update(tokens, train, rows), train, rows)
+
+    def _mlp_update(self, tokens: Tokens, train: bool, rows: Rows | None = None) -> Float[Array, "B T D"]:
+        """Return the output of the MLP branch before its drop path."""
         y = self.mlp(self.norm2(tokens.x), train, rows)
-        y = self.ls2(y) if self.init_values else y
-        return replace(tokens, x=tokens.x + self.drop_path2(y, train, rows) / self.skip_lam, block=tokens.block + 1)
+        return self.ls2(y) if self.init_values else y
+
+    def _end(self, tokens: Tokens, update: Float[Array, "B T D"], train: bool, rows: Rows | None) -> Tokens:
+        """Return the tokens after the MLP residual, as they enter the next block."""
+        x = tokens.x + self.drop_path2(update, train, rows) / self.skip_lam
+        return replace(tokens, x=x, block=tokens.block + 1)
 
 
 class Trunk(nn.Module):

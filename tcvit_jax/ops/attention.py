@@ -21,12 +21,14 @@ from tcvit_jax.ops.platforms import by_platform
 from tcvit_jax.ops.ranking import kth_smallest
 
 SIGNALS = ("class_row", "diagonal", "received", "value_norm", "keys", "map", "map_max")
+# The statistics that a block computes from the tokens after attention.
+BLOCK_SIGNALS = ("mlp_norm",)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Signals:
-    """Statistics of one attention map, float32; `None` if not requested. Rows are queries, columns are keys.
+    """Statistics of one block, float32; `None` if not requested. Rows of the attention map are queries, columns keys.
 
     Attributes:
         class_row: `[B, H, T]`, the attention of the class token to each token; with a distillation token, the mean of
@@ -37,6 +39,8 @@ class Signals:
         keys: `[B, T, d]`, the keys averaged over heads; those before the rotation in models with rotary positions.
         map: `[B, T, T]`, the map averaged over heads.
         map_max: `[B, T, T]`, the maximum of the map over heads; rows sum to more than 1.
+        mlp_norm: `[B, T]`, the Euclidean norm of what the MLP of the block would add to each token after attention. Not
+            computed by `attention` but by the block, without dropout.
     """
 
     class_row: Float32[Array, "B H T"] | None = None
@@ -46,6 +50,7 @@ class Signals:
     keys: Float32[Array, "B T d"] | None = None
     map: Float32[Array, "B T T"] | None = None
     map_max: Float32[Array, "B T T"] | None = None
+    mlp_norm: Float32[Array, "B T"] | None = None
 
 
 def attention(
@@ -109,7 +114,7 @@ def attention(
         return outputs(e), recomputed_statistics(q, k, weight, probs, 1 / e.sum(-1), map_signals, class_tokens)
 
     other_signals: dict[str, Callable[[], Array]] = {
-        "value_norm": lambda: _norm(v.astype(jnp.float32)),
+        "value_norm": lambda: row_norm(v.astype(jnp.float32)),
         "keys": lambda: (k if content_keys is None else content_keys).astype(jnp.float32).mean(1),
     }
     map_signals = [name for name in signals if name not in other_signals]
@@ -282,7 +287,7 @@ def recomputed_statistics(
     return {name: compute[name]() for name in signals}
 
 
-def _norm(x: Float32[Array, "*rows D"]) -> Float32[Array, "*rows"]:
+def row_norm(x: Float32[Array, "*rows D"]) -> Float32[Array, "*rows"]:
     """Return the Euclidean norm over the last axis, with gradient 0 instead of NaN at zero."""
     square = (x**2).sum(-1)
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

@@ -96,6 +96,32 @@ def represent(kept: Int32[Array, "B K"], removed: Int32[Array, "B R"], share: Fl
     return Plan(kept, removed, weight=None, self_weight=None, share=share, target=_largest_share(share))
 
 
+def largest_magnitude(
+    kept: Int32[Array, "B K"],
+    removed: Int32[Array, "B R"],
+    share: Float32[Array, "B K R"],
+    x: Float[Array, "B N D"],
+) -> Plan:
+    """Return a plan in which each kept token takes, in every channel, the value of largest magnitude of its tokens.
+
+    Of equal magnitudes, the value of the kept token comes first, then the positive one.
+
+    Args:
+        kept: `[B, K]` rows of the kept tokens.
+        removed: `[B, R]` rows of the removed tokens.
+        share: `[B, K, R]`, 1 where a kept token receives a removed one, and otherwise 0.
+        x: `[B, N, D]` features.
+    """
+    own, others = take_rows(x, kept), take_rows(x, removed)[:, None]
+    is_received = (share > 0)[..., None]
+    high = jnp.maximum(own, jnp.where(is_received, others, -jnp.inf).max(2))
+    low = jnp.minimum(own, jnp.where(is_received, others, jnp.inf).min(2))
+    value = jnp.where(high >= -low, high, low)
+    features = jnp.where(jnp.abs(own) == jnp.abs(value), own, value)
+    plan = Plan(kept, removed, weight=None, self_weight=None, share=share, target=_largest_share(share))
+    return replace(plan, features=features)
+
+
 def mask(kept: Int32[Array, "B K"], removed: Int32[Array, "B R"], valid: Bool[Array, "B K"]) -> Plan:
     """Return a plan that prunes tokens to a different number in each image.
 
@@ -157,6 +183,8 @@ def apply(plan: Plan, tokens: Tokens) -> Tokens:
 def combine(plan: Plan, x: Float[Array, "B T D"], prefix: int = 0) -> Float[Array, "B {prefix+plan.survivors} D"]:
     """Return the features after a plan: `self_weight * x[kept] + weight @ x[removed]`, summed in float32.
 
+    A plan with features of its own gives these.
+
     Args:
         plan: The plan of one block.
         x: `[B, P + N, D]` features.
@@ -165,6 +193,8 @@ def combine(plan: Plan, x: Float[Array, "B T D"], prefix: int = 0) -> Float[Arra
     Returns:
         `[B, P + S, D]` in the dtype of `x`.
     """
+    if plan.features is not None:
+        return jnp.concatenate([x[:, :prefix], plan.features.astype(x.dtype)], axis=1)
     return by_platform(
         lambda plan, x: combine_by_product(plan, x, prefix), lambda plan, x: combine_by_index(plan, x, prefix), plan, x
     )

@@ -19,6 +19,7 @@ from tcvit_jax.reducers.notation import configs
 if TYPE_CHECKING:
     from tcvit_jax.reducers.ats import ATS as ATS
     from tcvit_jax.reducers.cross import Cross as Cross
+    from tcvit_jax.reducers.cubistmerge import CubistMerge as CubistMerge
     from tcvit_jax.reducers.diffrate import DiffRate as DiffRate
     from tcvit_jax.reducers.dpcknn import DPCKNN as DPCKNN
     from tcvit_jax.reducers.evit import EViT as EViT
@@ -27,12 +28,15 @@ if TYPE_CHECKING:
     from tcvit_jax.reducers.mctf import MCTF as MCTF
     from tcvit_jax.reducers.pitome import PiToMe as PiToMe
     from tcvit_jax.reducers.random import Random as Random
+    from tcvit_jax.reducers.representationshift import RepresentationShift as RepresentationShift
+    from tcvit_jax.reducers.saliencymerging import SaliencyMerging as SaliencyMerging
     from tcvit_jax.reducers.tcvit import TCViT as TCViT
     from tcvit_jax.reducers.tofu import ToFu as ToFu
     from tcvit_jax.reducers.tome import ToMe as ToMe
     from tcvit_jax.reducers.topk import TopK as TopK
     from tcvit_jax.reducers.tps import TPS as TPS
     from tcvit_jax.reducers.uniform import Uniform as Uniform
+    from tcvit_jax.reducers.wardtome import WardToMe as WardToMe
 
 # Importing a module registers its reducers.
 for _module in pkgutil.iter_modules(__path__):

@@ -119,7 +119,7 @@ class Reducer(ABC):
 
     @property
     def signals(self) -> tuple[str, ...]:
-        """The attention statistics that the plan reads, names from `ops.attention.SIGNALS`."""
+        """The statistics that the plan reads, names from `ops.attention.SIGNALS` and `BLOCK_SIGNALS`."""
         parts = self.parts
         names = [*parts.score.signals, *(parts.match.signals if parts.match else ()), *parts.fusion.signals]
         return tuple(dict.fromkeys(names))
@@ -178,6 +178,17 @@ class Reducer(ABC):
     def max_removable(self, patches: int, prefix: int) -> int:
         """Return how many of `patches` patch tokens can be removed in one block, with `prefix` prefix tokens."""
         return self.parts.score.max_removable(patches, prefix)
+
+    def lower_count(self, patches: int, prefix: int, count: int, grid: tuple[int, int]) -> int:
+        """Return the largest number of patch tokens, at most `count`, that can be removed in one block.
+
+        Args:
+            patches: Number of patch tokens that enter the block.
+            prefix: Number of prefix tokens.
+            count: Desired number of removed patch tokens.
+            grid: `(height, width)` of the grid of the embedded patches.
+        """
+        return self.parts.score.lower_count(patches, min(count, self.max_removable(patches, prefix)), grid)
 
     def check(self, patches: int, removed: Sequence[int]) -> None:
         """Check the fields against a model.
@@ -247,10 +258,14 @@ class Reducer(ABC):
     def macs(self, context: BlockContext) -> ReducerMacs:
         """Return the multiply-adds of signals, `plan` and its application for one image in one block."""
         parts = self.parts
+        # One sum over the attention map of every head. The other statistics of attention are free or negligible:
+        # recomputing the class row, on platforms other than TPU, costs a ten-thousandth of a block.
+        signals = context.heads * context.tokens**2 * len({"received", "map"} & set(self.signals))
+        # The MLP of all tokens. A method that drops tokens does not change the others, whose MLP is not computed again.
+        shift_tokens = context.removed if self.removal == "drop" else context.tokens
+        signals += shift_tokens * context.mlp * ("mlp_norm" in self.signals)
         return ReducerMacs(
-            # One sum over the attention map of every head. The other statistics are free or negligible: recomputing
-            # the class row, on platforms other than TPU, costs a ten-thousandth of a block.
-            signals=context.heads * context.tokens**2 * len({"received", "map"} & set(self.signals)),
+            signals=signals,
             score=parts.score.macs(context),
             match=parts.match.macs(context) if parts.match else 0,
             fuse=parts.fusion.macs(context),

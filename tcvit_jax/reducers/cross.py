@@ -14,7 +14,18 @@ from tcvit_jax.errors import unknown
 from tcvit_jax.reducers.ats import ATS
 from tcvit_jax.reducers.base import Reducer, format_requirement
 from tcvit_jax.reducers.dpcknn import DPCKNN
-from tcvit_jax.reducers.fusions import CLASS_TOKEN, DROP, HARD, MEAN_TOKEN, REPRESENT, SOFT, UNWEIGHTED, propagate
+from tcvit_jax.reducers.fusions import (
+    CLASS_TOKEN,
+    DROP,
+    HARD,
+    LARGEST_MAGNITUDE,
+    MEAN_TOKEN,
+    REPRESENT,
+    SCORE_MEAN,
+    SOFT,
+    UNWEIGHTED,
+    propagate,
+)
 from tcvit_jax.reducers.gtp import GTP
 from tcvit_jax.reducers.kmedoids import KMedoids
 from tcvit_jax.reducers.matches import FEATURES, KEYS, NEAREST
@@ -22,12 +33,15 @@ from tcvit_jax.reducers.mctf import MCTF
 from tcvit_jax.reducers.parts import Fusion, Match, Parts, Score
 from tcvit_jax.reducers.pitome import PiToMe
 from tcvit_jax.reducers.random import Random
+from tcvit_jax.reducers.representationshift import SHIFT
+from tcvit_jax.reducers.saliencymerging import SaliencyMerging
 from tcvit_jax.reducers.scores import ATTENTION_RECEIVED, CLASS_ATTENTION
 from tcvit_jax.reducers.tcvit import TCViT
 from tcvit_jax.reducers.tofu import MLERP
 from tcvit_jax.reducers.tome import BIPARTITE
 from tcvit_jax.reducers.tps import SQUEEZE
 from tcvit_jax.reducers.uniform import SPREAD
+from tcvit_jax.reducers.wardtome import WARD_MATCH, WARD_SCORE
 
 
 def _match_of(method: GTP | TCViT) -> Match:
@@ -49,6 +63,10 @@ SCORES: dict[str, Callable[[], Score]] = {
     "ats": lambda: ATS().parts.score,
     "random": lambda: Random().parts.score,
     "uniform": lambda: SPREAD,
+    "ward": lambda: WARD_SCORE,
+    "shift": lambda: SHIFT,
+    # Both terms. Class attention alone has the order of `cls`.
+    "saliency": lambda: SaliencyMerging(alpha=0.5).parts.score,
 }
 MATCHES: dict[str, Callable[[], Match]] = {
     "walk": lambda: _match_of(TCViT()),
@@ -56,11 +74,14 @@ MATCHES: dict[str, Callable[[], Match]] = {
     "cosine": lambda: KEYS,
     "features": lambda: FEATURES,
     "distance": lambda: NEAREST,
+    "ward": lambda: WARD_MATCH,
 }
 FUSIONS: dict[str, Fusion] = {
     "hard": HARD,
     "soft": SOFT,
     "mean": UNWEIGHTED,
+    "score_mean": SCORE_MEAN,
+    "magnitude": LARGEST_MAGNITUDE,
     "squeeze": SQUEEZE,
     "mlerp": MLERP,
     "represent": REPRESENT,
@@ -78,15 +99,18 @@ class Cross(Reducer):
     Attributes:
         score: The score: `"gtp"`, `"tcvit"`, `"cls"` (class attention, as in EViT, Top-K, TPS and DiffRate),
             `"received"` (received attention), `"tome"`, `"pitome"`, `"mctf"`, `"dpcknn"`, `"kmedoids"`, `"ats"`,
-            `"random"` or `"uniform"`.
+            `"random"`, `"uniform"`, `"ward"` (Ward-ToMe), `"shift"` (representation shift) or
+            `"saliency"` (saliency-driven merging with `alpha=0.5`).
         match: The similarity of removed and kept tokens: `"walk"` (TC-ViT), `"graph"` (GTP), `"cosine"` (cosine of
-            keys, as in ToMe), `"features"` (cosine of features, as in TPS and DiffRate) or `"distance"` (Euclidean
-            distance of features, as in clustering).
+            keys, as in ToMe), `"features"` (cosine of features, as in TPS and DiffRate), `"distance"` (Euclidean
+            distance of features, as in clustering) or `"ward"` (`1 / (1 + cost)` with the cost of Ward-ToMe).
         fuse: The fusion of removed tokens: `"hard"`, into the best match, weighted by size (TC-ViT, ToMe); `"soft"`,
             into all kept tokens in proportion to the match; `"mean"`, into the best match by the plain mean
-            (clustering); `"squeeze"` (TPS); `"mlerp"` (ToFu); `"represent"`, the best match represents it unchanged
-            (medoids); `"propagate"` (GTP); `"class_token"`, one extra token weighted by class attention (EViT);
-            `"mean_token"`, one extra token, the mean; or `"drop"`.
+            (clustering); `"score_mean"`, by the mean weighted by the score (saliency-driven merging);
+            `"magnitude"`, by the value of largest magnitude in each channel (CubistMerge); `"squeeze"` (TPS);
+            `"mlerp"` (ToFu); `"represent"`, the best match represents it unchanged (medoids); `"propagate"` (GTP);
+            `"class_token"`, one extra token weighted by class attention (EViT); `"mean_token"`, one extra token, the
+            mean; or `"drop"`.
         proportional_attention: See `Reducer`.
         attention_keep: See `Reducer`.
     """

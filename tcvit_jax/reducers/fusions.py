@@ -34,8 +34,15 @@ def pool_macs(context: BlockContext) -> int:
     return (context.keep + 1) * context.removed * (context.width + 1)
 
 
+def magnitude_macs(context: BlockContext) -> int:
+    """Return the multiply-adds of taking values of largest magnitude: comparisons are free, sizes are added."""
+    return size_macs(context)
+
+
 # Soft fusion has reached its limits at this temperature and its inverse, both of which are normal numbers in float32.
 _LIMIT = 2.0**100
+# Largest weight of a token in a mean: the sum of those of all tokens is finite in float32.
+_LARGEST_WEIGHT = 2.0**100
 
 DROP = Fusion(lambda inputs: plans.drop(inputs.kept, inputs.removed), "drop", needs_match=False)
 
@@ -90,6 +97,17 @@ def _unweighted(inputs: FusionInputs) -> Plan:
     return plans.average(inputs.kept, inputs.removed, share, jnp.ones_like(inputs.tokens.size))
 
 
+def _score_mean(inputs: FusionInputs) -> Plan:
+    # A score of infinity, that of a token which must stay, is a weight so large that the token does not change.
+    weight = jnp.clip(jax.lax.stop_gradient(inputs.score).astype(jnp.float32), 0, _LARGEST_WEIGHT)
+    return plans.average(inputs.kept, inputs.removed, best_share(require_match(inputs)), weight)
+
+
+def _largest_magnitude(inputs: FusionInputs) -> Plan:
+    share = best_share(require_match(inputs))
+    return plans.largest_magnitude(inputs.kept, inputs.removed, share, inputs.tokens.patches)
+
+
 def _soft(inputs: FusionInputs) -> Plan:
     return plans.average(inputs.kept, inputs.removed, soft_share(require_match(inputs)), inputs.tokens.size)
 
@@ -98,12 +116,16 @@ def _represent(inputs: FusionInputs) -> Plan:
     return plans.represent(inputs.kept, inputs.removed, best_share(require_match(inputs)))
 
 
-# HARD, UNWEIGHTED and REPRESENT assign each removed token to its best match. The result is the mean weighted by size
-# (ToMe, TC-ViT), the plain mean (clusters), or the kept token itself (medoids). SOFT splits each removed token among
-# all kept ones in proportion to the match.
+# These assign each removed token to its best match. The result is the mean weighted by size (HARD: ToMe, TC-ViT), the
+# plain mean (UNWEIGHTED: clusters), the mean weighted by score, where a negative score counts as 0 (SCORE_MEAN:
+# saliency-driven merging), the kept token itself (REPRESENT: medoids), or the value of largest magnitude in each
+# channel (LARGEST_MAGNITUDE: CubistMerge). SOFT splits each removed token among all kept ones, in proportion to the
+# match.
 HARD = Fusion(_hard, "merge", macs=average_macs)
 UNWEIGHTED = Fusion(_unweighted, "merge", macs=average_macs)
+SCORE_MEAN = Fusion(_score_mean, "merge", macs=average_macs)
 REPRESENT = Fusion(_represent, "merge", macs=size_macs)
+LARGEST_MAGNITUDE = Fusion(_largest_magnitude, "merge", macs=magnitude_macs)
 SOFT = Fusion(_soft, "merge", is_soft=True, macs=average_macs)
 
 

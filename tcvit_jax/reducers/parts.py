@@ -32,6 +32,7 @@ class BlockContext:
         width: Width of the model.
         block: Index of the block.
         depth: Number of blocks.
+        mlp: Multiply-adds of the MLP for one token.
     """
 
     patches: int
@@ -41,6 +42,7 @@ class BlockContext:
     width: int
     block: int
     depth: int
+    mlp: int = 0
 
     @property
     def tokens(self) -> int:
@@ -69,6 +71,10 @@ def _any_schedule(removed: Sequence[int]) -> None:
     pass
 
 
+def _any_count(patches: int, count: int, grid: tuple[int, int]) -> int:
+    return count
+
+
 def _no_state(tokens: Tokens, grid: tuple[int, int]) -> Any:
     return None
 
@@ -88,12 +94,14 @@ class Score:
     Attributes:
         rank: Function from tokens, signals and the number of tokens to keep to a score `[B, N]` float32. The highest
             scores are kept; of equal scores, the lower index is kept.
-        signals: Attention statistics that `rank` reads, names from `ops.attention.SIGNALS`.
+        signals: Statistics that `rank` reads, names from `ops.attention.SIGNALS` and `BLOCK_SIGNALS`.
         macs: Function from a `BlockContext` to the multiply-adds of `rank` for one image.
         needs_class_token: Whether `rank` reads the attention of the class token.
         is_bipartite: Whether only tokens of infinite score receive removed tokens. These tokens are always kept.
         max_removable: Function from the numbers of patch and prefix tokens to how many patch tokens can be removed in
             one block.
+        lower_count: Function from a number of patch tokens, a number of removals, and the `(height, width)` grid of the
+            embedded patches to the largest number of removals, at most this one, that is possible in one block.
         prepare: Function from the embedded tokens and their `(height, width)` grid to the state of the score, called
             once per forward pass. `rank` reads the state from `tokens.state`.
         update_state: Function from the tokens before a plan and the plan to the state after it.
@@ -106,6 +114,7 @@ class Score:
     needs_class_token: bool = False
     is_bipartite: bool = False
     max_removable: Callable[[int, int], int] = _all_but_one
+    lower_count: Callable[[int, int, tuple[int, int]], int] = _any_count
     prepare: Callable[[Tokens, tuple[int, int]], Any] = _no_state
     update_state: Callable[[Tokens, Plan], Any] = _same_state
     prepare_macs: Callable[[int, int], int] = _no_prepare_macs
@@ -118,7 +127,7 @@ class Match:
     Attributes:
         similarity: Function from tokens, signals, `kept [B, K]` and `removed [B, R]` to the similarity `[B, R, K]`
             float32 of each removed and each kept token.
-        signals: Attention statistics that `similarity` reads, names from `ops.attention.SIGNALS`.
+        signals: Statistics that `similarity` reads, names as in `Score`.
         macs: Function from a `BlockContext` to the multiply-adds of `similarity` for one image.
         check: Function that raises `InputError` if the match cannot be used with this number of patches.
         prepare: State of the match, as in `Score`.
@@ -165,12 +174,12 @@ class Fusion:
         fuse: Function from `FusionInputs` to a plan.
         removal: How tokens are removed. `"drop"`: without any contribution to the survivors. `"propagate"`: weighted
             features are added to the survivors; the shares of a removed token need not sum to 1. `"merge"`: the full
-            size of each removed token passes to the survivors, which become means of the tokens that they represent.
+            size of each removed token passes to the survivors, most often means of the tokens that they represent.
         needs_match: Whether `fuse` reads the match.
         extra_tokens: Number of additional tokens, each fused from removed tokens alone.
         is_soft: Whether each removed token is split among several survivors, all of which are needed to restore it.
         has_padding: Whether some kept tokens are padding (see `Plan.valid`).
-        signals: Attention statistics that `fuse` reads, names from `ops.attention.SIGNALS`.
+        signals: Statistics that `fuse` reads, names as in `Score`.
         macs: Function from a `BlockContext` to the multiply-adds of `fuse` and `ops.plans.apply` for one image.
         needs_class_token: Whether `fuse` reads the attention of the class token.
         check: Function that raises `InputError` if the fusion cannot be used with these numbers of removed tokens per

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tcvit_jax.config import ReductionWarmup
 from tcvit_jax.errors import out_of_range, requires
 from tcvit_jax.models import ViT, condense
+from tcvit_jax.schedule import at_most
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ def stages(
     """Return the stages of a run; the last one has the full schedule of `model`.
 
     Nothing is removed before `start_epoch`. Over the next `epochs`, the removed fraction of the schedule rises as half
-    a cosine, `(1 - cos(pi t)) / 2`, in equal steps of the schedule; token counts are rounded.
+    a cosine, `(1 - cos(pi t)) / 2`, in equal steps of the schedule; token counts are rounded, and
+    lowered to numbers that the reducer can remove.
 
     Args:
         reduction_warmup: The `reduction_warmup` section of the configuration.
@@ -63,12 +65,13 @@ def stages(
         # The time at which half a cosine reaches this fraction.
         time = math.acos(1 - 2 * fraction) / math.pi
         start = round((reduction_warmup.start_epoch + reduction_warmup.epochs * time) * steps_per_epoch) if level else 0
-        removed = tuple(round(fraction * count) for count in model.removed)
+        # The last stage is the schedule itself, in which one token may be replaced by one fused token.
+        counts = at_most(tuple(round(fraction * count) for count in model.removed)) if fraction < 1 else model.removed
+        # This raises the error of a reducer that cannot remove this number of tokens.
+        removed = condense(model, model.reducer, counts).removed
         if result and result[-1].start == start:
             result.pop()
         if not result or result[-1].removed != removed:
-            # This raises the error of a reducer that cannot remove this number of tokens.
-            condense(model, model.reducer, removed)
             result.append(Stage(start, removed))
     return tuple(result)
 

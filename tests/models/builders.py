@@ -13,7 +13,12 @@ SMALL = {"img_size": 24, "patch_size": 4, "embed_dim": 24, "depth": 3, "num_head
 
 
 def small(reducer=None, schedule=0, **overrides):
-    return tc.create_model("deit_tiny_patch16_224", reducer, schedule, **{**SMALL, **overrides})
+    overrides = {**SMALL, **overrides}
+    if isinstance(reducer, tc.CubistMerge):
+        # Of the desired tokens, it removes rows and columns.
+        counts = (schedule,) * overrides["depth"] if isinstance(schedule, int) else tuple(schedule)
+        schedule = tc.schedule.at_most(counts)
+    return tc.create_model("deit_tiny_patch16_224", reducer, schedule, **overrides)
 
 
 def variables_of(model, seed=0):

@@ -58,11 +58,11 @@ REDUCTIONS = [
 @pytest.mark.parametrize(("name", "reducer"), REDUCTIONS)
 def test_reduction_of_every_family(name, reducer):
     """Traces are valid, images are independent of their batch, and removing nothing is the dense model."""
-    removed = (9, 4)
-    model, images = tc.create_model(name, reducer, removed, **{**SMALL, "depth": 2}), images_of(3)
+    model = tc.create_model(name, reducer, tc.schedule.at_most((9, 4)), **{**SMALL, "depth": 2})
+    images = images_of(3)
     variables = variables_of(model)
     logits, trace = jax.tree.map(np.asarray, run_traced(model, variables, images))
-    check_trace(reducer, trace, removed)
+    check_trace(reducer, trace, model.removed)
     assert np.isfinite(logits).all()
     others = images_of(3, 1)
     new_logits, _ = run_traced(model, variables, np.stack([others[0], images[1], others[2]]))

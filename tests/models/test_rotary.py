@@ -87,7 +87,7 @@ def test_survivors_have_the_rotation_of_their_patch(reducer, monkeypatch):
 
     Fused tokens have the rotation of the mean coordinate of their patches.
     """
-    model, rotations = rope_model(reducer, [9, 0, 4], global_pool="token"), []
+    model, rotations = rope_model(reducer, tc.schedule.at_most((9, 0, 4)), global_pool="token"), []
     original = Rotary.rotation_of
 
     def record(self, origin, slots, max_fused):

@@ -34,7 +34,7 @@ def test_traces_are_valid_and_images_are_independent(reducer):
     variables = variables_of(model)
     logits, trace = jax.tree.map(np.asarray, run_traced(model, variables, images))
     assert len(np.unique(logits, axis=0)) == 3
-    check_trace(reducer, trace, removed)
+    check_trace(reducer, trace, model.removed)
     for others in (images_of(3, 1), np.zeros_like(images)):
         new_logits, _ = run_traced(model, variables, np.stack([others[0], images[1], others[2]]))
         np.testing.assert_array_equal(new_logits[1], logits[1])
@@ -166,11 +166,10 @@ def test_any_grid_prefix_batch_and_schedule(reducer, prefix, grid, batch, data):
     sizes = {"img_size": (4 * height, 4 * width), "depth": 2, **PREFIXES[prefix]}
     protected, patches = small(None, 0, **sizes).prefix, height * width
     first = data.draw(st.integers(0, min(patches - 2, reducer.max_removable(patches, protected))))
-    # Removing no more tokens than the method adds is an error.
-    first = first if first > reducer.extra_tokens else 0
+    first = reducer.lower_count(patches, protected, first, (height, width))
     between = patches - first + (reducer.extra_tokens if first else 0)
     second = data.draw(st.integers(0, min(patches - 2 - first, reducer.max_removable(between, protected))))
-    second = second if second > reducer.extra_tokens else 0
+    second = reducer.lower_count(between, protected, second, (height, width))
     model = small(reducer, [first, second], **sizes)
     variables, images = variables_of(model), golden.images(batch, (4 * height, 4 * width), 0)
 

@@ -26,6 +26,7 @@ class Case(NamedTuple):
     position: list  # position of each patch token in the order of the method
     grid: tuple  # grid of the original patches
     origin: list  # original patch index of each patch token, -1 for a fused token
+    x0: np.ndarray  # [N0, D] embedded patches
 
 
 class Result(NamedTuple):
@@ -102,6 +103,20 @@ def tome(c, reducer):
     return weighted_means(c, kept, target, c.size)._replace(position=[order.index(i) for i in kept])
 
 
+def wardtome(c, reducer):
+    keys, (first, second) = mean_keys(c), halves(c)
+
+    def cost(i, j):
+        return c.size[i] * c.size[j] / (c.size[i] + c.size[j]) * (1 - cosine(keys[i], keys[j]))
+
+    best = {i: min(second, key=lambda j, i=i: cost(i, j)) for i in first}
+    removed = sorted(first, key=lambda i: cost(i, best[i]))[: len(c.x) - c.keep]
+    order = [i for i in first if i not in removed] + second
+    kept = sorted(order)
+    result = weighted_means(c, kept, {i: best[i] for i in removed}, c.size)
+    return result._replace(position=[order.index(i) for i in kept])
+
+
 def tofu(c, reducer):
     target, order = bipartite(c)
     kept = sorted(order)
@@ -145,6 +160,106 @@ def diffrate(c, reducer):
         c.size[i] + sum(c.size[j] * max(cosine(c.x[i], c.x[j]), 0) for j, row in best.items() if row == i) for i in kept
     ]
     return result._replace(sizes=np.asarray(sizes))
+
+
+def saliency(c):
+    """Return the distance of each embedded patch from the mean of those around it, for each patch token."""
+    height, width = c.grid
+    result = []
+    for patch in range(height * width):
+        row, column = divmod(patch, width)
+        around = [
+            c.x0[i * width + j]
+            for i in range(max(row - 1, 0), min(row + 2, height))
+            for j in range(max(column - 1, 0), min(column + 2, width))
+            if (i, j) != (row, column)
+        ]
+        result.append(np.linalg.norm(c.x0[patch] - np.mean(around, axis=0)))
+    return [result[patch] for patch in c.origin]
+
+
+def saliencymerging(c, reducer):
+    a, o = class_attention(c), saliency(c)
+    m = [reducer.alpha * x / sum(a) + (1 - reducer.alpha) * y / sum(o) for x, y in zip(a, o, strict=True)]
+    kept, removed = split(m, c.keep)
+    best = {j: max(kept, key=lambda i, j=j: cosine(c.x[i], c.x[j])) for j in removed}
+    return weighted_means(c, kept, best, m)
+
+
+def representationshift(c, reducer):
+    """Of the norm of the mean value of each token, which stands for that of the MLP in `scenes.attend`."""
+    score = [np.linalg.norm(value) for value in c.values.mean(0)[c.prefix :]]
+    if reducer.fuse == "drop":
+        return drop(c, score)
+    kept, removed = split(score, c.keep)
+    best = {j: max(kept, key=lambda i, j=j: cosine(c.x[i], c.x[j])) for j in removed}
+    return weighted_means(c, kept, best, c.size)
+
+
+def grids_of(grid):
+    """Return the grids of CubistMerge: the side with the larger fraction left loses a line, the columns first."""
+    height, width = rows, columns = grid
+    while True:
+        yield rows, columns
+        if rows == columns == 1:
+            return
+        if rows == 1 or (columns > 1 and columns / width >= rows / height):
+            columns -= 1
+        else:
+            rows -= 1
+
+
+def grid_of(grid, count):
+    return next((rows, columns) for rows, columns in grids_of(grid) if rows * columns == count)
+
+
+def merge_line(line, remove):
+    """Merge cells of a line, `[(tokens, value, metric, size)]` with the token of the cell first."""
+    scores = {}
+    for i in range(1, len(line), 2):
+        sides = {i - 1: cosine(line[i][2], line[i - 1][2])}
+        if i + 1 < len(line):
+            sides[i + 1] = cosine(line[i][2], line[i + 1][2])
+        target = max(sides, key=lambda j, sides=sides: sides[j])
+        scores[i] = sides[target], target
+    removed = sorted(scores, key=lambda i: -scores[i][0])[:remove]
+    result = []
+    for j, cell in enumerate(line):
+        if j in removed:
+            continue
+        members, value, metric, size = cell
+        for i in sorted(i for i in removed if scores[i][1] == j):
+            other = line[i]
+            value = np.asarray([b if abs(b) > abs(a) else a for a, b in zip(value, other[1], strict=True)])
+            members, size = members + other[0], size + other[3]
+        result.append((members, value, metric, size))
+    return result
+
+
+def cubistmerge(c, reducer):
+    grid, new_grid = grid_of(c.grid, len(c.x)), grid_of(c.grid, c.keep)
+    keys = mean_keys(c)
+    cells = sorted(range(len(c.x)), key=lambda i: c.position[i])
+
+    def with_metric(cell):
+        members, value, _, size = cell
+        return members, value, value if reducer.metric == "features" else keys[members[0]], size
+
+    lines = [
+        [with_metric(([i], c.x[i], None, c.size[i])) for i in cells[row * grid[1] : (row + 1) * grid[1]]]
+        for row in range(grid[0])
+    ]
+    lines = [list(map(with_metric, merge_line(line, grid[1] - new_grid[1]))) for line in lines]
+    columns = [merge_line(list(column), grid[0] - new_grid[0]) for column in zip(*lines, strict=True)]
+    assert (len(columns[0]), len(columns)) == new_grid
+    raster = [cell for row in zip(*columns, strict=True) for cell in row]
+    result = sorted((cell[0][0], position, cell) for position, cell in enumerate(raster))
+    return Result(
+        [kept for kept, _, _ in result],
+        np.asarray([cell[1] for _, _, cell in result]),
+        np.asarray([cell[3] for _, _, cell in result]),
+        [position for _, position, _ in result],
+    )
 
 
 def tps(c, reducer):

@@ -12,13 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tcvit_jax.ops.attention import SIGNALS, Signals, attention
+from tcvit_jax.ops.attention import SIGNALS, Signals, attention, row_norm
 from tcvit_jax.tokens import Tokens
 
 KEEP = 12
 
+
 # Compiled as one program per shape.
-attend = jax.jit(partial(attention, signals=SIGNALS), static_argnames="class_tokens")
+@partial(jax.jit, static_argnames="class_tokens")
+def attend(q, k, v, **options):
+    """Return the outputs of attention and all signals. The norm of the mean value stands for the one of the MLP."""
+    out, signals = attention(q, k, v, signals=SIGNALS, **options)
+    return out, replace(signals, mlp_norm=row_norm(v.astype(jnp.float32).mean(1)))
 
 
 class Scene(NamedTuple):
@@ -56,4 +61,4 @@ def condense(reducer, scene, keep, is_prepared=False):
 def feasible_keep(reducer, scene, keep):
     """Return `keep`, raised to the number of tokens that the method must keep in one block."""
     patches = scene.tokens.origin.shape[1]
-    return max(keep, patches - reducer.max_removable(patches, scene.tokens.prefix))
+    return patches - reducer.lower_count(patches, scene.tokens.prefix, patches - keep, scene.grid)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import tcvit_jax as tc
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.reducers import REDUCERS
+from tcvit_jax.reducers.saliencymerging import contrast
 from tcvit_jax.reducers.uniform import spread_order
 from tests.reducers import peers
 from tests.reducers.scenes import KEEP, condense, scene
@@ -21,7 +22,8 @@ PEERS = [
     *(kind() for name, kind in REDUCERS.items() if hasattr(peers, name)),
     tc.EViT(fuse=False), tc.ToFu(prune_until=1), tc.PiToMe(margin=0.3, alpha=0.5), tc.DiffRate(pruned=[3, 0, 2, 2]),
     tc.DiffRate(pruned=0.0), tc.DPCKNN(neighbors=2), tc.KMedoids(iterations=0),
-    tc.MCTF(similarity=2.0, importance=1.0, size=3.0),
+    tc.MCTF(similarity=2.0, importance=1.0, size=3.0), tc.SaliencyMerging(alpha=0.0), tc.SaliencyMerging(alpha=0.3),
+    tc.RepresentationShift(fuse="hard"), tc.CubistMerge(metric="keys"),
 ]  # fmt: skip
 # Reducers with their own test file, or with parts that are tested elsewhere.
 TESTED_ELSEWHERE = {"gtp", "tcvit", "random", "cross"}
@@ -35,12 +37,13 @@ def reference(reducer, case):
     return getattr(peers, type(reducer).__name__.lower())(case, reducer)
 
 
-def make_case(example, image, keep, tokens, position, grid=(4, 5)):
+def make_case(example, image, keep, tokens, position, x0=None, grid=(4, 5)):
+    x0 = tokens.patches if x0 is None else x0
     return peers.Case(
         x=np.asarray(tokens.patches[image], np.float64), size=np.asarray(tokens.size[image], np.float64),
         maps=example.maps[image], keys=example.keys[image], values=example.values[image], keep=keep, prefix=tokens.prefix,
         classes=tokens.class_tokens, block=tokens.block, depth=tokens.depth, position=position, grid=grid,
-        origin=np.asarray(tokens.origin[image]).tolist(),
+        origin=np.asarray(tokens.origin[image]).tolist(), x0=np.asarray(x0[image], np.float64),
     )  # fmt: skip
 
 
@@ -63,13 +66,53 @@ def test_two_blocks_equal_the_reference(reducer, prefix, block, seed):
     out, plan = reducer.reduce(tokens, example.signals, keep)
     left = keep + reducer.extra_tokens
     next_scene = scene(seed + 1, prefix, grid=(1, left), class_tokens=prefix)
-    tokens2, keep2 = replace(out, block=out.block + 1), left - left // 3
+    tokens2, keep2 = (
+        replace(out, block=out.block + 1),
+        left - reducer.lower_count(left, prefix, left // 3, example.grid),
+    )
     out2, plan2 = reducer.reduce(tokens2, next_scene.signals, keep2)
     for image in range(2):
         expected = reference(reducer, make_case(example, image, keep, example.tokens, list(range(20))))
         check(expected, plan, out, image)
-        expected2 = reference(reducer, make_case(next_scene, image, keep2, tokens2, expected.position))
+        case2 = make_case(next_scene, image, keep2, tokens2, expected.position, example.tokens.patches)
+        expected2 = reference(reducer, case2)
         check(expected2, plan2, out2, image)
+
+
+def test_saliency_without_class_attention_needs_no_class_token():
+    model = tc.create_model(
+        "deit_tiny_patch16_224", tc.SaliencyMerging(alpha=0.0), 8, class_token=False, global_pool="avg"
+    )
+    assert model.removed == (8,) * 12
+    # Equal patches, and a single one, have no contrast.
+    for grid in ((1, 1), (2, 3)):
+        np.testing.assert_array_equal(contrast(jnp.ones((2, grid[0] * grid[1], 6)), grid), 0)
+
+
+def test_score_mean_keeps_tokens_of_infinite_score_and_ignores_negative_ones():
+    """The second half of a bipartite score is infinite; the order of farthest-point sampling is at most 0."""
+    example = scene(0)
+    for score in ("tome", "uniform"):
+        plan, out = condense(tc.Cross(score=score, match="features", fuse="score_mean"), example, KEEP)
+        rows = np.asarray(plan.kept)[..., None]
+        np.testing.assert_allclose(out.patches, np.take_along_axis(np.asarray(example.tokens.patches), rows, 1))
+        np.testing.assert_allclose(out.size.sum(-1), example.tokens.size.sum(-1), rtol=1e-5)
+
+
+def test_ward_prefers_small_tokens_and_breaks_ties_by_row():
+    """With equal cosines, the smallest tokens merge; with equal keys, every cost is 0."""
+    example = scene(0)
+    keys = jnp.eye(21)[None].repeat(2, 0)
+    size = jnp.tile(jnp.arange(1.0, 21.0), (2, 1))
+    tokens = replace(example.tokens, size=size)
+    plan, out = condense(tc.WardToMe(), example._replace(tokens=tokens, signals=Signals(keys=keys)), 16)
+    # All cosines are 0. The class token is in the first half, and so are the patches 1, 3, 5, ...; patch 0 is smallest.
+    np.testing.assert_array_equal(plan.removed[0], [1, 3, 5, 7])
+    np.testing.assert_array_equal(out.size[0, 0], 1 + 2 + 4 + 6 + 8)
+    equal = example._replace(signals=Signals(keys=jnp.ones((2, 21, 4))))
+    plan, out = condense(tc.WardToMe(), equal, 16)
+    np.testing.assert_array_equal(plan.removed[0], [13, 15, 17, 19])
+    np.testing.assert_array_equal(plan.target[0], 0)
 
 
 @pytest.mark.parametrize("grid", [(1, 2), (2, 1), (1, 9), (3, 4), (6, 7), (14, 14)])
@@ -135,6 +178,7 @@ OTHER_PARTS = "set score='gtp' and fuse='hard', for example"
     ("reducer", "hint"),
     [
         *((reducer, OTHER_METHOD) for reducer in (tc.EViT(), tc.TopK(), tc.DiffRate(), tc.TPS(), tc.ATS())),
+        (tc.SaliencyMerging(), "set alpha=0.0"),
         *((tc.Cross(score=score), OTHER_PARTS) for score in ("cls", "ats", "tcvit")),
         (tc.Cross(score="random", fuse="class_token"), OTHER_PARTS),
     ],
@@ -167,7 +211,7 @@ def test_counts_of_pruned_tokens_must_fit_the_schedule():
     assert tc.DiffRate(pruned=0.3).count(0, 9) == 2
 
 
-@pytest.mark.parametrize("reducer", [tc.ToMe(), tc.ToFu(), tc.PiToMe(), tc.MCTF()], ids=repr)
+@pytest.mark.parametrize("reducer", [tc.ToMe(), tc.ToFu(), tc.PiToMe(), tc.MCTF(), tc.WardToMe()], ids=repr)
 @pytest.mark.parametrize(("prefix", "patches"), [(1, 20), (2, 3)])
 def test_bipartite_methods_merge_without_loss_at_their_limit(reducer, prefix, patches):
     """At the limit, all tokens of one half that can be removed are merged into the other."""

@@ -25,6 +25,7 @@ RANGES = {
     ("mctf", "size"): (0.01, 1e6),
     ("pitome", "alpha"): (5e-324, 100.0),
     ("pitome", "margin"): (-1.0, 1.0),
+    ("saliencymerging", "alpha"): UNIT,
     ("tcvit", "balance"): UNIT,
     ("tcvit", "gamma"): UNIT,
     ("tcvit", "temperature"): (5e-324, math.nextafter(math.inf, 0)),

@@ -99,6 +99,9 @@ def test_removal_attribute_describes_the_plan(reducer):
         # No size is lost, weights are those of means, and means stay in the range of the merged tokens.
         np.testing.assert_allclose(total, 1, rtol=1e-6)
         assert (np.asarray(out.slots) >= 0).all()
+        if plan.features is not None:
+            check_magnitudes(plan, patches, np.asarray(out.patches))
+            return
         if plan.weight is None:
             np.testing.assert_array_equal(out.patches, kept_patches)
             return
@@ -117,6 +120,15 @@ def test_removal_attribute_describes_the_plan(reducer):
         # Also a mean, but part of the size is lost.
         np.testing.assert_allclose(plan.self_weight + plan.weight.sum(-1), 1, rtol=1e-6)
         assert (total < 1).all()
+
+
+def check_magnitudes(plan, patches, features):
+    """Every channel has the value of largest magnitude of the kept token and those that it receives."""
+    for image, (kept, removed, target) in enumerate(zip(plan.kept, plan.removed, plan.target, strict=True)):
+        for row, token in enumerate(np.asarray(kept)):
+            group = patches[image, [token, *np.asarray(removed)[np.asarray(target) == row]]]
+            expected = np.take_along_axis(group, np.abs(group).argmax(0)[None], 0)[0]
+            np.testing.assert_array_equal(features[image, row], expected)
 
 
 @pytest.mark.parametrize("reducer", SWITCHES)
@@ -166,8 +178,10 @@ def test_degenerate_tokens_give_no_nan_and_ties_keep_the_lower_index(reducer, ki
     ranked = np.asarray(score.rank(tokens, signals, 12))
     np.testing.assert_array_equal(plan.kept[0], split(ranked[0], 12)[0])
     context = BlockContext(patches=20, keep=12, prefix=1, heads=1, width=6, block=0, depth=1)
-    compares_features = score.macs(context) != score.macs(replace(context, width=7))
-    if score.signals and not compares_features and not reducer.has_padding:
+    # The state of the score may be computed from features too.
+    has_floats = any(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(tokens.state))
+    compares_features = has_floats or score.macs(context) != score.macs(replace(context, width=7))
+    if score.signals and not (compares_features or reducer.has_padding or isinstance(reducer, tc.CubistMerge)):
         # Attention is uniform: all scores are equal.
         np.testing.assert_array_equal(plan.kept, [range(12)])
 
@@ -297,6 +311,8 @@ TEMPERATURE = "must be in [0.01, 1e+06]; the larger the temperature, the weaker 
             {"name": "tome", "proportional_attention": "no"},
             "proportional_attention='no': must be True or False; the default is True",
         ),
+        ({"name": "representationshift", "fuse": "merge"}, "unknown fuse 'merge': must be one of drop, hard"),
+        ({"name": "cubistmerge", "metric": "values"}, "unknown metric 'values': did you mean 'features'?"),
         ({"name": "cross", "score": [1]}, "score=[1]: must be a string; the default is 'tcvit'"),
         ({"name": "pitome", "margin": float("nan")}, "margin=nan: must be in [-1, 1]; it is compared with cosines"),
         ({"name": "pitome", "alpha": 0}, "alpha=0: must be in (0, 100]"),

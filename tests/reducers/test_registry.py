@@ -16,7 +16,7 @@ from tcvit_jax.measure.oracle import Oracle
 from tcvit_jax.reducers import base
 from tests.conftest import ROOT
 
-FILES = {"ats", "cross", "diffrate", "dpcknn", "evit", "gtp", "kmedoids", "mctf", "pitome", "random", "tcvit", "tofu", "tome", "topk", "tps", "uniform"}  # fmt: skip
+FILES = {"ats", "cross", "cubistmerge", "diffrate", "dpcknn", "evit", "gtp", "kmedoids", "mctf", "pitome", "random", "representationshift", "saliencymerging", "tcvit", "tofu", "tome", "topk", "tps", "uniform", "wardtome"}  # fmt: skip
 
 
 def test_reducers_of_the_package_are_registered_under_their_class_names():
