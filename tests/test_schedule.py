@@ -489,3 +489,20 @@ def test_schedules_of_users_may_return_arrays_and_are_checked():
 def test_stage_blocks_require_a_positive_depth(depth):
     with pytest.raises(tc.InputError, match="depth=.*: must be (>= 1|an integer)"):
         schedule.stage_blocks(depth)
+
+
+@pytest.mark.parametrize("reducer", REDUCERS_BY_NAME)
+def test_every_method_can_be_deferred(reducer):
+    """Nothing leaves in the first three blocks, and every later number is one that the method can remove."""
+    for rate in (0.05, 0.11, 0.4):
+        model = condense(DENSE, reducer, schedule.deferred(3, rate))
+        assert not any(model.removed[:3])
+        assert sum(model.removed[3:]) > 0
+        assert condense(DENSE, reducer, list(model.removed)).removed == model.removed
+        expected = [max(1, ceil(round(196 * (1 - max(block - 3, 0) * rate), 9))) for block in range(13)]
+        tokens = np.asarray(model.cost().tokens)
+        if reducer.max_removable(100, 1) == 99 and not isinstance(reducer, tc.CubistMerge):
+            fused = reducer.extra_tokens * (np.arange(13) > 3)
+            np.testing.assert_array_equal(tokens, np.minimum(expected + fused, 196))
+        else:
+            assert (tokens >= expected).all()

@@ -219,5 +219,5 @@ def _shares(
 
 
 def _encode(target: Int32[Array, "B N"]) -> Float32[Array, "B N"]:
-    is_kept = target == jnp.arange(target.shape[1], dtype=jnp.int32)
+    is_kept = target == jnp.arange(target.shape[1], dtype=jnp.int32)[None]
     return jnp.where(is_kept, 1.0, -1.0 - target.astype(jnp.float32))

@@ -337,3 +337,15 @@ def test_training_without_dropout_equals_evaluation(reducer):
     variables = variables_of(model)
     train = jax.jit(lambda v, x: model.apply(v, x, train=True, rngs={"dropout": jax.random.key(0)}))
     np.testing.assert_allclose(train(variables, images), run(model, variables, images), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("reducer", COMPILED_METHODS)
+def test_deferred_models_run(reducer):
+    model = small(depth=4)
+    model = tc.condense(model, reducer, tc.schedule.deferred(2, 0.3))
+    images = images_of(2)
+    logits, trace = run_traced(model, variables_of(model), images)
+    assert bool(jnp.isfinite(logits).all())
+    np.testing.assert_array_equal(trace.kept[1], np.tile(np.arange(36), (2, 1)))
+    assert [kept.shape[1] for kept in trace.kept] == list(model.cost().tokens[1:])
+    assert trace.kept[3].shape[1] < trace.kept[2].shape[1] < 36

@@ -336,3 +336,25 @@ def test_combine_by_product_equals_combine_by_index(kind, prefix, dtype):
             for form in (by_product, by_index)
         ]
         np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_largest_magnitude_takes_channels_of_the_group(dtype):
+    """In loops, with ties: the value of the kept token comes first, then the positive one."""
+    rng = np.random.default_rng(0)
+    # Few different values, so that magnitudes are often equal.
+    x = jnp.asarray(rng.integers(-3, 4, (2, 10, 8)), dtype)
+    kept, removed = jnp.asarray([[0, 2, 5, 8]] * 2, jnp.int32), jnp.asarray([[1, 3, 4, 6, 7, 9]] * 2, jnp.int32)
+    target = rng.integers(0, 3, (2, 6))
+    plan = plans.largest_magnitude(kept, removed, jax.nn.one_hot(target, 4, axis=1), x)
+    out = plans.combine(plan, jnp.concatenate([x[:, :1], x], axis=1), 1)
+    assert out.dtype == plan.features.dtype == dtype
+    np.testing.assert_array_equal(out[:, 0], x[:, 0])
+    np.testing.assert_array_equal(plan.target, target)
+    values = np.asarray(x, np.float64)
+    for image, row, channel in np.ndindex(2, 4, 8):
+        own = values[image, int(kept[image, row]), channel]
+        others = [values[image, int(removed[image, r]), channel] for r in range(6) if target[image, r] == row]
+        largest = max([own, *others], key=lambda value: (abs(value), value > 0))
+        expected = own if abs(own) == abs(largest) else largest
+        assert float(out[image, row + 1, channel]) == expected
