@@ -6,8 +6,8 @@ attention sinks are the ends of every walk, so that connectivity ranks them firs
 affinity has no sinks: its walks give each token as much as they take.
 
 With a polynomial `p` of degree K (`ops.walks`), the connectivity of tokens i and j is `p(W)[i, j]` on the attention
-graph, and `C_ij / sqrt(C_ii C_jj)` with `C = p(D^-1/2 A D^-1/2)` on an affinity. No power of `W` is computed
-explicitly.
+graph, and `C = p(D^-1/2 A D^-1/2)` on an affinity, scaled to `C_ij / sqrt(C_ii C_jj)` if it is a kernel. No power of
+`W` is computed explicitly.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ConnectivityGraph(Reducer):
             whose attention meets at the same tokens, where `D` is the attention that each of them receives (its walks
             reach all tokens alike, so that it only matches tokens); `"keys"` or `"features"`,
             `exp((cos - 1) / affinity_temperature)` with the cosines of keys averaged over heads, or of features.
-        affinity_temperature: Temperature of `"keys"` and `"features"`, in (0, 100].
+        affinity_temperature: Temperature of `"keys"` and `"features"`, in [0.001, 100].
         walk: `"power"`, `"cumulative"`, `"katz"` or `"lazy"` (`ops.walks.coefficients`).
         gamma: Discount of `"katz"` walks, in [0, 1].
         match_norm: Normalization of the match on the attention graph: `"none"`; `"lift"`, divided by the mass that
@@ -105,7 +105,7 @@ class ConnectivityGraph(Reducer):
             value = getattr(self, name)
             if value is not None and not 1 <= as_integer(name, value) <= MAX_ORDER:
                 raise out_of_range(name, value, f"in [1, {MAX_ORDER}]")
-        check_range("affinity_temperature", self.affinity_temperature, 0, 100, excludes_low=True)
+        check_range("affinity_temperature", self.affinity_temperature, 0.001, 100)
         check_range("gamma", self.gamma, 0, 1, hint="0 equals order=1, 1 equals walk='cumulative'")
 
     @property
@@ -166,10 +166,18 @@ class ConnectivityGraph(Reducer):
             signals: Attention statistics of the block.
             order: Length of the walks. None means the field `order`.
         """
-        coefficients = self.coefficients(order or self.order)
+        return self.connectivity_on(tokens, self.graph_matrix(tokens, signals), order or self.order)
+
+    def graph_matrix(self, tokens: Tokens, signals: Signals) -> Float[Array, "B _ _"]:
+        """Return the matrix of the graph: `W`, `[B, T, T]`, or the affinity, `[B, N, N]`."""
+        build = self.transition_matrix if self.affinity == "attention" else self.affinity_matrix
+        return build(tokens, signals)
+
+    def connectivity_on(self, tokens: Tokens, matrix: Float[Array, "B _ _"], order: int) -> Float[Array, "B N"]:
+        """Return the connectivity of each patch token by walks of a length on the graph of `graph_matrix`."""
         if self.affinity != "attention":
-            return affinities.walk_mass(self.affinity_matrix(tokens, signals), coefficients)
-        return self.walk_mass(tokens, self.transition_matrix(tokens, signals), coefficients, self.columns)
+            return affinities.walk_mass(matrix, self.coefficients(order))
+        return self.walk_mass(tokens, matrix, self.coefficients(order), self.columns)
 
     def walk_mass(
         self, tokens: Tokens, matrix: Float[Array, "B T T"], coefficients: list[float], columns: str
@@ -191,11 +199,17 @@ class ConnectivityGraph(Reducer):
             kept: `[B, K]` rows of the kept patch tokens.
             removed: `[B, R]` rows of the removed patch tokens.
         """
-        signals, order = self.stop_gradient(signals), self.match_order or self.order
+        return self.match_on(tokens, self.graph_matrix(tokens, self.stop_gradient(signals)), kept, removed)
+
+    def match_on(
+        self, tokens: Tokens, matrix: Float[Array, "B _ _"], kept: Int[Array, "B K"], removed: Int[Array, "B R"]
+    ) -> Float[Array, "B R K"]:
+        """Return the match, as `similarity`, on the graph of `graph_matrix`."""
+        order = self.match_order or self.order
         if self.affinity != "attention":
-            matrix = affinities.diffuse(self.affinity_matrix(tokens, signals), self.coefficients(order))
-            return take_block(affinities.unit_diagonal(matrix), removed, kept)
-        matrix = self.transition_matrix(tokens, signals)
+            pairs = affinities.diffuse(matrix, self.coefficients(order))
+            # Only kernels have a diagonal that compares a token with itself.
+            return take_block(pairs if self.affinity == "symmetric" else affinities.unit_diagonal(pairs), removed, kept)
         reverse = jnp.swapaxes(matrix, 1, 2)
         directions = {"to_kept": [matrix], "from_kept": [reverse], "both": [matrix, reverse]}[self.direction]
         matches = [self._walk_block(each, kept + tokens.prefix, removed + tokens.prefix, order) for each in directions]

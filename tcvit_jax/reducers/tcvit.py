@@ -278,12 +278,15 @@ class TCViT(ConnectivityGraph):
 
     def rank(self, tokens: Tokens, signals: Signals, keep: int) -> Float[Array, "B N"]:
         """Return the score of each patch token, `[B, N]`, as defined by `selection`; the highest are kept."""
-        score = self.representative_score(tokens, signals)
+        signals = self.stop_gradient(signals)
+        graph = self.graph_matrix(tokens, signals) if self._scores_by_graph else None
+        score = self._representative_score(tokens, signals, graph)
         if self.selection == "rank":
             return score
+        assert graph is not None
         batch, patches = score.shape
         rows = jnp.broadcast_to(jnp.arange(patches, dtype=jnp.int32), (batch, patches))
-        match = jax.lax.stop_gradient(self.similarity(tokens, signals, rows, rows))
+        match = jax.lax.stop_gradient(self.match_on(tokens, graph, rows, rows))
         # `ranks` orders equal scores by their index, so that one of two equal tokens covers the other.
         position = ranks(jax.lax.optimization_barrier(score))
         is_above = position[:, None, :] < position[:, :, None]
@@ -291,10 +294,17 @@ class TCViT(ConnectivityGraph):
 
     def representative_score(self, tokens: Tokens, signals: Signals) -> Float[Array, "B N"]:
         """Return the weighted sum of connectivity and dominance of each patch token, `[B, N]`."""
-        signals, norm = self.stop_gradient(signals), SCORE_NORMS[self.score_norm]
-        parts: list[Array] = []
+        signals = self.stop_gradient(signals)
+        graph = self.graph_matrix(tokens, signals) if self.balance > 0 else None
+        return self._representative_score(tokens, signals, graph)
+
+    def _representative_score(
+        self, tokens: Tokens, signals: Signals, graph: Float[Array, "B _ _"] | None
+    ) -> Float[Array, "B N"]:
+        norm, parts = SCORE_NORMS[self.score_norm], list[Array]()
         if self.balance > 0:
-            parts.append(self.balance * norm(self.connectivity(tokens, signals)))
+            assert graph is not None
+            parts.append(self.balance * norm(self.connectivity_on(tokens, graph, self.order)))
         if self.balance < 1:
             parts.append((1 - self.balance) * norm(self.dominance_score(tokens, signals)))
         return sum(parts[1:], start=parts[0])
@@ -338,11 +348,11 @@ class TCViT(ConnectivityGraph):
         return affinity + connectivity + dominance + cover
 
     def _match_macs(self, context: BlockContext) -> int:
-        """Return the multiply-adds of the match of removed tokens, without products that the score needs as well."""
-        if self.affinity != "attention" and self.selection == "cover":
-            return 0
-        affinity = 0 if self._scores_by_graph else self.affinity_macs(context)
-        return affinity + self.match_macs(context, context.removed)
+        """Return the multiply-adds of the graph and the match of removed tokens.
+
+        Those of the graph are counted again, although compilers reuse it.
+        """
+        return self.affinity_macs(context) + self.match_macs(context, context.removed)
 
     @property
     def _scores_by_graph(self) -> bool:
@@ -359,5 +369,7 @@ class TCViT(ConnectivityGraph):
 
         The weights are counted again, although compilers reuse those of the score.
         """
-        weight = self._dominance_steps * context.tokens**2 if self.balance < 1 else self.connectivity_macs(context)
+        weight = self._dominance_steps * context.tokens**2
+        if self.balance == 1:
+            weight = self.affinity_macs(context) + self.connectivity_macs(context)
         return pool_macs(context) + weight

@@ -146,12 +146,13 @@ def tcvit_affinity(x, maps, keys, reducer, prefix):
 
 
 def tcvit_connection(affinity, reducer, order):
-    """Return the connectivity of all pairs of patch tokens on an affinity, `C_ij / sqrt(C_ii C_jj)`."""
+    """Return the connectivity of all pairs of patch tokens, `C_ij`, or `C_ij / sqrt(C_ii C_jj)` of a kernel."""
     degree = affinity.sum(1)
     reach = tcvit_walk(affinity / np.sqrt(np.outer(degree, degree)), reducer.walk, order, reducer.gamma)
+    if reducer.affinity == "symmetric":
+        return reach
     diagonal = np.diag(reach)
-    scale = np.outer(diagonal, diagonal)
-    return np.where(scale > 0, reach / np.sqrt(np.where(scale > 0, scale, 1)), 0)
+    return reach / np.sqrt(np.outer(diagonal, diagonal))
 
 
 def tcvit_cover(score, match):

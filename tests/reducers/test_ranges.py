@@ -26,13 +26,16 @@ RANGES = {
     ("pitome", "alpha"): (5e-324, 100.0),
     ("pitome", "margin"): (-1.0, 1.0),
     ("saliencymerging", "alpha"): UNIT,
+    ("tcvit", "affinity_temperature"): (0.001, 100.0),
     ("tcvit", "balance"): UNIT,
     ("tcvit", "gamma"): UNIT,
+    ("tcvit", "host_share"): (0.0, math.nextafter(1, 0)),
     ("tcvit", "temperature"): (5e-324, math.nextafter(math.inf, 0)),
     ("tofu", "prune_until"): UNIT,
 }
 ATTENTION_KEEP = (5e-324, 1.0)
 ACTIVE = {
+    "affinity_temperature": {"affinity": "features", "fuse": "soft", "selection": "cover"},
     "gamma": {"walk": "katz", "order": 3},
     "temperature": {"fuse": "soft", "fuse_weight": "connectivity", "grad_through_soft": True},
 }
