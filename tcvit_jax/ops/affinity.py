@@ -68,7 +68,7 @@ def diffuse(affinity: Float32[Array, "B N N"], coefficients: Sequence[float]) ->
         coefficients: `c_0 .. c_K`, as in `walks.coefficients`.
     """
     transition, _ = normalize(affinity)
-    identity = jnp.eye(affinity.shape[-1], dtype=jnp.float32)
+    identity = jnp.eye(affinity.shape[-1], dtype=jnp.float32)[None]
     return walks.walk_rows(transition, transition, coefficients) + coefficients[0] * identity
 
 

@@ -327,7 +327,8 @@ class TCViT(ConnectivityGraph):
             # The largest mass that leaves the kept token its share of the mean.
             limit = take_rows(mass, inputs.kept) * (1 - self.host_share) / self.host_share
             incoming = (share * discount * take_rows(mass, inputs.removed)[:, None, :]).sum(-1)
-            discount = discount * jnp.minimum(1, ratio(limit, incoming) + (incoming == 0))[:, :, None]
+            scale = jnp.where(incoming > limit, ratio(limit, incoming), 1)
+            discount = discount * scale[:, :, None]
         return plans.average(inputs.kept, inputs.removed, share, mass, discount=discount)
 
     def _pool(self, inputs: FusionInputs) -> Plan:
