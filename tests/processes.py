@@ -1,11 +1,26 @@
 """Processes and shared memory that a program leaves behind, from `/proc` and `/dev/shm`."""
 
 import re
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
+
+
+def run_until_logged(module: str, arguments: list[str], log: Path, lines: int) -> list[str]:
+    """Run a module in a process, kill it once its log has some lines, and return the complete lines of the log."""
+    process = subprocess.Popen([sys.executable, "-W", "error", "-m", module, *arguments], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not (log.is_file() and log.read_text().count("\n") >= lines):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 def children(pid: int) -> list[int]:

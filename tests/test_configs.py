@@ -200,10 +200,10 @@ def test_documented_results_of_fashion_finetuning_match_the_configs(method):
     finetune = MODULES["fashion_finetune"]
     before, after = finetune.OFF_THE_SHELF[method], finetune.FINETUNED[method]
     gmacs = round(tc.describe(model_of("fashion_finetune", overrides=[f"--config.reducer.name={method}"])).gmacs, 5)
-    # The accuracy of EViT was measured with keep rates that were rounded to the nearest number of tokens.
-    assert (before.gmacs, after.gmacs) == (pytest.approx(gmacs, abs=1.1e-5),) * 2
-    row = rf"\| {after.method} \| {before.top1:.2f} \(.*\| {after.top1:.2f} \(.*\| {after.gmacs:.5f} \|"
-    assert re.search(row, RESULTS)
+    # EViT was measured with keep rates that were rounded to the nearest number of tokens.
+    gmacs = {("evit", 0.00835): 0.00836}.get((method, gmacs), gmacs)
+    assert (before.gmacs, after.gmacs) == (gmacs, gmacs)
+    assert re.search(rf"\| {after.method} \| {before.top1:.2f} \(.*\| {after.top1:.2f} \(.*\| {gmacs:.5f} \|", RESULTS)
 
 
 @pytest.mark.parametrize("method", ["gtp", "tcvit"])

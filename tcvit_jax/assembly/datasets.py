@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +16,9 @@ from tcvit_jax.data import Batch, EvalTransform, LabelMaps, Source, TokenLabelin
 from tcvit_jax.errors import invalid
 from tcvit_jax.models import ViT
 from tcvit_jax.models.image_preprocessing import Preprocessing
+
+# Preprocessed images of up to this number of bytes are read once and cached.
+_MAX_CACHED_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,19 @@ class EvalData:
     def batches(self) -> Iterator[Batch]:
         """Return this process's part of the batches, which contain every example exactly once."""
         return iter(self._cached_batches) if self.is_cached else self._read_batches()
+
+    def with_cache(self) -> EvalData:
+        """Return the same data, whose batches stay in memory if they are small."""
+        size = len(self.source) * math.prod((*self.transform.size, self.transform.channels))
+        return replace(self, is_cached=size <= _MAX_CACHED_BYTES)
+
+    def with_batch_size(self, batch_size: int) -> EvalData:
+        """Return the same data with a batch size, lowered to the smallest one that holds all images.
+
+        A larger batch would only have more padding. The batch is sharded over all devices.
+        """
+        devices = jax.device_count()
+        return replace(self, batch_size=min(batch_size, -(-len(self.source) // devices) * devices))
 
     @cached_property
     def _cached_batches(self) -> list[Batch]:
@@ -99,10 +116,8 @@ def build_eval_data(
     """
     transform = EvalTransform(model.img_size, model.in_chans, *preprocessing.geometry)
     source = open_split(data, split or data.eval_split, model, record, needs_classifier)
-    # A larger batch would only have more padding. The batch is sharded over all devices.
-    devices = jax.device_count()
-    batch_size = min(batch_size, -(-len(source) // devices) * devices)
-    return EvalData(source, transform, batch_size, pipeline.resolve_workers(data.workers, source))
+    workers = pipeline.resolve_workers(data.workers, source)
+    return EvalData(source, transform, batch_size, workers).with_batch_size(batch_size)
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import argparse
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tcvit_jax import config as config_package
 from tcvit_jax import loading, reducers, sharding
 from tcvit_jax.assembly.architecture import build_model, build_preprocessing, load_weights, read_origin, reduce
 from tcvit_jax.assembly.datasets import EvalData, build_eval_data
 from tcvit_jax.assembly.records import Origin
 from tcvit_jax.config import Config, Data, Reduction, restore
-from tcvit_jax.errors import cannot_read, requires
+from tcvit_jax.errors import cannot_read, conflicts, requires
 from tcvit_jax.models import ViT
 from tcvit_jax.models.image_preprocessing import Preprocessing
 
@@ -125,6 +127,44 @@ def from_checkpoint(directory: str | Path, img_size: int | tuple[int, int] | Non
     config = restore(saved_config, meta.get("versions", {}).get("tcvit_jax"))
     origin, load_dense = Origin.from_meta(str(directory), meta), partial(loading.load_dense, directory)
     return Pretrained(str(directory), config, model, variables, origin, load_dense)
+
+
+def from_flags(
+    flags: argparse.Namespace,
+    checkpoints: Sequence[str],
+    img_size: tuple[int, int] | None,
+    command: str,
+    keys: Sequence[str],
+) -> list[Pretrained]:
+    """Load the models of a command line: checkpoints, or a configuration file with its weights.
+
+    Args:
+        flags: The flags `config`, `weights`, `accept_data_changes` and `overrides`.
+        checkpoints: Sources of `from_checkpoint`.
+        img_size: The size of the images for checkpoints, as for `tc.load`.
+        command: The command, for errors of keys that it does not read.
+        keys: The keys of the configuration that it reads, besides those of the model of a configuration file.
+
+    Returns:
+        The models; none if neither checkpoints nor a configuration file are named.
+
+    Raises:
+        InputError: Both are named, or as for `from_checkpoint` and `from_weights`.
+    """
+    if checkpoints and flags.config:
+        raise conflicts("--checkpoint", "--config", "pass one of them")
+    pretrained: list[Pretrained] = []
+    if flags.config:
+        scope = config_package.Scope(command, (*keys, "model.", "weights", "new_head"))
+        weights = {"weights": flags.weights} if flags.weights else {}
+        pretrained = [from_weights(config_package.load(flags.config, flags.overrides, scope, weights))]
+    else:
+        scope = config_package.Scope(command, tuple(keys))
+        pretrained = [from_checkpoint(directory, img_size) for directory in checkpoints]
+        pretrained = [
+            each.with_config(config_package.override(each.config, flags.overrides, scope)) for each in pretrained
+        ]
+    return [each.without_record() for each in pretrained] if flags.accept_data_changes else pretrained
 
 
 def from_weights(config: Config) -> Pretrained:

@@ -15,7 +15,7 @@ import argparse
 import sys
 
 from tcvit_jax.command import Command, PathArgument
-from tcvit_jax.tasks.arguments import add_task_arguments, parse_img_size, parse_task
+from tcvit_jax.tasks.arguments import add_task_arguments, add_weights_arguments, parse_img_size, parse_task
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,15 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=PathArgument,
         help="run directories, checkpoints or other sources of tc.load, of one model, one per seed",
     )
-    parser.add_argument(
-        "--config", action=PathArgument, help="alternative to --checkpoint: a config file with the model and data"
-    )
-    parser.add_argument(
-        "--weights",
-        default="",
-        action=PathArgument,
-        help="weights for --config: a weight file, directory, hf-hub:ORG/NAME or checkpoint",
-    )
+    add_weights_arguments(parser)
     parser.add_argument(
         "--reducers",
         default="gtp,tcvit,tome,evit",
@@ -68,11 +60,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave out the rows of the dense model at a lower resolution, and of Random and Uniform",
     )
-    parser.add_argument(
-        "--accept-data-changes",
-        action="store_true",
-        help="evaluate even if the classes or images differ from those that a checkpoint records",
-    )
     parser.add_argument("--out", default="runs/benchmark", action=PathArgument, help="output directory")
     add_task_arguments(parser)
 
@@ -83,27 +70,13 @@ def run(flags: argparse.Namespace) -> None:
     from tcvit_jax.benchmark.comparison import build
     from tcvit_jax.benchmark.run import Benchmark
     from tcvit_jax.benchmark.store import Store
-    from tcvit_jax.errors import conflicts
     from tcvit_jax.presets import parse
 
-    if flags.checkpoint and flags.config:
-        raise conflicts("--checkpoint", "--config", "pass one of them")
     task, img_size = parse_task(flags), parse_img_size(flags)
     reads_train_split = flags.calibrate or task.uses_train_data
     keys = (*config.EVALUATION_KEYS, *(["data.train_split"] if reads_train_split else []))
     command = "tcvit_jax.benchmark, which has --reducers and --gmacs"
-    if flags.checkpoint:
-        scope = config.Scope(command, keys)
-        pretrained = [assembly.from_checkpoint(directory, img_size) for directory in flags.checkpoint]
-        pretrained = [each.with_config(config.override(each.config, flags.overrides, scope)) for each in pretrained]
-    elif flags.config:
-        scope = config.Scope(command, (*keys, "model.", "weights", "new_head"))
-        weights = {"weights": flags.weights} if flags.weights else {}
-        pretrained = [assembly.from_weights(config.load(flags.config, flags.overrides, scope, weights))]
-    else:
-        pretrained = []
-    if flags.accept_data_changes:
-        pretrained = [each.without_record() for each in pretrained]
+    pretrained = assembly.from_flags(flags, flags.checkpoint or (), img_size, command, keys)
     methods = parse(flags.reducers)
     comparison = build(
         pretrained, [reducer for reducer, _ in methods], gmacs=_numbers("--gmacs", flags.gmacs),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -30,8 +29,6 @@ from tcvit_jax.tasks.evaluate import open_data, resolve
 MACS_FRACTIONS = (0.75, 0.6, 0.5)
 # Baselines that a method must exceed, beside the dense model at a lower resolution.
 BASELINES: tuple[type[Reducer], ...] = (Random, Uniform)
-# A preprocessed split of up to this number of bytes is read once and cached.
-_MAX_CACHED_BYTES = 2**30
 # The name of the dense model in tables; at a lower resolution, its size follows.
 DENSE = "dense"
 
@@ -325,7 +322,7 @@ def build(
     if calibrate and not task.NEEDS_CLASSIFIER:
         raise conflicts("--calibrate", f"--task {task.NAME}", "calibration maximizes the accuracy of the classifier")
     # All weights are evaluated on the data of the first.
-    data, train_data = (each and _cached(each) for each in open_data(pretrained, task))
+    data, train_data = (each and each.with_cache() for each in open_data(pretrained, task))
     assert data is not None
     train_source = _open_training_split(pretrained, config.data, model) if calibrate else None
     comparison = Comparison(
@@ -336,12 +333,6 @@ def build(
     for budget in budgets:
         comparison.entries(budget)
     return comparison
-
-
-def _cached(data: EvalData) -> EvalData:
-    """Return data whose batches stay in memory if they are small."""
-    size = len(data.source) * math.prod((*data.transform.size, data.transform.channels))
-    return replace(data, is_cached=size <= _MAX_CACHED_BYTES)
 
 
 def _open_training_split(pretrained: Sequence[Pretrained], data: Data, model: ViT) -> Source:

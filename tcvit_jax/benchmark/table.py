@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ from tcvit_jax import atomic
 from tcvit_jax.benchmark.comparison import DENSE, Comparison
 from tcvit_jax.benchmark.timing import STAGES
 from tcvit_jax.errors import invalid, unknown
+from tcvit_jax.report import tables
 from tcvit_jax.report.plots import draw_tradeoff
 
 Row = dict[str, Any]
@@ -113,12 +112,7 @@ def method_name(name: str) -> str:
 
 def as_csv(rows: Sequence[Row], metrics: Sequence[str]) -> str:
     """Format rows as CSV; the items of lists are separated by spaces."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, columns(metrics), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()})
-    return file.getvalue()
+    return tables.as_csv(rows, columns(metrics))
 
 
 def as_markdown(rows: Sequence[Row], metrics: Sequence[str]) -> str:
@@ -138,7 +132,7 @@ def as_markdown(rows: Sequence[Row], metrics: Sequence[str]) -> str:
         "latency, ms", "compile time, s", "memory, MiB", "tokens",
     )  # fmt: skip
     headings = tuple(heading for heading in headings if heading)
-    lines = [_line(headings), "|" + "---|" * len(headings)]
+    lines: list[list[str]] = []
     for row in rows:
         cells = [
             f"{row['reducer']}",
@@ -158,21 +152,18 @@ def as_markdown(rows: Sequence[Row], metrics: Sequence[str]) -> str:
             f"{row['memory'] / 2**20:.1f}",
             _format_tokens(row["tokens"]),
         ]
-        lines.append(_line([cell for cell in cells if cell is not None]))
+        lines.append([cell for cell in cells if cell is not None])
     versions = ", ".join(f"{name} {first[f'version_{name}']}" for name in VERSIONS)
     seeds = ", ".join(map(str, first["seeds"]))
     return (
         f"{first['model']}, {first['parameters']:,} parameters, {first['recipe']}; {first['images']:,} images, seeds "
-        f"{seeds}; batch size {first['batch']}, {first['rounds']} rounds; {versions}.\n\n" + "\n".join(lines) + "\n"
+        f"{seeds}; batch size {first['batch']}, {first['rounds']} rounds; {versions}.\n\n"
+        f"{tables.as_markdown(headings, lines)}\n"
     )
 
 
 def _format_metric(name: str, value: float) -> str:
     return f"{value:.4f}" if name == "cosine" else f"{100 * value:.2f}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _format_tokens(tokens: Sequence[int]) -> str:

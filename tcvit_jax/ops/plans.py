@@ -309,17 +309,21 @@ def update_stand_ins(
     Returns:
         `[B, N0]`, the rows after the plan.
     """
-    similarity = matching.cosine(patches, rows_by_index(patches, plan.kept))
+    kept = take_rows(patches, plan.kept)
+
+    def most_similar(x: Float[Array, "B I D"]) -> Int32[Array, "B I"]:
+        similarity = matching.cosine(x, kept)
+        if plan.valid is not None:
+            similarity = jnp.where(plan.valid[:, None, :], similarity, -jnp.inf)
+        return similarity.argmax(-1).astype(jnp.int32)
+
     is_held = plan.target >= 0
     if plan.share is not None:
         is_held &= plan.share.sum(1) > 0.5
-    if plan.valid is not None:
-        similarity = jnp.where(plan.valid[:, None, :], similarity, -jnp.inf)
-    most_similar = similarity.argmax(-1).astype(jnp.int32)
     row = jnp.broadcast_to(jnp.arange(plan.kept.shape[1], dtype=jnp.int32), plan.kept.shape)
-    if plan.valid is not None:
-        row = jnp.where(plan.valid, row, take_rows(most_similar, plan.kept))
-    return _move_rows(plan, stand_ins, row, jnp.where(is_held, plan.target, take_rows(most_similar, plan.removed)))
+    row = row if plan.valid is None else jnp.where(plan.valid, row, most_similar(kept))
+    target = jnp.where(is_held, plan.target, most_similar(take_rows(patches, plan.removed)))
+    return _move_rows(plan, stand_ins, row, target)
 
 
 def update_restore_weights(

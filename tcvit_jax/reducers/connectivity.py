@@ -70,7 +70,8 @@ class ConnectivityGraph(Reducer):
         grad_through_soft: Whether gradients flow into attention through the connectivity.
     """
 
-    GRAPH_OPTIONS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+    # The names that a field may have.
+    OPTIONS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "affinity": ("attention", "symmetric", "meeting", "keys", "features"),
         "walk": tuple(walks.WALKS),
         "match_norm": ("none", "lift", "softmax"),
@@ -98,7 +99,7 @@ class ConnectivityGraph(Reducer):
     def __post_init__(self) -> None:
         """Validate the fields."""
         super().__post_init__()
-        for name, options in self.GRAPH_OPTIONS.items():
+        for name, options in self.OPTIONS.items():
             if getattr(self, name) not in options:
                 raise unknown(name, getattr(self, name), options)
         for name in ("order", "match_order"):

@@ -30,6 +30,7 @@ from tcvit_jax.errors import check_range
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.gather import take_rows
 from tcvit_jax.reducers.base import Reducer
+from tcvit_jax.reducers.connectivity import ratio
 from tcvit_jax.reducers.fusions import SCORE_MEAN
 from tcvit_jax.reducers.matches import FEATURES
 from tcvit_jax.reducers.parts import Parts, Score
@@ -60,9 +61,8 @@ def contrast(x: Float[Array, "B N0 D"], grid: tuple[int, int]) -> Float32[Array,
 
 
 def _normalize(values: Float32[Array, "B N"]) -> Float32[Array, "B N"]:
-    """Return `values` divided by their sum, or unchanged if it is 0."""
-    total = values.sum(-1, keepdims=True)
-    return values / jnp.where(total > 0, total, 1)
+    """Return `values`, which are not negative, divided by their sum."""
+    return ratio(values, values.sum(-1, keepdims=True))
 
 
 @dataclass(frozen=True, repr=False)

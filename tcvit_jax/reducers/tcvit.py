@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from tcvit_jax.errors import check_range, conflicts, out_of_range, unknown
+from tcvit_jax.errors import check_range, conflicts, out_of_range
 from tcvit_jax.ops import plans, walks
 from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.gather import take_rows
@@ -50,7 +50,7 @@ SCORE_NORMS: dict[str, Callable[[Float[Array, "B N"]], Float[Array, "B N"]]] = {
 # Fusions that need the match.
 _MATCH_FUSIONS = ("hard", "soft", "topm")
 OPTIONS = {
-    **ConnectivityGraph.GRAPH_OPTIONS,
+    **ConnectivityGraph.OPTIONS,
     "selection": ("rank", "cover"),
     "fuse": (*_MATCH_FUSIONS, "drop", "single"),
     "score_norm": tuple(SCORE_NORMS),
@@ -111,6 +111,7 @@ class TCViT(ConnectivityGraph):
         attention_keep: See `Reducer`.
     """
 
+    OPTIONS: ClassVar[Mapping[str, tuple[str, ...]]] = OPTIONS
     CLASS_TOKEN_ADVICE: ClassVar[str] = "set balance=1.0 or dominance='gap'"
     SEARCH_SPACE: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "order": (1, 3, 4),
@@ -131,9 +132,6 @@ class TCViT(ConnectivityGraph):
     def __post_init__(self) -> None:
         """Validate the fields."""
         super().__post_init__()
-        for name, options in OPTIONS.items():
-            if getattr(self, name) not in options:
-                raise unknown(name, getattr(self, name), options)
         check_range("balance", self.balance, 0, 1, hint="0 is dominance only, 1 is connectivity only")
         check_range("host_share", self.host_share, 0, 1, excludes_high=True, hint="0 is the plain mean")
         if not 0 < self.temperature < math.inf:
@@ -322,13 +320,14 @@ class TCViT(ConnectivityGraph):
         elif self.fuse_weight == "score":
             is_rank = self.selection == "rank"
             mass = inputs.score if is_rank else self.representative_score(inputs.tokens, inputs.signals)
-        discount = jnp.swapaxes(match, 1, 2) if self.fuse_weight == "connectivity" else jnp.ones((1, 1, 1), jnp.float32)
+        discount = jnp.swapaxes(match, 1, 2) if self.fuse_weight == "connectivity" else None
         if self.host_share > 0:
             # The largest mass that leaves the kept token its share of the mean.
             limit = take_rows(mass, inputs.kept) * (1 - self.host_share) / self.host_share
-            incoming = (share * discount * take_rows(mass, inputs.removed)[:, None, :]).sum(-1)
-            scale = jnp.where(incoming > limit, ratio(limit, incoming), 1)
-            discount = discount * scale[:, :, None]
+            weight = share if discount is None else share * discount
+            incoming = (weight * take_rows(mass, inputs.removed)[:, None, :]).sum(-1)
+            scale = jnp.where(incoming > limit, ratio(limit, incoming), 1)[:, :, None]
+            discount = scale if discount is None else discount * scale
         return plans.average(inputs.kept, inputs.removed, share, mass, discount=discount)
 
     def _pool(self, inputs: FusionInputs) -> Plan:

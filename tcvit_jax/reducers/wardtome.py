@@ -13,7 +13,7 @@ Written from the formula; no code was ported.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 from jax import Array
@@ -24,8 +24,9 @@ from tcvit_jax.ops.attention import Signals
 from tcvit_jax.ops.gather import take_rows
 from tcvit_jax.reducers.base import Reducer
 from tcvit_jax.reducers.fusions import HARD
-from tcvit_jax.reducers.parts import Match, Parts, Score
-from tcvit_jax.reducers.tome import max_removable_half, start_positions, update_positions
+from tcvit_jax.reducers.matches import KEYS
+from tcvit_jax.reducers.parts import Parts
+from tcvit_jax.reducers.tome import BIPARTITE
 from tcvit_jax.tokens import Tokens
 
 
@@ -63,19 +64,10 @@ def _similarity(
     return 1 / (1 + ward_cost(*sources, *targets))
 
 
-WARD_SCORE = Score(
-    _rank,
-    ("keys",),
-    macs=lambda context: context.patches**2 * (context.width // context.heads),
-    is_bipartite=True,
-    max_removable=max_removable_half,
-    prepare=start_positions,
-    update_state=update_positions,
-)
+# The halves and the products are those of ToMe.
+WARD_SCORE = replace(BIPARTITE, rank=_rank)
 # Positive, as soft fusion needs, and largest for the token of least cost.
-WARD_MATCH = Match(
-    _similarity, ("keys",), macs=lambda context: context.removed * context.keep * (context.width // context.heads)
-)
+WARD_MATCH = replace(KEYS, similarity=_similarity)
 
 
 @dataclass(frozen=True, repr=False)

@@ -12,7 +12,7 @@ import argparse
 import sys
 
 from tcvit_jax.command import Command, PathArgument
-from tcvit_jax.tasks.arguments import add_task_arguments, parse_img_size, parse_task
+from tcvit_jax.tasks.arguments import add_task_arguments, add_weights_arguments, parse_img_size, parse_task
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,15 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", action=PathArgument, help="run directory, checkpoint or another source of tc.load"
     )
-    parser.add_argument(
-        "--config", action=PathArgument, help="alternative to --checkpoint: a config file with the model and data"
-    )
-    parser.add_argument(
-        "--weights",
-        default="",
-        action=PathArgument,
-        help="weights for --config: a weight file, directory, hf-hub:ORG/NAME or checkpoint",
-    )
+    add_weights_arguments(parser)
     parser.add_argument("--gmacs", type=float, help="budget in units of 1e9 MACs; by default that of --macs-fraction")
     parser.add_argument(
         "--macs-fraction",
@@ -50,11 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=512, help="number of training images of the last rung")
     parser.add_argument("--min-images", type=int, default=16, help="number of training images of the first rung")
     parser.add_argument("--eta", type=int, default=3, help="a rung passes on one of ETA candidates, the best ones")
-    parser.add_argument(
-        "--accept-data-changes",
-        action="store_true",
-        help="search even if the classes or images differ from those that the checkpoint records",
-    )
     parser.add_argument("--out", default="runs/search", action=PathArgument, help="output directory")
     add_task_arguments(parser)
 
@@ -63,30 +50,21 @@ def run(flags: argparse.Namespace) -> None:
     """Run the search, write the results and print the table."""
     from tcvit_jax import assembly, config, lock
     from tcvit_jax.benchmark.store import Store
-    from tcvit_jax.errors import conflicts, requires
+    from tcvit_jax.errors import requires
     from tcvit_jax.search import table
     from tcvit_jax.search.run import Search
     from tcvit_jax.search.settings import build
     from tcvit_jax.search.space import Space, describe_left_out
 
-    if flags.checkpoint and flags.config:
-        raise conflicts("--checkpoint", "--config", "pass one of them")
     task, img_size = parse_task(flags), parse_img_size(flags)
     space = Space.parse(flags.scores, flags.matches, flags.fusions, flags.families, flags.methods)
     keys = (*config.EVALUATION_KEYS, "data.train_split")
     command = "tcvit_jax.search, which has --methods and --gmacs"
-    if flags.checkpoint:
-        pretrained = assembly.from_checkpoint(flags.checkpoint, img_size)
-        changed = config.override(pretrained.config, flags.overrides, config.Scope(command, keys))
-        pretrained = pretrained.with_config(changed)
-    elif flags.config:
-        scope = config.Scope(command, (*keys, "model.", "weights", "new_head"))
-        weights = {"weights": flags.weights} if flags.weights else {}
-        pretrained = assembly.from_weights(config.load(flags.config, flags.overrides, scope, weights))
-    else:
+    checkpoints = [flags.checkpoint] if flags.checkpoint else []
+    opened = assembly.from_flags(flags, checkpoints, img_size, command, keys)
+    if not opened:
         raise requires("a search", "weights", "pass --checkpoint DIR or --config FILE")
-    if flags.accept_data_changes:
-        pretrained = pretrained.without_record()
+    (pretrained,) = opened
     settings = build(
         pretrained, space, task, metric=flags.objective, gmacs=flags.gmacs, macs_fraction=flags.macs_fraction,
         images=flags.images, min_images=flags.min_images, eta=flags.eta,

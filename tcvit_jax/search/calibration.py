@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import re
 from dataclasses import dataclass, replace
@@ -18,8 +17,6 @@ from tcvit_jax.data.sources.folder import FolderSource
 from tcvit_jax.errors import InputError, invalid, out_of_range
 from tcvit_jax.tasks.base import Task
 
-# Preprocessed images of up to this number of bytes are read once for each rung.
-_MAX_CACHED_BYTES = 2**30
 _HINT = "candidates must not be chosen on the images that are reported"
 
 
@@ -42,8 +39,7 @@ class Calibration:
             images: The number of images.
         """
         source = self.data.source
-        size = images * math.prod((*self.data.transform.size, self.data.transform.channels))
-        return replace(self.data, source=Subset(source, images, source.classes), is_cached=size <= _MAX_CACHED_BYTES)
+        return replace(self.data, source=Subset(source, images, source.classes)).with_cache()
 
 
 def open_calibration(pretrained: Pretrained, task: Task[object], images: int, batch_size: int) -> Calibration:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tcvit_jax import atomic, presets
+from tcvit_jax.report import tables
 from tcvit_jax.search.space import Candidate
 
 Row = dict[str, Any]
@@ -46,20 +45,10 @@ def write(
     """
     json_name, csv_name, markdown_name, preset_name = FILES
     atomic.write_json(path / json_name, rows)
-    atomic.write_text(path / csv_name, as_csv(rows, metric))
+    atomic.write_text(path / csv_name, tables.as_csv(rows, columns(metric)))
     atomic.write_text(path / markdown_name, as_markdown(rows, metric, notes))
     first = {name: rows[0][name] for name in columns(metric)[4:10]}
     presets.save(path / preset_name, best.reducer, best.family, {**source, **first})
-
-
-def as_csv(rows: Sequence[Row], metric: str) -> str:
-    """Format rows as CSV; the items of lists are separated by spaces."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, columns(metric), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()})
-    return file.getvalue()
 
 
 def as_markdown(rows: Sequence[Row], metric: str, notes: Sequence[str] = ()) -> str:
@@ -71,18 +60,13 @@ def as_markdown(rows: Sequence[Row], metric: str, notes: Sequence[str] = ()) -> 
         notes: Lines above the table.
     """
     headings = ("reducer", "schedule", "rung", "images", f"{metric} (95 % CI)", "difference (95 % CI)", "GMACs")
-    lines = [_line(headings), "|" + "---|" * len(headings)]
-    for row in rows:
-        lines.append(
-            _line((
-                row["reducer"], row["schedule_family"], str(row["rung"]), f"{row['images']:,}",
-                f"{row[metric]:.4f} ({row[f'{metric}_low']:.4f} to {row[f'{metric}_high']:.4f})",
-                f"{row['difference']:+.4f} ({row['difference_low']:+.4f} to {row['difference_high']:+.4f})",
-                f"{row['gmacs']:.4g}",
-            ))
-        )  # fmt: skip
-    return "\n\n".join([*notes, "\n".join(lines)]) + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    cells = [
+        (
+            row["reducer"], row["schedule_family"], str(row["rung"]), f"{row['images']:,}",
+            f"{row[metric]:.4f} ({row[f'{metric}_low']:.4f} to {row[f'{metric}_high']:.4f})",
+            f"{row['difference']:+.4f} ({row['difference_low']:+.4f} to {row['difference_high']:+.4f})",
+            f"{row['gmacs']:.4g}",
+        )
+        for row in rows
+    ]  # fmt: skip
+    return "\n\n".join([*notes, tables.as_markdown(headings, cells)]) + "\n"

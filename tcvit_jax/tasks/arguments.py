@@ -1,4 +1,4 @@
-"""Flags that choose a task, for `eval.py` and the benchmark."""
+"""Flags that choose a task, for `eval.py`, the benchmark and the search, and flags of their weights."""
 
 from __future__ import annotations
 
@@ -52,6 +52,24 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
         "--label-maps",
         action=PathArgument,
         help="dense: directory of PNG label maps, by default the maps of the dense model",
+    )
+
+
+def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `assembly.from_flags` besides `--checkpoint`, which names one source or several."""
+    parser.add_argument(
+        "--config", action=PathArgument, help="alternative to --checkpoint: a config file with the model and data"
+    )
+    parser.add_argument(
+        "--weights",
+        default="",
+        action=PathArgument,
+        help="weights for --config: a weight file, directory, hf-hub:ORG/NAME or checkpoint",
+    )
+    parser.add_argument(
+        "--accept-data-changes",
+        action="store_true",
+        help="continue even if the classes or images differ from those that a checkpoint records",
     )
 
 

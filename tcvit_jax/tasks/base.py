@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
@@ -46,7 +47,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Task(Generic[OutputsT]):
+class Task(ABC, Generic[OutputsT]):
     """A task. Subclasses are small dataclasses, whose fields are flags of the command lines.
 
     Attributes:
@@ -91,17 +92,17 @@ class Task(Generic[OutputsT]):
             InputError: It cannot.
         """
 
+    @abstractmethod
     def forward(self, model: ViT) -> Forward:
         """Return what the task computes of images, which benchmarks time."""
-        raise NotImplementedError
 
     def computed_macs(self, model: ViT) -> int:
         """Return the multiply-adds of `forward` for one image."""
         return model.cost().computed_macs
 
+    @abstractmethod
     def outputs(self, subject: Subject, mesh: Mesh) -> OutputsT:
         """Return the outputs of a model for all images."""
-        raise NotImplementedError
 
     def reference(self, dense: Subject, mesh: Mesh) -> OutputsT | None:
         """Return what outputs are compared with: those of the full-size dense model, or labels in the same form.
@@ -115,6 +116,7 @@ class Task(Generic[OutputsT]):
         """
         return self.outputs(dense, mesh)
 
+    @abstractmethod
     def scores(self, outputs: OutputsT, reference: OutputsT | None) -> Scores:
         """Return the scores of outputs.
 
@@ -122,7 +124,6 @@ class Task(Generic[OutputsT]):
             outputs: The outputs of the model.
             reference: The result of `reference`.
         """
-        raise NotImplementedError
 
 
 def map_batches(
@@ -131,32 +132,33 @@ def map_batches(
     batches: Iterable[Batch],
     images: int,
     mesh: Mesh,
-    read: Callable[[Any, np.ndarray], Any],
-) -> list[list[Any]]:
-    """Call a compiled function on each batch with each set of variables, in one pass over the images.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the results of a compiled function for all images with each set of variables, in one pass over the images.
 
     Args:
-        step: A function of `(variables, batch)` with replicated results.
+        step: A function of `(variables, batch)` with two replicated results, `[B, ...]`: values, and whether they are
+            finite.
         subject: The model with its variables.
         batches: Masked batches.
         images: The number of images, for progress.
         mesh: The mesh over which batches are sharded.
-        read: A function of the results on the host and of the mask, `[B]` bool, whose results are collected.
 
     Returns:
-        For each set of variables, the results of `read` for each batch.
+        Both results without padding, `[weights, images, ...]`.
     """
     announced = announce_first_call(step, f"compiling the evaluation of {subject.model.variant}")
     device_variables = [sharding.place_replicated(variables, mesh) for variables in subject.variables]
-    results: list[list[Any]] = [[] for _ in device_variables]
+    rows: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in device_variables]
     with ImageProgress("evaluation", images) as progress:
         for index, batch in enumerate(batches):
             device_batch = sharding.place(batch, mesh)
             is_valid = batch["mask"] > 0
-            for row, variables in zip(results, device_variables, strict=True):
-                row.append(read(jax.device_get(announced(variables, device_batch)), is_valid))
+            for row, variables in zip(rows, device_variables, strict=True):
+                values, is_finite = jax.device_get(announced(variables, device_batch))
+                row.append((values[is_valid], is_finite[is_valid]))
             progress.update((index + 1) * len(is_valid))
-    return results
+    values, is_finite = (np.stack([np.concatenate([b[part] for b in row]) for row in rows]) for part in (0, 1))
+    return values, is_finite
 
 
 def compile_step(function: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, Any], Any]:

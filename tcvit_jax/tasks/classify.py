@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from tcvit_jax.evaluation import make_rank_step
 from tcvit_jax.models import ViT
 from tcvit_jax.tasks.base import Forward, Subject, Task, map_batches
-from tcvit_jax.tasks.scores import Scores
+from tcvit_jax.tasks.scores import Scores, count_nonfinite
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,6 @@ class Ranks:
 
     values: np.ndarray
     is_finite: np.ndarray
-
-    def scores(self) -> Scores:
-        """Return top-1 and top-5 hits."""
-        nonfinite = int((~self.is_finite.all(0)).sum())
-        return Scores({"top1": self.values < 1, "top5": self.values < 5}, nonfinite)
 
 
 @dataclass(frozen=True)
@@ -53,16 +48,12 @@ class Classify(Task[Ranks]):
     def outputs(self, subject: Subject, mesh: Mesh) -> Ranks:
         """Return the rank of each label."""
         step = make_rank_step(subject.model, subject.preprocessing, mesh)
-        rows = map_batches(
-            step, subject, subject.data.batches(), len(subject.data.source), mesh,
-            lambda result, is_valid: (result[0][is_valid], result[1][is_valid]),
-        )  # fmt: skip
-        ranks, finite = (np.stack([np.concatenate([b[part] for b in row]) for row in rows]) for part in (0, 1))
-        return Ranks(ranks, finite)
+        return Ranks(*map_batches(step, subject, subject.data.batches(), len(subject.data.source), mesh))
 
     def reference(self, dense: Subject, mesh: Mesh) -> None:
         """Return None, because the labels of the images are the reference."""
 
     def scores(self, outputs: Ranks, reference: Ranks | None) -> Scores:
         """Return top-1 and top-5 hits."""
-        return outputs.scores()
+        metrics = {"top1": outputs.values < 1, "top5": outputs.values < 5}
+        return Scores(metrics, count_nonfinite(outputs.is_finite))

@@ -18,7 +18,7 @@ from tcvit_jax.ops.images import normalize
 from tcvit_jax.tasks.base import Forward, Subject, Task, compile_step, map_batches
 from tcvit_jax.tasks.decoder import Decoder, load_decoder
 from tcvit_jax.tasks.label_maps import IGNORED, MapFolder
-from tcvit_jax.tasks.scores import Scores
+from tcvit_jax.tasks.scores import Scores, count_nonfinite
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,10 @@ class Dense(Task[Maps]):
             return jnp.where(is_finite[:, None, None], scores[..., 0], 0).astype(jnp.float32), is_finite
 
         with_decoder = replace(subject, variables=[(each, decoder.variables) for each in subject.variables])
-        rows = map_batches(
-            compile_step(decode, mesh), with_decoder, subject.data.batches(), len(subject.data.source), mesh,
-            lambda result, is_valid: (result[0][is_valid], result[1][is_valid]),
+        data = subject.data
+        return Maps(
+            *map_batches(compile_step(decode, mesh), with_decoder, data.batches(), len(data.source), mesh)
         )  # fmt: skip
-        values, is_finite = (np.stack([np.concatenate([b[part] for b in row]) for row in rows]) for part in (0, 1))
-        return Maps(values, is_finite)
 
     def reference(self, dense: Subject, mesh: Mesh) -> Maps:
         """Return the maps of the dense model, or the label maps.
@@ -153,7 +151,7 @@ class Dense(Task[Maps]):
         )
         iou = np.where(outputs.is_finite, values[..., 0], 0).astype(np.float32)
         error = np.where(outputs.is_finite, values[..., 1], 1).astype(np.float32)
-        return Scores({"iou": iou, "error": error}, int((~outputs.is_finite.all(0)).sum()))
+        return Scores({"iou": iou, "error": error}, count_nonfinite(outputs.is_finite))
 
 
 def compare_areas(values: np.ndarray, target: np.ndarray) -> tuple[float, float]:

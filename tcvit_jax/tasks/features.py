@@ -17,6 +17,7 @@ from tcvit_jax.models import ViT
 from tcvit_jax.models.create import variable_shapes
 from tcvit_jax.ops.images import normalize
 from tcvit_jax.tasks.base import Forward, Subject, Task, compile_step, map_batches
+from tcvit_jax.tasks.scores import count_nonfinite
 
 FEATURES = ("pooled", "token", "avg")
 
@@ -40,7 +41,7 @@ class Features:
     @property
     def nonfinite(self) -> int:
         """The number of images with a feature that is not finite, for any of the weights."""
-        return int((~self.is_finite.all(0)).sum())
+        return count_nonfinite(self.is_finite)
 
     def cosine(self, reference: Features) -> np.ndarray:
         """Return the cosines between the features of each image and those of `reference`.
@@ -114,16 +115,12 @@ class FeatureTask(Task[FeatureOutputs]):
 
         labels: list[np.ndarray] = []
 
-        def read(result: Any, is_valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return result[0][is_valid], result[1][is_valid]
-
         def batches() -> Any:
             for batch in data.batches():
                 labels.append(batch["label"][batch["mask"] > 0])
                 yield batch
 
-        rows = map_batches(compile_step(features, mesh), subject, batches(), len(data.source), mesh, read)
-        values, is_finite = (np.stack([np.concatenate([b[part] for b in row]) for row in rows]) for part in (0, 1))
+        values, is_finite = map_batches(compile_step(features, mesh), subject, batches(), len(data.source), mesh)
         return Features(values, np.concatenate(labels), is_finite, len(data.source.classes))
 
 

@@ -72,6 +72,15 @@ class Scores:
         return "  ".join(_describe(name, rows) for name, rows in self.metrics.items())
 
 
+def count_nonfinite(is_finite: np.ndarray) -> int:
+    """Return the number of examples that are not finite for any of the weights.
+
+    Args:
+        is_finite: `[weights, examples]` bool.
+    """
+    return int((~is_finite.all(0)).sum())
+
+
 def find_scores_problem(values: Mapping[str, Any], metrics: Sequence[str], weights: int, examples: int) -> str | None:
     """Return what is wrong with stored scores of some metrics, of `weights` rows and `examples` columns, or None."""
     sizes = {"bool": 2 * -(-examples // 8), "float32": 8 * examples}

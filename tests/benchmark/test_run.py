@@ -2,10 +2,6 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
@@ -16,6 +12,7 @@ from tcvit_jax.benchmark.comparison import build
 from tcvit_jax.benchmark.run import Benchmark
 from tcvit_jax.benchmark.store import Store
 from tcvit_jax.benchmark.table import columns
+from tests.processes import run_until_logged
 
 TIME_COLUMNS = ("images_per", "seconds_", "latency", "speed", "over", "compile")
 COLUMNS = columns(("top1", "top5"))
@@ -109,17 +106,7 @@ def test_killed_process_resumes_and_rows_have_calibrated_parameters(checkpoints,
         "--rounds", "2", "--calibrate", "40", "--out", str(out), "--no-bounds",
     ]  # fmt: skip
     log = out / "metrics.jsonl"
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "tcvit_jax.benchmark", *arguments],
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    deadline = time.monotonic() + 240
-    while not (log.is_file() and log.read_text().count("\n") >= 2):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    complete_lines = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    complete_lines = run_until_logged("tcvit_jax.benchmark", arguments, log, 2)
     assert main(arguments) == 0
     assert log.read_text().startswith("".join(complete_lines))
     rows = json.loads((out / "results.json").read_text())

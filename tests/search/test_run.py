@@ -2,10 +2,6 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
@@ -18,6 +14,7 @@ from tcvit_jax.search import table
 from tcvit_jax.search.__main__ import main
 from tcvit_jax.search.run import Search
 from tcvit_jax.tasks.base import Subject
+from tests.processes import run_until_logged
 from tests.search.conftest import build_settings, small_space
 
 FLAGS = [
@@ -167,16 +164,7 @@ def test_killed_process_resumes_with_the_same_results(finished, checkpoint, tmp_
     out = tmp_path / "out"
     arguments = ["--checkpoint", checkpoint, *FLAGS, "--out", str(out)]
     log = out / "metrics.jsonl"
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "tcvit_jax.search", *arguments], stdout=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 240
-    while not (log.is_file() and log.read_text().count("\n") >= 2):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    complete_lines = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    complete_lines = run_until_logged("tcvit_jax.search", arguments, log, 2)
     assert main(arguments) == 0
     assert log.read_text().startswith("".join(complete_lines))
     assert json.loads((out / "results.json").read_text()) == finished[0]

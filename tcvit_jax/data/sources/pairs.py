@@ -1,5 +1,6 @@
 """Pairs of images in two folders with equal file names: `directory/a/*.jpg` and `directory/b/*.jpg`."""
 
+import copy
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -47,7 +48,8 @@ class PairSource:
             if not path.is_dir():
                 raise cannot_read(path, "directory not found", _LAYOUT)
             names.append(list_images(path, skipped))
-        for (folder, own), (other, others) in zip(zip(FOLDERS, names, strict=True), _swapped(names), strict=True):
+        first, second = zip(FOLDERS, names, strict=True)
+        for (folder, own), (other, others) in ((first, second), (second, first)):
             if unpaired := sorted(set(own) - set(others)):
                 problem = f"{len(unpaired):,} of {len(own):,} images have no partner in {other!r}"
                 raise cannot_read(Path(directory, folder, unpaired[0]), problem, _LAYOUT)
@@ -70,8 +72,8 @@ class PairSource:
         """
         if not 2 <= count <= self.pairs:
             raise out_of_range("--max-pairs", count, f"in [2, {self.pairs}], the number of pairs")
-        subset = object.__new__(PairSource)
-        subset._root, subset.classes, subset.skipped = self._root, self.classes[:count], self.skipped
+        subset = copy.copy(self)
+        subset.classes = self.classes[:count]
         return subset
 
     def __len__(self) -> int:
@@ -95,8 +97,3 @@ class PairSource:
     def fingerprint(self) -> str:
         """As in `Source`: of the file names, in order."""
         return hash_names(FOLDERS, self.classes)
-
-
-def _swapped(names: list[list[str]]) -> list[tuple[str, list[str]]]:
-    """Return the other folder of each folder, with its file names."""
-    return [(FOLDERS[1], names[1]), (FOLDERS[0], names[0])]
