@@ -155,11 +155,14 @@ class Command:
             except KeyboardInterrupt as interrupt:
                 interrupts.report(str(interrupt))
             except Exception as error:
-                reported = error if isinstance(error, InputError) else device_error(error, self.memory_hint)
-                if reported is None:
-                    raise
-                print(f"error: {reported}", file=sys.stderr)
-                return USAGE_ERROR
+                # Orbax raises an error of the file that it was reading in place of `KeyboardInterrupt`.
+                if not interrupts.is_raised:
+                    reported = error if isinstance(error, InputError) else device_error(error, self.memory_hint)
+                    if reported is None:
+                        raise
+                    print(f"error: {reported}", file=sys.stderr)
+                    return USAGE_ERROR
+                interrupts.report()
         if arguments is None:
             exit_now(INTERRUPTED)
         return INTERRUPTED

@@ -22,7 +22,7 @@ _STOP = b"\0"
 
 # Set while a command saves its work after the first Ctrl-C.
 _is_saving = threading.Event()
-# Set when `KeyboardInterrupt` has been raised.
+# Set when `KeyboardInterrupt` has been raised, until the next command of the process.
 _is_raised = threading.Event()
 
 
@@ -74,6 +74,7 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         is_main = threading.current_thread() is threading.main_thread()
+        _is_raised.clear()
         if is_main and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
             signal.signal(signal.SIGINT, _receive)
             self._previous_hook, sys.unraisablehook = sys.unraisablehook, self._receive_unraisable
@@ -101,6 +102,11 @@ class Interrupts:
         self._thread.join()
         self._sender.close()
         self._receiver.close()
+
+    @property
+    def is_raised(self) -> bool:
+        """Whether `KeyboardInterrupt` has been raised, also where a library raised another exception in its place."""
+        return _is_raised.is_set()
 
     def report(self, detail: str = "") -> None:
         """Print one line to standard error that says that the command was interrupted; only once.

@@ -73,6 +73,15 @@ def test_interrupt_is_raised_again_after_python_discarded_it(tmp_path, lines):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("error", ["ValueError()", "InputError('w.bin: cannot be read')"])
+def test_error_in_place_of_the_interrupt_is_not_reported(error):
+    """Orbax converts every exception of a read, also that of Ctrl-C, to an error of the file."""
+    lines = (
+        "from tcvit_jax.errors import InputError", "try: wait()", f"except BaseException: raise {error} from None",
+    )  # fmt: skip
+    assert interrupt(start(*lines))[:3] == (130, "", "interrupted\n")
+
+
 def test_finalizers_of_interrupted_code_are_not_reported(tmp_path):
     """Such as that of an open directory, whose warning is an error here."""
     lines = ("class Unfinished:", "    def __del__(self): raise ValueError", "unfinished = Unfinished()", "wait()")
