@@ -51,6 +51,7 @@ _CROSS = [
     tc.Cross(score="tome", fuse="mean_token"),
     tc.Cross(score="ward", match="ward", fuse="represent"),
     tc.Cross(score="shift", match="cosine", fuse="hard"),
+    tc.Cross(score="cover", match="features", fuse="mean"),
     tc.Cross(score="saliency", match="features", fuse="score_mean"),
     tc.Cross(score="gtp", match="cosine", fuse="magnitude"),
     tc.Cross(score="gtp", fuse="drop", proportional_attention=False),

@@ -80,7 +80,7 @@ class Benchmark:
             for note in notes:
                 self.log(f"{budget:.4g} GMACs: {note}")
             entries = (*self._entries(budget), *bounds)
-            scores = [self._scores(entry) for entry in entries]
+            scores = [self.scores(entry) for entry in entries]
             times = self._times(budget, entries)
             stages = [self._stages(entry) for entry in entries]
             rows += [
@@ -104,7 +104,8 @@ class Benchmark:
         methods = [reducer for reducer in map(from_config, configs) if reducer is not None]
         return self.comparison.entries(budget, methods)
 
-    def _scores(self, entry: Entry) -> Scores:
+    def scores(self, entry: Entry) -> Scores:
+        """Return the scores of an entry on the task, from the store or measured now."""
         name, task = f"accuracy of {entry.label}", self.comparison.task
         self.log(f"{entry.budget:.4g} GMACs: accuracy of {entry.name}")
         shape = len(self.comparison.weights), len(self.comparison.data.source)

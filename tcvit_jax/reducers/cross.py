@@ -53,6 +53,7 @@ def _match_of(method: GTP | TCViT) -> Match:
 SCORES: dict[str, Callable[[], Score]] = {
     "gtp": lambda: GTP().parts.score,
     "tcvit": lambda: TCViT().parts.score,
+    "cover": lambda: TCViT(affinity="keys", selection="cover", order=1).parts.score,
     "cls": lambda: CLASS_ATTENTION,
     "received": lambda: ATTENTION_RECEIVED,
     "tome": lambda: BIPARTITE,
@@ -97,10 +98,10 @@ class Cross(Reducer):
     """A combination of the score, match and fusion of different methods.
 
     Attributes:
-        score: The score: `"gtp"`, `"tcvit"`, `"cls"` (class attention, as in EViT, Top-K, TPS and DiffRate),
-            `"received"` (received attention), `"tome"`, `"pitome"`, `"mctf"`, `"dpcknn"`, `"kmedoids"`, `"ats"`,
-            `"random"`, `"uniform"`, `"ward"` (Ward-ToMe), `"shift"` (representation shift) or
-            `"saliency"` (saliency-driven merging with `alpha=0.5`).
+        score: The score: `"gtp"`, `"tcvit"`, `"cover"` (`TCViT(affinity="keys", selection="cover", order=1)`),
+            `"cls"` (class attention, as in EViT, Top-K, TPS and DiffRate), `"received"` (received attention),
+            `"tome"`, `"pitome"`, `"mctf"`, `"dpcknn"`, `"kmedoids"`, `"ats"`, `"random"`, `"uniform"`, `"ward"`
+            (Ward-ToMe), `"shift"` (representation shift) or `"saliency"` (saliency-driven merging with `alpha=0.5`).
         match: The similarity of removed and kept tokens: `"walk"` (TC-ViT), `"graph"` (GTP), `"cosine"` (cosine of
             keys, as in ToMe), `"features"` (cosine of features, as in TPS and DiffRate), `"distance"` (Euclidean
             distance of features, as in clustering) or `"ward"` (`1 / (1 + cost)` with the cost of Ward-ToMe).

@@ -37,7 +37,7 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
         help="knn: neighbors are the other evaluation images, not training images",
     )
     parser.add_argument("--probe", help="linear: ridge or logistic, by default ridge")
-    parser.add_argument("--max-pairs", type=int, help="retrieval: read only the first pairs, by default all")
+    parser.add_argument("--max-pairs", type=int, help="retrieval, dense: read only the first pairs, by default all")
     parser.add_argument(
         "--decoder",
         metavar="MODULE:NAME",

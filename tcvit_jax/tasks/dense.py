@@ -12,12 +12,14 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from tcvit_jax.data import Source
 from tcvit_jax.errors import requires
 from tcvit_jax.models import ViT
 from tcvit_jax.ops.images import normalize
 from tcvit_jax.tasks.base import Forward, Subject, Task, compile_step, map_batches
 from tcvit_jax.tasks.decoder import Decoder, load_decoder
 from tcvit_jax.tasks.label_maps import IGNORED, MapFolder
+from tcvit_jax.tasks.pairs import check_max_pairs, first_pairs
 from tcvit_jax.tasks.scores import Scores, count_nonfinite
 
 
@@ -48,6 +50,7 @@ class Dense(Task[Maps]):
         decoder_weights: Its weights.
         label_maps: A directory of label maps; empty to compare with the dense model. For a map of one channel, levels
             above 127 are in the area.
+        max_pairs: The number of pairs to read of images in pairs, the first ones by name; 0 for all images of any kind.
     """
 
     NAME: ClassVar[str] = "dense"
@@ -56,8 +59,10 @@ class Dense(Task[Maps]):
     decoder: str = ""
     decoder_weights: str = ""
     label_maps: str = ""
+    max_pairs: int = 0
 
     def __post_init__(self) -> None:
+        check_max_pairs(self.max_pairs)
         for flag, value in (("--decoder", self.decoder), ("--decoder-weights", self.decoder_weights)):
             if not value:
                 raise requires("--task dense", flag, "--decoder package.module:NAME --decoder-weights FILE")
@@ -79,7 +84,16 @@ class Dense(Task[Maps]):
             "decoder": self.decoder,
             "decoder_weights": self._decoder.checksum,
             "label_maps": self.label_maps,
+            "max_pairs": self.max_pairs,
         }
+
+    def select(self, source: Source) -> Source:
+        """Return the images to read.
+
+        Raises:
+            InputError: There are fewer pairs than `max_pairs`.
+        """
+        return first_pairs(source, self.max_pairs, "--max-pairs") if self.max_pairs else source
 
     def check(self, model: ViT) -> None:
         """Check that the decoder fits the model.

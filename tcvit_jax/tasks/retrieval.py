@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from tcvit_jax.data import PairSource, Source
-from tcvit_jax.errors import out_of_range, requires
+from tcvit_jax.data import Source
 from tcvit_jax.evaluation import label_rank
 from tcvit_jax.tasks.features import FeatureOutputs, FeatureTask
 from tcvit_jax.tasks.neighbors import map_queries, similarities
+from tcvit_jax.tasks.pairs import check_max_pairs, first_pairs
 from tcvit_jax.tasks.scores import Scores
 
 
@@ -34,8 +34,7 @@ class Retrieval(FeatureTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.max_pairs < 0:
-            raise out_of_range("--max-pairs", self.max_pairs, ">= 0", "0 reads all pairs")
+        check_max_pairs(self.max_pairs)
 
     def select(self, source: Source) -> Source:
         """Return the pairs to read.
@@ -43,9 +42,7 @@ class Retrieval(FeatureTask):
         Raises:
             InputError: The source has no pairs, or fewer than `max_pairs`.
         """
-        if not isinstance(source, PairSource):
-            raise requires("--task retrieval", "pairs of images", "set --config.data.name=pairs")
-        return source.first(self.max_pairs) if self.max_pairs else source
+        return first_pairs(source, self.max_pairs, "--task retrieval")
 
     def scores(self, outputs: FeatureOutputs, reference: FeatureOutputs | None) -> Scores:
         """Return the hits of all queries, in the order of the source, and the cosines with the dense features."""

@@ -51,8 +51,6 @@ def test_first_of_equal_candidates_wins():
     np.testing.assert_array_equal(partner_ranks(unit(np.ones((6, 3)))), [0, 1, 2, 0, 1, 2])
 
 
-def test_other_sources_and_negative_numbers_are_errors():
+def test_other_sources_are_errors():
     with pytest.raises(tc.InputError, match="--task retrieval requires pairs of images: set --config.data.name=pairs"):
         Retrieval().select(open_source("digits", "val"))
-    with pytest.raises(tc.InputError, match="--max-pairs=-1: must be >= 0; 0 reads all pairs"):
-        Retrieval(max_pairs=-1)
