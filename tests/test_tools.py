@@ -13,7 +13,7 @@ TOOLS = sorted(path for path in (ROOT / "tools").glob("*.py") if "__main__" in p
 
 
 def test_number_of_tools():
-    assert len(TOOLS) == 10
+    assert len(TOOLS) == 11
 
 
 @pytest.mark.parametrize("path", TOOLS, ids=lambda path: path.stem)
@@ -30,7 +30,7 @@ def test_help_of_every_tool(path, monkeypatch):
 PATHS = {
     "compare_transformers": {"directory", "photos"}, "feature_tasks": {"directory", "out"},
     "fashion_finetune": {"data", "weights", "out"}, "fashion_ledger": {"benchmark", "runs"},
-    "kept_patches": {"checkpoint", "picture"}, "off_the_shelf": {"checkpoints"}, "walk_order": {"checkpoint", "picture"},
+    "kept_patches": {"checkpoint", "picture"}, "pictures": {"directory", "wheel"}, "off_the_shelf": {"checkpoints"}, "walk_order": {"checkpoint", "picture"},
     "input_rate": set(), "load_time": set(), "overhead": set(),
 }  # fmt: skip
 
