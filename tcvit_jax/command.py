@@ -44,6 +44,22 @@ class PathArgument(argparse.Action):
         setattr(namespace, self.dest, paths[0] if isinstance(values, str) else paths)
 
 
+def numbers(flag: str, text: str | None) -> tuple[float, ...]:
+    """Return comma-separated numbers.
+
+    Args:
+        flag: The flag, for error messages.
+        text: Its value, or None for no numbers.
+
+    Raises:
+        InputError: A part of the text is not a number.
+    """
+    try:
+        return tuple(float(part) for part in (text or "").split(",") if part)
+    except ValueError as error:
+        raise out_of_range(flag, text, "comma-separated numbers such as 0.75,0.5") from error
+
+
 class Parser(argparse.ArgumentParser):
     """Argument parser whose errors are an `InputError`, and whose help has all defaults.
 

@@ -48,18 +48,18 @@ class Stack:
         desired: Callable[[int, int], int],
         *,
         saves_tokens: bool = True,
+        carries_leftover: bool = True,
         check: Callable[[int, int, int], None] | None = None,
     ) -> Removed:
         """Return the desired number of removals per block, limited to what the method can remove.
-
-        What a method that removes only some numbers of tokens leaves over is removed by the next block that removes
-        tokens, as far as it can.
 
         Args:
             desired: Function from a block index and the number of patch tokens left to a number of removals. The tokens
                 left over by earlier blocks do not count as left.
             saves_tokens: Whether a block that would replace one token by one fused token, which saves nothing, removes
                 none.
+            carries_leftover: Whether the next block that removes tokens also removes, as far as it can, what a method
+                that removes only some numbers of tokens leaves over.
             check: Function that raises an error for a block index, a number of patch tokens left and a desired number
                 of removals; None to remove as many as the method can.
 
@@ -69,14 +69,14 @@ class Stack:
         least = self.extra_tokens + 1 if saves_tokens else max(self.extra_tokens, 1)
         counts, left, leftover = [], self.patches, 0
         for block in range(self.depth):
-            count, wanted = 0, desired(block, left - leftover)
+            count, desired_count = 0, desired(block, left - leftover)
             if check is not None:
-                check(block, left, wanted)
-            if wanted > 0:
-                limit = min(wanted + leftover, self.max_removable(left))
+                check(block, left, desired_count)
+            if desired_count > 0:
+                limit = min(desired_count + leftover, self.max_removable(left))
                 count = self.lower_count(left, limit)
                 count = count if count >= least else 0
-                leftover = limit - self.lower_count(left, limit)
+                leftover = limit - self.lower_count(left, limit) if carries_leftover else 0
             counts.append(count)
             left -= count - (self.extra_tokens if count else 0)
         return tuple(counts)
@@ -185,7 +185,7 @@ class at_most(_PlainFields):
         counts = _as_counts(self.counts)
         if len(counts) != stack.depth:
             raise invalid("at_most", f"expected {stack.depth} numbers, one per block, got {len(counts)}")
-        return stack.clip(lambda block, left: counts[block])
+        return stack.clip(lambda block, left: counts[block], carries_leftover=False)
 
 
 @dataclass(frozen=True)
@@ -396,8 +396,8 @@ class budget(_PlainFields):
     def removed(self, stack: Stack) -> Removed:
         """Return the removals whose cost is closest to the budget without exceeding it.
 
-        Bisection finds the weakest strength of the family that fits. Single tokens of late blocks then use up what is
-        left of the budget.
+        Bisection finds the weakest strength of the family that fits. The strength right below it, with a few more
+        removals in late blocks, may be closer to the budget.
         """
         if isinstance(self.gmacs, bool) or not isinstance(self.gmacs, numbers.Real) or not self.gmacs > 0:
             raise out_of_range("budget gmacs", self.gmacs, "a number > 0", "its unit is 1e9 multiply-adds")

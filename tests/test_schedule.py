@@ -277,7 +277,7 @@ def lower_to_fives(left, count):
 
 def test_counts_are_lowered_to_those_of_the_method_and_the_rest_is_removed_later():
     fives = {"lower_count": lower_to_fives}
-    assert resolve(schedule.at_most((4, 0, 4, 9, 20)), 40, 5, **fives) == (0, 0, 5, 10, 20)
+    assert resolve(schedule.at_most((4, 0, 7, 9, 20)), 40, 5, **fives) == (0, 0, 5, 5, 20)
     assert resolve(schedule.keep_rate(0.9), 40, 4, **fives) == (0, 5, 5, 0)
     assert resolve(schedule.linear(4, 0.5), 40, 4, **fives) == (0, 5, 0, 10)
     assert resolve(schedule.deferred(1, 0.1), 40, 4, **fives) == (0, 0, 5, 5)

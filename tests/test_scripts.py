@@ -89,9 +89,7 @@ def test_eval_of_weights_equals_eval_of_the_converted_checkpoint(script, publish
     assert schedule_only.stderr == "error: schedule=4 requires a reducer: set --config.reducer.name=NAME, such as gtp\n"
     resized = script("eval.py", "--checkpoint", str(published_weights / "ckpt"), "--config.model.depth=3")
     assert resized.returncode == 2
-    assert resized.stderr.startswith(
-        "error: --config.model.depth cannot be combined with eval.py --checkpoint: it uses"
-    )
+    assert resized.stderr.startswith("error: --config.model.depth cannot be combined with eval.py: it uses")
     dense = script("eval.py", "--checkpoint", str(published_weights / "ckpt"), *DIGITS_DATA)
     assert top1_of(dense)
     assert "tokens  36 -> 36 -> 36" in dense.stdout

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tcvit_jax.command import Command, PathArgument
+from tcvit_jax.command import Command, PathArgument, numbers
 
 if TYPE_CHECKING:
     from tcvit_jax.benchmark.comparison import Comparison, Entry
@@ -36,6 +36,7 @@ def comparisons(flags: argparse.Namespace) -> dict[str, Comparison]:
     """Return the comparison of each task, all with the same models."""
     from tcvit_jax import assembly
     from tcvit_jax.benchmark.comparison import build
+    from tcvit_jax.errors import unknown
     from tcvit_jax.presets import parse
     from tcvit_jax.tasks.base import Task
     from tcvit_jax.tasks.dense import Dense
@@ -52,8 +53,11 @@ def comparisons(flags: argparse.Namespace) -> dict[str, Comparison]:
         "dense": (Dense(max_pairs=flags.max_maps, **decoder), photos),
     }
     pretrained = assembly.from_checkpoint(root / "dinov2_small", (SIZE, SIZE))
-    methods = parse(flags.reducers)
-    fractions = tuple(map(float, flags.macs_fraction.split(",")))
+    methods, names = parse(flags.reducers), flags.tasks.split(",")
+    for name in names:
+        if name not in COLUMNS:
+            raise unknown("task", name, COLUMNS)
+    fractions = numbers("--macs-fraction", flags.macs_fraction)
     return {
         name: build(
             [pretrained.updated({**PREPROCESSING, **data, "eval_batch_size": flags.batch})],
@@ -61,7 +65,7 @@ def comparisons(flags: argparse.Namespace) -> dict[str, Comparison]:
             batch=flags.batch, task=task, has_bounds=not flags.no_bounds, families=[family for _, family in methods],
         )
         for name, (task, data) in tasks.items()
-        if name in flags.tasks.split(",")
+        if name in names
     }  # fmt: skip
 
 

@@ -97,8 +97,8 @@ def wallpapers() -> list[Path]:
             # Plasma has a directory per wallpaper, and Lomiri the same elephants for several screens.
             name = path.parts[4] if package.startswith("plasma") else path.stem
             name = name.split("_")[0] if "Elephants" in path.stem else name
-            known = largest.get((package, name))
-            if known is None or path.stat().st_size > known.stat().st_size:
+            previous = largest.get((package, name))
+            if previous is None or path.stat().st_size > previous.stat().st_size:
                 largest[package, name] = path
     return list(largest.values())
 

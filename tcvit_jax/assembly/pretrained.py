@@ -149,10 +149,13 @@ def from_flags(
         The models; none if neither checkpoints nor a configuration file are named.
 
     Raises:
-        InputError: Both are named, or as for `from_checkpoint` and `from_weights`.
+        InputError: Both are named, weights are named without a configuration file, or as for `from_checkpoint` and
+            `from_weights`.
     """
-    if checkpoints and flags.config:
-        raise conflicts("--checkpoint", "--config", "pass one of them")
+    if checkpoints and (flags.config or flags.weights):
+        raise conflicts("--checkpoint", "--config or --weights", "a checkpoint holds both")
+    if flags.weights and not flags.config:
+        raise requires("--weights", "--config FILE")
     pretrained: list[Pretrained] = []
     if flags.config:
         scope = config_package.Scope(command, (*keys, "model.", "weights", "new_head"))

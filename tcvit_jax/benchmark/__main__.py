@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tcvit_jax.command import Command, PathArgument
+from tcvit_jax.command import Command, PathArgument, numbers
 from tcvit_jax.tasks.arguments import add_task_arguments, add_weights_arguments, parse_img_size, parse_task
 
 
@@ -79,8 +79,8 @@ def run(flags: argparse.Namespace) -> None:
     pretrained = assembly.from_flags(flags, flags.checkpoint or (), img_size, command, keys)
     methods = parse(flags.reducers)
     comparison = build(
-        pretrained, [reducer for reducer, _ in methods], gmacs=_numbers("--gmacs", flags.gmacs),
-        macs_fractions=_numbers("--macs-fraction", flags.macs_fraction),
+        pretrained, [reducer for reducer, _ in methods], gmacs=numbers("--gmacs", flags.gmacs),
+        macs_fractions=numbers("--macs-fraction", flags.macs_fraction),
         schedule_family=flags.schedule_family, batch=flags.batch, rounds=flags.rounds, calibrate=flags.calibrate,
         task=task, has_bounds=not flags.no_bounds, families=[family for _, family in methods],
     )  # fmt: skip
@@ -93,15 +93,6 @@ def run(flags: argparse.Namespace) -> None:
         benchmark.run()
     print((benchmark.store.path / "results.md").read_text())
     print(f"saved to {benchmark.store.path}")
-
-
-def _numbers(flag: str, text: str | None) -> tuple[float, ...]:
-    from tcvit_jax.errors import out_of_range
-
-    try:
-        return tuple(float(part) for part in (text or "").split(",") if part)
-    except ValueError as error:
-        raise out_of_range(flag, text, "comma-separated numbers such as 0.75,0.5") from error
 
 
 main = Command(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tcvit_jax import models, schedule, sharding
 from tcvit_jax.benchmark.comparison import Comparison
@@ -116,6 +117,14 @@ def _calibrated(comparison: Comparison, reducer: Reducer, batches: list[Batch], 
         return cache[candidate]
 
     for name, values in reducer.SEARCH_SPACE.items():
-        candidates = [reducer, *(replace(reducer, **{name: value}) for value in values)]
+        candidates = [reducer, *(variant for value in values if (variant := _variant(reducer, name, value)))]
         reducer = max(candidates, key=quality)
     return reducer
+
+
+def _variant(reducer: Reducer, name: str, value: Any) -> Reducer | None:
+    """Return the reducer with another value of a field, or None if it does not fit the other fields."""
+    try:
+        return replace(reducer, **{name: value})
+    except InputError:
+        return None

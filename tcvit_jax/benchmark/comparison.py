@@ -23,7 +23,7 @@ from tcvit_jax.reducers import Random, Reducer, Uniform
 from tcvit_jax.schedule import SCHEDULE_FAMILIES
 from tcvit_jax.tasks.base import Subject, Task
 from tcvit_jax.tasks.classify import Classify
-from tcvit_jax.tasks.evaluate import open_data, resolve
+from tcvit_jax.tasks.evaluate import check_single_process, open_data, resolve
 
 # The default budgets, as fractions of the MACs of the dense model.
 MACS_FRACTIONS = (0.75, 0.6, 0.5)
@@ -315,8 +315,7 @@ def build(
             raise out_of_range(f"--{name}", value, ">= 1")
     if calibrate < 0:
         raise out_of_range("--calibrate", calibrate, ">= 0", "0 disables calibration")
-    if jax.process_count() > 1:
-        raise invalid("benchmark", f"expected one process, got {jax.process_count()}", "run it in a single process")
+    check_single_process("benchmark")
     task = resolve(task or Classify(), first)
     task.check(model)
     if calibrate and not task.NEEDS_CLASSIFIER:

@@ -110,7 +110,8 @@ def stage_programs(model: ViT, variables: Mapping[str, Any], images: Array) -> d
 
     The stage `embedding` includes the preparation of the reducer, and `attention` includes the signals. A dense model
     has no stages `plan` and `apply`. The inputs of the stages are captured in one forward pass and stay on the device.
-    The times of the stages sum to approximately the time of the model, without the gains of fusion across stages.
+    The times of the stages sum to approximately the time of the model, without the gains of fusion across stages. For a
+    reducer that reads the output of the MLP, `attention` computes it for all tokens, and `mlp` again for the kept ones.
 
     Args:
         model: The model.

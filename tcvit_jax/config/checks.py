@@ -64,7 +64,8 @@ REQUIREMENTS: Mapping[str, tuple[Condition, ...]] = {
     "data.dir": (Condition("data.name != 'digits'", lambda values: values["data.name"] != "digits"),),
     "data.verify": (
         Condition(
-            "data.name='tfrecord' or a TFDS dataset", lambda values: values["data.name"] not in ("digits", "folder")
+            "data.name='tfrecord' or a TFDS dataset",
+            lambda values: values["data.name"] not in ("digits", "folder", "pairs"),
         ),
     ),
     "data.augmentation": (),

@@ -364,9 +364,9 @@ class ViT(nn.Module):
             blocks: Indices of blocks, ascending, where negative ones count from the end; or a number `n`, for the last
                 `n` blocks. None for the tokens after the final norm. Under `jit`, `blocks` must be static.
             restore: Whether to return the patch tokens on their original grid. Each patch gets the features of the
-                token that holds most of it, or of the survivor that was most similar when it was removed if no token
-                holds at least half of it. After soft fusion, which splits a patch among several tokens, it gets their
-                weighted mean.
+                token that holds most of it, or, if the survivors together receive at most half of its size, of the
+                survivor that was most similar when it was removed. After soft fusion, which splits a patch among
+                several tokens, it gets their weighted mean.
             norm: Whether to apply the final norm to the tokens of `blocks` too. A norm that follows the pooling is not
                 applied.
             train: Whether dropout and drop path are on; `apply` then requires `rngs={"dropout": key}`.

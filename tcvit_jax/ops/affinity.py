@@ -36,8 +36,8 @@ def symmetrize(walk: Float32[Array, "B T T"], prefix: int) -> Float32[Array, "B 
 def meeting(walk: Float32[Array, "B T T"], prefix: int) -> Float32[Array, "B N N"]:
     """Return the affinity `sum_m W_im W_jm / c_m` of patch tokens whose attention meets at the same tokens.
 
-    `c_m = sum_i W_im` over patch tokens: a token that everyone attends to says little about who is alike. It is one
-    step along the attention graph and one step back along the reversed walk.
+    `c_m = sum_i W_im` over patch tokens; dividing by it lowers the weight of tokens that receive much attention. It is
+    one step along the attention graph and one step back along the reversed walk.
 
     Args:
         walk: `[B, T, T]` the attention map.
@@ -84,7 +84,7 @@ def walk_mass(affinity: Float32[Array, "B N N"], coefficients: Sequence[float]) 
 
 
 def unit_diagonal(connectivity: Float32[Array, "B N N"]) -> Float32[Array, "B N N"]:
-    """Return `C_ij / sqrt(C_ii C_jj)`: 1 for tokens whose walks end alike, whatever their degrees.
+    """Return `C_ij / sqrt(C_ii C_jj)`, whose diagonal is 1.
 
     Args:
         connectivity: `[B, N, N]`, symmetric and positive semidefinite; rows of zeros stay zero.

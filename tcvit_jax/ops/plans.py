@@ -298,8 +298,8 @@ def update_stand_ins(
 ) -> Int32[Array, "B N0"]:
     """Update the row from which each original patch is restored.
 
-    A token that no survivor holds is restored from the kept token with the highest cosine of features before the plan.
-    So is one of which survivors receive a part of the size only: they hold little of its features.
+    A token is restored from the kept token with the highest cosine of features before the plan if the survivors
+    together receive at most half of its size.
 
     Args:
         plan: The plan of one block.

@@ -3,7 +3,7 @@
 The graph is the attention map averaged over heads, `W` (rows are queries), or an affinity `A` of patch tokens
 (`ops.affinity`). In the map of a pretrained model, a few tokens can receive most of the attention of all others. Such
 attention sinks are the ends of every walk, so that connectivity ranks them first and matches every token with them. An
-affinity has no sinks: its walks give each token as much as they take.
+affinity is symmetric, so that its walks are reversible and no token collects more than its degree.
 
 With a polynomial `p` of degree K (`ops.walks`), the connectivity of tokens i and j is `p(W)[i, j]` on the attention
 graph, and `C = p(D^-1/2 A D^-1/2)` on an affinity, scaled to `C_ij / sqrt(C_ii C_jj)` if it is a kernel. No power of
@@ -25,16 +25,11 @@ from tcvit_jax.errors import as_integer, check_range, out_of_range, unknown
 from tcvit_jax.ops import affinity as affinities
 from tcvit_jax.ops import matching, walks
 from tcvit_jax.ops.attention import Signals
+from tcvit_jax.ops.division import ratio
 from tcvit_jax.ops.gather import take_block, take_rows
 from tcvit_jax.reducers.base import Reducer
 from tcvit_jax.reducers.parts import BlockContext
 from tcvit_jax.tokens import Tokens
-
-
-def ratio(x: Float[Array, ...], by: Float[Array, ...]) -> Float[Array, ...]:
-    """Return `x / by`, and 0 where `by` is 0."""
-    return jnp.where(by > 0, x / jnp.where(by > 0, by, 1), 0)
-
 
 # Every step of a walk is a product of the compiled program. Long walks forget where they started.
 MAX_ORDER = 100
@@ -50,9 +45,10 @@ class ConnectivityGraph(Reducer):
             they started, so that a large value sends every removed token to the same kept token.
         affinity: The weights of the graph: `"attention"`, the attention map `W`, as in the paper; or an affinity of
             patch tokens without attention sinks: `"symmetric"`, `(W + W^T) / 2`; `"meeting"`, `W D^-1 W^T`, tokens
-            whose attention meets at the same tokens, where `D` is the attention that each of them receives (its walks
-            reach all tokens alike, so that it only matches tokens); `"keys"` or `"features"`,
-            `exp((cos - 1) / affinity_temperature)` with the cosines of keys averaged over heads, or of features.
+            whose attention meets at the same tokens, where `D` is the attention that each of them receives (all of its
+            rows and columns have the same sum, so that the connectivity of all tokens is equal); `"keys"` or
+            `"features"`, `exp((cos - 1) / affinity_temperature)` with the cosines of keys averaged over heads, or of
+            features.
         affinity_temperature: Temperature of `"keys"` and `"features"`, in [0.001, 100].
         walk: `"power"`, `"cumulative"`, `"katz"` or `"lazy"` (`ops.walks.coefficients`).
         gamma: Discount of `"katz"` walks, in [0, 1].

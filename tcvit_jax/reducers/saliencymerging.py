@@ -28,9 +28,9 @@ from jaxtyping import Float, Float32
 
 from tcvit_jax.errors import check_range
 from tcvit_jax.ops.attention import Signals
+from tcvit_jax.ops.division import scale_to_one
 from tcvit_jax.ops.gather import take_rows
 from tcvit_jax.reducers.base import Reducer
-from tcvit_jax.reducers.connectivity import ratio
 from tcvit_jax.reducers.fusions import SCORE_MEAN
 from tcvit_jax.reducers.matches import FEATURES
 from tcvit_jax.reducers.parts import Parts, Score
@@ -58,11 +58,6 @@ def contrast(x: Float[Array, "B N0 D"], grid: tuple[int, int]) -> Float32[Array,
     mean = (window_sum(x) - x) / jnp.maximum(count, 1)
     distance = jnp.sqrt(((x - mean) ** 2).sum(-1, keepdims=True))
     return jnp.where(count > 0, distance, 0).reshape(x.shape[0], height * width)
-
-
-def _normalize(values: Float32[Array, "B N"]) -> Float32[Array, "B N"]:
-    """Return `values`, which are not negative, divided by their sum."""
-    return ratio(values, values.sum(-1, keepdims=True))
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,10 +94,10 @@ class SaliencyMerging(Reducer):
         """
         score = jnp.zeros(tokens.origin.shape, jnp.float32)
         if self.alpha > 0:
-            score += self.alpha * _normalize(class_attention(tokens, signals))
+            score += self.alpha * scale_to_one(class_attention(tokens, signals))
         if self.alpha < 1:
             saliency = take_rows(tokens.state, jnp.maximum(tokens.origin, 0))
-            score += (1 - self.alpha) * _normalize(saliency)
+            score += (1 - self.alpha) * scale_to_one(saliency)
         return score
 
     @property

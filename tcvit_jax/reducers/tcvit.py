@@ -31,17 +31,18 @@ from jaxtyping import Float
 from tcvit_jax.errors import check_range, conflicts, out_of_range
 from tcvit_jax.ops import plans, walks
 from tcvit_jax.ops.attention import Signals
+from tcvit_jax.ops.division import ratio, scale_to_one
 from tcvit_jax.ops.gather import take_rows
 from tcvit_jax.ops.ranking import midranks, ranks
 from tcvit_jax.reducers.base import format_requirement
-from tcvit_jax.reducers.connectivity import ConnectivityGraph, ratio
+from tcvit_jax.reducers.connectivity import ConnectivityGraph
 from tcvit_jax.reducers.fusions import DROP, average_macs, best_share, pool, pool_macs, require_match, soft_share
 from tcvit_jax.reducers.parts import BlockContext, Fusion, FusionInputs, Match, Parts, Score
 from tcvit_jax.tokens import Plan, Tokens
 
 # Normalizations that make connectivity and dominance, each `[B, N]`, comparable before they are weighted.
 SCORE_NORMS: dict[str, Callable[[Float[Array, "B N"]], Float[Array, "B N"]]] = {
-    "sum": lambda x: ratio(x, x.sum(-1, keepdims=True)),
+    "sum": scale_to_one,
     "none": lambda x: x,
     "minmax": lambda x: ratio(x - x.min(-1, keepdims=True), x.max(-1, keepdims=True) - x.min(-1, keepdims=True)),
     "zscore": lambda x: ratio(x - x.mean(-1, keepdims=True), x.std(-1, keepdims=True)),
@@ -173,8 +174,13 @@ class TCViT(ConnectivityGraph):
         match_condition = f"{fuse_condition} or selection='cover'"
         connectivity_condition = f"balance > 0 or {match_condition}"
         walk_condition = f"{connectivity_condition} or dominance='cls_walk'"
-        map_condition = "a graph or a dominance that reads the attention map"
+        map_condition = "affinity='attention', 'symmetric' or 'meeting', or dominance='gap' or 'cls_walk'"
         attention_condition = format_requirement("affinity", "attention")
+        weighs_by_score = self.fuse == "single" or (fuses_matches and self.fuse_weight == "score")
+        weighs_by_graph = weighs_by_score or (
+            fuses_matches and (self.fuse != "hard" or self.fuse_weight == "connectivity")
+        )
+        weighs_by_dominance = weighs_by_score and has_dominance
         # For each field, whether it is active and what it requires.
         conditions = {
             "order": (
@@ -212,9 +218,12 @@ class TCViT(ConnectivityGraph):
             "direction": (uses_match and is_attention, attention_condition if uses_match else match_condition),
             "fuse_weight": (fuses_matches, fuse_condition),
             "host_share": (fuses_matches, fuse_condition),
+            # Keys and features are constants for the gradient.
             "grad_through_soft": (
-                self.fuse != "drop" and (self.fuse_weight in ("score", "connectivity") or self.fuse != "hard"),
-                " or ".join(
+                weighs_by_graph and (self.reads_map or weighs_by_dominance),
+                format_requirement("affinity", "attention", "symmetric", "meeting")
+                if weighs_by_graph
+                else " or ".join(
                     (
                         format_requirement("fuse", "soft", "topm", "single"),
                         format_requirement("fuse_weight", "score", "connectivity"),

@@ -61,10 +61,10 @@ def run(flags: argparse.Namespace) -> None:
     keys = (*config.EVALUATION_KEYS, "data.train_split")
     command = "tcvit_jax.search, which has --methods and --gmacs"
     checkpoints = [flags.checkpoint] if flags.checkpoint else []
-    opened = assembly.from_flags(flags, checkpoints, img_size, command, keys)
-    if not opened:
+    models = assembly.from_flags(flags, checkpoints, img_size, command, keys)
+    if not models:
         raise requires("a search", "weights", "pass --checkpoint DIR or --config FILE")
-    (pretrained,) = opened
+    (pretrained,) = models
     settings = build(
         pretrained, space, task, metric=flags.objective, gmacs=flags.gmacs, macs_fraction=flags.macs_fraction,
         images=flags.images, min_images=flags.min_images, eta=flags.eta,

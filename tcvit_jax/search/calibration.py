@@ -16,6 +16,7 @@ from tcvit_jax.data import Source
 from tcvit_jax.data.sources.folder import FolderSource
 from tcvit_jax.errors import InputError, invalid, out_of_range
 from tcvit_jax.tasks.base import Task
+from tcvit_jax.tasks.evaluate import check_single_process
 
 _HINT = "candidates must not be chosen on the images that are reported"
 
@@ -55,8 +56,7 @@ def open_calibration(pretrained: Pretrained, task: Task[object], images: int, ba
         InputError: The training split is the evaluation split, has some of its images, or has fewer images; the data
             are not found, or differ from those that the model records; or there are several processes.
     """
-    if jax.process_count() > 1:
-        raise invalid("search", f"expected one process, got {jax.process_count()}", "run it in a single process")
+    check_single_process("search")
     data = pretrained.config.data
     if data.train_split == data.eval_split:
         raise out_of_range("data.train_split", data.train_split, "different from data.eval_split", _HINT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from tcvit_jax.errors import conflicts, out_of_range, unknown
@@ -14,6 +14,7 @@ from tcvit_jax.tasks.knn import Knn
 from tcvit_jax.tasks.scores import Scores
 
 COSINE = "cosine"
+_DECODER_FIELDS = ("decoder", "decoder_weights")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def choose(task: Task[Any], metric: str) -> Objective:
             else the cosine.
 
     Raises:
-        InputError: The task does not have the metric on calibration images alone.
+        InputError: The task does not have the metric on calibration images alone, or has a field that the metric does
+            not read.
     """
     if isinstance(task, Dense) and task.label_maps:
         raise conflicts("--label-maps", "tcvit_jax.search", "it compares with the map of the dense model")
@@ -80,6 +82,11 @@ def choose(task: Task[Any], metric: str) -> Objective:
         if metric in task.METRICS:
             raise conflicts(f"--objective {metric}", f"--task {task.NAME}", f"set --objective {metrics[0]}")
         raise unknown("objective", metric, metrics)
+    read = ("feature",) if metric == COSINE else ("feature", "k", "temperature", "leave_one_out", *_DECODER_FIELDS)
+    for field in fields(task):
+        if field.name not in read and getattr(task, field.name) != field.default:
+            flag = f"--{field.name.replace('_', '-')}"
+            raise conflicts(flag, f"--objective {metric}", "it does not change what the search measures")
     if metric == COSINE:
         return Objective(Agreement(task.feature if isinstance(task, FeatureTask) else "pooled"), COSINE)
     return Objective(replace(task, leave_one_out=True) if isinstance(task, Knn) else task, metric)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tcvit_jax import models, reducers
+from tcvit_jax import models, presets, reducers
 from tcvit_jax.errors import InputError, requires, unknown
 from tcvit_jax.models import ViT
 from tcvit_jax.reducers import Reducer
@@ -19,6 +19,7 @@ ALL = "all"
 # Why combinations are left out.
 NO_MATCH = "the fusion reads no match"
 NO_FIELD = "a field has no effect"
+CONFLICT = "a field does not fit the others"
 BIPARTITE = "a bipartite score requires a fusion that reads the match"
 CLASS_TOKEN = "the model has no class token"
 BUDGET = "the method does not fit the model or the budget"
@@ -90,7 +91,7 @@ class Space:
         ]  # fmt: skip
         if not names[3]:
             raise requires("a search", "schedule families", "set --families constant,keep_rate")
-        return cls(*names, methods=tuple(dict.fromkeys(reducers.parse(methods))))
+        return cls(*names, methods=tuple(dict.fromkeys(method for method, _ in presets.parse(methods))))
 
     def candidates(self, dense: ViT, gmacs: float) -> tuple[tuple[Candidate, ...], dict[str, int]]:
         """Return the candidates in a fixed order, and the number of combinations that are left out, by reason.
@@ -128,7 +129,11 @@ class Space:
             yield method, ""
             for name, values in method.SEARCH_SPACE.items():
                 for value in values:
-                    variant = replace(method, **{name: value})
+                    try:
+                        variant = replace(method, **{name: value})
+                    except InputError:
+                        yield method, CONFLICT
+                        continue
                     yield variant, NO_FIELD if name in variant.changed_inactive_fields() else ""
 
     def _combinations(self) -> Iterator[tuple[Reducer, str]]:

@@ -58,7 +58,9 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
 def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `assembly.from_flags` besides `--checkpoint`, which names one source or several."""
     parser.add_argument(
-        "--config", action=PathArgument, help="alternative to --checkpoint: a config file with the model and data"
+        "--config",
+        action=PathArgument,
+        help="alternative to --checkpoint: a configuration with the model and data, FILE.py or FILE.py:RECIPE",
     )
     parser.add_argument(
         "--weights",

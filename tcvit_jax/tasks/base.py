@@ -146,7 +146,7 @@ def map_batches(
     Returns:
         Both results without padding, `[weights, images, ...]`.
     """
-    announced = announce_first_call(step, f"compiling the evaluation of {subject.model.variant}")
+    announcing_step = announce_first_call(step, f"compiling the evaluation of {subject.model.variant}")
     device_variables = [sharding.place_replicated(variables, mesh) for variables in subject.variables]
     rows: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in device_variables]
     with ImageProgress("evaluation", images) as progress:
@@ -154,7 +154,7 @@ def map_batches(
             device_batch = sharding.place(batch, mesh)
             is_valid = batch["mask"] > 0
             for row, variables in zip(rows, device_variables, strict=True):
-                values, is_finite = jax.device_get(announced(variables, device_batch))
+                values, is_finite = jax.device_get(announcing_step(variables, device_batch))
                 row.append((values[is_valid], is_finite[is_valid]))
             progress.update((index + 1) * len(is_valid))
     values, is_finite = (np.stack([np.concatenate([b[part] for b in row]) for row in rows]) for part in (0, 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, cast
 
 import jax
@@ -78,12 +78,12 @@ class Dense(Task[Maps]):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All settings that the scores depend on; instead of the path of the weights, their checksum."""
+        """All settings that the scores depend on; instead of paths, checksums of the weights and of the label maps."""
         return {
             "name": self.NAME,
             "decoder": self.decoder,
             "decoder_weights": self._decoder.checksum,
-            "label_maps": self.label_maps,
+            "label_maps": MapFolder(self.label_maps).checksum() if self.label_maps else "",
             "max_pairs": self.max_pairs,
         }
 
@@ -122,8 +122,8 @@ class Dense(Task[Maps]):
         decoder, forward, preprocessing = self._decoder, self.forward(subject.model), subject.preprocessing
         channels = decoder.map_shape(subject.grid, subject.model.embed_dim)[2]
 
-        def decode(both: Any, batch: Any) -> tuple[Array, Array]:
-            variables, decoder_variables = both
+        def decode(all_variables: Any, batch: Any) -> tuple[Array, Array]:
+            variables, decoder_variables = all_variables
             features = forward(variables, normalize(batch["image"], preprocessing.mean, preprocessing.std))
             features = features.astype(jnp.float32)
             if features.shape[1:3] != subject.grid:
@@ -151,7 +151,9 @@ class Dense(Task[Maps]):
             return self.outputs(dense, mesh)
         source, transform, folder = dense.data.source, dense.data.transform, MapFolder(self.label_maps)
         height, width, channels = self._decoder.map_shape(dense.grid, dense.model.embed_dim)
-        labels = np.stack([folder.read(source, index, transform, (height, width)) for index in range(len(source))])
+        labels = np.stack([
+            folder.read(source, index, transform, (height, width), channels) for index in range(len(source))
+        ])  # fmt: skip
         values = (labels > 127).astype(np.float32) if channels == 1 else labels.astype(np.int32)
         return Maps(values[None], np.ones((1, len(source)), bool))
 
@@ -159,7 +161,8 @@ class Dense(Task[Maps]):
         """Return the IoU and the error of each image; 0 and 1 for an image whose map is not finite."""
         assert reference is not None
         targets = np.broadcast_to(reference.values, outputs.values.shape)
-        compare = compare_classes if outputs.values.dtype == np.int32 else compare_areas
+        is_classes, ignored = outputs.values.dtype == np.int32, IGNORED if self.label_maps else None
+        compare = partial(compare_classes, ignored=ignored) if is_classes else compare_areas
         values = np.array(
             [[compare(*pair) for pair in zip(*rows, strict=True)] for rows in zip(outputs.values, targets, strict=True)]
         )
@@ -176,12 +179,15 @@ def compare_areas(values: np.ndarray, target: np.ndarray) -> tuple[float, float]
     return float(iou), float(np.abs(values - target).mean(dtype=np.float64))
 
 
-def compare_classes(values: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """Return the mean IoU over the classes of two maps `[H, W]` of integers, and the fraction of other pixels.
+def compare_classes(values: np.ndarray, target: np.ndarray, ignored: int | None = None) -> tuple[float, float]:
+    """Return the mean IoU over the classes of two maps `[H, W]` of integers, and the fraction of pixels that differ.
 
-    Pixels of class 255 in `target` are not counted; without any other pixel, the result is `(1, 0)`.
+    Args:
+        values: The classes.
+        target: The expected classes.
+        ignored: A class of `target` whose pixels are not counted; if there are no others, the result is `(1, 0)`.
     """
-    is_counted = target != IGNORED
+    is_counted = np.ones(target.shape, bool) if ignored is None else target != ignored
     actual, expected = values[is_counted].astype(np.int64), target[is_counted].astype(np.int64)
     if not len(expected):
         return 1.0, 0.0

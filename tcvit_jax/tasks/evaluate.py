@@ -56,6 +56,16 @@ def resolve(task: Task[Any], pretrained: Pretrained) -> Task[Any]:
     return replace(task, leave_one_out=True) if isinstance(task, Knn) and is_one_split else task
 
 
+def check_single_process(command: str) -> None:
+    """Check that there is one process.
+
+    Raises:
+        InputError: There are several.
+    """
+    if jax.process_count() > 1:
+        raise invalid(command, f"expected one process, got {jax.process_count()}", "run it in a single process")
+
+
 def open_data(pretrained: Sequence[Pretrained], task: Task[Any]) -> tuple[EvalData, EvalData | None]:
     """Return the evaluation images of a task and, if it reads them, the training images.
 
@@ -67,19 +77,18 @@ def open_data(pretrained: Sequence[Pretrained], task: Task[Any]) -> tuple[EvalDa
         InputError: The data are not found, differ from those that a model records, or do not fit the task; or there are
             several processes.
     """
-    if jax.process_count() > 1:
-        raise invalid("--task", f"expected one process, got {jax.process_count()}", "run it in a single process")
+    check_single_process("--task")
     config = pretrained[0].config
     splits = [config.data.eval_split, *([config.data.train_split] if task.uses_train_data else [])]
     if len(set(splits)) < len(splits):
         problem = f"must be different from data.eval_split={splits[0]!r}, because the probe is trained on it"
         raise invalid(f"data.train_split={splits[1]!r}", problem)
-    opened: list[EvalData] = []
+    split_data: list[EvalData] = []
     for split in splits:
         # Each model compares the images with its own record.
         data, *_ = [
             replace(each, config=config).eval_data(split=split, needs_classifier=task.NEEDS_CLASSIFIER)
             for each in pretrained
         ]
-        opened.append(replace(data, source=task.select(data.source)))
-    return opened[0], opened[1] if task.uses_train_data else None
+        split_data.append(replace(data, source=task.select(data.source)))
+    return split_data[0], split_data[1] if task.uses_train_data else None

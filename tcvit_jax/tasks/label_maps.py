@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import xxhash
 from PIL import Image
 
 from tcvit_jax.data import EvalTransform, NamedSource, Source
@@ -26,7 +27,17 @@ class MapFolder:
 
     directory: str
 
-    def read(self, source: Source, index: int, transform: EvalTransform, size: tuple[int, int]) -> np.ndarray:
+    def checksum(self) -> str:
+        """Return a checksum of the names and contents of all PNG files in the directory."""
+        digest = xxhash.xxh3_128()
+        for path in sorted(Path(self.directory).rglob("*.png")):
+            digest.update(f"{path.relative_to(self.directory)}\0".encode())
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+    def read(
+        self, source: Source, index: int, transform: EvalTransform, size: tuple[int, int], classes: int
+    ) -> np.ndarray:
         """Return the map of an image as uint8 of the size (height, width), after the transform of its image.
 
         Args:
@@ -34,14 +45,18 @@ class MapFolder:
             index: The index of the image.
             transform: The transform of the image.
             size: The height and width of the result, whose pixels are the nearest ones.
+            classes: The number of classes; 1 for a map of levels.
 
         Raises:
-            InputError: The images have no file names, or the map is not found or cannot be read.
+            InputError: The images have no file names, or the map is not found, cannot be read or has another class.
         """
         if not isinstance(source, NamedSource):
             raise requires("--label-maps", "images with file names", "use --config.data.name=folder or pairs")
-        with _open(self._path(source.name(index))) as image:
+        path = self._path(source.name(index))
+        with _open(path) as image:
             labels = transform.label_map(image)
+        if classes > 1 and (largest := int(labels[labels != IGNORED].max(initial=0))) >= classes:
+            raise cannot_read(path, f"label {largest}: must be < {classes}, the number of classes, or {IGNORED}")
         rows, columns = ((np.arange(n) + 0.5) * m / n for n, m in zip(size, labels.shape, strict=True))
         return labels[np.ix_(rows.astype(int), columns.astype(int))]
 

@@ -123,6 +123,11 @@ def test_active_fields_change_the_plan(reducer, change):
     [
         ({}, False), ({"fuse": "drop", "fuse_weight": "score"}, False), ({"fuse": "soft"}, True),
         ({"fuse": "single"}, True), ({"fuse_weight": "score"}, True), ({"fuse_weight": "connectivity"}, True),
+        ({"affinity": "symmetric", "fuse": "soft"}, True), ({"affinity": "keys", "fuse": "soft"}, False),
+        ({"affinity": "features", "fuse_weight": "connectivity"}, False),
+        ({"affinity": "keys", "fuse_weight": "score", "balance": 1.0}, False),
+        ({"affinity": "keys", "fuse_weight": "score", "dominance": "gap"}, True),
+        ({"affinity": "features", "fuse": "single", "balance": 1.0}, False),
     ],
 )  # fmt: skip
 def test_grad_through_soft_changes_gradients_if_and_only_if_active(options, is_active):

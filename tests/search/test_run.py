@@ -178,7 +178,7 @@ def test_killed_process_resumes_with_the_same_results(finished, checkpoint, tmp_
     [
         ([], "error: a search requires weights: pass --checkpoint DIR or --config FILE"),
         (["--checkpoint", "nowhere"], "error: nowhere: checkpoint not found"),
-        (["--checkpoint", "{0}", "--config", "x"], "error: --checkpoint cannot be combined with --config: pass one of them"),
+        (["--checkpoint", "{0}", "--config", "x"], "error: --checkpoint cannot be combined with --config or --weights: a checkpoint holds both"),
         (["--checkpoint", "{0}", "--methods", "gpt"], "error: unknown reducer 'gpt': did you mean 'gtp'?"),
         (["--checkpoint", "{0}", "--macs-fraction", "1.5"], "error: --macs-fraction=1.5: must be in (0, 1); 0.5 is half"),
         (["--checkpoint", "{0}", "--gmacs", "7"], "error: --gmacs=7.0: must be > 0 and < "),

@@ -122,7 +122,7 @@ def test_eval_prints_the_scores(inputs, capsys, arguments, line):
         (["{features}", "--task", "knn", *PAIRS], "error: unknown split of pairs 'train': must be one of test, val"),
         (["{features}", "--task", "retrieval", *DIGITS], "error: --task retrieval requires pairs of images: "),
         (["{checkpoint}", "--task", "linear", "--config.data.train_split=val"], "error: data.train_split='val': must be different from data.eval_split='val'"),
-        (["{checkpoint}", "--config.data.train_split=val"], "error: --config.data.train_split cannot be combined with eval.py --checkpoint: it uses data.name, "),
+        (["{checkpoint}", "--config.data.train_split=val"], "error: --config.data.train_split cannot be combined with eval.py: it uses data.name, "),
         (["{checkpoint}", "--task", "knn", "--k", "2000"], "error: --k=2000: must be <= 1438, the number of possible neighbors"),
         (["{checkpoint}", "--task", "knn", "--k", "few"], "error: --k='few': must be an integer"),
         (["{checkpoint}", "--task", "dense"], "error: --task dense requires --decoder: "),

@@ -140,8 +140,18 @@ def test_features_of_a_smaller_grid_are_resized(folder, variables):
     small = tc.create_model("vit", img_size=4, patch_size=2, embed_dim=16, depth=2, num_heads=2, num_classes=0)
     positions = variables["params"]["pos_embed"][:, : 1 + 4]
     shrunk = {"params": {**variables["params"], "pos_embed": positions}}
-    scores = score(task, subject_of(folder, small, shrunk), dense)
-    assert scores.primary.shape == (1, 9) and scores.metrics["error"].all()
+    subject = subject_of(folder, small, shrunk)
+    maps = task.outputs(subject, data_mesh()).values[0]
+    images = np.stack([subject.data.transform(subject.data.source[index]["image"]) for index in range(9)])
+    images = ((images / 255 - 0.5) / 0.5).astype(np.float32)
+    features = np.asarray(small.apply(shrunk, images, method="features", restore=True), np.float64)
+    layer = task._decoder.variables["params"]["layer"]
+    coarse = (features @ np.asarray(layer["kernel"], np.float64) + layer["bias"])[..., 0]
+    # Bilinear, from 2 to 4 cells: a quarter from the neighbor, and none beyond the border.
+    weights = np.array([[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]])
+    expected = 1 / (1 + np.exp(-np.einsum("ij,bjk,lk->bil", weights, coarse, weights)))
+    np.testing.assert_allclose(maps, expected, atol=1e-5)
+    assert score(task, subject, dense).primary.shape == (1, 9)
 
 
 def test_images_with_nonfinite_maps_are_counted(folder, variables):
