@@ -147,11 +147,7 @@ def apply_changes(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict
         if key not in valid_keys:
             raise unknown("config key", key, valid_keys)
         values = {other: current for other, current in values.items() if not replaces(key, value, other)}
-        values |= _reducer_fields(value) if key == "reducer.name" else {key: value}
-    # A schedule family spreads a budget over the blocks.
-    preset = presets.find(changes.get("reducer.name"))
-    if preset is not None and values.get("gmacs") and "schedule_family" not in changes:
-        values["schedule_family"] = preset.schedule_family
+        values |= _reduction_of(value) if key == "reducer.name" else {key: value}
     return values
 
 
@@ -174,11 +170,12 @@ def check_renamed(keys: Iterable[str]) -> None:
             raise renamed("config key", key, new)
 
 
-def _reducer_fields(name: str) -> dict[str, Any]:
-    """Return the keys of the reducer that `reducer.name` sets, by its name or that of a preset."""
+def _reduction_of(name: str) -> dict[str, Any]:
+    """Return the keys that `reducer.name` sets: the fields of the reducer, and the schedule family of a preset."""
     preset = presets.find(name)
     reducer = reducers.from_config({"name": name}) if preset is None else preset.reducer
-    return {REDUCER_PREFIX + field: value for field, value in reducers.to_config(reducer).items()}
+    fields = {REDUCER_PREFIX + field: value for field, value in reducers.to_config(reducer).items()}
+    return fields if preset is None else {**fields, "schedule_family": preset.schedule_family}
 
 
 def flatten(values: Mapping[str, Any]) -> dict[str, Any]:

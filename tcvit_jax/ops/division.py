@@ -5,7 +5,7 @@ from jax import Array
 from jaxtyping import Float
 
 
-def ratio(x: Float[Array, ...], by: Float[Array, ...]) -> Float[Array, ...]:
+def ratio(x: Float[Array, "..."], by: Float[Array, "..."]) -> Float[Array, "..."]:
     """Return `x / by`, and 0 where `by` is 0 or negative."""
     return jnp.where(by > 0, x / jnp.where(by > 0, by, 1), 0)
 

@@ -123,8 +123,8 @@ def test_active_fields_change_the_plan(reducer, change):
     [
         ({}, False), ({"fuse": "drop", "fuse_weight": "score"}, False), ({"fuse": "soft"}, True),
         ({"fuse": "single"}, True), ({"fuse_weight": "score"}, True), ({"fuse_weight": "connectivity"}, True),
-        ({"affinity": "symmetric", "fuse": "soft"}, True), ({"affinity": "keys", "fuse": "soft"}, False),
-        ({"affinity": "features", "fuse_weight": "connectivity"}, False),
+        ({"affinity": "symmetric", "fuse": "soft"}, True), ({"affinity": "keys", "fuse": "soft", "balance": 1.0}, False),
+        ({"affinity": "features", "fuse_weight": "connectivity", "balance": 1.0}, False),
         ({"affinity": "keys", "fuse_weight": "score", "balance": 1.0}, False),
         ({"affinity": "keys", "fuse_weight": "score", "dominance": "gap"}, True),
         ({"affinity": "features", "fuse": "single", "balance": 1.0}, False),

@@ -1,5 +1,6 @@
 """The dense task against a float64 reference, with real models and label maps."""
 
+import shutil
 from dataclasses import replace
 
 import jax
@@ -54,12 +55,30 @@ def test_classes_equal_a_reference(seed):
         union = sum(label in pair for pair in pairs)
         if union:
             ious.append(sum(pair == (label, label) for pair in pairs) / union)
-    iou, error = compare_classes(values, target)
+    iou, error = compare_classes(values, target, 255)
     np.testing.assert_allclose([iou, error], [np.mean(ious), np.mean([a != b for a, b in pairs])])
 
 
 def test_maps_without_a_labeled_pixel_are_equal():
-    assert compare_classes(np.zeros((2, 2), int), np.full((2, 2), 255)) == (1.0, 0.0)
+    assert compare_classes(np.zeros((2, 2), int), np.full((2, 2), 255), 255) == (1.0, 0.0)
+
+
+def test_every_class_of_the_dense_model_is_counted():
+    values = np.full((2, 2), 255)
+    assert compare_classes(values, values) == (1.0, 0.0)
+    assert compare_classes(np.zeros((2, 2), int), values) == (0.0, 1.0)
+
+
+def test_labels_of_other_decoders_are_errors(folder, variables):
+    labels = folder / "more"
+    shutil.copytree(folder / "maps", labels)
+    pixels = np.full((8, 8), 255, np.uint8)
+    pixels[3, 3] = 3
+    Image.fromarray(pixels).save(labels / "a" / "4.png")
+    task, dense = task_of(folder, 3, label_maps=str(labels)), subject_of(folder, MODEL, variables)
+    with pytest.raises(tc.InputError, match="4.png: label 3: must be < 3, the number of classes, or 255"):
+        task.reference(dense, data_mesh())
+    assert task.settings["label_maps"] != task_of(folder, 3, label_maps=str(folder / "maps")).settings["label_maps"]
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +150,7 @@ def test_classes_are_compared_with_label_maps(folder, variables):
     for index in range(9):
         labels = np.asarray(Image.open(folder / "maps" / dense.data.source.name(index)))
         # Of each patch of 2x2 pixels, the label is that of the pixel after its center.
-        expected = compare_classes(classes[index], labels[1::2, 1::2])
+        expected = compare_classes(classes[index], labels[1::2, 1::2], 255)
         np.testing.assert_allclose([scores.metrics[name][0, index] for name in ("iou", "error")], expected, atol=1e-6)
 
 
