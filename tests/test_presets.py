@@ -56,9 +56,13 @@ def test_presets_of_the_package_have_names(package):
         assert str(error.value) == f"unknown preset {name!r}: {hint}"
 
 
-def test_all_presets_of_this_package_are_valid():
+def test_presets_of_this_package_reduce_models():
+    assert presets.list_presets() == ["dinov2_small"]
     for name in presets.list_presets():
-        assert tc.Preset(name).source["model"]
+        preset, dense = tc.Preset(name), tc.create_model("deit_small_patch16_224")
+        model = tc.condense(dense, preset.reducer, preset.schedule(gmacs=2.8))
+        assert 2.7 < tc.describe(model).gmacs <= 2.8
+        assert {"model", "task", "objective", "split", "images", "gmacs"} <= set(preset.source)
 
 
 @pytest.mark.parametrize(
