@@ -151,9 +151,12 @@ def test_input_errors_are_one_line_and_status_2(script, arguments, message, tmp_
 
 
 def test_eval_requires_a_checkpoint_or_weights(script):
-    process = script("eval.py", "--config", "configs/digits_gtp.py")
+    process = script("eval.py")
     assert process.returncode == 2
     assert "eval.py requires --checkpoint DIR, or --config FILE and --weights FILE" in process.stderr
+    process = script("eval.py", "--config", "configs/digits_gtp.py")
+    assert process.returncode == 2
+    assert "requires weights: set --weights FILE or --config.weights=FILE" in process.stderr
 
 
 def test_scripts_stay_short():
